@@ -1,0 +1,103 @@
+"""Depth and normals as colours for people. Display only: nothing here changes a result.
+
+Near is warm in every colour map. Depth is stretched to a display range that follows the
+pictures slowly, because stretching each frame by itself makes a video flicker.
+"""
+
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+from e2e_deploy.errors import UsageError
+from e2e_deploy.opencv import cv2
+
+Rgb = npt.NDArray[np.uint8]
+
+# ColorBrewer's 11-class Spectral (Cynthia Brewer, Apache-2.0), the map Marigold's figures use; red is near.
+_SPECTRAL = (
+    (158, 1, 66),
+    (213, 62, 79),
+    (244, 109, 67),
+    (253, 174, 97),
+    (254, 224, 139),
+    (255, 255, 191),
+    (230, 245, 152),
+    (171, 221, 164),
+    (102, 194, 165),
+    (50, 136, 189),
+    (94, 79, 162),
+)
+_OPENCV = {"inferno": cv2.COLORMAP_INFERNO, "turbo": cv2.COLORMAP_TURBO}
+COLORMAPS = ("spectral", *_OPENCV)
+
+
+@cache
+def lookup_table(name: str) -> Rgb:
+    """The colour map ``name`` as uint8 RGB [256, 3]; entry 0 is near.
+
+    Raises:
+        UsageError: unknown name.
+    """
+    if name == "spectral":
+        stops = np.linspace(0, 255, len(_SPECTRAL))
+        columns = [
+            np.interp(np.arange(256), stops, channel) for channel in zip(*_SPECTRAL, strict=True)
+        ]
+        table: Rgb = np.rint(np.stack(columns, axis=1)).astype(np.uint8)
+        return table
+    if name not in _OPENCV:
+        raise UsageError(f"unknown colour map {name!r}; the colour maps are {', '.join(COLORMAPS)}")
+    ramp = np.arange(255, -1, -1, dtype=np.uint8)[
+        :, None
+    ]  # reversed: OpenCV's maps have the warm end last
+    return np.ascontiguousarray(cv2.applyColorMap(ramp, _OPENCV[name])[:, 0, ::-1], dtype=np.uint8)
+
+
+def colour_depth(depth: npt.NDArray[np.float32], name: str, low: float, high: float) -> Rgb:
+    """Depth [H, W] as RGB [H, W, 3]; ``low`` maps to the near end and ``high`` to the far end."""
+    span = max(high - low, 1e-6)
+    index = np.clip((depth - low) * (255.0 / span), 0, 255).astype(np.uint8)
+    coloured: Rgb = lookup_table(name)[index]
+    return coloured
+
+
+def colour_normals(normals: npt.NDArray[np.float32]) -> Rgb:
+    """Normals [H, W, 3] as RGB: (n + 1) / 2, the usual violet-blue for surfaces that face the viewer."""
+    coloured: Rgb = np.rint(np.clip((normals + 1.0) * 127.5, 0, 255)).astype(np.uint8)
+    return coloured
+
+
+class DisplayRange:
+    """The 2nd to 98th percentile of depth, following slowly from frame to frame.
+
+    ``follow`` is the share of the way it moves per frame; 1 stretches each frame by itself.
+    """
+
+    def __init__(self, follow: float = 0.1) -> None:
+        self.follow = follow
+        self._range: tuple[float, float] | None = None
+
+    def update(self, depth: npt.NDArray[np.float32]) -> tuple[float, float]:
+        """Move toward ``depth`` [H, W] and return (low, high)."""
+        step = max(
+            1, int(np.sqrt(depth.size / 20_000))
+        )  # 20 000 pixels are plenty for two percentiles
+        now = np.percentile(depth[::step, ::step], (2.0, 98.0))
+        low, high = self._range or (float(now[0]), float(now[1]))
+        self._range = (low + self.follow * (now[0] - low), high + self.follow * (now[1] - high))
+        return self._range
+
+
+def write_note(picture: Rgb, note: str) -> Rgb:
+    """The picture with ``note`` in its lower left corner; unchanged when there is nothing to say."""
+    if not note:
+        return picture
+    marked = np.ascontiguousarray(picture)
+    scale = max(0.4, picture.shape[0] / 900)
+    at = (int(8 * scale), picture.shape[0] - int(10 * scale))
+    for colour, thickness in (((0, 0, 0), 4), ((255, 255, 255), 1)):
+        cv2.putText(
+            marked, note, at, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, thickness, cv2.LINE_AA
+        )
+    return marked

@@ -1,0 +1,143 @@
+"""Frames and their processing size: resize matrices, padding, and the plan that joins them. NumPy only.
+
+H, W: height and width in pixels. A frame is uint8 RGB [H, W, 3].
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from e2e_deploy.errors import UsageError
+
+Frame = npt.NDArray[np.uint8]
+Matrix = npt.NDArray[np.float32]
+
+MIN_SIDE_PX = 16
+MAX_PIXELS = 64 * 1024 * 1024
+
+
+def check_frame_size(height: int, width: int) -> None:
+    """Refuse sizes that no engine is built for.
+
+    Raises:
+        UsageError: a side is below 16 px, or the area is above 64 Mpx.
+    """
+    if min(height, width) < MIN_SIDE_PX:
+        raise UsageError(
+            f"the picture is {width}x{height}; both sides must be at least {MIN_SIDE_PX} px"
+        )
+    if height * width > MAX_PIXELS:
+        raise UsageError(
+            f"the picture is {width}x{height} ({height * width / 1e6:.0f} Mpx); "
+            f"the limit is {MAX_PIXELS / 1e6:.0f} Mpx: make it smaller first"
+        )
+
+
+def resize_matrix(n_in: int, n_out: int) -> Matrix:
+    """Antialiased bilinear resampling of one axis as a matrix [n_out, n_in]; rows sum to 1.
+
+    Equals torch.nn.functional.interpolate(mode="bilinear", antialias=True, align_corners=False) along
+    that axis: a triangle filter of half-width max(1, n_in / n_out) around (i + 0.5) * n_in / n_out, cut at
+    the border and renormalised.
+    """
+    scale = n_in / n_out
+    support = max(1.0, scale)
+    centre = (np.arange(n_out, dtype=np.float64)[:, None] + 0.5) * scale
+    position = np.arange(n_in, dtype=np.float64)[None, :] + 0.5
+    weight = np.clip(1.0 - np.abs(position - centre) / support, 0.0, None)
+    matrix: Matrix = (weight / weight.sum(axis=1, keepdims=True)).astype(np.float32)
+    return matrix
+
+
+@dataclass(frozen=True)
+class FramePlan:
+    """How a frame size maps to the processing size the network sees.
+
+    The longest edge becomes the processing resolution, the aspect is kept, and the bottom and right are padded by
+    edge replication to a multiple of the network stride.
+    """
+
+    frame_hw: tuple[int, int]
+    resized_hw: tuple[int, int]
+    padded_hw: tuple[int, int]
+
+    @property
+    def resizes(self) -> bool:
+        """Whether the frame changes size before it is padded."""
+        return self.frame_hw != self.resized_hw
+
+    def to_network(self, axis: int) -> Matrix:
+        """Resize-and-pad matrix [padded, frame] of an axis (0 rows, 1 columns)."""
+        matrix = resize_matrix(self.frame_hw[axis], self.resized_hw[axis])
+        extra = self.padded_hw[axis] - self.resized_hw[axis]
+        return np.concatenate([matrix, np.repeat(matrix[-1:], extra, axis=0)])
+
+    def to_frame(self, axis: int) -> Matrix:
+        """Crop-and-resize-back matrix [frame, padded] of an axis (0 rows, 1 columns)."""
+        matrix = resize_matrix(self.resized_hw[axis], self.frame_hw[axis])
+        extra = self.padded_hw[axis] - self.resized_hw[axis]
+        return np.pad(matrix, ((0, 0), (0, extra)))
+
+
+def plan_frame(frame_hw: tuple[int, int], resolution: int, stride: int) -> FramePlan:
+    """Plan the way from ``frame_hw`` to the network and back.
+
+    Args:
+        frame_hw: height and width of the frame.
+        resolution: length of the longest edge the network sees; 0 keeps the frame's own size.
+        stride: the padded size is a multiple of this.
+
+    Raises:
+        UsageError: a side is too small, the frame too large, or the aspect so extreme that an edge would vanish.
+    """
+    height, width = frame_hw
+    check_frame_size(height, width)
+    if resolution < 0:
+        raise UsageError(
+            f"the processing resolution is {resolution}; it must be 0 (the frame's own size) or more"
+        )
+    if resolution == 0:
+        resized = frame_hw
+    else:
+        longest = max(height, width)
+        resized = (height * resolution // longest, width * resolution // longest)
+        if min(resized) == 0:
+            raise UsageError(
+                f"a frame of {width}x{height} is too narrow for a processing resolution of {resolution}"
+            )
+    padded = (-(-resized[0] // stride) * stride, -(-resized[1] // stride) * stride)
+    return FramePlan(frame_hw, resized, padded)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """``"480x640"`` (height x width) as (480, 640).
+
+    Raises:
+        UsageError: not two positive numbers.
+    """
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise UsageError(f"{text!r} is not a frame size; write HEIGHTxWIDTH, for example 480x640")
+    return int(parts[0]), int(parts[1])
+
+
+def check_frame(frame: npt.NDArray[np.uint8]) -> Frame:
+    """The frame itself, if it is uint8 RGB [H, W, 3].
+
+    Raises:
+        UsageError: another dtype or shape.
+    """
+    if (
+        not isinstance(frame, np.ndarray)
+        or frame.dtype != np.uint8
+        or frame.ndim != 3
+        or frame.shape[2] != 3
+    ):
+        given = (
+            f"{frame.dtype} {list(frame.shape)}"
+            if isinstance(frame, np.ndarray)
+            else type(frame).__name__
+        )
+        raise UsageError(f"a frame is uint8 RGB [H, W, 3]; given: {given}")
+    return frame
