@@ -1,0 +1,1 @@
+"""From a checkpoint to a bundle: the traced graph, its files, its verification."""

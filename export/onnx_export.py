@@ -1,0 +1,138 @@
+"""A torch module as an ONNX file: traced once, static shapes, weights inside or in one shared file.
+
+Knows torch.onnx and onnx_ir; knows nothing of checkpoints, bundles or runtimes.
+"""
+
+import ast
+import hashlib
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+OPSET = 20
+"""Understood by ONNX Runtime 1.17+, TensorRT 10 and 11, and TensorRT-RTX."""
+
+MAX_INLINE_BYTES = 2_000_000_000
+"""Protocol buffers end at 2 GiB; above this the weights go to a file beside the graph."""
+
+_SCOPES = "pkg.torch.onnx.name_scopes"  # the exporter's note of the torch modules around a node
+_MIN_SHARED_BYTES = 1024
+_ALIGNMENT = 4096  # so that runtimes can map the weights instead of copying them
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter's remarks about packages and schemas that are not ours."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+def trace(
+    module: nn.Module, example: Tensor, *, input_name: str, output_name: str, opset: int = OPSET
+) -> ir.Model:
+    """Trace ``module`` on ``example`` into an ONNX model with static shapes.
+
+    Args:
+        module: in eval mode; one tensor in, one tensor out.
+        example: input of the shape and dtype the graph will take.
+        input_name: name of the graph's input.
+        output_name: name of the graph's output.
+        opset: ONNX operator set.
+    """
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            module,
+            (example,),
+            dynamo=True,
+            opset_version=opset,
+            input_names=[input_name],
+            output_names=[output_name],
+            verbose=False,
+        )
+    assert program is not None  # dynamo=True always returns a program
+    model: ir.Model = program.model
+    _name_nodes(model)
+    return model
+
+
+def _name_nodes(model: ir.Model) -> None:
+    """Name each node after the torch module it came from, ``vae.decoder.conv_out/Conv``, and drop the exporter's notes.
+
+    The notes hold stack traces with paths of this machine; the names are the same in every export.
+    """
+    used: Counter[str] = Counter()
+    for node in model.graph.all_nodes():
+        scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
+        module = scopes[-2] if len(scopes) > 1 else ""
+        name = f"{module.removeprefix('model.') or 'frame'}/{node.op_type}"
+        used[name] += 1
+        node.name = name if used[name] == 1 else f"{name}_{used[name]}"
+        node.metadata_props.clear()
+    for value in (*model.graph.initializers.values(), *model.graph.inputs, *model.graph.outputs):
+        value.metadata_props.clear()
+    model.metadata_props.clear()
+
+
+def weight_bytes(model: ir.Model) -> int:
+    """Bytes of all initializers."""
+    return sum(
+        v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None
+    )
+
+
+class WeightFile:
+    """One external-data file for several graphs; a tensor that occurs in two of them is stored once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stream = path.open("wb")
+        self._known: dict[bytes, tuple[int, int]] = {}
+
+    def take(self, model: ir.Model) -> None:
+        """Move the initializers of ``model`` into the file."""
+        for value in model.graph.initializers.values():
+            tensor = value.const_value
+            if tensor is None or tensor.nbytes < _MIN_SHARED_BYTES:
+                continue
+            data = tensor.tobytes()
+            digest = hashlib.sha256(data).digest()
+            if digest not in self._known:
+                offset = -(-self._stream.tell() // _ALIGNMENT) * _ALIGNMENT
+                self._stream.seek(offset)
+                self._stream.write(data)
+                self._known[digest] = (offset, len(data))
+            offset, length = self._known[digest]
+            value.const_value = ir.ExternalTensor(
+                self._path.name,
+                offset,
+                length,
+                tensor.dtype,
+                shape=ir.Shape(tensor.shape.numpy()),
+                name=value.name or "",
+                base_dir=self._path.parent,
+            )
+
+    def close(self) -> None:
+        """Flush and close the file."""
+        self._stream.close()
+
+
+def save(model: ir.Model, path: Path, weights: WeightFile | None = None) -> None:
+    """Write ``model`` to ``path``; with ``weights``, its tensors go there."""
+    if weights is not None:
+        weights.take(model)
+    ir.save(model, path)

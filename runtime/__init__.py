@@ -1,0 +1,11 @@
+"""Run a bundle: backends, sources, sinks, timing.
+
+from e2e_deploy.runtime import Engine
+
+with Engine.load("my-bundle") as engine:
+    depth = engine(frame)  # uint8 RGB [H, W, 3] in, float32 [H, W] out
+"""
+
+from e2e_deploy.runtime.engine import Engine
+
+__all__ = ["Engine"]

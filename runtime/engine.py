@@ -1,0 +1,104 @@
+"""Engine: what a user loads. Opens a bundle, picks a backend and a graph, maps frames to results."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from e2e_deploy.bundle import Bundle, GraphEntry, Manifest, open_bundle
+from e2e_deploy.errors import UsageError
+from e2e_deploy.frames import check_frame
+from e2e_deploy.runtime.backend import Backend, Closing, Loader, Result
+
+
+def _onnxruntime(bundle: Bundle, graph: GraphEntry, device: str) -> Backend:
+    from e2e_deploy.runtime.ort_backend import OrtBackend
+
+    return OrtBackend(bundle, graph, device)
+
+
+def _torch(bundle: Bundle, graph: GraphEntry, device: str) -> Backend:
+    from e2e_deploy.runtime.torch_backend import TorchBackend
+
+    return TorchBackend(bundle, graph, device)
+
+
+# Each loader imports its framework when it is called, so that a robot needs only the one it uses.
+BACKENDS: dict[str, Loader] = {"onnxruntime": _onnxruntime, "torch": _torch}
+
+
+class Engine(Closing):
+    """A bundle that is ready to run.
+
+    Attributes:
+        manifest: what the bundle is: task, checkpoint, precision, sizes.
+        frame_size: (H, W) of the frames it takes.
+        backend: what runs it; ``backend.name`` and ``backend.device`` say so in words.
+        reason: why this backend was chosen.
+    """
+
+    def __init__(self, bundle: Bundle, graph: GraphEntry, backend: Backend, reason: str) -> None:
+        self.bundle = bundle
+        self.manifest: Manifest = bundle.manifest
+        self.graph = graph
+        self.frame_size = graph.frame_hw
+        self.backend = backend
+        self.reason = reason
+
+    @classmethod
+    def load(
+        cls,
+        bundle: str | Path | Bundle,
+        *,
+        backend: str = "auto",
+        device: str = "auto",
+        frame_size: tuple[int, int] | None = None,
+    ) -> "Engine":
+        """Load a bundle.
+
+        Args:
+            bundle: its folder, or an opened Bundle.
+            backend: auto, onnxruntime or torch. A named backend that is not here is an error.
+            device: auto, cpu or cuda.
+            frame_size: (H, W) of the graph to load; needed only when the bundle holds several.
+
+        Raises:
+            BundleError: not a bundle, damaged, or changed after it was written.
+            UnavailableError: the backend or device is not here.
+            UsageError: an unknown backend, or a frame size that the bundle does not hold.
+        """
+        opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+        graph = opened.graph_for(frame_size) if frame_size else opened.manifest.graphs[0]
+        if backend != "auto" and backend not in BACKENDS:
+            raise UsageError(
+                f"unknown backend {backend!r}; the backends are auto, {', '.join(BACKENDS)}"
+            )
+        # ONNX Runtime comes with the plain install and is faster than torch on every device measured.
+        name = "onnxruntime" if backend == "auto" else backend
+        reason = "the default" if backend == "auto" else "named by you"
+        return cls(opened, graph, BACKENDS[name](opened, graph, device), reason)
+
+    def __call__(self, frame: npt.NDArray[np.uint8]) -> Result:
+        """Depth float32 [H, W] or normals float32 [H, W, 3] of a frame.
+
+        Args:
+            frame: uint8 RGB [H, W, 3], exactly ``frame_size``.
+
+        Raises:
+            UsageError: another dtype, layout or size.
+        """
+        if check_frame(frame).shape[:2] != self.frame_size:
+            height, width = frame.shape[:2]
+            raise UsageError(
+                f"the frame is {height}x{width} (height x width), this engine takes {self.frame_size[0]}x"
+                f"{self.frame_size[1]}; use e2e_deploy.runtime.fit, or export with --frame-size {height}x{width}"
+            )
+        return self.backend(frame)
+
+    def describe(self) -> str:
+        """One line for people: backend, device and why."""
+        return f"{self.backend.name} ({self.backend.device}; {self.reason})"
+
+    def close(self) -> None:
+        """Release the backend."""
+        self.backend.close()

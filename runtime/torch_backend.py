@@ -1,0 +1,64 @@
+"""PyTorch: the fp32 reference model, loaded from the checkpoint the bundle was exported from."""
+
+import numpy as np
+import numpy.typing as npt
+
+from e2e_deploy.bundle import Bundle, GraphEntry
+from e2e_deploy.errors import CheckpointError, UnavailableError, UsageError
+from e2e_deploy.optional import require
+from e2e_deploy.runtime.backend import Closing, Result
+
+
+class TorchBackend(Closing):
+    """The reference: same checkpoint, fp32, same pre- and post-processing as the graph.
+
+    Raises:
+        UnavailableError: torch is not installed, or the device is not here.
+        CheckpointError: the checkpoint is gone, or is not the one the bundle was made from.
+    """
+
+    name = "torch"
+
+    def __init__(self, bundle: Bundle, graph: GraphEntry, device: str = "auto") -> None:
+        torch = require("torch", "export")
+        # Imported here because this module must import on machines without torch.
+        from e2e_deploy.checkpoint import open_checkpoint
+        from e2e_deploy.frames import plan_frame
+        from e2e_deploy.loading import load_model
+        from e2e_deploy.model import FrameModel
+        from e2e_deploy.tiny import resolve_bundled
+
+        manifest = bundle.manifest
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device not in ("cpu", "cuda"):
+            raise UsageError(f"unknown device {device!r}; the devices are auto, cpu, cuda")
+        if device == "cuda" and not torch.cuda.is_available():
+            raise UnavailableError(
+                "torch on cuda was asked for, but torch sees no CUDA device; use --device cpu"
+            )
+        checkpoint = open_checkpoint(
+            resolve_bundled(manifest.checkpoint.id), family=manifest.family, task=manifest.task
+        )
+        if checkpoint.sha256() != manifest.checkpoint.sha256:
+            raise CheckpointError(
+                f"{manifest.checkpoint.id} is not the checkpoint this bundle was exported from: its SHA-256 differs"
+            )
+        model = load_model(checkpoint)
+        plan = plan_frame(graph.frame_hw, manifest.resolution, model.stride)
+        self._torch = torch
+        self._model: FrameModel | None = FrameModel(model, plan, manifest.task).eval().to(device)
+        self._device = device
+        self.device = "CUDA" if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+
+    def __call__(self, frame: npt.NDArray[np.uint8]) -> Result:
+        """Result of one frame, uint8 RGB [H, W, 3]."""
+        with self._torch.inference_mode():
+            frame_1HW3 = self._torch.from_numpy(np.ascontiguousarray(frame)).to(self._device)[None]
+            assert self._model is not None, "the backend is closed"
+            result: Result = self._model(frame_1HW3)[0].cpu().numpy()
+        return result
+
+    def close(self) -> None:
+        """Drop the model and its memory."""
+        self._model = None
