@@ -1,0 +1,88 @@
+"""Our engine against diffusers' Marigold pipeline at one step: same checkpoint, same frame, same machine, one run.
+
+Both take a uint8 frame on the host and give depth on the host. They are timed in turn, frame by frame, so that whatever
+else the machine does hits both.
+
+    python benchmarks/cpu_vs_diffusers.py [--size 384x512] [--rounds 15]
+"""
+
+import argparse
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import torch
+from report import write_result
+
+from e2e_deploy.checkpoint import open_checkpoint
+from e2e_deploy.export.exporter import export_bundle
+from e2e_deploy.frames import parse_size
+from e2e_deploy.pictures import reference_frames
+from e2e_deploy.runtime import Engine
+from e2e_deploy.runtime.timing import summarise
+from e2e_deploy.tiny import bundled_checkpoint
+
+
+def main() -> None:
+    """Export, time both in turn, check that they agree, write the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", default="384x512")
+    parser.add_argument("--rounds", type=int, default=15)
+    arguments = parser.parse_args()
+    height, width = parse_size(arguments.size)
+    folder = bundled_checkpoint("depth")
+    frames = reference_frames((height, width))
+    warnings.simplefilter("ignore")
+    diffusers.utils.logging.set_verbosity_error()
+    pipeline = diffusers.MarigoldDepthPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    latents = torch.zeros(1, 4, height // 8, width // 8)
+
+    def with_diffusers(frame: np.ndarray) -> np.ndarray:
+        rgb_13HW = torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 255
+        prediction = pipeline(
+            rgb_13HW,
+            num_inference_steps=1,
+            processing_resolution=0,
+            latents=latents,
+            output_type="np",
+        ).prediction
+        return prediction[0, ..., 0]
+
+    with tempfile.TemporaryDirectory() as work:
+        bundle = export_bundle(
+            open_checkpoint(folder),
+            Path(work) / "bundle",
+            frame_sizes=[(height, width)],
+            resolution=0,
+        )
+        with Engine.load(bundle, backend="onnxruntime", device="cpu") as engine:
+            difference = max(float(np.abs(engine(f) - with_diffusers(f)).max()) for f in frames)
+            ours, theirs = [], []
+            for turn in range(arguments.rounds + 2):
+                frame = frames[turn % len(frames)]
+                for call, durations in ((engine, ours), (with_diffusers, theirs)):
+                    start = time.perf_counter()
+                    call(frame)
+                    durations.append(time.perf_counter() - start)
+            ours_ms, theirs_ms = summarise(ours[2:]), summarise(theirs[2:])
+            write_result(
+                "cpu_vs_diffusers",
+                {
+                    "checkpoint": "e2e-tiny-depth",
+                    "size": [height, width],
+                    "rounds": arguments.rounds,
+                    "engine": engine.describe(),
+                    "ours": vars(ours_ms),
+                    "diffusers": vars(theirs_ms),
+                    "ratio_of_medians": theirs_ms.p50_ms / ours_ms.p50_ms,
+                    "max_abs_difference": difference,
+                },
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""``e2e-deploy export``: from a checkpoint to a verified bundle."""
+
+from pathlib import Path
+
+import click
+
+from e2e_deploy.cli import options
+
+
+@click.command("export")
+@click.argument("checkpoint", required=False)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Folder of the bundle.  [default: <checkpoint>-<precision>]",
+)
+@click.option("--precision", type=click.Choice(["fp32"]), default="fp32", show_default=True)
+@click.option(
+    "--frame-size",
+    "frame_sizes",
+    metavar="HxW",
+    multiple=True,
+    help="Frames the graph takes, height x width; repeat for several in one bundle.  [default: 480x640]",
+)
+@click.option(
+    "--resolution",
+    type=click.IntRange(min=0),
+    default=None,
+    help="Longest edge the network sees; 0 keeps the frame's own size.  [default: the checkpoint's]",
+)
+@options.task
+@options.family
+def command(
+    checkpoint: str | None,
+    out: Path | None,
+    precision: str,
+    frame_sizes: tuple[str, ...],
+    resolution: int | None,
+    task: str | None,
+    family: str | None,
+) -> None:
+    """Turn CHECKPOINT into a bundle: one graph from frame to result, verified before it is there.
+
+    CHECKPOINT is a diffusers folder or a hub id pinned to a commit, owner/name@<commit>; without it the bundled
+    e2e-tiny is exported.
+    """
+    from e2e_deploy.optional import require
+
+    require("torch", "export")
+    from e2e_deploy.checkpoint import open_checkpoint
+    from e2e_deploy.export.exporter import export_bundle
+    from e2e_deploy.frames import parse_size
+    from e2e_deploy.progress import Stages
+    from e2e_deploy.tiny import bundled_checkpoint, bundled_id
+
+    sizes = [parse_size(text) for text in frame_sizes]
+    bundled = bundled_id(task or "depth") if checkpoint is None else None
+    opened = open_checkpoint(
+        checkpoint or bundled_checkpoint(task or "depth"), family=family, task=task
+    )
+    click.echo(
+        opened.describe() if bundled is None else f"{bundled}: {opened.identity.family.title}",
+        err=True,
+    )
+    if opened.note:
+        click.echo(f"note: {opened.note}", err=True)
+    stem = bundled.removeprefix("bundled:") if bundled else Path(opened.id.partition("@")[0]).name
+    target = out or Path(f"{stem}-{precision}")
+    bundle = export_bundle(
+        opened,
+        target,
+        checkpoint_id=bundled,
+        frame_sizes=sizes or None,
+        resolution=resolution,
+        precision=precision,
+        stages=Stages(),
+    )
+    for entry in bundle.manifest.verification:
+        height, width = entry.frame_size
+        click.echo(
+            f"verified {height}x{width}: {entry.backend} {entry.precision}, "
+            f"relative error {entry.parity['relative']:.1e}",
+            err=True,
+        )
+    click.echo(str(bundle.root))
