@@ -13,12 +13,15 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar, cast
+from typing import Any, get_args, get_origin, get_type_hints
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +32,8 @@ from e2e_deploy.tasks import TASKS, Task
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
-T = TypeVar("T")
+PRECISIONS = ("fp32", "fp16", "bf16")
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9._+ /-]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,80 +123,65 @@ class Manifest:
         return TASKS[self.task]
 
 
-_NESTED: dict[str, type] = {
-    "checkpoint": CheckpointEntry,
-    "graphs": GraphEntry,
-    "verification": VerificationEntry,
-    "files": FileEntry,
-    "inputs": TensorSpec,
-    "outputs": TensorSpec,
-}
-_PLAIN: dict[str, type] = {"str": str, "int": int, "bool": bool}
-
-
-def _build(kind: type[T], value: Any, where: str) -> T:
-    """``value`` (parsed JSON) as the dataclass ``kind``; wrong keys and types are BundleErrors."""
-    if not isinstance(value, dict):
-        raise BundleError(f"{where} of the manifest must be an object, not {type(value).__name__}")
-    known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
-    if wrong := sorted(set(value) ^ set(known)):
+def _build(kind: Any, value: Any, where: str) -> Any:
+    """``value`` (parsed JSON) as the type ``kind``; wrong keys and types are BundleErrors."""
+    if kind is Any:
+        return value
+    origin, inner, is_record = get_origin(kind), get_args(kind), is_dataclass(kind)
+    wanted, given = dict if is_record else origin or kind, type(value)
+    if given is not wanted:  # exactly: a bool is no int
+        raise BundleError(
+            f"{where} of the manifest must be of type {wanted.__name__}, not {given.__name__}"
+        )
+    if origin is list:
+        return [_build(inner[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if origin is dict:
+        return {key: _build(inner[1], item, f"{where}[{key!r}]") for key, item in value.items()}
+    if not is_record:
+        return value
+    types = get_type_hints(kind)
+    if wrong := sorted(set(value) ^ {f.name for f in fields(kind)}):
         raise BundleError(
             f"{where} of the manifest has missing or unknown keys: {', '.join(wrong)}"
         )
-    built: dict[str, Any] = {}
-    for name, item in cast(dict[str, Any], value).items():
-        place, annotation = f"{where}.{name}", str(known[name].type)
-        wanted: type = (
-            list
-            if "list[" in annotation
-            else dict
-            if "dict[" in annotation
-            else _PLAIN.get(getattr(known[name].type, "__name__", ""), dict)
-        )
-        if not isinstance(item, wanted) or (wanted is int and isinstance(item, bool)):
-            raise BundleError(
-                f"{place} must be of type {wanted.__name__}, not {type(item).__name__}"
-            )
-        inner = _NESTED.get(name)
-        if inner is None:
-            built[name] = item
-        elif isinstance(item, list):
-            built[name] = [_build(inner, entry, f"{place}[{i}]") for i, entry in enumerate(item)]
-        elif inner is FileEntry:
-            built[name] = {
-                key: _build(inner, entry, f"{place}[{key!r}]") for key, entry in item.items()
-            }
-        else:
-            built[name] = _build(inner, item, place)
-    return kind(**built)
+    return kind(**{key: _build(types[key], item, f"{where}.{key}") for key, item in value.items()})
 
 
 def parse_manifest(text: str) -> Manifest:
     """The manifest in ``text``.
 
     Raises:
-        BundleError: not JSON, another schema version, missing or unknown keys, wrong types, an unknown task.
+        BundleError: not JSON, another schema version, missing or unknown keys, wrong types, an unknown task or
+            precision, no graph.
     """
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{MANIFEST} is not JSON: {error}") from None
     schema = value.get("schema") if isinstance(value, dict) else None
     if schema != SCHEMA:
         raise BundleError(
             f"{MANIFEST} has schema {schema!r}; this version reads {SCHEMA}: export the bundle again"
         )
-    manifest = _build(Manifest, value, "the top level")
-    if manifest.task not in TASKS:
-        raise BundleError(
-            f"the manifest's task is {manifest.task!r}; expected one of {', '.join(TASKS)}"
-        )
+    manifest: Manifest = _build(Manifest, value, "the top level")
+    for what, given, known in (
+        ("task", manifest.task, tuple(TASKS)),
+        ("precision", manifest.precision, PRECISIONS),
+    ):
+        if given not in known:
+            raise BundleError(
+                f"the manifest's {what} is {given!r}; expected one of {', '.join(known)}"
+            )
+    if not manifest.graphs:
+        raise BundleError("the manifest lists no graph")
     for graph in manifest.graphs:
-        if len(graph.frame_size) != 2 or not all(
-            isinstance(side, int) and side > 0 for side in graph.frame_size
-        ):
+        if len(graph.frame_size) != 2 or min(graph.frame_size) < 1:
             raise BundleError(
                 f"a frame size in the manifest is {graph.frame_size}; expected [height, width]"
+            )
+        if len(graph.inputs) != 1 or len(graph.outputs) != 1 or not graph.onnx.endswith(".onnx"):
+            raise BundleError(
+                f"{graph.onnx} in the manifest must be an .onnx file with one input and one output"
             )
     return manifest
 
@@ -207,11 +196,14 @@ def safe_path(root: Path, name: str) -> Path:
     """The file ``name`` of the bundle at ``root``.
 
     Raises:
-        BundleError: the name is absolute, leaves the folder, or is reached through a link.
+        BundleError: the name is absolute, leaves the folder, has unusual characters, or is reached through a link.
     """
     pure = PurePosixPath(name)
-    if not name or pure.is_absolute() or ".." in pure.parts or "\\" in name or ":" in name:
-        raise BundleError(f"the bundle names the path {name!r}, which leaves its folder")
+    # Plain names only: ONNX Runtime gives a meaning of its own to some others, such as */_ORT_MEM_ADDR_/*.
+    if pure.is_absolute() or ".." in pure.parts or not _PLAIN_NAME.fullmatch(name):
+        raise BundleError(
+            f"the bundle names the path {name!r}, which leaves its folder or is no plain file name"
+        )
     path = root.joinpath(*pure.parts)
     for step in (path, *path.parents):
         if step == root:
@@ -262,11 +254,31 @@ class Bundle:
         """
         try:
             with np.load(self.file(graph.reference), allow_pickle=False) as stored:
-                return stored["frames"], stored["results"]
-        except (OSError, ValueError, KeyError) as error:
+                frames, results = stored["frames"], stored["results"]
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            EOFError,
+            BadZipFile,
+            zlib.error,
+        ) as error:
             raise BundleError(
                 f"{graph.reference} holds no reference frames and results: {error}"
             ) from None
+        height, width = graph.frame_hw
+        shape = (len(frames), *self.manifest.task_info.result_shape(height, width))
+        if (
+            (frames.dtype, frames.shape) != (np.uint8, (len(frames), height, width, 3))
+            or (results.dtype, results.shape) != (np.float32, shape)
+            or len(frames) == 0
+        ):
+            raise BundleError(
+                f"{graph.reference} holds frames {frames.dtype} {frames.shape} and results {results.dtype} "
+                f"{results.shape}; expected uint8 [N, {height}, {width}, 3] and float32 {list(shape)}"
+            )
+        return frames, results
 
 
 def open_bundle(path: str | Path) -> Bundle:
@@ -292,8 +304,10 @@ def open_bundle(path: str | Path) -> Bundle:
     for graph in manifest.graphs:
         bundle.file(graph.reference)
         for location in external_locations(bundle.file(graph.onnx)):
-            safe_path(root, location)
-            if location not in manifest.files:
+            # Runtimes look beside the graph, which need not lie at the top of the bundle.
+            name = str(PurePosixPath(graph.onnx).parent / location)
+            safe_path(root, name)
+            if name not in manifest.files:
                 raise BundleError(
                     f"{graph.onnx} takes weights from {location!r}, which the manifest does not list"
                 )
@@ -324,9 +338,17 @@ def new_bundle(path: Path) -> Iterator[Path]:
         partial.chmod(0o755)
         if path.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old-", dir=path.parent))
-            os.replace(path, old / "bundle")
-            os.replace(partial, path)
-            shutil.rmtree(old)
+            try:
+                os.replace(path, old / "bundle")
+                try:
+                    os.replace(partial, path)
+                except OSError:
+                    os.replace(old / "bundle", path)
+                    raise
+                shutil.rmtree(old / "bundle", ignore_errors=True)
+            finally:
+                with contextlib.suppress(OSError):
+                    old.rmdir()
         else:
             os.replace(partial, path)
     except OSError as error:

@@ -197,7 +197,14 @@ def open_checkpoint(
     scheduler = read_json(root / "scheduler" / "scheduler_config.json")
     card = read_json(root / CARD) if (root / CARD).is_file() else {}
     identity = identify(model_index, scheduler, unet, card, family=family, task=task)
-    latent = int(vae.get("latent_channels", 4))
+    latent = vae.get("latent_channels", 4)
+    resolution = model_index.get("default_processing_resolution") or DEFAULT_RESOLUTION
+    for name, value in (
+        ("latent_channels of vae/config.json", latent),
+        ("default_processing_resolution of model_index.json", resolution),
+    ):
+        if type(value) is not int or value < 1:
+            raise CheckpointError(f"{root}: {name} is {value!r}; expected a positive whole number")
     if unet.get("in_channels") not in (latent, 2 * latent) or unet.get("out_channels") != latent:
         raise CheckpointError(
             f"{root / 'unet'} has {unet.get('in_channels')} input and {unet.get('out_channels')} output channels; "
@@ -209,7 +216,7 @@ def open_checkpoint(
         path=root,
         id=text,
         identity=identity,
-        resolution=int(model_index.get("default_processing_resolution") or DEFAULT_RESOLUTION),
+        resolution=resolution,
         full_z_range=model_index.get("use_full_z_range") is not False,
         note=str(card.get("note", "")),
         unet=unet,

@@ -57,14 +57,16 @@ def lookup_table(name: str) -> Rgb:
 def colour_depth(depth: npt.NDArray[np.float32], name: str, low: float, high: float) -> Rgb:
     """Depth [H, W] as RGB [H, W, 3]; ``low`` maps to the near end and ``high`` to the far end."""
     span = max(high - low, 1e-6)
-    index = np.clip((depth - low) * (255.0 / span), 0, 255).astype(np.uint8)
+    scaled = np.nan_to_num((depth - low) * (255.0 / span), nan=255.0)  # NaN is shown as far
+    index = np.clip(scaled, 0, 255).astype(np.uint8)
     coloured: Rgb = lookup_table(name)[index]
     return coloured
 
 
 def colour_normals(normals: npt.NDArray[np.float32]) -> Rgb:
     """Normals [H, W, 3] as RGB: (n + 1) / 2, the usual violet-blue for surfaces that face the viewer."""
-    coloured: Rgb = np.rint(np.clip((normals + 1.0) * 127.5, 0, 255)).astype(np.uint8)
+    scaled = np.nan_to_num((normals + 1.0) * 127.5, nan=0.0)
+    coloured: Rgb = np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
     return coloured
 
 
@@ -83,8 +85,12 @@ class DisplayRange:
         step = max(
             1, int(np.sqrt(depth.size / 20_000))
         )  # 20 000 pixels are plenty for two percentiles
-        now = np.percentile(depth[::step, ::step], (2.0, 98.0))
-        low, high = self._range or (float(now[0]), float(now[1]))
+        sample = depth[::step, ::step]
+        sample = sample[np.isfinite(sample)]  # one NaN would otherwise stay in the range for good
+        if sample.size == 0:
+            return self._range or (0.0, 1.0)
+        now = [float(p) for p in np.percentile(sample, (2.0, 98.0))]
+        low, high = self._range or now
         self._range = (low + self.follow * (now[0] - low), high + self.follow * (now[1] - high))
         return self._range
 
@@ -93,7 +99,7 @@ def write_note(picture: Rgb, note: str) -> Rgb:
     """The picture with ``note`` in its lower left corner; unchanged when there is nothing to say."""
     if not note:
         return picture
-    marked = np.ascontiguousarray(picture)
+    marked = picture.copy()
     scale = max(0.4, picture.shape[0] / 900)
     at = (int(8 * scale), picture.shape[0] - int(10 * scale))
     for colour, thickness in (((0, 0, 0), 4), ((255, 255, 255), 1)):

@@ -3,6 +3,7 @@
 H, W: height and width in pixels. A frame is uint8 RGB [H, W, 3].
 """
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,7 +118,7 @@ def parse_size(text: str) -> tuple[int, int]:
         UsageError: not two positive numbers.
     """
     parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
+    if len(parts) != 2 or not all(re.fullmatch(r"0*[1-9][0-9]{0,5}", part) for part in parts):
         raise UsageError(f"{text!r} is not a frame size; write HEIGHTxWIDTH, for example 480x640")
     return int(parts[0]), int(parts[1])
 

@@ -110,7 +110,7 @@ def measure_parity(task: str, candidate: Array, reference: Array) -> Parity:
     everywhere = np.ones(reference.shape[:2], dtype=bool)
     return Parity(
         max_abs=max_abs,
-        relative=float(np.linalg.norm(difference) / max(np.linalg.norm(reference), 1e-12)),
+        relative=float(np.linalg.norm(difference)) / max(float(np.linalg.norm(reference)), 1e-12),
         abs_rel=aligned_abs_rel(candidate, reference) if depth else None,
         share_within_2pct=share_within(candidate, reference) if depth else None,
         mean_angle_deg=None

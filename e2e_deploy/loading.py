@@ -46,12 +46,7 @@ def compare_weights(file: Path, expected: Mapping[str, Tensor]) -> None:
             f"{file} holds {len(unknown)} weights its config.json knows nothing of, the first is {unknown[0]!r}"
         )
     for key, tensor in expected.items():
-        old_linear = present[key] == (
-            *tensor.shape,
-            1,
-            1,
-        )  # pre-0.18 VAEs: 1x1 convolutions for linear layers
-        if present[key] != tuple(tensor.shape) and not old_linear:
+        if present[key] != tuple(tensor.shape):
             raise CheckpointError(
                 f"{file}: {key!r} has shape {list(present[key])}, config.json asks for {list(tensor.shape)}"
             )
@@ -92,31 +87,46 @@ def encode_empty_prompt(path: Path, *, variant: str | None = None) -> Tensor:
         tokenizer = transformers.CLIPTokenizer.from_pretrained(
             path, subfolder="tokenizer", local_files_only=True
         )
-        encoder = transformers.CLIPTextModel.from_pretrained(
+        encoder, report = transformers.CLIPTextModel.from_pretrained(
             path,
             subfolder="text_encoder",
             use_safetensors=True,
             variant=variant,
             dtype=torch.float32,
             local_files_only=True,
-        ).eval()
+            output_loading_info=True,
+        )
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise CheckpointError(
             f"the tokenizer or text encoder in {path} does not load: {first_line}"
         ) from None
+    if missing := sorted(report["missing_keys"]):  # transformers would fill them at random
+        raise CheckpointError(
+            f"{path / 'text_encoder'} lacks {len(missing)} weights its config.json asks for, "
+            f"the first is {missing[0]!r}"
+        )
     ids = tokenizer(
         "", padding="do_not_pad", truncation=True, max_length=77, return_tensors="pt"
     ).input_ids
     with torch.no_grad():
-        context: Tensor = encoder(ids).last_hidden_state
+        context: Tensor = encoder.eval()(ids).last_hidden_state
     return context.detach().clone()
 
 
 def terminal_alpha_bar(scheduler_config: Mapping[str, Any]) -> tuple[int, float]:
-    """(T, alpha_bar at T) of a saved scheduler, T = num_train_timesteps - 1; its timestep spacing is never used."""
+    """(T, alpha_bar at T) of a saved scheduler, T = num_train_timesteps - 1; its timestep spacing is never used.
+
+    Raises:
+        CheckpointError: the config describes no noise schedule.
+    """
     diffusers = require("diffusers", "export")
-    scheduler = diffusers.DDIMScheduler.from_config(dict(scheduler_config))
+    try:
+        scheduler = diffusers.DDIMScheduler.from_config(dict(scheduler_config))
+    except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
+        raise CheckpointError(
+            f"scheduler_config.json describes no noise schedule: {error}"
+        ) from None
     timestep = int(scheduler.config.num_train_timesteps) - 1
     return timestep, float(scheduler.alphas_cumprod.double()[timestep])
 

@@ -41,6 +41,8 @@ def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
     at = 0
     while at < len(data):
         key, at = _varint(data, at)
+        if key > 0xFFFFFFFF:  # parsers cut tags to 32 bits, so this would be another field for them
+            raise ValueError("a field number is too large")
         wire = key & 7
         if wire == 0:
             _, at = _varint(data, at)

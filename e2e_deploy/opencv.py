@@ -5,7 +5,7 @@ import os
 from e2e_deploy.errors import UnavailableError
 
 os.environ.setdefault("OPENCV_IO_ENABLE_OPENEXR", "1")  # read when cv2 is imported
-os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
+os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 
 try:
     import cv2

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from e2e_deploy.checkpoint import CARD
+from e2e_deploy.errors import E2EDeployError
 from e2e_deploy.optional import require
 from e2e_deploy.tasks import get_task
 
@@ -125,6 +126,10 @@ def build_tiny(folder: Path, task: str, *, seed: int = 0) -> Path:
     """Write e2e-tiny with weights from ``seed`` to ``folder`` and return it; float32, about 22 MB.
 
     The folder appears whole or not at all. An existing folder is left as it is.
+
+    Raises:
+        UsageError: an unknown task.
+        E2EDeployError: the folder cannot be written, or the disk is full.
     """
     get_task(task)
     if folder.exists():
@@ -161,10 +166,12 @@ def build_tiny(folder: Path, task: str, *, seed: int = 0) -> Path:
         card = {"family": "marigold", "task": task, "note": UNTRAINED, "seed": seed}
         (partial / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
         partial.chmod(0o755)
-        os.replace(partial, folder)
-    except BaseException:
+        if not folder.exists():  # another process may have been first, with the same weights
+            os.replace(partial, folder)
+    except (OSError, require("safetensors", "export").SafetensorError) as error:
+        raise E2EDeployError(f"{folder} could not be written: {error}") from error
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
-        raise
     return folder
 
 

@@ -9,6 +9,7 @@ from e2e_deploy.bundle import Bundle, GraphEntry, Manifest, open_bundle
 from e2e_deploy.errors import UsageError
 from e2e_deploy.frames import check_frame
 from e2e_deploy.runtime.backend import Backend, Closing, Loader, Result
+from e2e_deploy.runtime.fit import Fit
 
 
 def _onnxruntime(bundle: Bundle, graph: GraphEntry, device: str) -> Backend:
@@ -44,6 +45,7 @@ class Engine(Closing):
         self.frame_size = graph.frame_hw
         self.backend = backend
         self.reason = reason
+        self._fit: Fit | None = None
 
     @classmethod
     def load(
@@ -91,9 +93,25 @@ class Engine(Closing):
             height, width = frame.shape[:2]
             raise UsageError(
                 f"the frame is {height}x{width} (height x width), this engine takes {self.frame_size[0]}x"
-                f"{self.frame_size[1]}; use e2e_deploy.runtime.fit, or export with --frame-size {height}x{width}"
+                f"{self.frame_size[1]}; use engine.predict for any size, or export with --frame-size {height}x{width}"
             )
         return self.backend(frame)
+
+    def predict(self, picture: npt.NDArray[np.uint8]) -> Result:
+        """Result of a picture of any size, at that size.
+
+        The picture is fitted into the engine's frame: scaled with its aspect kept, the rest filled from its edge.
+
+        Args:
+            picture: uint8 RGB [H, W, 3].
+
+        Raises:
+            UsageError: another dtype or layout, or a size that cannot be processed.
+        """
+        size = (check_frame(picture).shape[0], picture.shape[1])
+        if self._fit is None or self._fit.source_hw != size:
+            self._fit = Fit(size, self.frame_size)
+        return self._fit.to_source(self.backend(self._fit.to_engine(picture)))
 
     def describe(self) -> str:
         """One line for people: backend, device and why."""

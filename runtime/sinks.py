@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from e2e_deploy.bundle import Manifest
 from e2e_deploy.colormap import DisplayRange, colour_depth, colour_normals, write_note
-from e2e_deploy.errors import E2EDeployError, UnavailableError
+from e2e_deploy.errors import E2EDeployError, UnavailableError, UsageError
 from e2e_deploy.files import whole_file
 from e2e_deploy.opencv import cv2
 from e2e_deploy.runtime.backend import Result
@@ -95,30 +95,31 @@ class PictureSink:
         """Write the files of one frame."""
         task = self._manifest.task
         stem = f"{frame.name}_{frame.index:06d}" if self._number else frame.name
-        base = self._folder / f"{stem}_{task}"
+        name = f"{stem}_{task}"
         facts: dict[str, Any] = {}
         if "png16" in self._formats:
             stored, scale, offset = to_uint16(result, task)
             facts["png16"] = {
-                "file": f"{base.name}.png",
+                "file": f"{name}.png",
                 "value": "stored * scale + offset",
                 "scale": scale,
                 "offset": offset,
                 "channels": "one" if task == "depth" else "R, G, B = x, y, z",
             }
             self._encode(
-                base.with_suffix(".png"), stored if stored.ndim == 2 else stored[..., ::-1]
+                self._folder / f"{name}.png",
+                stored if stored.ndim == 2 else stored[..., ::-1],
             )
         if "npy" in self._formats:
-            facts["npy"] = {"file": f"{base.name}.npy", "dtype": "float32"}
-            with whole_file(base.with_suffix(".npy")) as path:
-                np.save(path, result)
-            self._written.append(base.with_suffix(".npy"))
+            facts["npy"] = {"file": f"{name}.npy", "dtype": "float32"}
+            path = self._folder / f"{name}.npy"
+            with whole_file(path) as partial:
+                np.save(partial, result)
+            self._written.append(path)
         if "color" in self._formats:
-            path = base.with_name(f"{base.name}_color.png")
-            self._encode(path, self._painter(result)[..., ::-1])
+            self._encode(self._folder / f"{name}_color.png", self._painter(result)[..., ::-1])
         if facts:
-            self._sidecar(base.with_suffix(".json"), frame, result, facts)
+            self._sidecar(self._folder / f"{name}.json", frame, result, facts)
 
     def _encode(self, path: Path, bgr_or_grey: npt.NDArray[Any]) -> None:
         ok, data = cv2.imencode(".png", bgr_or_grey)
@@ -183,7 +184,12 @@ class VideoSink:
             self._container.metadata["comment"] = painter.note
 
     def write(self, frame: SourceFrame, result: Result) -> None:
-        """Append one frame."""
+        """Append one frame.
+
+        Raises:
+            UsageError: its size is not that of the first frame.
+            E2EDeployError: the file cannot be written.
+        """
         picture = self._painter(result)
         if self._side_by_side:
             picture = np.concatenate([frame.rgb, picture], axis=1)
@@ -195,6 +201,11 @@ class VideoSink:
             self._stream = self._container.add_stream("libx264", rate=self._rate)
             self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
             self._stream.options = {"preset": "veryfast", "crf": "20"}
+        if (height, width) != (self._stream.height, self._stream.width):
+            raise UsageError(
+                f"{frame.name} gives {width}x{height}, but {self._path} began with "
+                f"{self._stream.width}x{self._stream.height}; pictures of several sizes need --out FOLDER"
+            )
         self._mux(
             av.VideoFrame.from_ndarray(
                 np.ascontiguousarray(picture[:height, :width]), format="rgb24"

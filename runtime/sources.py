@@ -3,6 +3,8 @@
 Every source yields uint8 RGB frames; conversion from BGR or YUV happens here and nowhere else.
 """
 
+import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +78,10 @@ def read_picture(path: Path) -> npt.NDArray[np.uint8]:
         data = np.fromfile(path, dtype=np.uint8)
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from None
-    picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    try:
+        picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    except cv2.error:  # larger than OpenCV's own limit
+        picture = None
     if picture is None:
         raise SourceError(f"{path} is not a picture that can be decoded")
     _check_size(str(path), *picture.shape[:2])
@@ -92,17 +97,20 @@ class PictureSource:
         self.fps: float | None = None
         self.name, self._paths = name, paths
         self.total: int | None = len(paths)
+        self._stems = Counter(path.stem for path in paths)
 
     def __iter__(self) -> Iterator[SourceFrame]:
         for index, path in enumerate(self._paths):
-            yield SourceFrame(read_picture(path), index, None, path.stem)
+            # a.png and a.jpg in one folder must not write to the same output
+            name = path.stem if self._stems[path.stem] == 1 else path.name
+            yield SourceFrame(read_picture(path), index, None, name)
 
 
 class VideoSource:
     """A video file, every frame of it.
 
     Raises:
-        SourceError: not a video; or, while iterating, fewer frames than the file promises.
+        SourceError: not a video; or, while iterating, the file ends before the last frame it promises.
     """
 
     is_video = True
@@ -131,12 +139,13 @@ class VideoSource:
         return container
 
     def __iter__(self) -> Iterator[SourceFrame]:
-        count = self.skipped = 0
+        count = packets = self.skipped = 0
         with self._open() as container:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             try:
                 for packet in container.demux(stream):
+                    packets += packet.size > 0
                     try:
                         pictures = packet.decode()
                     except av.error.InvalidDataError:
@@ -150,9 +159,9 @@ class VideoSource:
                 raise SourceError(
                     f"{self.name} breaks off after frame {count}: {_reason(error)}"
                 ) from None
-        if self.total and count < self.total:
+        if self.total and packets < self.total:
             raise SourceError(
-                f"{self.name} is damaged: {count} of its {self.total} frames could be decoded"
+                f"{self.name} is cut off: {count} of its {self.total} frames could be decoded"
             )
         if count == 0:
             raise SourceError(f"{self.name} holds no frame that can be decoded")
@@ -200,7 +209,7 @@ def open_source(spec: str) -> Source:
     Raises:
         SourceError: there is nothing of that kind.
     """
-    if spec.isdigit():
+    if re.fullmatch(r"[0-9]{1,4}", spec):
         return CameraSource(int(spec))
     path = Path(spec)
     if path.is_dir():

@@ -3,6 +3,7 @@
 import json
 import platform
 from dataclasses import asdict
+from typing import Any
 
 import click
 
@@ -30,7 +31,7 @@ def command(bundle: str, backend: str, device: str, count: int, as_json: bool) -
     from e2e_deploy.runtime.timing import WARM_UP, measure
 
     opened = open_bundle(bundle)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for size in opened.manifest.frame_sizes:
         with Engine.load(opened, backend=backend, device=device, frame_size=size) as engine:
             latency = measure(engine, list(reference_frames(size)), count=count)
@@ -56,9 +57,9 @@ def command(bundle: str, backend: str, device: str, count: int, as_json: bool) -
         return
     click.echo("frame    backend      precision  p50 ms  p95 ms  p99 ms  max ms  frames/s")
     for row in rows:
-        size = "x".join(str(side) for side in row["frame_size"])
+        label = "x".join(str(side) for side in row["frame_size"])
         click.echo(
-            f"{size:<8} {row['backend']:<12} {row['precision']:<9} "
+            f"{label:<8} {row['backend']:<12} {row['precision']:<9} "
             + " ".join(f"{row[key]:7.1f}" for key in ("p50_ms", "p95_ms", "p99_ms", "max_ms"))
             + f"  {row['per_second']:8.1f}"
         )

@@ -82,7 +82,7 @@ def _h264() -> tuple[bool, str, str]:
 
     try:
         av.Codec("libx264", "w")
-    except av.error.UnknownCodecError:
+    except ValueError:  # av.codec.codec.UnknownCodecError
         return False, f"PyAV {av.__version__} without libx264", "pip install --force-reinstall av"
     return True, f"PyAV {av.__version__} with libx264", ""
 

@@ -2,7 +2,6 @@
 
 import click
 
-
 backend = click.option(
     "--backend",
     default="auto",

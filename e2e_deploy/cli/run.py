@@ -58,7 +58,7 @@ def command(
     from e2e_deploy.errors import UsageError
     from e2e_deploy.runtime.run import run_source
     from e2e_deploy.runtime.sinks import Painter, PictureSink, Sink, VideoSink, WindowSink
-    from e2e_deploy.runtime.sources import open_source
+    from e2e_deploy.runtime.sources import VideoSource, open_source
 
     lookup_table(colormap)  # an unknown name is said before anything is opened
     as_video = out is not None and out.suffix.lower() == ".mp4"
@@ -102,6 +102,8 @@ def command(
             f"for full detail: e2e-deploy export --frame-size {h}x{w}",
             err=True,
         )
+    if isinstance(frames, VideoSource) and frames.skipped:
+        click.echo(f"{frames.skipped} damaged frames of {frames.name} were skipped", err=True)
     if manifest.checkpoint.note:
         click.echo(f"note: {manifest.checkpoint.note}", err=True)
     if report.latency is not None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,6 @@ from e2e_deploy.metrics import DepthMetrics, depth_from_disparity, depth_metrics
 from e2e_deploy.opencv import cv2
 from e2e_deploy.pictures import reference_frames
 from e2e_deploy.runtime.engine import Engine
-from e2e_deploy.runtime.fit import Fit
 from e2e_deploy.runtime.run import run_source
 from e2e_deploy.runtime.sinks import Painter, VideoSink
 from e2e_deploy.runtime.sources import VideoSource, read_picture
@@ -24,7 +23,6 @@ from e2e_deploy.runtime.sources import VideoSource, read_picture
 # Middlebury 2014 calibration of the scene at the size scikit-image ships (a quarter): pixels and metres.
 FOCAL_PX, BASELINE_M, OFFSET_PX = 994.978, 0.193001, 31.086
 TILE_HW = (240, 320)
-T = TypeVar("T", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -70,8 +68,7 @@ def find_clip() -> Path:
 def predict(bundle: Bundle, rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """The first graph's result at the picture's own size."""
     with Engine.load(bundle) as engine:
-        fit = Fit((rgb.shape[0], rgb.shape[1]), engine.frame_size)
-        return fit.to_source(engine(fit.to_engine(rgb)))
+        return engine.predict(rgb)
 
 
 def score_motorcycle(bundle: Bundle, scene: Motorcycle) -> DepthMetrics:
@@ -109,7 +106,7 @@ def contact_sheet(bundles: dict[str, Bundle], scene: Motorcycle, path: Path) -> 
     return path
 
 
-def _tile(picture: npt.NDArray[T], *, nearest: bool = False) -> npt.NDArray[T]:
+def _tile(picture: npt.NDArray[Any], *, nearest: bool = False) -> npt.NDArray[Any]:
     how = cv2.INTER_NEAREST if nearest else cv2.INTER_AREA
     return np.asarray(cv2.resize(picture, TILE_HW[::-1], interpolation=how), dtype=picture.dtype)
 

@@ -1,0 +1,88 @@
+"""Writes the README's numbers from the JSON files in results/, between its markers.
+
+python benchmarks/readme.py [--check]
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def load(name: str) -> dict[str, Any] | None:
+    """A result file, or None when it was not measured."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def where(result: dict[str, Any]) -> str:
+    """Hardware and script of a result, in words."""
+    machine = result["machine"]
+    script = result["command"].split()[1]
+    return f"{machine['cpu']}, {machine['cores']} cores; `{script}`, {result['date'][:10]}"
+
+
+def numbers() -> str:
+    """The table of measurements."""
+    lines = ["| what | result | measured on |", "|---|---|---|"]
+    if r := load("cpu_vs_diffusers"):
+        lines.append(
+            f"| e2e-tiny depth, {r['size'][0]}x{r['size'][1]}, one frame, CPU | {r['ours']['p50_ms']:.0f} ms; "
+            f"diffusers' Marigold pipeline at one step {r['diffusers']['p50_ms']:.0f} ms: **{r['ratio_of_medians']:.1f}x** (medians of "
+            f"{r['rounds']}, in turn) | {where(r)} |"
+        )
+    for precision in ("fp32", "fp16"):
+        if r := load(f"export_full_size_{precision}"):
+            height, width = r["processing_size"]
+            lines.append(
+                f"| export of an SD2-size model (950 M parameters, random weights), {precision}, {height}x{width} | "
+                f"{r['seconds']:.0f} s, peak memory {r['peak_gib']:.1f} GiB | {where(r)} |"
+            )
+    if r := load("specialise"):
+        lines.append(f"| exact specialisation of SD2 depth | {r['headline']} | {where(r)} |")
+    return "\n".join(lines)
+
+
+def demo() -> str:
+    """What ``make demo`` printed."""
+    path = RESULTS / "demo.txt"
+    if not path.is_file():
+        return ""
+    return "\n".join(
+        f"    {line}".rstrip() for line in path.read_text(encoding="utf-8").splitlines()
+    )
+
+
+def fill(text: str) -> str:
+    """The README with both blocks rewritten."""
+    for name, content in (("demo", demo()), ("numbers", numbers())):
+        begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+        head, _, rest = text.partition(begin)
+        _, _, tail = rest.partition(end)
+        text = f"{head}{begin}\n{content}\n{end}{tail}"
+    return text
+
+
+def main() -> None:
+    """Rewrite the README, or with --check say whether it would change."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    arguments = parser.parse_args()
+    path = ROOT / "README.md"
+    before = path.read_text(encoding="utf-8")
+    after = fill(before)
+    if arguments.check:
+        sys.exit(
+            0
+            if before == after
+            else "README.md is not what the results say: run python benchmarks/readme.py"
+        )
+    path.write_text(after, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Pictures and weights that come with the package."""
