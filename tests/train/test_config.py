@@ -1,0 +1,136 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from e2e_deploy.errors import UsageError
+from e2e_deploy.train.config import (
+    changed_keys,
+    check_config,
+    config_sha256,
+    config_table,
+    load_config,
+    parse_config,
+)
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def minimal(**sections):
+    table = {
+        "task": "depth",
+        "start": {"checkpoint": "somewhere"},
+        "data": [{"root": "data"}],
+        "run": {"out": "out"},
+    }
+    return table | sections
+
+
+def test_defaults_are_the_papers():
+    config = parse_config(minimal())
+    optim = config.optim
+    assert (optim.lr, optim.betas, optim.weight_decay, optim.clip_norm) == (
+        3e-5,
+        (0.9, 0.999),
+        1e-2,
+        1.0,
+    )
+    assert (optim.steps, optim.warmup_steps, optim.decay_steps) == (20_000, 100, 20_000)
+    assert (optim.final_lr_ratio, optim.micro_batch, optim.effective_batch) == (0.01, 2, 32)
+    assert (config.model.noise, config.model.train) == ("zeros", ("unet",))
+    assert config.model.precision == "fp32"
+
+
+def test_every_mistake_is_reported_at_once():
+    table = minimal(
+        task="dept",
+        data=[{"root": 3, "ratio": 0, "colour": "red"}],
+        model={"precision": "fp64", "train": ["unet", "head"]},
+        optim={"lr": "fast", "steps": 1.5, "betas": [0.9]},
+        trainer={},
+    )
+    table["run"] = {"keep": True}
+    with pytest.raises(UsageError) as caught:
+        parse_config(table)
+    message = str(caught.value)
+    assert "12 mistakes" in message
+    for mistake in (
+        "unknown key trainer",
+        "task is 'dept'; expected 'depth' or 'normals'",
+        "data[0].root is 3",
+        "data[0].ratio is 0; expected at least 1",
+        "unknown key data[0].colour",
+        "model.precision is 'fp64'",
+        "model.train[1] is 'head'",
+        "optim.lr is 'fast'",
+        "optim.steps is 1.5",
+        "optim.betas has 1 entries; expected 2",
+        "run.out is missing",
+        "run.keep is True",
+    ):
+        assert mistake in message
+
+
+@pytest.mark.parametrize(
+    ("sections", "mistake"),
+    [
+        ({"optim": {"effective_batch": 5}}, "effective_batch 5 is not a multiple"),
+        ({"optim": {"warmup_steps": 30_000}}, "warmup_steps 30000 must be below"),
+        ({"optim": {"lr": 0}}, "optim.lr is 0.0; expected above 0"),
+        ({"optim": {"lr": float("nan")}}, "optim.lr is nan"),
+        ({"data": []}, "data is empty"),
+        ({"data": [{"root": "d", "size": [100, 128]}]}, "data[0].size is [100, 128]"),
+        ({"model": {"train": []}}, "model.train is []"),
+        ({"model": {"train": ["vae", "vae"]}}, "model.train is ['vae', 'vae']"),
+        ({"eval": {"root": "d", "size": [8, 12]}}, "eval.size is [8, 12]"),
+        ({"model": 3}, "model must be a table"),
+    ],
+)
+def test_contradictions(sections, mistake):
+    with pytest.raises(UsageError, match="mistake") as caught:
+        parse_config(minimal(**sections))
+    assert mistake in str(caught.value)
+
+
+def test_contradictions_show_beside_other_mistakes():
+    with pytest.raises(UsageError, match="2 mistakes") as caught:
+        parse_config(minimal(optim={"effective_batch": 5}, modle={}))
+    assert "effective_batch" in str(caught.value)
+    assert "unknown key modle" in str(caught.value)
+
+
+def test_table_reads_back():
+    config = parse_config(minimal(eval={"root": "data"}))
+    assert parse_config(config_table(config)) == config
+    other = dataclasses.replace(config, task="normals")
+    assert config_sha256(other) != config_sha256(config)
+
+
+def test_configs_made_in_python_are_checked_too():
+    config = parse_config(minimal())
+    wrong = dataclasses.replace(config, optim=dataclasses.replace(config.optim, micro_batch=0))
+    with pytest.raises(UsageError, match="micro_batch is 0"):
+        check_config(wrong)
+
+
+def test_what_may_change_on_resume():
+    old = config_table(parse_config(minimal()))
+    free = minimal(
+        optim={"steps": 7}, run={"out": "elsewhere", "workers": 0}, eval={"root": "data"}
+    )
+    assert changed_keys(old, config_table(parse_config(free))) == []
+    other = minimal(optim={"lr": 1e-4}, run={"out": "out", "seed": 1}, task="normals")
+    assert changed_keys(old, config_table(parse_config(other))) == ["optim.lr", "run.seed", "task"]
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(UsageError, match="cannot be read"):
+        load_config(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("task = ")
+    with pytest.raises(UsageError, match="is not TOML"):
+        load_config(tmp_path / "bad.toml")
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.name)
+def test_shipped_configs_are_right(path):
+    load_config(path)

@@ -1,0 +1,290 @@
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from e2e_deploy.checkpoint import open_checkpoint
+from e2e_deploy.errors import DataError, E2EDeployError, UnavailableError, UsageError
+from e2e_deploy.loading import load_model
+from e2e_deploy.train import loop
+from e2e_deploy.train.config import parse_config
+from e2e_deploy.train.loop import train
+from e2e_deploy.train.resume import checkpoint_folders
+from tests.train.fixtures import write_folder
+from tests.train.small_runs import logged, run_table, small_config, weights, write_start
+
+SCRIPT = Path(__file__).with_name("launched_run.py")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def launch(table, root, *how, launcher=()):
+    file = root / "table.json"
+    file.write_text(json.dumps(table))
+    return subprocess.run(
+        [sys.executable, *launcher, str(SCRIPT), str(file), *map(str, how)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        check=False,
+    )
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_loss_falls_and_the_result_opens(tmp_path):
+    config = small_config(
+        tmp_path,
+        optim={"steps": 25},
+        run={"checkpoint_every": 100, "panel_every": 10},
+        eval={"root": str(tmp_path / "data"), "split": "train", "every": 10, "num_images": 3},
+    )
+    result = train(config)
+    losses = [entry["loss"] for entry in logged(tmp_path / "out")]
+    assert len(losses) == 25
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+    assert result.loss == losses[-1]
+    assert result.evaluation is not None
+    assert result.evaluation.num_images == 3
+    entries = [
+        json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()
+    ]
+    assert [entry["step"] for entry in entries if "evaluation" in entry] == [10, 20, 25]
+    checkpoint = open_checkpoint(result.model)
+    assert (checkpoint.identity.family.name, checkpoint.note) == ("marigold", "")
+    card = json.loads((result.model / "e2e_deploy.json").read_text())
+    assert card["trained"]["steps"] == 25
+    assert card["trained"]["data"][0]["images"] == 6
+    assert str(tmp_path) not in json.dumps(card)
+    assert load_model(checkpoint)(torch.zeros(1, 3, 32, 40)).isfinite().all()
+
+
+@pytest.mark.slow
+def test_killed_twice_and_continued_is_bitwise_the_unbroken_run(tmp_path):
+    for name in ("whole", "broken"):
+        (tmp_path / name).mkdir()
+    train(small_config(tmp_path / "whole", model={"noise": "gaussian"}))
+    table = run_table(tmp_path / "broken", model={"noise": "gaussian"})
+    done = launch(table, tmp_path / "broken", "die_while_saving", 4)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    checkpoints = tmp_path / "broken" / "out" / "checkpoints"
+    assert [folder.name for folder in checkpoint_folders(checkpoints)] == ["step-00000002"]
+    assert list(checkpoints.glob(".partial*"))
+    done = launch(table, tmp_path / "broken", "die_at_step", 5)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert "continuing after step 2" in done.stderr
+    assert [f.name for f in checkpoint_folders(checkpoints)] == ["step-00000002", "step-00000004"]
+    train(parse_config(table))
+    whole, broken = tmp_path / "whole" / "out", tmp_path / "broken" / "out"
+    assert logged(broken) == logged(whole)
+    assert [entry["step"] for entry in logged(broken)] == [1, 2, 3, 4, 5, 6]
+    for part in ("unet", "vae"):
+        assert equal(weights(broken / "model", part), weights(whole / "model", part))
+    assert not equal(weights(whole / "model"), weights(tmp_path / "whole" / "start"))
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_with_twice_the_accumulation(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    optim = {"steps": 3, "effective_batch": 4, "micro_batch": 1}
+    train(small_config(tmp_path / "one", optim=optim))
+    # What `accelerate launch` calls for GPUs; its own CPU mode needs MPI.
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    done = launch(run_table(tmp_path / "two", optim=optim), tmp_path / "two", launcher=launcher)
+    assert done.returncode == 0, done.stderr
+    assert "1 x 2 x 2 processes" in done.stderr
+    one, two = tmp_path / "one" / "out", tmp_path / "two" / "out"
+    for a, b in zip(logged(one), logged(two), strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-4)
+        assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-3)
+        assert b["num_images"] == a["num_images"] == 4
+    for key, value in weights(one / "model").items():
+        torch.testing.assert_close(weights(two / "model")[key], value, atol=2e-4, rtol=1e-2)
+    reads = [(tmp_path / "two" / f"read-{rank}.txt").read_text().splitlines() for rank in (0, 1)]
+    # Six images, two steps of four: within the first epoch nothing is read twice.
+    first = [line for line in reads[0] + reads[1] if line.startswith("0 ")]
+    assert len(first) == len(set(first)) == 4
+
+
+def test_a_step_with_nan_changes_nothing_and_is_counted(tmp_path, monkeypatch):
+    compute, calls = loop.Stepper._loss, []
+
+    def poisoned(self, batch, seed):
+        result = compute(self, batch, seed)
+        calls.append(1)
+        # The second micro-batch of the second step.
+        return dataclasses.replace(result, loss=result.loss * (torch.nan if len(calls) == 4 else 1))
+
+    monkeypatch.setattr(loop.Stepper, "_loss", poisoned)
+    run = {"checkpoint_every": 1, "keep": 9}
+    result = train(small_config(tmp_path, optim={"steps": 3}, run=run))
+    assert [entry["skipped"] for entry in logged(tmp_path / "out")] == [False, True, False]
+    assert (result.progress.num_nonfinite, result.progress.nonfinite_in_a_row) == (1, 0)
+    from safetensors.torch import load_file
+
+    one, two, three = (
+        load_file(folder / "unet.safetensors")
+        for folder in checkpoint_folders(tmp_path / "out" / "checkpoints")
+    )
+    assert equal(one, two)
+    assert not equal(two, three)
+    assert all(tensor.isfinite().all() for tensor in three.values())
+
+
+def test_nan_without_end_stops_with_advice(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "MAX_NONFINITE_IN_A_ROW", 3)
+    compute = loop.Stepper._loss
+
+    def poisoned(self, batch, seed):
+        result = compute(self, batch, seed)
+        return dataclasses.replace(result, loss=result.loss * torch.nan)
+
+    monkeypatch.setattr(loop.Stepper, "_loss", poisoned)
+    with pytest.raises(
+        E2EDeployError, match=r"3 steps in a row, up to step 3: use a lower optim\.lr"
+    ):
+        train(small_config(tmp_path))
+
+
+def test_full_disk_loses_no_earlier_checkpoint(tmp_path):
+    resource = pytest.importorskip("resource", reason="file size limits need a POSIX system")
+    config = small_config(tmp_path, optim={"steps": 2})
+    train(config)
+    checkpoints = tmp_path / "out" / "checkpoints"
+    before = {f: f.read_bytes() for f in checkpoints.rglob("*") if f.is_file()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    longer = small_config(tmp_path, optim={"steps": 4}, run={"keep": 1})
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+        with pytest.raises(E2EDeployError, match="step 4 could not be written") as caught:
+            train(longer)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "step-00000002 is whole" in str(caught.value)
+    assert {f: f.read_bytes() for f in checkpoints.rglob("*") if f.is_file()} == before
+    train(longer)
+    assert [f.name for f in checkpoint_folders(checkpoints)] == ["step-00000004"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_leaves(tmp_path, number):
+    config = small_config(tmp_path, optim={"steps": 10_000}, run={"checkpoint_every": 10_000})
+    log = tmp_path / "out" / "log.jsonl"
+
+    def send():
+        while not log.exists() or len(log.read_text().splitlines()) < 2:
+            time.sleep(0.05)
+        os.kill(os.getpid(), number)
+
+    handler = signal.getsignal(number)
+    thread = threading.Thread(target=send)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        train(config)
+    thread.join()
+    assert signal.getsignal(number) is handler
+    (folder,) = checkpoint_folders(tmp_path / "out" / "checkpoints")
+    state = json.loads((folder / "state.json").read_text())
+    assert state["step"] == len(logged(tmp_path / "out")) >= 2
+    # The same command goes on where it stopped.
+    steps = state["step"] + 1
+    assert train(small_config(tmp_path, optim={"steps": steps})).progress.step == steps
+
+
+def test_a_run_is_not_continued_with_other_settings(tmp_path):
+    train(small_config(tmp_path, optim={"steps": 2}))
+    with pytest.raises(UsageError, match=r"other settings \(optim.lr, run.seed\)"):
+        train(small_config(tmp_path, optim={"steps": 4, "lr": 1e-4}, run={"seed": 3}))
+    with pytest.raises(UsageError, match="holds a run"):
+        train(small_config(tmp_path, optim={"steps": 4}), resume=False)
+
+
+def test_a_finished_run_starts_the_next_at_another_size(tmp_path):
+    train(small_config(tmp_path, optim={"steps": 2}))
+    following = small_config(
+        tmp_path,
+        start={"checkpoint": str(tmp_path / "out")},
+        data=[{"root": str(tmp_path / "data"), "size": [48, 56]}],
+        optim={"steps": 1},
+        model={"resolution": 64},
+        run={"out": str(tmp_path / "next")},
+    )
+    result = train(following)
+    assert open_checkpoint(result.model).resolution == 64
+    assert not equal(weights(result.model), weights(tmp_path / "out" / "model"))
+
+
+def test_finished_runs_are_left_alone(tmp_path):
+    config = small_config(tmp_path, optim={"steps": 2})
+    train(config)
+    before = weights(tmp_path / "out" / "model")
+    result = train(config)
+    assert result.loss is None
+    assert equal(weights(result.model), before)
+
+
+def test_normals_with_frozen_vae_bf16_and_checkpointing(tmp_path):
+    model = {"train": ["unet"], "precision": "bf16", "gradient_checkpointing": True}
+    result = train(small_config(tmp_path, task="normals", model=model, optim={"steps": 2}))
+    assert equal(weights(result.model, "vae"), weights(tmp_path / "start", "vae"))
+    assert not equal(weights(result.model), weights(tmp_path / "start"))
+    assert weights(result.model)["conv_in.weight"].dtype == torch.float32
+
+
+@pytest.mark.filterwarnings("ignore")  # diffusers' pipelines warn about themselves
+@pytest.mark.parametrize("task", ["depth", "normals"])
+def test_diffusers_pipelines_give_the_same_result(tmp_path, task):
+    import diffusers
+
+    result = train(small_config(tmp_path, task=task, optim={"steps": 1}))
+    name = {"depth": "MarigoldDepthPipeline", "normals": "MarigoldNormalsPipeline"}[task]
+    pipeline = getattr(diffusers, name).from_pretrained(result.model)
+    assert type(diffusers.DiffusionPipeline.from_pretrained(result.model)).__name__ == name
+    pipeline.set_progress_bar_config(disable=True)
+    rgb = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    latents = torch.zeros(1, 4, 4, 6)
+    theirs = pipeline(
+        rgb, num_inference_steps=1, processing_resolution=0, latents=latents, output_type="pt"
+    )
+    ours = load_model(open_checkpoint(result.model))(rgb * 2 - 1)
+    torch.testing.assert_close(theirs.prediction, ours, atol=1e-4, rtol=1e-4)
+
+
+def test_damaged_samples_are_counted_or_stop(tmp_path):
+    write_folder(tmp_path / "data", num_samples=6)
+    depth = tmp_path / "data" / "train" / "depth" / "s002.png"
+    depth.write_bytes(depth.read_bytes()[:40])
+    assert train(small_config(tmp_path, optim={"steps": 3})).progress.num_bad == 2
+    with pytest.raises(DataError, match=r"s002\.png"):
+        train(small_config(tmp_path, run={"on_bad": "stop", "out": str(tmp_path / "other")}))
+
+
+def test_fp16_without_a_gpu_is_refused(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(UnavailableError, match="fp16 needs a GPU"):
+        train(small_config(tmp_path, model={"precision": "fp16"}))
+
+
+def test_four_channel_mode_trains(tmp_path):
+    write_start(tmp_path / "start", in_channels=4)
+    result = train(small_config(tmp_path, model={"noise": "none"}, optim={"steps": 1}))
+    assert load_model(open_checkpoint(result.model)).in_channels == 4

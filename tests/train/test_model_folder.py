@@ -1,0 +1,61 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from e2e_deploy.checkpoint import open_checkpoint
+from e2e_deploy.loading import load_model
+from e2e_deploy.train import model_folder
+from e2e_deploy.train.model_folder import write_model
+from e2e_deploy.train.start import load_start
+from tests.train.small_runs import small_config
+
+
+def write(root, start, **facts):
+    return write_model(
+        root / "model", start.model, start.checkpoint, resolution=64, trained={"steps": 3, **facts}
+    )
+
+
+def test_reads_back_as_the_same_model(tmp_path):
+    start = load_start(small_config(tmp_path))
+    checkpoint = open_checkpoint(write(tmp_path, start))
+    rgb = torch.rand(1, 3, 32, 40)
+    with torch.no_grad():
+        assert torch.equal(load_model(checkpoint)(rgb), start.model(rgb))
+    assert checkpoint.resolution == 64
+    assert checkpoint.scheduler["timestep_spacing"] == "trailing"
+    assert checkpoint.scheduler["set_alpha_to_one"] is True
+    assert checkpoint.scheduler["prediction_type"] == start.checkpoint.scheduler["prediction_type"]
+
+
+def test_half_text_encoder_becomes_float32(tmp_path):
+    config = small_config(tmp_path)
+    encoder = tmp_path / "start" / "text_encoder"
+    tensors = load_file(encoder / "model.safetensors")
+    halves = {key: value.half() for key, value in tensors.items()}
+    save_file(halves, encoder / "model.fp16.safetensors", metadata={"format": "pt"})
+    (encoder / "model.safetensors").unlink()
+    (encoder / "config.json").write_text(
+        json.dumps(json.loads((encoder / "config.json").read_text()) | {"dtype": "float16"})
+    )
+    folder = write(tmp_path, load_start(config)) / "text_encoder"
+    written = load_file(folder / "model.safetensors")
+    assert {t.dtype for t in written.values() if t.is_floating_point()} == {torch.float32}
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "float32"
+
+
+def test_a_failed_write_leaves_the_older_model(tmp_path, monkeypatch):
+    start = load_start(small_config(tmp_path))
+    write(tmp_path, start)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(model_folder, "_copy_text_parts", full)
+    with pytest.raises(OSError, match="No space"):
+        write(tmp_path, start, steps=9)
+    card = json.loads((tmp_path / "model" / "e2e_deploy.json").read_text())
+    assert card["trained"]["steps"] == 3
+    assert {p.name for p in tmp_path.iterdir()} == {"data", "model", "start"}

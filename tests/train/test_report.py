@@ -1,0 +1,77 @@
+import json
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from e2e_deploy.train.report import Reporter, StepReport
+
+
+def report(step, **changes):
+    values = {"loss": 1 / step, "grad_norm": 2.0, "lr": 1e-4, "num_images": 4}
+    values |= {"num_degenerate": 0, "num_bad": 0, "skipped": False}
+    return StepReport(step=step, **(values | changes))
+
+
+def reporter(out, first_step=0, **changes):
+    values = {"steps": 10, "log_every": 2, "enabled": True}
+    return Reporter(out, first_step=first_step, **(values | changes))
+
+
+def steps(out):
+    return [json.loads(line)["step"] for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def test_lines_in_a_pipe_go_to_stderr(tmp_path, capsys):
+    with reporter(tmp_path) as told:
+        for step in range(1, 5):
+            told.step(report(step, skipped=step == 3))
+        told.evaluation(4, {"abs_rel": 0.25})
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert lines[0].startswith("step 2/10  loss 0.5000  lr 1.00e-04")
+    assert "images/s" in lines[0]
+    assert lines[1] == "step 3 skipped: loss or gradient is NaN or infinite"
+    assert lines[-1] == "step 4  held-out: abs_rel 0.2500"
+    assert steps(tmp_path) == [2, 4, 4]
+
+
+def test_continuing_forgets_what_is_redone(tmp_path):
+    with reporter(tmp_path) as told:
+        for step in range(1, 9):
+            told.step(report(step))
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"step": 9, "lo')  # a kill tore the line
+    with reporter(tmp_path, first_step=4) as told:
+        assert steps(tmp_path) == [2, 4]
+        told.step(report(6))
+    assert steps(tmp_path) == [2, 4, 6]
+
+
+def test_tensorboard_has_scalars_and_pictures(tmp_path):
+    with reporter(tmp_path) as told:
+        told.step(report(2))
+        told.panel(2, np.zeros((4, 6, 3), np.uint8))
+    events = EventAccumulator(str(tmp_path / "logs"))
+    events.Reload()
+    assert [event.value for event in events.Scalars("loss")] == [0.5]
+    assert events.Images("rgb | target | prediction")[0].width == 6
+
+
+def test_other_processes_say_nothing(tmp_path, capsys):
+    with reporter(tmp_path, enabled=False) as told:
+        told.step(report(2))
+        told.say("hello")
+        told.panel(2, np.zeros((4, 6, 3), np.uint8))
+        told.evaluation(2, {})
+    assert capsys.readouterr().err == ""
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore")  # rich's spinner thread
+def test_a_terminal_gets_a_bar(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with reporter(tmp_path) as told:
+        told.step(report(2))
+    assert "2/10" in capsys.readouterr().err

@@ -1,0 +1,1 @@
+"""End-to-end fine-tuning: losses, data sets, the training loop, evaluation."""

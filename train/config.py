@@ -1,0 +1,253 @@
+"""What a training run is: every setting, its default from the paper, and the TOML that holds them.
+
+Defaults are E2E-FT's (arXiv 2409.11355, section 5 and the published scripts). Paths are relative to
+the current folder. Knows: names, types, limits. Does not know: whether files exist, devices.
+"""
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from e2e_deploy.errors import UsageError
+from e2e_deploy.train.batches import STRIDE
+from e2e_deploy.train.tables import Limits, read_table
+
+Count = Annotated[int, Limits(1)]
+CountOrZero = Annotated[int, Limits(0)]
+Positive = Annotated[float, Limits(0, open_low=True)]
+Share = Annotated[float, Limits(0, 1)]
+Size = tuple[Count, Count]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StartConfig:
+    """Where the weights come from."""
+
+    checkpoint: str
+    """A diffusers folder (Stable Diffusion 2, Marigold, E2E-FT), ``owner/name@<commit>`` on the hub,
+    the ``out`` folder of a finished run, or ``e2e-tiny`` for the small model with random weights."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """One folder data set of the mix."""
+
+    root: str
+    """Folder with ``dataset.toml``."""
+    split: str = "train"
+    ratio: Count = 1
+    """Micro-batches out of every ``sum of ratios``: 9 and 1 mix Hypersim and Virtual KITTI 2."""
+    size: Size | None = None
+    """Training height and width, multiples of 8: scaled to cover, centre cut out. Left out: as stored."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """What is trained, and in which arithmetic."""
+
+    noise: Literal["zeros", "gaussian", "pyramid", "none"] = "zeros"
+    """Second half of the UNet's input; ``none`` keeps a 4-channel UNet that sees the rgb latent alone.
+    Engines feed zeros whatever the training used."""
+    train: tuple[Literal["unet", "vae"], ...] = ("unet",)
+    """``vae`` also trains encoder and decoder; random weights need it, the paper freezes them."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Autocast; weights, optimizer, last convolution and loss stay in float32. fp16 needs a GPU."""
+    gradient_checkpointing: bool = True
+    """Recompute activations of UNet and VAE in the backward pass: less memory, a third more time."""
+    resolution: CountOrZero = 0
+    """Default processing resolution written into the result; 0 keeps the start's."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimConfig:
+    """AdamW and its schedule."""
+
+    lr: Positive = 3e-5
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    weight_decay: Annotated[float, Limits(0)] = 1e-2
+    clip_norm: Positive = 1.0
+    """Gradients are scaled down to this norm."""
+    steps: Count = 20_000
+    """Optimizer steps of the run."""
+    warmup_steps: CountOrZero = 100
+    decay_steps: Count = 20_000
+    """The learning rate has fallen to ``final_lr_ratio`` at this step."""
+    final_lr_ratio: Annotated[float, Limits(0, 1, open_low=True)] = 0.01
+    micro_batch: Count = 2
+    """Images per forward pass and process, all of one data set."""
+    effective_batch: Count = 32
+    """Images per optimizer step over all processes; the rest is gradient accumulation."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvalConfig:
+    """Held-out pictures that are measured during the run."""
+
+    root: str
+    split: str = "val"
+    every: Count = 1000
+    """Steps between evaluations; the last step is always evaluated."""
+    num_images: Count = 100
+    """Spread evenly over the split."""
+    size: Size | None = None
+    """As in the data; left out: as stored."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """Where the run lives and what it says."""
+
+    out: str
+    """Receives ``checkpoints/``, ``logs/`` (TensorBoard), ``log.jsonl`` and, at the end, ``model/``."""
+    seed: CountOrZero = 0
+    """Of order, mirroring, noise and random weights."""
+    checkpoint_every: Count = 1000
+    keep: Count = 2
+    """Newest checkpoints that stay."""
+    workers: CountOrZero = 2
+    """Processes per training process that read data; 0 reads in the training process."""
+    log_every: Count = 10
+    panel_every: CountOrZero = 500
+    """Steps between pictures (rgb, target, prediction) in TensorBoard; 0 for none."""
+    on_bad: Literal["skip", "stop"] = "skip"
+    """What a damaged sample does."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """A whole training run.
+
+    There is no joint task: one decoder gives three channels, so depth and normals together need a
+    model that is told which of the two to decode (GeoWizard), which the supported families are not.
+    """
+
+    task: Literal["depth", "normals"]
+    start: StartConfig
+    data: tuple[DataConfig, ...]
+    run: RunConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    eval: EvalConfig | None = None
+
+
+# Keys that may differ between a run and its continuation: they do not change what a step computes.
+FREE_ON_RESUME = ("run.", "eval", "optim.steps", "model.resolution", "model.gradient_checkpointing")
+FIXED_ON_RESUME = ("run.seed",)
+
+
+def load_config(path: Path | str) -> TrainConfig:
+    """Read a run from a TOML file.
+
+    Raises:
+        UsageError: missing, not TOML, or wrong; unknown keys, wrong types, values outside their
+            limits and contradictions are all listed at once.
+    """
+    try:
+        table = tomllib.loads(Path(path).read_bytes().decode())
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not TOML: {error}") from None
+    return parse_config(table, name=str(path))
+
+
+def parse_config(table: Mapping[str, Any], *, name: str = "the config") -> TrainConfig:
+    """A run from a plain table; errors as in ``load_config``."""
+    config, problems = read_table(TrainConfig, table)
+    if config is not None:
+        problems = _contradictions(config)
+    else:
+        problems += _contradictions_of_parts(table)
+    if config is None or problems:
+        found = "one mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
+        raise UsageError(f"{name} has {found}:" + "".join(f"\n  - {line}" for line in problems))
+    return config
+
+
+def check_config(config: TrainConfig) -> None:
+    """Raise ``UsageError`` if a config made in Python breaks a rule that a TOML file must keep."""
+    parse_config(config_table(config))
+
+
+def config_table(config: TrainConfig) -> dict[str, Any]:
+    """The plain table that ``parse_config`` reads back, without the keys that are None."""
+
+    def drop(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {key: value for key, value in pairs if value is not None}
+
+    return asdict(config, dict_factory=drop)
+
+
+def config_sha256(config: TrainConfig) -> str:
+    """SHA-256 of the config as sorted JSON."""
+    text = json.dumps(config_table(config), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Keys, dotted, in which two config tables differ and a continued run must not."""
+    flat_old, flat_new = _flat(old), _flat(new)
+    return sorted(
+        key
+        for key in flat_old.keys() | flat_new.keys()
+        if flat_old.get(key) != flat_new.get(key)
+        and (key in FIXED_ON_RESUME or not key.startswith(FREE_ON_RESUME))
+    )
+
+
+def _flat(table: Mapping[str, Any]) -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}.{inner}": text for inner, text in _flat(value).items()}
+        else:
+            flat[key] = json.dumps(value)
+    return flat
+
+
+def _contradictions_of_parts(table: Mapping[str, Any]) -> list[str]:
+    """Contradictions inside the sections that can be read although others cannot."""
+    optim, _ = read_table(OptimConfig, table.get("optim", {}))
+    return _optim_contradictions(optim) if optim is not None else []
+
+
+def _contradictions(config: TrainConfig) -> list[str]:
+    problems = _optim_contradictions(config.optim)
+    if not config.data:
+        problems.append("data is empty; expected at least one [[data]] table")
+    if not config.model.train or len(set(config.model.train)) < len(config.model.train):
+        problems.append(
+            f"model.train is {list(config.model.train)}; expected 'unet', 'vae' or both, each once"
+        )
+    sizes = [(f"data[{i}].size", part.size) for i, part in enumerate(config.data)]
+    if config.eval is not None:
+        sizes.append(("eval.size", config.eval.size))
+    problems += [
+        f"{name} is {list(size)}; both sides must be multiples of {STRIDE}"
+        for name, size in sizes
+        if size is not None and any(side % STRIDE for side in size)
+    ]
+    if config.model.resolution % STRIDE:
+        problems.append(
+            f"model.resolution is {config.model.resolution}; not a multiple of {STRIDE}"
+        )
+    return problems
+
+
+def _optim_contradictions(optim: OptimConfig) -> list[str]:
+    problems = []
+    if optim.effective_batch % optim.micro_batch:
+        problems.append(
+            f"optim.effective_batch {optim.effective_batch} is not a multiple of "
+            f"optim.micro_batch {optim.micro_batch}"
+        )
+    if optim.warmup_steps >= optim.decay_steps:
+        problems.append(
+            f"optim.warmup_steps {optim.warmup_steps} must be below "
+            f"optim.decay_steps {optim.decay_steps}"
+        )
+    return problems

@@ -1,0 +1,69 @@
+"""Held-out pictures during a run: the model in training, measured at the training size.
+
+Knows: how the training forward becomes a predictor. Does not know: metrics, the loop.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from e2e_deploy.errors import UsageError
+from e2e_deploy.train.batches import STRIDE
+from e2e_deploy.train.config import EvalConfig
+from e2e_deploy.train.evaluate import EvalResult, evaluate
+from e2e_deploy.train.folder import FolderDataset
+from e2e_deploy.train.resize import crop, fit
+from e2e_deploy.train.sample import Sample
+from e2e_deploy.train.step import Stepper
+
+
+class HeldOut:
+    """The held-out split at the size it is measured at.
+
+    Raises:
+        DataError: as ``FolderDataset``.
+        UsageError: normals are asked for and the data set has none.
+    """
+
+    def __init__(self, config: EvalConfig, task: str) -> None:
+        self.config = config
+        self.dataset = FolderDataset(config.root, config.split)
+        if task == "normals" and not self.dataset.has_normals:
+            raise UsageError(f"{config.root} has no normals, which this task needs")
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def read(self, index: int) -> Sample:
+        """Sample ``index``, fitted to the size, or cut to a multiple of 8."""
+        sample = self.dataset.read(index)
+        if self.config.size is not None:
+            return fit(sample, *self.config.size)
+        height, width = (side // STRIDE * STRIDE for side in sample.valid.shape)
+        return crop(sample, 0, 0, height, width)
+
+    def measure(self, stepper: Stepper) -> EvalResult:
+        """Accuracy of the model as it is now, in the run's precision.
+
+        Raises:
+            DataError: a sample cannot be read.
+            E2EDeployError: the model gives NaN.
+        """
+
+        def predict(frame: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
+            rgb = torch.from_numpy(frame).permute(2, 0, 1)[None].to(stepper.device)
+            with torch.no_grad(), stepper.autocast():
+                result = stepper.forward(rgb.float() / 127.5 - 1, None)[0].float().cpu()
+            array: npt.NDArray[Any] = result.permute(1, 2, 0).numpy()
+            return array[..., 0] if stepper.config.task == "depth" else array
+
+        spec = self.dataset.spec
+        return evaluate(
+            predict,
+            self,
+            task=stepper.config.task,
+            limit=self.config.num_images,
+            depth_range_m=(max(spec.min_m, 1e-5), spec.max_m),
+        )

@@ -1,0 +1,321 @@
+"""A training run from its config to a finished model folder.
+
+Knows: the order of things, when to save, evaluate and stop. Does not know: what happens inside a step,
+a checkpoint or a data set.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from e2e_deploy.errors import DataError, E2EDeployError, UsageError
+from e2e_deploy.optional import require
+from e2e_deploy.train.batches import Batch, MixedBatches, Part
+from e2e_deploy.train.config import (
+    TrainConfig,
+    changed_keys,
+    check_config,
+    config_sha256,
+    config_table,
+)
+from e2e_deploy.train.evaluate import EvalResult
+from e2e_deploy.train.folder import FolderDataset
+from e2e_deploy.train.forward import TrainingForward
+from e2e_deploy.train.heldout import HeldOut
+from e2e_deploy.train.interruption import Interruption
+from e2e_deploy.train.model_folder import write_model
+from e2e_deploy.train.pictures import Picture, comparison_row
+from e2e_deploy.train.report import Reporter, StepReport
+from e2e_deploy.train.resume import (
+    Progress,
+    checkpoint_folders,
+    load_weights,
+    read_state,
+    save_checkpoint,
+)
+from e2e_deploy.train.start import Start, load_start
+from e2e_deploy.train.step import Stepper
+
+MAX_NONFINITE_IN_A_ROW = 20
+"""fp16 begins with a gradient scale that may be halved a dozen times before the first good step."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainResult:
+    """What a finished run gives."""
+
+    model: Path
+    """Diffusers folder of the trained model."""
+    progress: Progress
+    loss: float | None
+    """Of the last step; None when there was nothing left to do."""
+    evaluation: EvalResult | None
+    """On the held-out pictures at the end, if the config names some; None in other processes."""
+    is_main: bool
+    """Whether this is the first process, the one that wrote."""
+
+
+def train(config: TrainConfig, *, resume: bool = True) -> TrainResult:
+    """Train, and write ``<out>/model``.
+
+    Started by ``accelerate launch``, all processes share the work and the first one writes.
+    The first Ctrl-C or SIGTERM saves a checkpoint and leaves; the same call continues.
+
+    Args:
+        config: the run.
+        resume: continue from the newest checkpoint in ``<out>``; False refuses if there is one.
+
+    Raises:
+        UsageError: the config is wrong, or ``<out>`` holds a run with another config.
+        CheckpointError: the start or the newest checkpoint cannot be used.
+        DataError: a data set is wrong, or a sample is damaged and ``run.on_bad`` is stop.
+        UnavailableError: a package or the device for the precision is missing.
+        E2EDeployError: loss or gradient stay NaN, or a checkpoint cannot be written.
+        KeyboardInterrupt: interrupted; the checkpoint is written.
+    """
+    check_config(config)
+    return _Run(config, resume=resume).finish()
+
+
+class _Run:
+    """The parts of one run in one process."""
+
+    def __init__(self, config: TrainConfig, *, resume: bool) -> None:
+        self.config = config
+        self.out = Path(config.run.out)
+        self.checkpoints = self.out / "checkpoints"
+        newest = _newest(self.checkpoints, config, resume=resume)
+        self.accelerator = require("accelerate", "train").Accelerator(mixed_precision="no")
+        self.is_main: bool = self.accelerator.is_main_process
+        self.out.mkdir(parents=True, exist_ok=True)
+        with self.accelerator.main_process_first():
+            self.start: Start = load_start(config)
+        forward = TrainingForward(
+            self.start.model,
+            train=config.model.train,
+            gradient_checkpointing=config.model.gradient_checkpointing,
+        )
+        self.stepper = Stepper(forward, config, self.accelerator)
+        self.data = MixedBatches(
+            [
+                Part(FolderDataset(part.root, part.split), part.ratio, part.size)
+                for part in config.data
+            ],
+            batch_size=config.optim.micro_batch,
+            accumulation=self.stepper.accumulation,
+            seed=config.run.seed,
+            world=self.accelerator.num_processes,
+            rank=self.accelerator.process_index,
+            need_normals=config.task == "normals",
+            on_bad=config.run.on_bad,
+        )
+        self.held_out = HeldOut(config.eval, config.task) if config.eval else None
+        self.progress = Progress()
+        if newest is not None:
+            self.progress, _ = read_state(newest)
+            named = self.stepper.named_parameters
+            load_weights(newest, forward.parts, named, self.stepper.optimizer)
+            if self.progress.scaler:
+                self.stepper.scaler.load_state_dict(self.progress.scaler)
+
+    def finish(self) -> TrainResult:
+        """Do the steps that are left."""
+        progress, steps, run = self.progress, self.config.optim.steps, self.config.run
+        report: StepReport | None = None
+        evaluation: EvalResult | None = None
+        with (
+            Interruption() as interruption,
+            Reporter(
+                self.out,
+                steps=steps,
+                first_step=progress.step,
+                log_every=run.log_every,
+                enabled=self.is_main,
+            ) as reporter,
+        ):
+            self._introduce(reporter)
+            batches = iter(self.data.loader(progress.step, steps, workers=run.workers))
+            while progress.step < steps:
+                report = self._step(batches, interruption)
+                if report is None:
+                    self._save()
+                    reporter.say(f"interrupted; step {progress.step} is saved")
+                    raise KeyboardInterrupt
+                reporter.step(report)
+                self._stop_if_hopeless()
+                if run.panel_every and progress.step % run.panel_every == 0 and self.is_main:
+                    reporter.panel(progress.step, self._panel())
+                if progress.step % run.checkpoint_every == 0 or progress.step == steps:
+                    self._save()
+                if self._is_due(progress.step):
+                    evaluation = self._evaluate(reporter)
+            model = self.out / "model"
+            if self.is_main:
+                self._write(model, report, evaluation)
+                reporter.say(f"the model is in {model}")
+        self.accelerator.wait_for_everyone()
+        loss = None if report is None else report.loss
+        return TrainResult(
+            model=model,
+            progress=progress,
+            loss=loss,
+            evaluation=evaluation,
+            is_main=self.is_main,
+        )
+
+    def _step(self, batches: Iterator[Batch], interruption: Interruption) -> StepReport | None:
+        """One step, with the counters brought up to date; None when the run was interrupted."""
+        progress = self.progress
+        if self._agree(interruption.requested):
+            return None
+        try:
+            report = self.stepper.run(progress.step, batches, lambda: interruption.requested)
+        except RuntimeError:
+            # Ctrl-C reaches the reading processes too; what they leave behind is no error.
+            if interruption.requested and self.accelerator.num_processes == 1:
+                return None
+            raise
+        if report is None:
+            return None
+        progress.step = report.step
+        progress.num_degenerate += report.num_degenerate
+        progress.num_bad += report.num_bad
+        progress.num_nonfinite += report.skipped
+        progress.nonfinite_in_a_row = progress.nonfinite_in_a_row + 1 if report.skipped else 0
+        return report
+
+    def _agree(self, requested: bool) -> bool:
+        """Whether any process was asked to stop; the same answer in all of them."""
+        if self.accelerator.num_processes == 1:
+            return requested
+        flag = torch.tensor([float(requested)], device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag, "sum").item() > 0)
+
+    def _stop_if_hopeless(self) -> None:
+        in_a_row = self.progress.nonfinite_in_a_row
+        if in_a_row < MAX_NONFINITE_IN_A_ROW:
+            return
+        advice = {
+            "fp16": 'use model.precision = "bf16" or "fp32"',
+            "bf16": 'use model.precision = "fp32" or a lower optim.lr',
+            "fp32": "use a lower optim.lr, and look at the data with `e2e-deploy data check`",
+        }
+        raise E2EDeployError(
+            f"loss or gradient was NaN or infinite {in_a_row} steps in a row, up to step "
+            f"{self.progress.step}: {advice[self.config.model.precision]}"
+        )
+
+    def _save(self) -> None:
+        self.progress.scaler = self.stepper.scaler.state_dict()
+        if self.is_main:
+            save_checkpoint(
+                self.checkpoints,
+                self.progress,
+                config_table(self.config),
+                self.stepper.forward.parts,
+                self.stepper.named_parameters,
+                self.stepper.optimizer,
+                keep=self.config.run.keep,
+            )
+        self.accelerator.wait_for_everyone()
+
+    def _is_due(self, step: int) -> bool:
+        if self.config.eval is None:
+            return False
+        return step % self.config.eval.every == 0 or step == self.config.optim.steps
+
+    def _evaluate(self, reporter: Reporter) -> EvalResult | None:
+        """Measure in the first process, while the others wait at their next exchange."""
+        if not self.is_main or self.held_out is None:
+            return None
+        try:
+            result = self.held_out.measure(self.stepper)
+        except DataError as error:
+            if self.config.run.on_bad == "stop":
+                raise
+            reporter.say(f"the held-out pictures could not be measured: {error}")
+            return None
+        reporter.evaluation(self.progress.step, result.values())
+        return result
+
+    def _panel(self) -> Picture:
+        """The first picture of the last micro-batch: rgb, target, prediction."""
+        batch, prediction = self.stepper.last
+        rgb = ((batch["rgb"][0].permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()
+        guess = prediction[0].float().cpu().permute(1, 2, 0).numpy()
+        valid = batch["valid"][0, 0].numpy()
+        if self.config.task == "depth":
+            return comparison_row(rgb, batch["depth_m"][0, 0].numpy(), guess[..., 0], valid)
+        return comparison_row(rgb, batch["normals"][0].permute(1, 2, 0).numpy(), guess, valid)
+
+    def _introduce(self, reporter: Reporter) -> None:
+        optim, stepper = self.config.optim, self.stepper
+        reporter.say(f"start: {self.start.checkpoint.describe()}")
+        for change in self.start.changes:
+            reporter.say(f"  {change}")
+        million = sum(p.numel() for _, p in stepper.named_parameters) / 1e6
+        for part in self.data.parts:
+            reporter.say(
+                f"data: {part.dataset.root} ({part.dataset.split}), {len(part.dataset)} images, "
+                f"ratio {part.weight}"
+            )
+        reporter.say(
+            f"training {' and '.join(stepper.forward.parts)} ({million:.1f} million weights) for "
+            f"{self.config.task} on {stepper.device}, {self.config.model.precision}: "
+            f"{optim.steps} steps of {optim.effective_batch} images = {optim.micro_batch} x "
+            f"{stepper.accumulation} x {self.accelerator.num_processes} processes"
+        )
+        if self.progress.step:
+            reporter.say(f"continuing after step {self.progress.step}")
+
+    def _write(self, model: Path, report: StepReport | None, evaluation: EvalResult | None) -> None:
+        if report is None and (model / "model_index.json").is_file():
+            return  # the run was finished before
+        checkpoint = self.start.checkpoint
+        trained: dict[str, Any] = {
+            "steps": self.progress.step,
+            "start": Path(checkpoint.id).name,
+            "start_sha256": checkpoint.sha256(),
+            "data": [
+                {
+                    "name": part.dataset.spec.name,
+                    "split": part.dataset.split,
+                    "images": len(part.dataset),
+                    "ratio": part.weight,
+                    "size": part.size,
+                }
+                for part in self.data.parts
+            ],
+            "config_sha256": config_sha256(self.config),
+            "evaluation": None if evaluation is None else evaluation.values(),
+        }
+        write_model(
+            model,
+            self.start.model,
+            checkpoint,
+            resolution=self.config.model.resolution or checkpoint.resolution,
+            trained=trained,
+        )
+
+
+def _newest(checkpoints: Path, config: TrainConfig, *, resume: bool) -> Path | None:
+    """The checkpoint to continue from, or None for a fresh run."""
+    folders = checkpoint_folders(checkpoints)
+    if not folders:
+        return None
+    newest = folders[-1]
+    if not resume:
+        raise UsageError(
+            f"{checkpoints.parent} holds a run ({newest.name}): continue it, or name another out"
+        )
+    _, old = read_state(newest)
+    changed = changed_keys(old, config_table(config))
+    if changed:
+        raise UsageError(
+            f"{checkpoints.parent} holds a run with other settings ({', '.join(changed)}): "
+            "restore them, or name another out"
+        )
+    return newest

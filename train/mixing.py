@@ -1,0 +1,99 @@
+"""Which images every micro-batch holds: a pure function of (plan, step, slot).
+
+Knows: exact ratios, epochs, shuffling, ranks, flips. Does not know: files, tensors, workers.
+
+One optimizer step is ``accumulation * world`` micro-batches with consecutive global numbers; rank r
+takes every world-th. So all ranks together see what one process with ``world`` times the
+accumulation would see, and a run resumes at any step without replaying the ones before.
+"""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+# Independent random streams under one seed.
+_CHOICE, _ORDER, _FLIP = 0, 1, 2
+
+
+class MicroBatch(NamedTuple):
+    """Images of one data set that form one micro-batch."""
+
+    dataset: int
+    indices: tuple[int, ...]
+    flips: tuple[bool, ...]
+    """Whether each image is mirrored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixingPlan:
+    """Mixing of data sets by exact ratio, at micro-batch level."""
+
+    lengths: tuple[int, ...]
+    """Images per data set."""
+    weights: tuple[int, ...]
+    """Micro-batches of each data set in every run of ``sum(weights)`` micro-batches, e.g. (9, 1)."""
+    batch_size: int
+    """Images per micro-batch."""
+    accumulation: int
+    """Micro-batches per optimizer step and process."""
+    seed: int = 0
+    world: int = 1
+    rank: int = 0
+    _orders: dict[int, tuple[int, npt.NDArray[np.int64]]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def __post_init__(self) -> None:
+        """Check the numbers; ValueError says which is wrong."""
+        if not self.lengths or len(self.lengths) != len(self.weights):
+            raise ValueError(f"lengths {self.lengths} and weights {self.weights} must pair up")
+        if min(self.lengths) < 1 or min(self.weights) < 1:
+            raise ValueError(f"lengths {self.lengths} and weights {self.weights} must be 1 or more")
+        if self.batch_size < 1 or self.accumulation < 1:
+            raise ValueError(
+                f"batch_size {self.batch_size} and accumulation {self.accumulation} "
+                "must be 1 or more"
+            )
+        if not 0 <= self.rank < self.world:
+            raise ValueError(f"rank {self.rank} must be in 0..{self.world - 1}")
+
+    def micro_batch_at(self, step: int, slot: int) -> MicroBatch:
+        """Micro-batch ``slot`` (0 .. accumulation - 1) of optimizer step ``step`` of this rank."""
+        if step < 0 or not 0 <= slot < self.accumulation:
+            raise ValueError(
+                f"step {step}, slot {slot}: expected slot in 0..{self.accumulation - 1}"
+            )
+        number = (step * self.accumulation + slot) * self.world + self.rank
+        dataset, turn = self._turn(number)
+        places = range(turn * self.batch_size, (turn + 1) * self.batch_size)
+        return MicroBatch(
+            dataset=dataset,
+            indices=tuple(self._image(dataset, place) for place in places),
+            flips=tuple(self._is_flipped(dataset, place) for place in places),
+        )
+
+    def _turn(self, number: int) -> tuple[int, int]:
+        """Data set of global micro-batch ``number``, and how many it had before."""
+        choices = np.repeat(np.arange(len(self.weights)), self.weights)
+        block, place = divmod(number, len(choices))
+        choices = self._random(_CHOICE, block).permutation(choices)
+        dataset = int(choices[place])
+        before = int(np.count_nonzero(choices[:place] == dataset))
+        return dataset, block * self.weights[dataset] + before
+
+    def _image(self, dataset: int, place: int) -> int:
+        """Image at ``place`` of the data set's endless sequence of shuffled epochs."""
+        epoch, position = divmod(place, self.lengths[dataset])
+        cached = self._orders.get(dataset)
+        if cached is None or cached[0] != epoch:
+            order = self._random(_ORDER, dataset, epoch).permutation(self.lengths[dataset])
+            cached = self._orders[dataset] = (epoch, order)
+        return int(cached[1][position])
+
+    def _is_flipped(self, dataset: int, place: int) -> bool:
+        return bool(self._random(_FLIP, dataset, place).integers(2))
+
+    def _random(self, *key: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, *key])

@@ -1,0 +1,171 @@
+"""What a running training tells people: progress, log lines, TensorBoard.
+
+On a terminal a live progress bar, in a pipe plain lines, both on stderr; ``<out>/log.jsonl`` for
+machines; TensorBoard scalars and pictures in ``<out>/logs``. Knows no model.
+"""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from e2e_deploy.optional import require
+
+_SMOOTHING = 0.9
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepReport:
+    """One optimizer step, over all processes."""
+
+    step: int
+    """Steps done after this one."""
+    loss: float
+    """Mean over the micro-batches: metres for depth, radians for normals."""
+    grad_norm: float
+    """Before clipping."""
+    lr: float
+    num_images: int
+    num_degenerate: int
+    """Of this step, as the next two."""
+    num_bad: int
+    skipped: bool
+    """The step was left out because loss or gradient was NaN or infinite."""
+
+
+class Reporter:
+    """Tells about the steps of one run; use as a context manager.
+
+    Args:
+        out: the run's folder.
+        steps: of the whole run.
+        first_step: steps done before; what the log says about later ones is dropped, they are redone.
+        log_every: steps between lines.
+        enabled: False on all processes but the first: then nothing is told.
+    """
+
+    def __init__(
+        self, out: Path, *, steps: int, first_step: int, log_every: int, enabled: bool
+    ) -> None:
+        self.enabled = enabled
+        self._steps = steps
+        self._log_every = log_every
+        self._first_step = first_step
+        self._images_per_s = 0.0
+        self._num_timed = 0
+        self._last_time = time.perf_counter()
+        if not enabled:
+            return
+        self._console = Console(stderr=True)
+        self._log = out / "log.jsonl"
+        _forget_after(self._log, first_step)
+        tensorboard = require("torch.utils.tensorboard", "train")
+        self._writer = tensorboard.SummaryWriter(str(out / "logs"), purge_step=first_step + 1)
+        text = TextColumn("{task.fields[text]}")
+        columns = (TextColumn("{task.completed}/{task.total}"), BarColumn(), text)
+        self._bar = Progress(*columns, TimeRemainingColumn(), console=self._console)
+        self._task = self._bar.add_task("", total=steps, completed=first_step, text="")
+
+    def __enter__(self) -> "Reporter":
+        if self.enabled and self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.enabled:
+            if self._console.is_terminal:
+                self._bar.stop()
+            self._writer.close()
+
+    def say(self, text: str) -> None:
+        """One line for people."""
+        if self.enabled:
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def step(self, report: StepReport) -> None:
+        """Tell about a finished step."""
+        if not self.enabled:
+            return
+        now = time.perf_counter()
+        speed = report.num_images / max(now - self._last_time, 1e-9)
+        self._last_time = now
+        # The first step pays for starting; it is shown and then forgotten.
+        weight = 1.0 if self._num_timed < 2 else 1 - _SMOOTHING
+        self._images_per_s += weight * (speed - self._images_per_s)
+        self._num_timed += 1
+        text = (
+            f"loss {report.loss:.4f}  lr {report.lr:.2e}  {self._images_per_s:.1f} images/s  "
+            f"{_memory_gib():.1f} GiB"
+        )
+        self._bar.update(self._task, completed=report.step, text=text)
+        if report.skipped:
+            self.say(f"step {report.step} skipped: loss or gradient is NaN or infinite")
+        if report.step % self._log_every and report.step != self._steps:
+            return
+        if not self._console.is_terminal:
+            left = (self._steps - report.step) * report.num_images / self._images_per_s
+            self.say(f"step {report.step}/{self._steps}  {text}  {_duration(left)} left")
+        self._write_log({**asdict(report), "images_per_s": round(self._images_per_s, 3)})
+        values = {"loss": report.loss, "lr": report.lr, "grad_norm": report.grad_norm}
+        values |= {"images_per_s": self._images_per_s, "degenerate": report.num_degenerate}
+        self.scalars(report.step, values)
+
+    def evaluation(self, step: int, metrics: dict[str, float]) -> None:
+        """Tell about held-out pictures."""
+        if not self.enabled:
+            return
+        self._last_time = time.perf_counter()  # the next step's speed leaves the evaluation out
+        self._write_log({"step": step, "evaluation": metrics})
+        self.scalars(step, {f"eval/{name}": value for name, value in metrics.items()})
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in list(metrics.items())[:4])
+        self.say(f"step {step}  held-out: {shown}")
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Numbers into TensorBoard."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def panel(self, step: int, picture_HW3: npt.NDArray[np.uint8]) -> None:
+        """A picture into TensorBoard."""
+        if self.enabled:
+            self._writer.add_image(
+                "rgb | target | prediction", picture_HW3, step, dataformats="HWC"
+            )
+
+    def _write_log(self, entry: dict[str, Any]) -> None:
+        with self._log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+
+def _forget_after(log: Path, step: int) -> None:
+    """Keep the whole lines of ``log`` up to ``step``; a killed run may have torn the last one."""
+    if not log.exists():
+        return
+    whole = log.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
+    kept = [line for line in whole if json.loads(line)["step"] <= step]
+    log.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+
+def _memory_gib() -> float:
+    """Peak of the GPU, or what the process holds now on a machine without one."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return float(require("psutil", "train").Process().memory_info().rss) / 2**30
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"

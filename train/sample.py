@@ -1,0 +1,72 @@
+"""One training image in memory, the same for every data set.
+
+Knows: the sample, its camera, what makes a depth value valid, when a unit looks wrong.
+Does not know: files, tensors, augmentation.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+SUSPECT_BELOW_M, SUSPECT_ABOVE_M = 0.05, 200.0
+"""A median depth outside this range is more likely a wrong unit than a real scene."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Camera:
+    """Pinhole intrinsics in pixels; pixel centres are at whole numbers."""
+
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """One image with its ground truth."""
+
+    rgb: npt.NDArray[np.uint8]
+    """[H, W, 3], RGB."""
+    depth_m: npt.NDArray[np.float32]
+    """[H, W], planar depth in metres, 0 where invalid."""
+    normals: npt.NDArray[np.float32] | None
+    """[H, W, 3], unit length, x right, y up, z toward the viewer, zero if invalid, or None."""
+    valid: npt.NDArray[np.bool_]
+    """[H, W], where depth is known and inside the data set's range."""
+    path: str
+    """Where the image came from, for messages."""
+
+
+def valid_depth(
+    depth_m: npt.NDArray[Any], min_m: float = 0.0, max_m: float = float("inf")
+) -> npt.NDArray[np.bool_]:
+    """Where depth is finite, positive and strictly between ``min_m`` and ``max_m``."""
+    valid: npt.NDArray[np.bool_] = (depth_m > max(min_m, 0.0)) & (depth_m < max_m)
+    valid &= np.isfinite(depth_m)
+    return valid
+
+
+def ray_to_planar(distance_m: npt.NDArray[np.float32], camera: Camera) -> npt.NDArray[np.float32]:
+    """Planar depth from the distance to the camera centre; both [H, W] float32 in metres."""
+    height, width = distance_m.shape
+    x = (np.arange(width) - camera.cx) / camera.fx
+    y = ((np.arange(height) - camera.cy) / camera.fy)[:, None]
+    return (distance_m / np.sqrt(1.0 + x**2 + y**2)).astype(np.float32)
+
+
+def suspect_unit(median_m: float) -> str | None:
+    """A sentence when a median depth of ``median_m`` metres points to a wrong unit, else None."""
+    if median_m < SUSPECT_BELOW_M:
+        return (
+            f"the median depth is {median_m:.3g} m, below {SUSPECT_BELOW_M} m: the unit looks "
+            "wrong (metres read as millimetres?); check depth.unit_m"
+        )
+    if median_m > SUSPECT_ABOVE_M:
+        return (
+            f"the median depth is {median_m:.4g} m, above {SUSPECT_ABOVE_M:g} m: the unit looks "
+            "wrong (millimetres read as metres?); check depth.unit_m"
+        )
+    return None
