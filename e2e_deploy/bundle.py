@@ -84,6 +84,17 @@ class CheckpointEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PassEntry:
+    """What one exact specialisation of the model removed; MACs are multiply-adds of one frame."""
+
+    name: str
+    parameters_before: int
+    parameters_after: int
+    macs_before: int
+    macs_after: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class VerificationEntry:
     """One parity measurement made when the bundle was written."""
 
@@ -92,6 +103,30 @@ class VerificationEntry:
     precision: str
     parity: dict[str, Any]
     passed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineEntry:
+    """One engine: native code for one graph, one version of a library and one kind of GPU."""
+
+    file: str
+    backend: str
+    """tensorrt or tensorrt-rtx."""
+    version: str
+    """Of the library; no other loads it."""
+    target: str
+    """Compute capability it runs on, sm89; sm80+ is every one from 8.0 that TensorRT-RTX knows."""
+    gpu: str
+    """Name of the GPU it was built on and for; empty when it was built without one."""
+    cuda: int
+    """Major version of CUDA that the driver must support; 0 if unknown."""
+    frame_size: list[int]
+    precision: str
+    options: dict[str, Any]
+    seconds: float
+    """What the build took; 0 when it came from the cache."""
+    layers: dict[str, int]
+    """Layers by kind and precision; empty when it was built without a GPU, where nothing can read it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +143,8 @@ class Manifest:
     graphs: list[GraphEntry]
     versions: dict[str, str]
     created: str
+    passes: list[PassEntry] = field(default_factory=list)
+    engines: list[EngineEntry] = field(default_factory=list)
     verification: list[VerificationEntry] = field(default_factory=list)
     files: dict[str, FileEntry] = field(default_factory=dict)
     schema: int = SCHEMA
@@ -179,9 +216,15 @@ def parse_manifest(text: str) -> Manifest:
             raise BundleError(
                 f"a frame size in the manifest is {graph.frame_size}; expected [height, width]"
             )
-        if len(graph.inputs) != 1 or len(graph.outputs) != 1 or not graph.onnx.endswith(".onnx"):
+        takes = [1, *graph.frame_hw, 3]
+        gives = [1, *manifest.task_info.result_shape(*graph.frame_hw)]
+        if (
+            [spec.shape for spec in graph.inputs] != [takes]
+            or [spec.shape for spec in graph.outputs] != [gives]
+            or not graph.onnx.endswith(".onnx")
+        ):
             raise BundleError(
-                f"{graph.onnx} in the manifest must be an .onnx file with one input and one output"
+                f"{graph.onnx} in the manifest must be an .onnx file with one input {takes} and one output {gives}"
             )
     return manifest
 
@@ -253,7 +296,10 @@ class Bundle:
             BundleError: the file does not hold these arrays.
         """
         try:
-            with np.load(self.file(graph.reference), allow_pickle=False) as stored:
+            with (
+                self.file(graph.reference).open("rb") as stream,
+                np.load(stream, allow_pickle=False) as stored,
+            ):
                 frames, results = stored["frames"], stored["results"]
         except (
             OSError,
@@ -278,6 +324,8 @@ class Bundle:
                 f"{graph.reference} holds frames {frames.dtype} {frames.shape} and results {results.dtype} "
                 f"{results.shape}; expected uint8 [N, {height}, {width}, 3] and float32 {list(shape)}"
             )
+        if not np.isfinite(results).all():
+            raise BundleError(f"{graph.reference} holds reference results that are NaN or infinite")
         return frames, results
 
 
@@ -301,6 +349,8 @@ def open_bundle(path: str | Path) -> Bundle:
                 f"{name} of {root} is not the file that was exported: its size or SHA-256 differs"
             )
     bundle = Bundle(root, manifest)
+    for engine in manifest.engines:
+        bundle.file(engine.file)
     for graph in manifest.graphs:
         bundle.file(graph.reference)
         for location in external_locations(bundle.file(graph.onnx)):

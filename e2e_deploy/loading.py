@@ -22,6 +22,10 @@ _OLD_NAMES = {
 }
 
 
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
 def _modern(key: str) -> str:
     for old, new in _OLD_NAMES.items():
         key = key.replace(old, new)
@@ -59,7 +63,7 @@ def _load_part(checkpoint: Checkpoint, part: str, model_class: Any) -> Any:
             empty = model_class.from_config(config)
     except (ValueError, TypeError, NotImplementedError, IndexError, RuntimeError) as error:
         raise CheckpointError(
-            f"{checkpoint.path / part / 'config.json'} describes no {model_class.__name__}: {error}"
+            f"{checkpoint.path / part / 'config.json'} describes no {model_class.__name__}: {_one_line(error)}"
         ) from None
     file = checkpoint.weight_file(part)
     compare_weights(file, empty.state_dict())
@@ -96,11 +100,10 @@ def encode_empty_prompt(path: Path, *, variant: str | None = None) -> Tensor:
             local_files_only=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        first_line = str(error).strip().splitlines()[0]
+    except Exception as error:  # of transformers, tokenizers, safetensors or the hub library
         raise CheckpointError(
-            f"the tokenizer or text encoder in {path} does not load: {first_line}"
-        ) from None
+            f"the tokenizer or text encoder in {path} does not load: {_one_line(error)}"
+        ) from error
     if missing := sorted(report["missing_keys"]):  # transformers would fill them at random
         raise CheckpointError(
             f"{path / 'text_encoder'} lacks {len(missing)} weights its config.json asks for, "
@@ -125,7 +128,7 @@ def terminal_alpha_bar(scheduler_config: Mapping[str, Any]) -> tuple[int, float]
         scheduler = diffusers.DDIMScheduler.from_config(dict(scheduler_config))
     except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
         raise CheckpointError(
-            f"scheduler_config.json describes no noise schedule: {error}"
+            f"scheduler_config.json describes no noise schedule: {_one_line(error)}"
         ) from None
     timestep = int(scheduler.config.num_train_timesteps) - 1
     return timestep, float(scheduler.alphas_cumprod.double()[timestep])

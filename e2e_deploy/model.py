@@ -46,8 +46,12 @@ def x0_coefficients(prediction_type: str, alpha_bar: float) -> tuple[float, floa
 
 
 def read_depth(image_N3HW: Tensor) -> Tensor:
-    """Depth [N, H, W] in [0, 1], 0 = near: channel mean, clip to [-1, 1], shift to [0, 1]."""
-    return (image_N3HW.mean(dim=1).clamp(-1.0, 1.0) + 1.0) / 2.0
+    """Depth [N, H, W] in [0, 1], 0 = near: channel mean, clip to [-1, 1], shift to [0, 1].
+
+    An image of one channel is a mean that was taken before.
+    """
+    mean = image_N3HW[:, 0] if image_N3HW.shape[1] == 1 else image_N3HW.mean(dim=1)
+    return (mean.clamp(-1.0, 1.0) + 1.0) / 2.0
 
 
 def unit_length(vectors_N3HW: Tensor) -> Tensor:

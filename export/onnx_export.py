@@ -95,7 +95,10 @@ def weight_bytes(model: ir.Model) -> int:
 
 
 class WeightFile:
-    """One external-data file for several graphs; a tensor that occurs in two of them is stored once."""
+    """One external-data file for several graphs; a tensor that occurs in two of them is stored once.
+
+    A context manager: the file is complete when the block ends.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -126,8 +129,10 @@ class WeightFile:
                 base_dir=self._path.parent,
             )
 
-    def close(self) -> None:
-        """Flush and close the file."""
+    def __enter__(self) -> "WeightFile":
+        return self
+
+    def __exit__(self, *error: object) -> None:
         self._stream.close()
 
 

@@ -80,6 +80,6 @@ def main(arguments: list[str] | None = None) -> None:
         code = INTERRUPTED
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        click.echo(f"error: {where}{error.strerror or error}", err=True)
+        click.echo(f"error: {where}{_one_line(error.strerror or error)}", err=True)
         code = 1
     sys.exit(code)

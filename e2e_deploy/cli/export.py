@@ -15,7 +15,9 @@ from e2e_deploy.cli import options
     default=None,
     help="Folder of the bundle.  [default: <checkpoint>-<precision>]",
 )
-@click.option("--precision", type=click.Choice(["fp32"]), default="fp32", show_default=True)
+@click.option(
+    "--precision", type=click.Choice(["fp32", "fp16", "bf16"]), default="fp32", show_default=True
+)
 @click.option(
     "--frame-size",
     "frame_sizes",
@@ -29,6 +31,11 @@ from e2e_deploy.cli import options
     default=None,
     help="Longest edge the network sees; 0 keeps the frame's own size.  [default: the checkpoint's]",
 )
+@click.option(
+    "--no-specialize",
+    is_flag=True,
+    help="Keep what is constant in the graph (for comparison).",
+)
 @options.task
 @options.family
 def command(
@@ -37,6 +44,7 @@ def command(
     precision: str,
     frame_sizes: tuple[str, ...],
     resolution: int | None,
+    no_specialize: bool,
     task: str | None,
     family: str | None,
 ) -> None:
@@ -74,6 +82,7 @@ def command(
         frame_sizes=sizes or None,
         resolution=resolution,
         precision=precision,
+        specialised=not no_specialize,
         stages=Stages(),
     )
     for entry in bundle.manifest.verification:

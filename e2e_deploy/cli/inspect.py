@@ -62,6 +62,17 @@ def _lines(value: Any, indent: int = 0) -> list[str]:
     return lines
 
 
+def _pass_table(passes: list[dict[str, Any]]) -> list[str]:
+    """What specialisation removed, a line a pass."""
+    lines = ["specialised:           parameters removed        multiply-adds removed"]
+    for entry in passes:
+        parameters = entry["parameters_before"] - entry["parameters_after"]
+        macs = entry["macs_before"] - entry["macs_after"]
+        share = macs / entry["macs_before"]
+        lines.append(f"  {entry['name']:<22} {parameters:>16,} {macs:>20,} ({share:.2%})")
+    return lines
+
+
 @click.command("inspect")
 @click.argument("path")
 @options.task
@@ -71,4 +82,8 @@ def command(path: str, task: str | None, family: str | None, as_json: bool) -> N
     """Say what PATH is: a bundle's manifest, checked against its files, or a checkpoint's family, task and size."""
     is_bundle = (Path(path) / "manifest.json").is_file()
     facts = _of_bundle(path) if is_bundle else _of_checkpoint(path, family, task)
-    click.echo(json.dumps(facts, indent=2) if as_json else "\n".join(_lines(facts)))
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    passes = facts.pop("passes", [])
+    click.echo("\n".join([*_lines(facts), *(_pass_table(passes) if passes else [])]))

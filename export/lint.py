@@ -1,0 +1,148 @@
+"""What must be true of a graph before any builder sees it; a builder's own messages are poor and come late.
+
+Knows ONNX graphs and what each target accepts, as a table. TensorRT 10.13's parser ends at opset 20 for what we emit;
+TensorRT 11.x and TensorRT-RTX 1.7 take up to 25, and let float64 and unknown opsets pass to fail later.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from e2e_deploy.errors import E2EDeployError
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a builder or runtime accepts."""
+
+    name: str
+    max_opset: int
+
+
+TARGETS = {
+    "onnxruntime": Target("onnxruntime", 25),
+    "tensorrt-10": Target("tensorrt-10", 20),
+    "tensorrt": Target("tensorrt", 25),
+    "tensorrt-rtx": Target("tensorrt-rtx", 25),
+}
+
+_OPERATORS = """
+    Add Attention Cast Clip Concat Constant Conv DepthToSpace Div Erf Expand Gather Gelu Gemm GroupNormalization
+    Identity InstanceNormalization LayerNormalization MatMul Max Min Mul Neg Pad Pow Range Reciprocal ReduceL2
+    ReduceMean ReduceSum ReduceSumSquare Relu Reshape Resize Shape Sigmoid Slice Softmax Split Sqrt Squeeze Sub Swish
+    Tanh Tile Transpose
+    Unsqueeze Where
+"""
+OPS = frozenset(_OPERATORS.split())
+"""Operators our graphs are made of; each was seen to load in ONNX Runtime and to build with TensorRT-RTX."""
+
+FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
+INTEGERS = {
+    ir.DataType.INT64,
+    ir.DataType.INT32,
+    ir.DataType.UINT8,
+    ir.DataType.INT8,
+    ir.DataType.BOOL,
+}
+LARGEST_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong, where, and what to do."""
+
+    where: str
+    what: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}; {self.remedy}"
+
+
+def _types(model: ir.Model) -> Iterator[Finding]:
+    values = [*model.graph.inputs, *model.graph.initializers.values()]
+    values += [value for node in model.graph.all_nodes() for value in node.outputs]
+    for value in values:
+        if value.dtype is not None and value.dtype not in FLOATS | INTEGERS:
+            yield Finding(
+                str(value.name),
+                f"has type {value.dtype.name}",
+                "builders take fp32, fp16, bf16 and integers",
+            )
+
+
+def _operators(model: ir.Model) -> Iterator[Finding]:
+    for node in model.graph.all_nodes():
+        if node.domain not in ("", "ai.onnx") or node.op_type not in OPS:
+            kind = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+            yield Finding(
+                str(node.name), f"is a {kind}", "builders are not known to take this operator"
+            )
+
+
+def _constants(model: ir.Model) -> Iterator[Finding]:
+    """Nodes that always give the same result: work left over that folding should have removed."""
+    constant = set(model.graph.initializers)
+    for node in model.graph:
+        inputs = [value for value in node.inputs if value is not None]
+        if (
+            node.op_type != "Constant"
+            and inputs
+            and all(value.name in constant for value in inputs)
+        ):
+            yield Finding(
+                str(node.name), f"{node.op_type} of constants only", "fold it before export"
+            )
+        if node.op_type == "Constant" or (
+            inputs and all(value.name in constant for value in inputs)
+        ):
+            constant |= {str(value.name) for value in node.outputs}
+    used = {
+        value.name for node in model.graph.all_nodes() for value in node.inputs if value is not None
+    }
+    used |= {value.name for value in model.graph.outputs}
+    for name in model.graph.initializers:
+        if name not in used:
+            yield Finding(name, "is a weight that nothing reads", "remove it")
+
+
+def _shapes(model: ir.Model) -> Iterator[Finding]:
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        shape = value.shape
+        if shape is None:
+            yield Finding(str(value.name), "has no shape", "trace with shapes")
+            continue
+        batch = shape[0]
+        if isinstance(batch, int) and not 1 <= batch <= LARGEST_BATCH:
+            yield Finding(
+                str(value.name), f"has a batch of {batch}", f"1 to {LARGEST_BATCH} is expected"
+            )
+
+
+def _opset(model: ir.Model, target: Target) -> Iterator[Finding]:
+    opset = model.opset_imports.get("", 0)
+    if opset > target.max_opset:
+        yield Finding(
+            "the graph",
+            f"uses opset {opset}",
+            f"{target.name} takes up to {target.max_opset}: export with a lower one",
+        )
+
+
+def lint(model: ir.Model, target: str) -> list[Finding]:
+    """Everything that is wrong with ``model`` for ``target`` (a key of TARGETS); empty when it is clean."""
+    checks = (_types(model), _operators(model), _constants(model), _shapes(model))
+    return [*_opset(model, TARGETS[target]), *(finding for check in checks for finding in check)]
+
+
+def require_clean(model: ir.Model, target: str) -> None:
+    """Raise when ``model`` is not clean for ``target``.
+
+    Raises:
+        E2EDeployError: names the first finding and how many there are.
+    """
+    findings = lint(model, target)
+    if findings:
+        more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
+        raise E2EDeployError(f"the graph is not fit for {target}: {findings[0]}{more}")

@@ -1,0 +1,48 @@
+"""From the checkpoint's model to the module that is traced: specialised, accurate, in its precision."""
+
+from torch import nn
+
+from e2e_deploy.bundle import PassEntry
+from e2e_deploy.export.norms import shorten_sums
+from e2e_deploy.export.precision import to_precision
+from e2e_deploy.export.specialise import PassReport, specialise
+from e2e_deploy.model import SingleStepModel
+
+
+def _entry(report: PassReport) -> PassEntry:
+    assert report.macs_before is not None
+    assert report.macs_after is not None
+    return PassEntry(
+        name=report.name,
+        parameters_before=report.parameters_before,
+        parameters_after=report.parameters_after,
+        macs_before=report.macs_before,
+        macs_after=report.macs_after,
+    )
+
+
+def prepare(
+    model: SingleStepModel,
+    *,
+    precision: str,
+    specialised: bool,
+    macs_hw: tuple[int, int],
+    fused_attention: bool = False,
+) -> tuple[nn.Module, list[PassEntry]]:
+    """The module that is traced, rgb to result, and what specialisation removed. CONSUMES ``model``.
+
+    Args:
+        model: the checkpoint's model in fp32.
+        precision: fp32, fp16 or bf16.
+        specialised: fold what is constant at one step.
+        macs_hw: processing size (H, W) that multiply-adds are counted at.
+        fused_attention: the target fuses attention and accumulates in fp32 by itself.
+    """
+    body: nn.Module = model
+    passes: list[PassEntry] = []
+    if specialised:
+        body, reports = specialise(model, macs_hw=macs_hw)
+        passes = [_entry(report) for report in reports]
+    if precision == "fp32":
+        shorten_sums(body)
+    return to_precision(body, precision, fused_attention=fused_attention).eval(), passes
