@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 import warnings
+from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -176,9 +177,13 @@ def build_tiny(folder: Path, task: str, *, seed: int = 0) -> Path:
 
 
 def bundled_checkpoint(task: str = "depth") -> Path:
-    """The folder of the small checkpoint for ``task``, made in the user's cache on first use."""
+    """The folder of the small checkpoint for ``task``: the packaged one, or one from a seed in the user's cache."""
+    name = f"e2e-tiny-{get_task(task).name}"
+    packaged = Path(str(files("e2e_deploy.assets"))) / name
+    if packaged.is_dir():
+        return packaged
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "e2e-deploy"
-    return build_tiny(cache / f"e2e-tiny-{get_task(task).name}-seed0", task)
+    return build_tiny(cache / f"{name}-seed0", task)
 
 
 _BUNDLED = "bundled:e2e-tiny-"

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -9,6 +10,7 @@ import click
 from e2e_deploy.cli import options
 
 if TYPE_CHECKING:
+    from e2e_deploy.bundle import Bundle
     from e2e_deploy.runtime.verify import Verdict
 
 
@@ -47,12 +49,48 @@ def print_verdicts(verdicts: "list[Verdict]") -> None:
         )
 
 
+def _write_layers(bundle: "Bundle", folder: Path) -> None:
+    """The drift report of a half-precision bundle on its first stored frame."""
+    from e2e_deploy.errors import UsageError
+    from e2e_deploy.optional import require
+
+    require("torch", "export")
+    from e2e_deploy.checkpoint import open_checkpoint
+    from e2e_deploy.export.drift import layer_drift, write_plot, write_table
+    from e2e_deploy.tiny import resolve_bundled
+
+    manifest = bundle.manifest
+    if manifest.precision == "fp32":
+        raise UsageError("--layers compares half precision with fp32, and this bundle is fp32")
+    checkpoint = open_checkpoint(
+        resolve_bundled(manifest.checkpoint.id), family=manifest.family, task=manifest.task
+    )
+    frames, _ = bundle.reference(manifest.graphs[0])
+    report = layer_drift(checkpoint, frames[0], manifest.precision, resolution=manifest.resolution)
+    write_table(report, folder / "layers.csv")
+    write_plot(report, folder / "layers.png", f"{manifest.precision} against fp32, {checkpoint.id}")
+    for layer in sorted(report, key=lambda each: -each.entered)[:5]:
+        click.echo(
+            f"{layer.layer:<60} error {layer.relative_error:.1e}, {layer.entered:+.1e} here, "
+            f"largest {layer.largest:.0f}",
+            err=True,
+        )
+    for name in ("layers.csv", "layers.png"):
+        click.echo(str(folder / name))
+
+
 @click.command("verify")
 @options.bundle_argument
 @options.backend
 @options.device
 @options.as_json
-def command(bundle: str, backend: str, device: str, as_json: bool) -> None:
+@click.option(
+    "--layers",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Also compare every layer with fp32 and write layers.csv and layers.png into this folder; needs torch.",
+)
+def command(bundle: str, backend: str, device: str, as_json: bool, layers: Path | None) -> None:
     """Run BUNDLE's stored reference frames on the backends here and compare; exit 3 when a limit is broken.
 
     With --backend auto every backend that can run here is tried.
@@ -78,6 +116,8 @@ def command(bundle: str, backend: str, device: str, as_json: bool) -> None:
         print_verdicts(verdicts)
     if opened.manifest.checkpoint.note:
         click.echo(f"note: {opened.manifest.checkpoint.note}", err=True)
+    if layers is not None:
+        _write_layers(opened, layers)
     failures = [
         f"{v.backend} {v.precision}: {'; '.join(v.failures)}" for v in verdicts if v.failures
     ]

@@ -1,0 +1,92 @@
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from e2e_deploy.checkpoint import open_checkpoint
+from e2e_deploy.errors import E2EDeployError
+from e2e_deploy.export.lint import TARGETS, lint, require_clean
+from e2e_deploy.export.onnx_export import trace
+from e2e_deploy.export.prepare import prepare
+from e2e_deploy.frames import plan_frame
+from e2e_deploy.loading import load_model
+from e2e_deploy.model import FrameModel
+
+
+def _model(nodes, *, weights=(), dtype=TensorProto.FLOAT, opset=20, shape=(1, 4)):
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info("x", dtype, shape)],
+        [helper.make_tensor_value_info("y", dtype, shape)],
+        [numpy_helper.from_array(array, name) for name, array in weights],
+    )
+    opsets = [helper.make_opsetid("", opset), helper.make_opsetid("com.example", 1)]
+    return ir.from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=10))
+
+
+ADD = helper.make_node("Add", ["x", "w"], ["y"], name="add")
+WEIGHT = ("w", np.ones(4, np.float32))
+
+
+def test_a_clean_graph_has_no_findings():
+    for target in TARGETS:
+        assert lint(_model([ADD], weights=[WEIGHT]), target) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (_model([helper.make_node("Abs", ["x"], ["y"])], dtype=TensorProto.DOUBLE), "DOUBLE"),
+        (_model([helper.make_node("Unique", ["x"], ["y"], name="odd")]), "odd: is a Unique"),
+        (
+            _model([helper.make_node("Relu", ["x"], ["y"], domain="com.example")]),
+            "com.example.Relu",
+        ),
+        (
+            _model(
+                [
+                    helper.make_node("Neg", ["w"], ["n"], name="neg"),
+                    helper.make_node("Add", ["x", "n"], ["y"]),
+                ],
+                weights=[WEIGHT],
+            ),
+            "neg: Neg of constants only",
+        ),
+        (
+            _model([ADD], weights=[WEIGHT, ("lost", np.ones(2, np.float32))]),
+            "lost: is a weight that nothing",
+        ),
+        (_model([ADD], weights=[WEIGHT], opset=27), "opset 27"),
+        (_model([ADD], weights=[WEIGHT], shape=(1000, 4)), "batch of 1000"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_place(model, words):
+    findings = [str(finding) for finding in lint(model, "tensorrt-rtx")]
+    assert any(words in finding for finding in findings), findings
+    with pytest.raises(E2EDeployError, match="not fit for tensorrt-rtx"):
+        require_clean(model, "tensorrt-rtx")
+
+
+def test_an_opset_can_be_too_new_for_one_target_only():
+    model = _model([ADD], weights=[WEIGHT], opset=23)
+    assert lint(model, "tensorrt") == []
+    assert "20" in str(lint(model, "tensorrt-10")[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("specialised", [True, False])
+def test_only_the_specialised_graph_is_free_of_constant_work(small, specialised):
+    model = load_model(open_checkpoint(small))
+    plan = plan_frame((32, 48), 0, model.stride)
+    body, passes = prepare(model, precision="fp32", specialised=specialised, macs_hw=plan.padded_hw)
+    frame = torch.zeros(1, 32, 48, 3, dtype=torch.uint8)
+    graph = trace(
+        FrameModel(body, plan, "depth").eval(), frame, input_name="frame", output_name="depth"
+    )
+    findings = lint(graph, "tensorrt-10")
+    assert (findings == []) is specialised
+    assert bool(passes) is specialised
+    if not specialised:
+        assert any("time_emb" in finding.where for finding in findings)

@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+import torch
+
+from e2e_deploy.checkpoint import open_checkpoint
+from e2e_deploy.errors import DataError
+from e2e_deploy.loading import load_model
+from e2e_deploy.train.pretrain import (
+    Pictures,
+    encode_all,
+    load_pictures,
+    pretrain_autoencoder,
+    pretrain_unet,
+)
+from tests.train.fixtures import write_folder
+
+
+@pytest.fixture
+def pictures():
+    """Eight smooth pictures whose depth is their brightness, and constant normals."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:32, :32] / 31
+    ramps = [a * x + b * y + c for a, b, c in rng.uniform(-0.5, 0.5, (8, 3))]
+    rgb = np.stack([np.clip(128 + 100 * ramp, 0, 255)[None].repeat(3, 0) for ramp in ramps])
+    normals = np.full((8, 3, 32, 32), 128.0)
+    normals[:, 2] = 255
+    rgb, normals = (torch.from_numpy(a.astype(np.uint8)) for a in (rgb, normals))
+    return Pictures(rgb, {"depth": rgb.clone(), "normals": normals})
+
+
+def test_a_flipped_batch_mirrors_pixels_and_the_x_of_normals(pictures):
+    indices = torch.arange(8)
+    plain, flipped = (pictures.batch("rgb", indices, flip=f) for f in (False, True))
+    assert torch.equal(flipped.flip(3), plain)
+    pictures.results["normals"][:, 0] = 255
+    assert (pictures.batch("normals", indices, flip=False)[:, 0] == 1).all()
+    assert (pictures.batch("normals", indices, flip=True)[:, 0] == -1).all()
+
+
+def test_both_stages_learn(small, pictures):
+    torch.manual_seed(0)
+    model = load_model(open_checkpoint(small))
+    images = pictures.batch("rgb", torch.arange(8), flip=False)
+
+    def reproduction_error():
+        with torch.no_grad():
+            latent = model.vae.encode(images).latent_dist.mean
+            return float((model.vae.decode(latent).sample - images).abs().mean())
+
+    before = reproduction_error()
+    pretrain_autoencoder(model, pictures, steps=60, batch=4, lr=5e-3)
+    assert reproduction_error() < 0.6 * before
+    scaled = encode_all(model, pictures, "rgb", flip=False)
+    assert 0.3 < float(scaled.std()) < 3
+    assert model.vae.config.scaling_factor == model.scaling_factor
+
+    targets = encode_all(model, pictures, "depth", flip=False)
+
+    def latent_error():
+        with torch.no_grad():
+            return float((model.predict_x0(scaled) - targets).abs().mean())
+
+    frozen = {k: v.clone() for k, v in model.vae.state_dict().items()}
+    before = latent_error()
+    pretrain_unet(model, pictures, steps=60, batch=4, lr=3e-3)
+    assert latent_error() < 0.7 * before
+    assert all(torch.equal(v, frozen[k]) for k, v in model.vae.state_dict().items())
+
+
+def test_an_absent_split_is_refused(tmp_path):
+    root = write_folder(tmp_path / "set")
+    with pytest.raises(DataError):
+        load_pictures(root, (16, 16), split="test")

@@ -1,0 +1,212 @@
+"""What a small model needs before end-to-end training: an autoencoder, and a UNet that has seen latents.
+
+SD2 brings both. A model from random weights brings neither, and end-to-end training of everything at once then only
+learns the average depth of a picture's rows: the gradient reaches the encoder through thirty untrained layers. So,
+as latent diffusion models are made (arXiv 2112.10752): first the autoencoder on pictures, depth and normals; then the
+UNet in one step from the picture's latent to the result's, which costs no decoder; then the end-to-end loop.
+
+Knows models and one folder data set. Knows nothing of the loop.
+
+B images, H W pixels, h w latent pixels.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from e2e_deploy.errors import DataError
+from e2e_deploy.model import SingleStepModel
+from e2e_deploy.train.batches import depth_target
+from e2e_deploy.train.folder import FolderDataset
+from e2e_deploy.train.resize import fit
+
+log = logging.getLogger(__name__)
+
+LATENT_PENALTY = 1e-3
+"""Weight of the latents' mean square: keeps them near unit size, as the KL term of a VAE would."""
+
+EDGE_WEIGHT = 0.5
+"""Weight of the error in differences between neighbours, which keeps edges sharp where L1 alone blurs them."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A whole split in memory, every image in [-1, 1], uint8-quantised to save memory.
+
+    Attributes:
+        rgb: uint8 [n, 3, H, W].
+        results: depth (repeated over three channels, 2 to 98 per cent quantiles to 0 and 255, invalid far) or normals,
+            uint8 [n, 3, H, W], by task.
+    """
+
+    rgb: Tensor
+    results: dict[str, Tensor]
+
+    def batch(self, kind: str, indices: Tensor, *, flip: bool) -> Tensor:
+        """float32 [B, 3, H, W] in [-1, 1] of ``kind`` rgb, depth or normals; flipped with x changing sign."""
+        images = (self.rgb if kind == "rgb" else self.results[kind])[indices].float() / 127.5 - 1.0
+        if flip:
+            images = images.flip(3)
+            if kind == "normals":
+                images[:, 0] = -images[:, 0]
+        return images
+
+    def to(self, device: str) -> "Pictures":
+        """The same pictures on ``device``."""
+        return Pictures(self.rgb.to(device), {k: v.to(device) for k, v in self.results.items()})
+
+
+def load_pictures(root: Path, size_hw: tuple[int, int], *, split: str = "train") -> Pictures:
+    """Read a split of a folder data set into memory.
+
+    Raises:
+        DataError: the split has no samples or no normals.
+    """
+    dataset = FolderDataset(root, split)
+    if len(dataset) == 0 or not dataset.has_normals:
+        raise DataError(
+            f"{root} has {len(dataset)} samples in {split!r}; pretraining needs some, with normals"
+        )
+    rgb, depths, normals = [], [], []
+    for index in range(len(dataset)):
+        sample = fit(dataset.read(index), *size_hw)
+        depth, valid = depth_target(sample.depth_m, sample.valid)
+        assert sample.normals is not None
+        if not valid.any():
+            continue
+        near, far = depth[valid].min(), depth[valid].max()
+        unit = np.where(valid, (depth - near) / (far - near), 1.0)
+        rgb.append(sample.rgb.transpose(2, 0, 1))
+        depths.append(np.repeat((unit * 255)[None], 3, axis=0))
+        normals.append((sample.normals.transpose(2, 0, 1) + 1.0) * 127.5)
+
+    def stack(images: list[np.ndarray]) -> Tensor:
+        return torch.from_numpy(np.rint(np.stack(images)).astype(np.uint8))
+
+    return Pictures(stack(rgb), {"depth": stack(depths), "normals": stack(normals)})
+
+
+def _differences(a: Tensor, b: Tensor) -> Tensor:
+    vertical = F.l1_loss(a[..., 1:, :] - a[..., :-1, :], b[..., 1:, :] - b[..., :-1, :])
+    horizontal = F.l1_loss(a[..., 1:] - a[..., :-1], b[..., 1:] - b[..., :-1])
+    return vertical + horizontal
+
+
+def _optimise(
+    name: str,
+    parameters: list[Tensor],
+    loss_of: Callable[[torch.Generator], Tensor],
+    *,
+    steps: int,
+    lr: float,
+    seed: int,
+) -> None:
+    """AdamW with a warm-up of a twentieth and a cosine to zero; logs twenty times."""
+    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=1e-2, fused=True)
+    warm_up = max(1, steps // 20)
+
+    def factor(step: int) -> float:
+        if step < warm_up:
+            return (step + 1) / warm_up
+        return float(0.5 * (1 + np.cos(np.pi * (step - warm_up) / max(1, steps - warm_up))))
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    generator = torch.Generator().manual_seed(seed)
+    start, total = time.perf_counter(), 0.0
+    every = max(1, steps // 20)
+    for step in range(1, steps + 1):
+        with torch.autocast(parameters[0].device.type, dtype=torch.bfloat16):
+            loss = loss_of(generator)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        total += float(loss)
+        if step % every == 0:
+            seconds = time.perf_counter() - start
+            log.info("%s %d/%d  loss %.4f  %.0f s", name, step, steps, total / every, seconds)
+            total = 0.0
+
+
+def pretrain_autoencoder(
+    model: SingleStepModel,
+    pictures: Pictures,
+    *,
+    steps: int,
+    batch: int = 8,
+    lr: float = 2e-3,
+    seed: int = 0,
+) -> None:
+    """Train the VAE, without sampling, to reproduce pictures, depth and normals; then set its scaling factor.
+
+    The scaling factor makes the latents' standard deviation 1, as SD's 0.18215 does.
+    """
+    vae = model.vae.requires_grad_(True).train()
+    kinds = ("rgb", "depth", "normals")
+
+    def loss_of(generator: torch.Generator) -> Tensor:
+        step_kind = kinds[int(torch.randint(len(kinds), (1,), generator=generator))]
+        indices = torch.randint(len(pictures.rgb), (batch,), generator=generator)
+        flip = bool(torch.rand(1, generator=generator) < 0.5)
+        images = pictures.batch(step_kind, indices, flip=flip)
+        latent = vae.encode(images).latent_dist.mean
+        result = vae.decode(latent, return_dict=False)[0].float()
+        reproduced = F.l1_loss(result, images) + EDGE_WEIGHT * _differences(result, images)
+        penalised: Tensor = reproduced + LATENT_PENALTY * latent.float().square().mean()
+        return penalised
+
+    _optimise("autoencoder", list(vae.parameters()), loss_of, steps=steps, lr=lr, seed=seed)
+    vae.requires_grad_(False).eval()
+    indices = torch.arange(min(64, len(pictures.rgb)))
+    with torch.no_grad():
+        latents = [
+            vae.encode(pictures.batch(k, indices, flip=False)).latent_dist.mean for k in kinds
+        ]
+    scale = 1.0 / float(torch.cat(latents).std())
+    vae.register_to_config(scaling_factor=scale)
+    model.scaling_factor = scale
+    log.info("autoencoder: scaling factor %.4f", scale)
+
+
+def encode_all(model: SingleStepModel, pictures: Pictures, kind: str, *, flip: bool) -> Tensor:
+    """Scaled latents [n, 4, h, w] of every image of ``kind``."""
+    chunks: tuple[Tensor, ...] = torch.arange(len(pictures.rgb)).split(16)  # type: ignore[no-untyped-call]  # torch's
+    with torch.no_grad():
+        parts = [model.encode(pictures.batch(kind, i, flip=flip)) for i in chunks]
+    return torch.cat(parts)
+
+
+def pretrain_unet(
+    model: SingleStepModel,
+    pictures: Pictures,
+    *,
+    steps: int,
+    batch: int = 16,
+    lr: float = 1e-3,
+    seed: int = 0,
+) -> None:
+    """Train the UNet in one step from picture latents to the latents of the task's result; the VAE stays."""
+    unet = model.unet.requires_grad_(True).train()
+    pairs = [
+        (
+            encode_all(model, pictures, "rgb", flip=flip),
+            encode_all(model, pictures, model.task, flip=flip),
+        )
+        for flip in (False, True)
+    ]
+    sources, targets = (torch.cat([pair[i] for pair in pairs]) for i in (0, 1))
+
+    def loss_of(generator: torch.Generator) -> Tensor:
+        indices = torch.randint(len(sources), (batch,), generator=generator)
+        return F.smooth_l1_loss(model.predict_x0(sources[indices]).float(), targets[indices])
+
+    _optimise("unet", list(unet.parameters()), loss_of, steps=steps, lr=lr, seed=seed)
+    unet.requires_grad_(False).eval()
