@@ -184,7 +184,8 @@ class FrameModel(nn.Module):
 
     def to_network(self, frame_NHW3: Tensor) -> Tensor:
         """uint8 frames [N, H, W, 3] to rgb [N, 3, H', W'] float32 in [-1, 1] at the padded size."""
-        rgb = frame_NHW3.permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        # The cast comes first: TensorRT takes uint8 into no other operator.
+        rgb = frame_NHW3.float().permute(0, 3, 1, 2) / 127.5 - 1.0
         if self.plan.resizes:
             return resample(rgb, self.rows_in, self.columns_in)
         for dim in (2, 3):

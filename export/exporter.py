@@ -3,6 +3,7 @@
 import datetime
 import gc
 import platform
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -29,6 +30,7 @@ from e2e_deploy.bundle import (
 from e2e_deploy.checkpoint import Checkpoint
 from e2e_deploy.errors import ParityError, UsageError
 from e2e_deploy.export import onnx_export
+from e2e_deploy.export.engines import build_engines
 from e2e_deploy.export.lint import require_clean
 from e2e_deploy.export.precision import FP32_PARTS
 from e2e_deploy.export.prepare import prepare
@@ -148,6 +150,9 @@ def export_bundle(
     resolution: int | None = None,
     precision: str = "fp32",
     specialised: bool = True,
+    engine: str = "onnx",
+    targets: Sequence[str] = (),
+    on_note: Callable[[str], None] = lambda note: None,
     stages: Stages | None = None,
 ) -> Bundle:
     """Trace, write and verify; the bundle appears at ``out`` only when every graph is within its parity limit.
@@ -160,13 +165,19 @@ def export_bundle(
         resolution: longest edge the network sees, 0 for the frame's own size; the checkpoint's default if None.
         precision: fp32, fp16 or bf16; norm statistics, softmax logits and the last convolution stay fp32.
         specialised: fold what is constant at one step: time, prompt, noise, scales.
+        engine: onnx (the graph alone), tensorrt-rtx, tensorrt, or auto: what can be built here.
+        targets: GPUs to build TensorRT-RTX engines for, for example sm89; one portable engine if empty.
+        on_note: told what ``auto`` built, what not and why.
         stages: says what is being done; silent if None.
 
     Raises:
-        UsageError: a frame size or precision that cannot be used, or ``out`` is something else than a bundle.
+        UsageError: a frame size, precision, engine or target that cannot be used, or ``out`` is no
+            bundle.
         CheckpointError: the weights do not fit their configs.
         ParityError: the graph's result is too far from PyTorch's; nothing is written.
-        E2EDeployError: the graph is not clean, the disk is full or the folder cannot be written.
+        UnavailableError: a named engine's library or GPU is not here.
+        E2EDeployError: the graph is not clean, an engine cannot be built, the disk is full or the folder cannot
+            be written.
     """
     stages = stages or Stages(quiet=True)
     if precision not in PRECISIONS:
@@ -238,5 +249,9 @@ def export_bundle(
         if precision not in NO_CPU_KERNELS:
             with stages("verify with ONNX Runtime (CPU)"):
                 verdicts = verify_bundle(open_bundle(folder), "onnxruntime", "cpu")
-        write_manifest(folder, replace(manifest, verification=_judge(verdicts)))
+        verified = replace(manifest, verification=_judge(verdicts))
+        built = build_engines(folder, verified, engine=engine, targets=targets, stages=stages)
+        for note in built.notes:
+            on_note(note)
+        write_manifest(folder, replace(verified, engines=built.entries))
     return open_bundle(out)

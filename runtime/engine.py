@@ -24,8 +24,25 @@ def _torch(bundle: Bundle, graph: GraphEntry, device: str) -> Backend:
     return TorchBackend(bundle, graph, device)
 
 
+def _tensorrt(bundle: Bundle, graph: GraphEntry, device: str) -> Backend:
+    from e2e_deploy.runtime.trt_backend import TrtBackend
+
+    return TrtBackend(bundle, graph, device, library="tensorrt")
+
+
+def _tensorrt_rtx(bundle: Bundle, graph: GraphEntry, device: str) -> Backend:
+    from e2e_deploy.runtime.trt_backend import TrtBackend
+
+    return TrtBackend(bundle, graph, device, library="tensorrt-rtx")
+
+
 # Each loader imports its framework when it is called, so that a robot needs only the one it uses.
-BACKENDS: dict[str, Loader] = {"onnxruntime": _onnxruntime, "torch": _torch}
+BACKENDS: dict[str, Loader] = {
+    "onnxruntime": _onnxruntime,
+    "torch": _torch,
+    "tensorrt": _tensorrt,
+    "tensorrt-rtx": _tensorrt_rtx,
+}
 
 
 class Engine(Closing):

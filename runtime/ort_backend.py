@@ -12,6 +12,7 @@ from e2e_deploy.optional import require
 from e2e_deploy.runtime.backend import Closing, Result
 
 _LOG_ERRORS_ONLY = 3
+_ORT_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
 
 
 def physical_cores() -> int:
@@ -73,12 +74,22 @@ class OrtBackend(Closing):
             )
         except Exception as error:
             # ONNX Runtime's exceptions share no public base class.
-            first_line = str(error).strip().splitlines()[0]
-            raise BundleError(f"ONNX Runtime cannot load {graph.onnx}: {first_line}") from error
+            said = " ".join(str(error).split())
+            raise BundleError(f"ONNX Runtime cannot load {graph.onnx}: {said}") from error
         if device == "cuda" and "CUDAExecutionProvider" not in self._session.get_providers():
             raise UnavailableError(
                 "onnxruntime could not start its CUDA provider; e2e-deploy doctor shows what is missing"
             )
+        for spec, found in (
+            (graph.inputs[0], self._session.get_inputs()),
+            (graph.outputs[0], self._session.get_outputs()),
+        ):
+            told = [(spec.name, _ORT_TYPES.get(spec.dtype), spec.shape)]
+            if [(value.name, value.type, value.shape) for value in found] != told:
+                raise BundleError(
+                    f"{graph.onnx} is not the graph its manifest describes: expected {spec.dtype} "
+                    f"{spec.shape} as {spec.name!r} and nothing else"
+                )
         self.device = "CUDA" if device == "cuda" else f"CPU, {options.intra_op_num_threads} threads"
         self._input, self._output = graph.inputs[0].name, graph.outputs[0].name
 

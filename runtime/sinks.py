@@ -3,6 +3,7 @@
 Every file appears whole or not at all, and says what is to be known about its numbers.
 """
 
+import io
 import json
 import os
 import sys
@@ -106,34 +107,33 @@ class PictureSink:
                 "offset": offset,
                 "channels": "one" if task == "depth" else "R, G, B = x, y, z",
             }
-            self._encode(
-                self._folder / f"{name}.png",
-                stored if stored.ndim == 2 else stored[..., ::-1],
-            )
+            self._encode(f"{name}.png", stored if stored.ndim == 2 else stored[..., ::-1])
         if "npy" in self._formats:
             facts["npy"] = {"file": f"{name}.npy", "dtype": "float32"}
-            path = self._folder / f"{name}.npy"
-            with whole_file(path) as partial:
-                np.save(partial, result)
-            self._written.append(path)
+            array = io.BytesIO()
+            np.save(array, result)
+            self._store(f"{name}.npy", array.getvalue())
         if "color" in self._formats:
-            self._encode(self._folder / f"{name}_color.png", self._painter(result)[..., ::-1])
+            self._encode(f"{name}_color.png", self._painter(result)[..., ::-1])
         if facts:
-            self._sidecar(self._folder / f"{name}.json", frame, result, facts)
+            content = self._facts(frame, result) | facts
+            self._store(f"{name}.json", (json.dumps(content, indent=2) + "\n").encode())
 
-    def _encode(self, path: Path, bgr_or_grey: npt.NDArray[Any]) -> None:
-        ok, data = cv2.imencode(".png", bgr_or_grey)
-        if not ok:
-            raise E2EDeployError(f"{path} could not be encoded as PNG")
+    def _store(self, name: str, data: bytes) -> None:
+        path = self._folder / name
         with whole_file(path) as partial:
-            partial.write_bytes(data.tobytes())
+            partial.write_bytes(data)
         self._written.append(path)
 
-    def _sidecar(
-        self, path: Path, frame: SourceFrame, result: Result, facts: dict[str, Any]
-    ) -> None:
+    def _encode(self, name: str, bgr_or_grey: npt.NDArray[Any]) -> None:
+        ok, data = cv2.imencode(".png", bgr_or_grey)
+        if not ok:
+            raise E2EDeployError(f"{name} could not be encoded as PNG")
+        self._store(name, data.tobytes())
+
+    def _facts(self, frame: SourceFrame, result: Result) -> dict[str, Any]:
         manifest, info = self._manifest, self._manifest.task_info
-        content = {
+        return {
             "task": manifest.task,
             "meaning": info.meaning,
             "units": info.units,
@@ -148,11 +148,7 @@ class PictureSink:
                 "precision": manifest.precision,
                 "note": manifest.checkpoint.note,
             },
-            **facts,
         }
-        with whole_file(path) as partial:
-            partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        self._written.append(path)
 
     def close(self) -> list[Path]:
         """The files written."""

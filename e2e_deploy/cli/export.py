@@ -36,6 +36,19 @@ from e2e_deploy.cli import options
     is_flag=True,
     help="Keep what is constant in the graph (for comparison).",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["onnx", "auto", "tensorrt", "tensorrt-rtx"]),
+    default="onnx",
+    show_default=True,
+    help="Also build engines. tensorrt-rtx needs no GPU, tensorrt needs one, auto builds what it can here.",
+)
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    help="GPUs to build TensorRT-RTX engines for: sm75 sm80 sm86 sm89 sm120 sm121; repeat or separate by commas.",
+)
 @options.task
 @options.family
 def command(
@@ -45,6 +58,8 @@ def command(
     frame_sizes: tuple[str, ...],
     resolution: int | None,
     no_specialize: bool,
+    engine: str,
+    targets: tuple[str, ...],
     task: str | None,
     family: str | None,
 ) -> None:
@@ -83,6 +98,9 @@ def command(
         resolution=resolution,
         precision=precision,
         specialised=not no_specialize,
+        engine=engine,
+        targets=[name for text in targets for name in text.split(",") if name],
+        on_note=lambda note: click.echo(f"note: {note}", err=True),
         stages=Stages(),
     )
     for entry in bundle.manifest.verification:

@@ -6,7 +6,7 @@ backend = click.option(
     "--backend",
     default="auto",
     show_default=True,
-    help="auto, onnxruntime or torch; a named one that is not here is an error.",
+    help="auto, onnxruntime, torch, tensorrt or tensorrt-rtx; a named one that is not here is an error.",
 )
 device = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True

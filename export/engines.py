@@ -1,0 +1,305 @@
+"""Engines for a bundle that is being written: which ones, built or taken from the cache, with an entry each.
+
+Knows bundles and the rules of ``--engine``; the libraries are behind export/network.py.
+"""
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from e2e_deploy.bundle import EngineEntry, GraphEntry, Manifest, sha256_of
+from e2e_deploy.engine_files import engine_name, graph_digest
+from e2e_deploy.errors import E2EDeployError, UnavailableError, UsageError
+from e2e_deploy.export.engine_cache import EngineCache, cache_key, default_folder, private_folder
+from e2e_deploy.export.lint import require_clean
+from e2e_deploy.export.network import BuildOptions, Network, Progress
+from e2e_deploy.files import whole_file
+from e2e_deploy.hardware import cuda_device_count
+from e2e_deploy.progress import Stages
+from e2e_deploy.runtime.cuda_driver import CudaDriver, Gpu
+from e2e_deploy.runtime.loaded_engine import LoadedEngine
+from e2e_deploy.trt_api import PORTABLE, TITLES, TrtApi, find_api
+from e2e_deploy.trt_layers import summarise_layers
+from e2e_deploy.trt_messages import BuildError
+
+ENGINES = ("auto", "onnx", "tensorrt", "tensorrt-rtx")
+"""What ``--engine`` takes; the ONNX graphs are in the bundle whatever it is."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One engine to build for every graph: with which library, for what."""
+
+    api: TrtApi
+    target: str
+    gpu: Gpu | None
+    """The GPU at hand, for a library that builds only for it."""
+
+
+@dataclass(frozen=True)
+class Engines:
+    """What build_engines did.
+
+    Attributes:
+        entries: for the manifest.
+        notes: what was built, what not and why, a sentence each.
+    """
+
+    entries: list[EngineEntry] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def current_gpu() -> Gpu | None:
+    """The GPU at hand, None without one."""
+    if not cuda_device_count():
+        return None
+    driver = CudaDriver()
+    try:
+        return driver.gpu
+    finally:
+        driver.close()
+
+
+def plan_jobs(engine: str, targets: Sequence[str] = ()) -> tuple[list[Job], list[str]]:
+    """What ``--engine`` and ``--target`` mean on this machine, and why.
+
+    Raises:
+        UsageError: an unknown engine or target, or a target where none can be chosen.
+        UnavailableError: a named engine whose library or GPU is not here.
+    """
+    if engine not in ENGINES:
+        raise UsageError(f"unknown engine {engine!r}; expected one of {', '.join(ENGINES)}")
+    if targets and engine in ("onnx", "tensorrt"):
+        raise UsageError(
+            "--target goes with --engine tensorrt-rtx; "
+            + ("ONNX has none" if engine == "onnx" else "TensorRT builds for the GPU at hand")
+        )
+    if engine == "onnx":
+        return [], []
+    if engine == "tensorrt":
+        return [_tensorrt_job()], []
+    if engine == "tensorrt-rtx":
+        return _rtx_jobs(targets), []
+    notes = []
+    if not targets:
+        try:
+            return [_tensorrt_job()], []
+        except UnavailableError as error:
+            notes.append(f"no TensorRT engine: {error}")
+    try:
+        return _rtx_jobs(targets), notes
+    except UnavailableError as error:
+        return [], [*notes, f"no TensorRT-RTX engine: {error}"]
+
+
+def _tensorrt_job() -> Job:
+    gpu = current_gpu()
+    if gpu is None:
+        raise UnavailableError(
+            "TensorRT builds only on a machine with an NVIDIA GPU, and none is here; "
+            "--engine tensorrt-rtx needs none"
+        )
+    return Job(find_api("tensorrt"), gpu.target, gpu)
+
+
+def _rtx_jobs(targets: Sequence[str]) -> list[Job]:
+    api = find_api("tensorrt-rtx")
+    wanted = list(dict.fromkeys(targets or (PORTABLE,)))
+    if unknown := [target for target in wanted if target not in api.targets]:
+        raise UsageError(
+            f"unknown target {unknown[0]!r}; {api.title} builds for {', '.join(api.targets)}"
+        )
+    return [Job(api, target, None) for target in wanted]
+
+
+def _check(path: Path, api: TrtApi) -> None:
+    """Before the parser, which lets float64 and operator sets from the future pass."""
+    old = api.name == "tensorrt" and api.version.startswith("10.")
+    try:
+        require_clean(ir.load(path), "tensorrt-10" if old else api.name)
+    except E2EDeployError as error:
+        raise BuildError(str(error)) from error
+
+
+def _timing_file(job: Job) -> Path | None:
+    """Where TensorRT's timings for this GPU are kept; TensorRT-RTX takes none."""
+    if job.gpu is None:
+        return None
+    device = re.sub(r"[^A-Za-z0-9]+", "-", f"{job.gpu.name} {job.gpu.target}")
+    folder = private_folder(default_folder() / "timing")
+    return folder / f"{job.api.name}-{job.api.version}-{device}.cache"
+
+
+def _build(
+    path: Path, name: str, job: Job, options: BuildOptions, progress: Progress | None
+) -> tuple[Any, dict[str, Any]]:
+    """The engine as a buffer, and what was decided on the way."""
+    timing = _timing_file(job)
+    known = timing.read_bytes() if timing is not None and timing.is_file() else None
+    with Network(job.api, path, name) as network:
+        plan, timings = network.build(options, progress, known)
+        decided = {"decomposed_attention": network.decomposed}
+    if timing is not None and timings is not None:
+        with whole_file(timing) as partial:
+            partial.write_bytes(timings)
+    return plan, decided
+
+
+def _layers(job: Job, engine: Path) -> dict[str, int]:
+    """Only on the GPU it is for can an engine be read."""
+    if job.gpu is None:
+        return {}
+    loaded = LoadedEngine(job.api, engine.read_bytes(), engine.name, "e2e-deploy export")
+    try:
+        return summarise_layers(loaded.information())
+    finally:
+        loaded.close()
+
+
+def build_engine(
+    folder: Path,
+    graph: GraphEntry,
+    job: Job,
+    *,
+    precision: str,
+    digest: str,
+    options: BuildOptions,
+    cache: EngineCache,
+    progress: Progress | None = None,
+) -> EngineEntry:
+    """One engine in ``folder``, built or from the cache.
+
+    Args:
+        folder: of the bundle.
+        graph: what to build.
+        job: with which library and for what.
+        precision: of the graph.
+        digest: graph_digest of the graph; it is written into the engine.
+        options: level, workspace and shapes; the target is the job's.
+        cache: looked into first.
+        progress: called as the build goes on.
+
+    Raises:
+        E2EDeployError: the graph is not fit for the library, the builder gave up, or the disk is full.
+        KeyboardInterrupt: Ctrl-C.
+    """
+    name = engine_name(graph.frame_hw, precision, job.api.name, job.api.version, job.target)
+    shown = {"level": options.level, "workspace_bytes": options.workspace_bytes}
+    facts = shown | {
+        "graph": digest,
+        "library": job.api.name,
+        "version": job.api.version,
+        "target": job.target,
+        "gpu": job.gpu.name if job.gpu else "",
+        "precision": precision,
+        "shapes": options.shapes,
+    }
+    key = cache_key(facts)
+    file = folder / name
+    record = cache.fetch(key, file)
+    seconds = 0.0
+    if record is None:
+        _check(folder / graph.onnx, job.api)
+        start = time.perf_counter()
+        plan, decided = _build(folder / graph.onnx, digest, job, options, progress)
+        seconds = max(0.1, round(time.perf_counter() - start, 1))
+        with whole_file(file) as partial:
+            partial.write_bytes(memoryview(plan))
+        del plan
+        layers = _layers(job, file)
+        shown |= decided
+        cache.store(key, file, options=shown, layers=layers)
+    else:
+        shown, layers = record.options, record.layers
+    return EngineEntry(
+        file=name,
+        backend=job.api.name,
+        version=job.api.version,
+        target=job.target,
+        gpu=job.gpu.name if job.gpu else "",
+        cuda=job.api.cuda_major,
+        frame_size=graph.frame_size,
+        precision=precision,
+        options=shown,
+        seconds=seconds,
+        layers=layers,
+    )
+
+
+def build_engines(
+    folder: Path,
+    manifest: Manifest,
+    *,
+    engine: str = "auto",
+    targets: Sequence[str] = (),
+    level: int = 3,
+    workspace_bytes: int | None = None,
+    cache: EngineCache | None = None,
+    progress: Progress | None = None,
+    stages: Stages | None = None,
+) -> Engines:
+    """Engines for every graph of the bundle that is being written in ``folder``.
+
+    Args:
+        folder: holds the ONNX graphs already.
+        manifest: of the bundle so far; graphs and precision are read.
+        engine: one of ENGINES. With auto: TensorRT where a GPU and the library are, else TensorRT-RTX where it is
+            installed; a graph that does not build is a note. A named engine that cannot be built is an error.
+        targets: what TensorRT-RTX builds for; its portable engine if empty.
+        level: the builder's optimisation level, 0 to 5.
+        workspace_bytes: most memory a kernel may use; the library's default if None.
+        cache: of engines built before; the user's if None.
+        progress: called as a build goes on; what it raises ends the build.
+        stages: says what is being done; silent if None.
+
+    Raises:
+        UsageError: an engine, target or level that cannot be used.
+        UnavailableError: a named engine whose library or GPU is not here.
+        E2EDeployError: a named engine that cannot be built, or the disk is full.
+        KeyboardInterrupt: Ctrl-C; the cache stays valid.
+    """
+    if not 0 <= level <= 5:
+        raise UsageError(f"the optimisation level is 0 to 5, not {level}")
+    stages = stages or Stages(quiet=True)
+    jobs, notes = plan_jobs(engine, targets)
+    done = Engines(notes=notes)
+    if not jobs:
+        return done
+    cache = cache or EngineCache()
+    (folder / "engines").mkdir(exist_ok=True)
+    for graph in manifest.graphs:
+        label = f"{graph.frame_hw[0]}x{graph.frame_hw[1]}"
+        digest = graph_digest(folder, graph.onnx, lambda name: sha256_of(folder / name))
+        for job in jobs:
+            what = f"{TITLES[job.api.name]} engine {label} {job.target}"
+            options = BuildOptions(
+                target=job.target if job.gpu is None else None,
+                level=level,
+                workspace_bytes=workspace_bytes,
+            )
+            try:
+                with stages(f"build {what}"):
+                    entry = build_engine(
+                        folder,
+                        graph,
+                        job,
+                        precision=manifest.precision,
+                        digest=digest,
+                        options=options,
+                        cache=cache,
+                        progress=progress,
+                    )
+            except (BuildError, UnavailableError) as error:
+                if engine != "auto":
+                    raise
+                done.notes.append(f"no {what}: {error}")
+                continue
+            done.entries.append(entry)
+            how = f"built in {entry.seconds:.1f} s" if entry.seconds else "taken from the cache"
+            done.notes.append(f"{what}: {how}")
+    return done

@@ -1,0 +1,306 @@
+"""TensorRT and TensorRT-RTX: the backends that run a bundle's engines on an NVIDIA GPU, without torch.
+
+Loads only an engine that the manifest lists with its hash and that nobody else could have written. Addresses are bound
+once; a frame then is one copy in, one launch, one copy out, all in one stream and, where it can be, one CUDA graph.
+"""
+
+import hashlib
+import re
+from contextlib import ExitStack, suppress
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from e2e_deploy.bundle import Bundle, EngineEntry, GraphEntry, TensorSpec
+from e2e_deploy.engine_files import graph_digest, rebuild_command, require_private
+from e2e_deploy.errors import BundleError, E2EDeployError, UnavailableError, UsageError
+from e2e_deploy.runtime.backend import Closing, Result
+from e2e_deploy.runtime.cuda_driver import CudaDriver, Driver, Gpu
+from e2e_deploy.runtime.loaded_engine import LoadedEngine
+from e2e_deploy.trt_api import PORTABLE, TITLES, TrtApi, find_api
+from e2e_deploy.trt_layers import summarise_layers
+
+ALIGNMENT = 256  # of every address TensorRT is given
+WARM_UP = 3  # the first runs load kernels lazily, which a graph capture cannot record
+
+
+def _runs_on(entry: EngineEntry, gpu: Gpu) -> bool:
+    """Whether the engine's target is this GPU's."""
+    if entry.gpu and entry.gpu != gpu.name:
+        return False
+    if entry.target == PORTABLE:
+        return int(re.sub(r"\D", "", gpu.target) or 0) >= 80
+    return entry.target == gpu.target
+
+
+def choose_engine(
+    bundle: Bundle, graph: GraphEntry, library: str, version: str, gpu: Gpu
+) -> EngineEntry:
+    """The engine of ``graph`` that fits here; one made for this GPU alone is preferred to a portable one.
+
+    Raises:
+        UnavailableError: there is none; says what the bundle holds, what is here, and the command that builds one.
+    """
+    held = [
+        entry
+        for entry in bundle.manifest.engines
+        if entry.backend == library and entry.frame_size == graph.frame_size
+    ]
+    command = rebuild_command(bundle.manifest, graph, library, gpu.target)
+    if not held:
+        raise UnavailableError(
+            f"the bundle {bundle.root} has no {TITLES[library]} engine for {graph.frame_hw[0]}x{graph.frame_hw[1]}; "
+            f"build one with: {command}"
+        )
+    fitting = [entry for entry in held if _runs_on(entry, gpu)]
+    if not fitting:
+        built = ", ".join(dict.fromkeys(f"{e.target} {e.gpu}".strip() for e in held))
+        raise UnavailableError(
+            f"the bundle's {TITLES[library]} engines are for {built}, and this GPU is {gpu.target} ({gpu.name}); "
+            f"rebuild with: {command}"
+        )
+    same = [entry for entry in fitting if entry.version == version]
+    if not same:
+        built = ", ".join(dict.fromkeys(e.version for e in fitting))
+        raise UnavailableError(
+            f"the bundle's engine was built by {TITLES[library]} {built}, and {version} is installed here; "
+            f"rebuild with: {command}"
+        )
+    entry = min(same, key=lambda e: e.target == PORTABLE)
+    if entry.cuda > gpu.cuda[0]:
+        raise UnavailableError(
+            f"the engine needs a driver for CUDA {entry.cuda}, and the one here supports CUDA "
+            f"{gpu.cuda[0]}.{gpu.cuda[1]}: install a newer NVIDIA driver"
+        )
+    return entry
+
+
+def read_engine(bundle: Bundle, entry: EngineEntry) -> bytes:
+    """The engine's bytes, the very ones whose hash the manifest lists.
+
+    Raises:
+        BundleError: they differ, or others can write the file.
+    """
+    listed = bundle.manifest.files.get(entry.file)
+    if listed is None:
+        raise BundleError(f"{entry.file} is not listed in the manifest of {bundle.root}")
+    path = require_private(bundle.root, entry.file)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{entry.file} cannot be read: {error.strerror or error}") from None
+    if hashlib.sha256(data).hexdigest() != listed.sha256:
+        raise BundleError(
+            f"{entry.file} of {bundle.root} is not the file that was exported: its SHA-256 differs"
+        )
+    return data
+
+
+def inspect_engine(
+    bundle: Bundle,
+    graph: GraphEntry,
+    library: str,
+    *,
+    api: TrtApi | None = None,
+    driver: Driver | None = None,
+) -> tuple[EngineEntry, dict[str, int]]:
+    """The engine of ``graph`` that fits here, and its layers counted as summarise_layers does; needs its GPU.
+
+    Raises:
+        UnavailableError, BundleError: as TrtBackend.
+    """
+    api = api or find_api(library)
+    with ExitStack() as stack:
+        driver = driver or CudaDriver(library)
+        stack.callback(driver.close)
+        entry = choose_engine(bundle, graph, library, api.version, driver.gpu)
+        rebuild = rebuild_command(bundle.manifest, graph, library, driver.gpu.target)
+        engine = LoadedEngine(api, read_engine(bundle, entry), entry.file, rebuild)
+        stack.callback(engine.close)
+        return entry, summarise_layers(engine.information())
+
+
+class TrtBackend(Closing):
+    """One engine, one execution context, one stream. For one thread at a time.
+
+    Attributes:
+        cuda_graph: whether a frame is one graph launch.
+        cuda_graph_reason: why not; empty when it is.
+        activation_bytes: GPU memory the execution context takes.
+        entry: the manifest's entry of the engine.
+
+    Raises:
+        UnavailableError: the library, the driver or a fitting engine is not here.
+        BundleError: the engine is not what the manifest says, or others could have written it.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        graph: GraphEntry,
+        device: str = "auto",
+        *,
+        library: str,
+        api: TrtApi | None = None,
+        driver: Driver | None = None,
+    ) -> None:
+        if device not in ("auto", "cuda"):
+            raise UsageError(f"{TITLES[library]} runs on a GPU only, not on {device}")
+        self.name = library
+        self.cuda_graph = False
+        self.cuda_graph_reason = ""
+        self._context: Any = None
+        self._graph: Any = None
+        self._closing = ExitStack()  # undoes in reverse, also what comes after a step that fails
+        api = api or find_api(library)
+        self._driver = driver or CudaDriver(library)
+        self._closing.callback(self._driver.close)
+        try:
+            self._load(bundle, graph, api)
+            self._allocate(graph)
+            self._warm_up()
+            self._closing.callback(self._driver.synchronise, self._stream)
+            self._closing.callback(self._driver.use)
+        except BaseException:
+            with suppress(E2EDeployError):
+                self.close()
+            raise
+
+    def _load(self, bundle: Bundle, graph: GraphEntry, api: TrtApi) -> None:
+        manifest, gpu = bundle.manifest, self._driver.gpu
+        self.entry = choose_engine(bundle, graph, self.name, api.version, gpu)
+        rebuild = rebuild_command(manifest, graph, self.name, gpu.target)
+        engine = LoadedEngine(api, read_engine(bundle, self.entry), self.entry.file, rebuild)
+        self._engine = engine
+        self._closing.callback(engine.close)
+        digest = graph_digest(bundle.root, graph.onnx, lambda name: manifest.files[name].sha256)
+        if engine.name != digest:
+            raise BundleError(
+                f"{self.entry.file} was built from another graph than {graph.onnx} of this bundle "
+                f"({engine.name[:12] or 'none named'}, not {digest[:12]}); rebuild it with: {rebuild}"
+            )
+        found = {(t.name, t.is_input, t.dtype, t.shape) for t in engine.tensors()}
+        wanted = {
+            (spec.name, is_input, spec.dtype, tuple(spec.shape))
+            for specs, is_input in ((graph.inputs, True), (graph.outputs, False))
+            for spec in specs
+        }
+        if found != wanted:
+            raise BundleError(
+                f"{self.entry.file} has the tensors {sorted(found)}, the manifest lists {sorted(wanted)}; "
+                f"rebuild it with: {rebuild}"
+            )
+        self.activation_bytes = engine.activation_bytes
+
+    def _allocate(self, graph: GraphEntry) -> None:
+        driver, stack = self._driver, self._closing
+        self._stream = driver.new_stream()
+        stack.callback(driver.destroy_stream, self._stream)
+        self._context = self._engine.context()
+        stack.callback(setattr, self, "_context", None)
+        self._events = driver.new_event(), driver.new_event()
+        for event in self._events:
+            stack.callback(driver.destroy_event, event)
+        self._in, self._pinned_in = self._bind(graph.inputs[0])
+        self._out, self._pinned_out = self._bind(graph.outputs[0])
+        self._shape = graph.outputs[0].shape
+        stack.callback(driver.synchronise, self._stream)
+
+    def _bind(self, spec: TensorSpec) -> tuple[int, npt.NDArray[np.uint8]]:
+        """Memory of a tensor on the device, bound to the context, and its page-locked twin on the host."""
+        driver, stack = self._driver, self._closing
+        size = int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize
+        address = driver.allocate(size)
+        stack.callback(driver.free, address)
+        if address % ALIGNMENT:
+            raise E2EDeployError(
+                f"the GPU memory for {spec.name} starts at {address:#x}, which {ALIGNMENT} does not divide"
+            )
+        if not self._context.set_tensor_address(spec.name, address):
+            raise self._failed(f"did not take the address of {spec.name}")
+        pinned = driver.allocate_pinned(size)
+        stack.callback(driver.free_pinned, pinned)
+        return address, pinned
+
+    def _failed(self, what: str) -> E2EDeployError:
+        said = self._engine.last_errors()
+        return E2EDeployError(f"{TITLES[self.name]} {what}{': ' + said if said else ''}")
+
+    def _enqueue(self) -> None:
+        """Queue one frame: copy in, run, copy out."""
+        self._driver.copy_in(self._in, self._pinned_in, self._stream)
+        if not self._context.execute_async_v3(self._stream):
+            raise self._failed("could not run the engine")
+        self._driver.copy_out(self._pinned_out, self._out, self._stream)
+
+    def _warm_up(self) -> None:
+        self._pinned_in[:] = 0
+        for _ in range(WARM_UP):
+            self._enqueue()
+        self._driver.synchronise(self._stream)
+        self.cuda_graph_reason = self._capture()
+        self.cuda_graph = not self.cuda_graph_reason
+        if not self.cuda_graph:
+            self._enqueue()  # a capture that broke the context must show here, not at the first frame
+            self._driver.synchronise(self._stream)
+        gpu = self._driver.gpu
+        graph = "one CUDA graph" if self.cuda_graph else f"no CUDA graph: {self.cuda_graph_reason}"
+        memory = f"{self.activation_bytes / 2**20:.0f} MiB for activations"
+        self.device = f"{gpu.name}, {gpu.target}, {graph}, {memory}"
+
+    def _capture(self) -> str:
+        """Record a frame as a CUDA graph; why that cannot be done, empty when it was."""
+        driver, stream = self._driver, self._stream
+        capturable = getattr(self._context, "is_stream_capturable", None)
+        if capturable is not None and not capturable(stream):
+            return f"{TITLES[self.name]} says this engine cannot be captured"
+        problem = ""
+        try:
+            driver.begin_capture(stream)
+        except E2EDeployError as error:
+            return str(error)
+        try:
+            self._enqueue()
+        except E2EDeployError as error:
+            problem = str(error)
+        try:  # also after a failure: the stream must leave its mode
+            self._graph = driver.end_capture(stream)
+        except E2EDeployError as error:
+            return problem or str(error)
+        self._closing.callback(driver.destroy_graph, self._graph)
+        if not problem:
+            try:
+                driver.launch(self._graph, stream)
+                driver.synchronise(stream)
+            except E2EDeployError as error:
+                problem = str(error)
+        return problem
+
+    def __call__(self, frame: npt.NDArray[np.uint8]) -> Result:
+        """Result of one frame, uint8 RGB [H, W, 3]."""
+        assert self._context is not None, "the backend is closed"
+        driver = self._driver
+        driver.use()  # the thread may be another one than the one that loaded
+        np.copyto(self._pinned_in, np.ascontiguousarray(frame).reshape(-1))
+        start, end = self._events
+        driver.record(start, self._stream)
+        if self.cuda_graph:
+            driver.launch(self._graph, self._stream)
+        else:
+            self._enqueue()
+        driver.record(end, self._stream)
+        driver.wait(end)
+        result: Result = self._pinned_out.view(np.float32).reshape(self._shape)[0].copy()
+        return result
+
+    @property
+    def gpu_ms(self) -> float:
+        """Milliseconds the last frame took on the GPU, copies included."""
+        assert self._context is not None, "the backend is closed"
+        return self._driver.elapsed_ms(*self._events)
+
+    def close(self) -> None:
+        """Wait, then release what depends before what it depends on; a second call does nothing."""
+        stack, self._closing = self._closing, ExitStack()
+        stack.close()

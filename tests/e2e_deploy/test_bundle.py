@@ -1,0 +1,414 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+
+from e2e_deploy.bundle import (
+    MANIFEST,
+    new_bundle,
+    open_bundle,
+    parse_manifest,
+    safe_path,
+    write_manifest,
+)
+from e2e_deploy.errors import BundleError, E2EDeployError, UsageError
+from tests.plain_bundle import HW, edit_manifest, plain_model, rehash, write_plain_bundle
+
+GRAPH, REFERENCE = "model_24x32.onnx", "reference/24x32.npz"
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    return write_plain_bundle(tmp_path / "bundle")
+
+
+def refused(root, match):
+    with pytest.raises(BundleError, match=match) as caught:
+        open_bundle(root)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_was_written_is_read_back(bundle):
+    opened = open_bundle(str(bundle))
+    manifest = opened.manifest
+    assert manifest == parse_manifest((bundle / MANIFEST).read_text())
+    assert set(manifest.files) == {GRAPH, REFERENCE}
+    assert manifest.frame_sizes == [HW]
+    assert manifest.task_info.name == "depth"
+    frames, results = opened.reference(opened.graph_for(HW))
+    assert (frames.shape, frames.dtype) == ((2, *HW, 3), np.uint8)
+    assert (results.shape, results.dtype) == ((2, *HW), np.float32)
+
+
+def test_a_size_it_does_not_hold_names_what_it_holds_and_the_way_out(bundle):
+    with pytest.raises(UsageError, match=r"has 24x32; export with --frame-size 48x64"):
+        open_bundle(bundle).graph_for((48, 64))
+
+
+def test_a_file_that_is_not_listed(bundle):
+    (bundle / "extra.bin").write_bytes(b"x")
+    with pytest.raises(BundleError, match="extra.bin is not listed"):
+        open_bundle(bundle).file("extra.bin")
+
+
+def test_not_a_bundle(tmp_path):
+    refused(tmp_path / "nothing", "does not exist")
+    refused(tmp_path, "has no manifest.json")
+    (tmp_path / "file").write_text("x")
+    refused(tmp_path / "file", "has no manifest.json")
+
+
+@pytest.mark.parametrize("name", [GRAPH, REFERENCE])
+@pytest.mark.parametrize("damage", ["flip", "cut", "grow", "remove"])
+def test_a_changed_file(bundle, name, damage):
+    file = bundle / name
+    data = bytearray(file.read_bytes())
+    if damage == "flip":
+        data[len(data) // 2] ^= 1
+    elif damage == "cut":
+        data = data[:-1]
+    elif damage == "grow":
+        data += b"x"
+    file.write_bytes(data)
+    if damage == "remove":
+        file.unlink()
+    refused(bundle, f"{name} (is missing|of .* is not the file that was exported)")
+
+
+def test_a_wrong_hash_in_the_manifest(bundle):
+    edit_manifest(bundle, lambda m: m["files"][GRAPH].update(sha256="0" * 64))
+    refused(bundle, "size or SHA-256 differs")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "not json", "\x00\xff", "[" * 100_000, '{"schema": ' + "9" * 5000 + "}"]
+)
+def test_a_manifest_that_is_no_json(bundle, text):
+    (bundle / MANIFEST).write_bytes(text.encode("latin-1"))
+    refused(bundle, "is not JSON")
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", '"x"', "{}", '{"schema": 2}'])
+def test_a_manifest_of_another_schema(bundle, text):
+    (bundle / MANIFEST).write_text(text)
+    refused(bundle, r"has schema .*; this version reads \d+: export the bundle again")
+
+
+@pytest.mark.parametrize("where", ["top", "checkpoint", "graph", "file", "output"])
+@pytest.mark.parametrize("unknown", [False, True])
+def test_missing_and_unknown_keys_are_named(bundle, where, unknown):
+    def change(manifest):
+        entry, key = {
+            "top": (manifest, "family"),
+            "checkpoint": (manifest["checkpoint"], "note"),
+            "graph": (manifest["graphs"][0], "onnx"),
+            "file": (manifest["files"][GRAPH], "sha256"),
+            "output": (manifest["graphs"][0]["outputs"][0], "dtype"),
+        }[where]
+        if unknown:
+            entry["surprise"] = 1
+        else:
+            del entry[key]
+
+    edit_manifest(bundle, change)
+    refused(bundle, "missing or unknown keys: " + ("surprise" if unknown else ""))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (["task"], 3),
+        (["opset"], "20"),
+        (["opset"], True),
+        (["resolution"], 1.5),
+        (["fp32_ops"], [1]),
+        (["graphs"], {}),
+        (["graphs"], [3]),
+        (["graphs", 0, "frame_size"], ["24", "32"]),
+        (["graphs", 0, "outputs", 0, "shape"], "1"),
+        (["versions"], {"torch": 2}),
+        (["checkpoint"], "plain"),
+        (["files"], []),
+        (["files", GRAPH], "hash"),
+        (["files", GRAPH, "bytes"], "12"),
+        (["created"], None),
+    ],
+)
+def test_values_of_the_wrong_type(bundle, path, value):
+    def change(manifest):
+        for step in path[:-1]:
+            manifest = manifest[step]
+        manifest[path[-1]] = value
+
+    edit_manifest(bundle, change)
+    refused(bundle, "must be of type")
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda m: m.update(task="pose"), "task is 'pose'; expected one of depth, normals"),
+        (lambda m: m.update(precision="int3"), "precision is 'int3'"),
+        (lambda m: m.update(graphs=[]), "lists no graph"),
+        (lambda m: m["graphs"][0].update(frame_size=[24]), "frame size"),
+        (lambda m: m["graphs"][0].update(frame_size=[0, 32]), "frame size"),
+        (lambda m: m["graphs"][0].update(inputs=[]), r"one input \[1, 24, 32, 3\]"),
+        (lambda m: m["graphs"][0]["outputs"][0].update(shape=[24, 32]), r"output \[1, 24, 32\]"),
+        (lambda m: m["graphs"][0].update(onnx="model.ort"), "must be an .onnx file"),
+        (lambda m: m["graphs"][0].update(onnx="other.onnx"), "not listed in the manifest"),
+        (lambda m: m["graphs"][0].update(reference="other.npz"), "not listed in the manifest"),
+    ],
+)
+def test_values_that_mean_nothing(bundle, change, match):
+    edit_manifest(bundle, change)
+    refused(bundle, match)
+
+
+OUTSIDE = [
+    "../secret",
+    "a/../../secret",
+    "/etc/hostname",
+    "C:/secret",
+    "..\\secret",
+    "~/x:y",
+    "",
+    "*/_ORT_MEM_ADDR_/*",
+    "a\nb",
+]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_listed_path_that_leaves_the_folder(bundle, name):
+    edit_manifest(bundle, lambda m: m["files"].update({name: {"bytes": 1, "sha256": "0" * 64}}))
+    refused(bundle, "leaves its folder or is no plain file name")
+
+
+def test_links_out_of_the_folder(bundle, tmp_path):
+    secret = tmp_path / "secret.onnx"
+    shutil.copy(bundle / GRAPH, secret)
+    (bundle / GRAPH).unlink()
+    (bundle / GRAPH).symlink_to(secret)
+    refused(bundle, "reached through a link")
+
+
+def test_a_linked_subfolder(bundle, tmp_path):
+    shutil.move(bundle / "reference", tmp_path / "elsewhere")
+    (bundle / "reference").symlink_to(tmp_path / "elsewhere")
+    refused(bundle, "reached through a link")
+
+
+def test_a_bundle_may_itself_be_reached_through_a_link(bundle, tmp_path):
+    (tmp_path / "latest").symlink_to(bundle)
+    assert open_bundle(tmp_path / "latest").manifest.task == "depth"
+
+
+def test_plain_names_are_paths_in_the_folder(tmp_path):
+    for name in ("model.onnx", "engines/NVIDIA L4-fp16.engine", "./a"):
+        assert safe_path(tmp_path, name).is_relative_to(tmp_path)
+
+
+def point(bundle, location, *, graph=GRAPH, nested=False):
+    """Let the graph take its scale from ``location``; in a subgraph's attribute if ``nested``."""
+    model = plain_model(HW)
+    tensor = next(t for t in model.graph.initializer if t.name == "scale")
+    if nested:
+        branch = onnx.GraphProto(name="then")
+        node = branch.node.add(op_type="Constant", output=["w"])
+        node.attribute.add(name="value", type=onnx.AttributeProto.TENSOR).t.CopyFrom(tensor)
+        outer = model.graph.node.add(op_type="If", input=["c"], output=["y"])
+        outer.attribute.add(name="then_branch", type=onnx.AttributeProto.GRAPH).g.CopyFrom(branch)
+        tensor = outer.attribute[0].g.node[0].attribute[0].t
+    data = tensor.raw_data or np.float32(255).tobytes()
+    tensor.ClearField("raw_data")
+    tensor.ClearField("float_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    tensor.external_data.add(key="length", value=str(len(data)))
+    (bundle / graph).write_bytes(model.SerializeToString())
+    rehash(bundle, graph)
+    return data
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("location", OUTSIDE)
+def test_weights_outside_the_folder(bundle, location, nested):
+    point(bundle, location, nested=nested)
+    refused(bundle, "leaves its folder or is no plain file name|takes weights from ''")
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_weights_in_a_file_that_is_not_listed(bundle, nested):
+    (bundle / "model.data").write_bytes(point(bundle, "model.data", nested=nested))
+    refused(bundle, "takes weights from 'model.data', which the manifest does not list")
+
+
+def test_weights_in_a_listed_file(bundle):
+    (bundle / "model.data").write_bytes(point(bundle, "model.data"))
+    rehash(bundle, "model.data")
+    assert "model.data" in open_bundle(bundle).manifest.files
+
+
+def test_weights_are_looked_for_beside_the_graph(bundle, tmp_path):
+    """The listed file at the top must not stand for the unlisted link beside the graph, which is what would be read."""
+    (bundle / "graphs").mkdir()
+    data = point(bundle, "weights.data", graph="graphs/model.onnx")
+    (bundle / "weights.data").write_bytes(data)
+    rehash(bundle, "weights.data")
+    edit_manifest(bundle, lambda m: m["graphs"][0].update(onnx="graphs/model.onnx"))
+    refused(bundle, "which the manifest does not list")
+    (bundle / "graphs/weights.data").symlink_to(tmp_path / "secret")
+    refused(bundle, "reached through a link")
+
+
+def test_a_graph_that_is_no_onnx(bundle):
+    (bundle / GRAPH).write_bytes(b"this is text")
+    rehash(bundle, GRAPH)
+    refused(bundle, "is not an ONNX file")
+
+
+@pytest.mark.parametrize("content", ["text", "npy", "names", "dtype", "shape", "none", "cut"])
+def test_a_reference_that_holds_something_else(bundle, content):
+    file = bundle / REFERENCE
+    frames, results = np.zeros((1, *HW, 3), np.uint8), np.zeros((1, *HW), np.float32)
+    if content == "text":
+        file.write_text("hello")
+    elif content == "npy":
+        np.save(file.with_suffix(".npy"), frames)
+        file.with_suffix(".npy").rename(file)
+    elif content == "names":
+        np.savez(file, a=frames)
+    elif content == "dtype":
+        np.savez(file, frames=frames, results=results.astype(np.float64))
+    elif content == "shape":
+        np.savez(file, frames=frames, results=results[:, :-1])
+    elif content == "none":
+        np.savez(file, frames=frames[:0], results=results[:0])
+    else:
+        file.write_bytes(file.read_bytes()[:-40])
+    rehash(bundle, REFERENCE)
+    opened = open_bundle(bundle)
+    with pytest.raises(BundleError, match=r"24x32\.npz holds"):
+        opened.reference(opened.graph_for(HW))
+
+
+def test_pickles_in_a_reference_are_not_read(bundle, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "pwned"),)
+
+    np.savez(bundle / REFERENCE, frames=np.array([Evil()], dtype=object), results=np.zeros(1))
+    rehash(bundle, REFERENCE)
+    opened = open_bundle(bundle)
+    with pytest.raises(BundleError):
+        opened.reference(opened.graph_for(HW))
+    assert not (tmp_path / "pwned").exists()
+
+
+def nothing_but(folder, *names):
+    assert sorted(p.name for p in folder.iterdir()) == sorted(names)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("x"), KeyboardInterrupt()])
+def test_a_failed_export_leaves_the_old_bundle(bundle, error):
+    before = (bundle / MANIFEST).read_bytes()
+    with pytest.raises(type(error)), new_bundle(bundle) as folder:
+        (folder / "model.onnx").write_bytes(b"half")
+        raise error
+    assert (bundle / MANIFEST).read_bytes() == before
+    nothing_but(bundle.parent, "bundle")
+
+
+def test_a_new_bundle_replaces_the_old_one(bundle):
+    manifest = open_bundle(bundle).manifest
+    (bundle / "leftover").write_text("of the old one")
+    with new_bundle(bundle) as folder:
+        shutil.copytree(bundle, folder, dirs_exist_ok=True)
+        (folder / "leftover").unlink()
+        write_manifest(folder, manifest)
+        assert (bundle / "leftover").exists()
+    assert open_bundle(bundle).manifest == manifest
+    assert not (bundle / "leftover").exists()
+    nothing_but(bundle.parent, "bundle")
+    assert bundle.stat().st_mode & 0o777 == 0o755
+
+
+def test_when_the_last_step_fails_the_old_bundle_is_put_back(bundle, monkeypatch):
+    replace = os.replace
+
+    def fails(source, target):
+        if ".partial-" in str(source):
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fails)
+    with (
+        pytest.raises(E2EDeployError, match="No space left on device; nothing was changed"),
+        new_bundle(bundle) as folder,
+    ):
+        (folder / "x").write_text("x")
+    assert open_bundle(bundle)
+    nothing_but(bundle.parent, "bundle")
+
+
+def test_a_full_disk(bundle, full_disk):
+    with (
+        full_disk(1000),
+        pytest.raises(E2EDeployError, match="could not be written: File too large; nothing was"),
+        new_bundle(bundle) as folder,
+    ):
+        (folder / "model.onnx").write_bytes(bytes(5000))
+    assert open_bundle(bundle)
+    nothing_but(bundle.parent, "bundle")
+
+
+def test_something_else_in_the_way_is_not_replaced(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.jpg").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for name in ("photos", "file"):
+        with (
+            pytest.raises(UsageError, match="exists and is not a bundle"),
+            new_bundle(tmp_path / name),
+        ):
+            pytest.fail("the block must not run")
+    (tmp_path / "empty").mkdir()
+    with new_bundle(tmp_path / "empty") as folder:
+        (folder / MANIFEST).write_text("{}")
+    assert json.loads((tmp_path / "empty" / MANIFEST).read_text()) == {}
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    with (
+        pytest.raises(E2EDeployError, match="could not be written"),
+        new_bundle(tmp_path / "file" / "bundle"),
+    ):
+        pytest.fail("the block must not run")
+
+    def denied(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.mkdtemp", denied)  # root may write everywhere
+    with pytest.raises(E2EDeployError, match="Permission denied"), new_bundle(tmp_path / "bundle"):
+        pytest.fail("the block must not run")
+
+
+def test_a_process_killed_while_writing_leaves_no_bundle(tmp_path):
+    code = (
+        "import os, pathlib, signal, sys\n"
+        "from e2e_deploy.bundle import new_bundle\n"
+        "with new_bundle(pathlib.Path(sys.argv[1])) as folder:\n"
+        "    (folder / 'model.onnx').write_bytes(b'half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    target = tmp_path / "bundle"
+    done = subprocess.run([sys.executable, "-c", code, target], check=False)
+    assert done.returncode == -9
+    assert not target.exists()
+    refused(target, "does not exist")
+    assert open_bundle(write_plain_bundle(target))

@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+import torch
+from diffusers import MarigoldDepthPipeline, MarigoldNormalsPipeline
+from safetensors.torch import load_file
+
+from e2e_deploy.checkpoint import open_checkpoint
+from e2e_deploy.errors import E2EDeployError, UsageError
+from e2e_deploy.loading import load_model
+from e2e_deploy.tiny import build_tiny, bundled_checkpoint, bundled_id, resolve_bundled
+
+
+@pytest.mark.parametrize(
+    ("task", "pipeline"), [("depth", MarigoldDepthPipeline), ("normals", MarigoldNormalsPipeline)]
+)
+def test_diffusers_loads_and_runs_it(task, pipeline, request, photo):
+    pipe = pipeline.from_pretrained(request.getfixturevalue(f"tiny_{task}"))
+    pipe.set_progress_bar_config(disable=True)
+    result = pipe(
+        photo, num_inference_steps=1, processing_resolution=64, output_type="np"
+    ).prediction
+    assert result.shape == (1, 96, 128, 1 if task == "depth" else 3)
+    assert np.isfinite(result).all()
+
+
+def test_it_is_small(tiny_depth):
+    model = load_model(open_checkpoint(tiny_depth))
+    parameters = sum(p.numel() for p in model.parameters())
+    text = load_file(tiny_depth / "text_encoder/model.safetensors")
+    parameters += sum(t.numel() for t in text.values())
+    assert parameters <= 6_000_000
+    assert 2 * parameters <= 16_000_000  # bytes as fp16
+    assert model.stride == 32
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(tiny_depth, tmp_path):
+    torch.manual_seed(123)  # whatever the caller's generator did
+    state = torch.random.get_rng_state()
+    again = build_tiny(tmp_path / "again", "depth")
+    assert torch.equal(torch.random.get_rng_state(), state)
+    other = build_tiny(tmp_path / "other", "depth", seed=1)
+    digests = [open_checkpoint(f).sha256() for f in (tiny_depth, again, other)]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_an_existing_folder_is_left_as_it_is(tmp_path):
+    (tmp_path / "tiny").mkdir()
+    assert build_tiny(tmp_path / "tiny", "depth") == tmp_path / "tiny"
+    assert list((tmp_path / "tiny").iterdir()) == []
+
+
+def test_an_unknown_task(tmp_path):
+    with pytest.raises(UsageError):
+        build_tiny(tmp_path / "tiny", "segmentation")
+
+
+def test_a_cache_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises((E2EDeployError, OSError), match="Not a directory|File exists"):
+        build_tiny(tmp_path / "file" / "tiny", "depth")
+
+
+def test_a_full_disk_leaves_nothing(tmp_path, full_disk):
+    with full_disk(1_000_000), pytest.raises(E2EDeployError, match="could not be written"):
+        build_tiny(tmp_path / "tiny", "depth")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_bundled_checkpoint_lives_in_the_cache_and_its_name_holds_no_path(
+    tmp_path, monkeypatch, tiny_depth
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = bundled_checkpoint("depth")
+    assert folder.is_relative_to(tmp_path)
+    assert bundled_id("depth") == "bundled:e2e-tiny-depth"
+    assert resolve_bundled(bundled_id("depth")) == str(folder)
+    assert resolve_bundled("some/folder") == "some/folder"
+    assert open_checkpoint(folder).sha256() == open_checkpoint(tiny_depth).sha256()

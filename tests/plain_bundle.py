@@ -1,0 +1,130 @@
+"""Bundles whose graph anyone can compute by hand: depth is the mean of R, G and B over 255. Written in a moment."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from e2e_deploy.bundle import (
+    CheckpointEntry,
+    GraphEntry,
+    Manifest,
+    TensorSpec,
+    new_bundle,
+    sha256_of,
+    write_manifest,
+)
+
+HW = (24, 32)
+NOTE = "untrained weights"
+
+
+def plain_depth(frame):
+    """What the graph computes, in float64."""
+    return frame.astype(np.float64).mean(axis=-1) / 255
+
+
+def plain_normals(frame):
+    """The colour around grey as a unit vector, in float64."""
+    vector = frame.astype(np.float64) - 127.5
+    return vector / np.linalg.norm(vector, axis=-1, keepdims=True)
+
+
+PLAIN = {"depth": plain_depth, "normals": plain_normals}
+
+
+def plain_model(hw, task="depth"):
+    """The ONNX graph; its one weight tells the tasks' constants."""
+    height, width = hw
+    constants = {"scale": [255.0], "axes": [3], "grey": [127.5], "last": [3]}
+    tensors = [
+        helper.make_tensor(k, TensorProto.INT64 if k in ("axes", "last") else 1, [1], v)
+        for k, v in constants.items()
+    ]
+    nodes = [helper.make_node("Cast", ["frame"], ["rgb"], to=TensorProto.FLOAT)]
+    shape = [1, height, width]
+    if task == "depth":
+        nodes += [
+            helper.make_node("ReduceMean", ["rgb", "axes"], ["mean"], keepdims=0),
+            helper.make_node("Div", ["mean", "scale"], ["depth"]),
+        ]
+    else:
+        shape.append(3)
+        nodes += [
+            helper.make_node("Sub", ["rgb", "grey"], ["vector"]),
+            helper.make_node("ReduceL2", ["vector", "last"], ["length"], keepdims=1),
+            helper.make_node("Div", ["vector", "length"], ["normals"]),
+        ]
+    graph = helper.make_graph(
+        nodes,
+        "plain",
+        [helper.make_tensor_value_info("frame", TensorProto.UINT8, [1, height, width, 3])],
+        [helper.make_tensor_value_info(task, TensorProto.FLOAT, shape)],
+        tensors,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def write_plain_bundle(root: Path, sizes=(HW,), task="depth", note=NOTE) -> Path:
+    """A whole bundle with one graph a size."""
+    rng = np.random.default_rng(0)
+    graphs = []
+    with new_bundle(root) as folder:
+        (folder / "reference").mkdir()
+        for hw in sizes:
+            height, width = hw
+            onnx.save(plain_model(hw, task), folder / f"model_{height}x{width}.onnx")
+            frames = rng.integers(0, 256, (2, height, width, 3), dtype=np.uint8)
+            results = PLAIN[task](frames).astype(np.float32)
+            np.savez(folder / f"reference/{height}x{width}.npz", frames=frames, results=results)
+            shape = list(results.shape[1:])
+            graphs.append(
+                GraphEntry(
+                    frame_size=[height, width],
+                    processing_size=[height, width],
+                    onnx=f"model_{height}x{width}.onnx",
+                    reference=f"reference/{height}x{width}.npz",
+                    inputs=[
+                        TensorSpec(
+                            name="frame", dtype="uint8", shape=[1, height, width, 3], meaning="RGB"
+                        )
+                    ],
+                    outputs=[
+                        TensorSpec(name=task, dtype="float32", shape=[1, *shape], meaning=task)
+                    ],
+                )
+            )
+        manifest = Manifest(
+            task=task,
+            family="marigold",
+            checkpoint=CheckpointEntry(id="plain", sha256="0" * 64, note=note),
+            resolution=0,
+            precision="fp32",
+            fp32_ops=[],
+            opset=20,
+            graphs=graphs,
+            versions={"e2e-deploy": "0"},
+            created="2026-01-01T00:00:00+00:00",
+        )
+        write_manifest(folder, manifest)
+    return root
+
+
+def edit_manifest(root: Path, change) -> None:
+    """Apply ``change`` to the parsed manifest, in place."""
+    path = root / "manifest.json"
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+def rehash(root: Path, name: str) -> None:
+    """List the file ``name`` with the size and hash it has now, as a forger would."""
+    file = root / name
+
+    def listed(value):
+        value["files"][name] = {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
+
+    edit_manifest(root, listed)

@@ -1,0 +1,88 @@
+import numpy as np
+import onnx
+import pytest
+
+from e2e_deploy.bundle import open_bundle
+from e2e_deploy.errors import BundleError, CheckpointError, UnavailableError, UsageError
+from e2e_deploy.limits import LIMITS, measure_parity
+from e2e_deploy.runtime import Engine
+from tests.plain_bundle import HW, edit_manifest, plain_model, rehash, write_plain_bundle
+
+GRAPH = "model_24x32.onnx"
+ON_CPU = ("onnxruntime", "torch")
+
+
+@pytest.mark.parametrize("backend", ON_CPU)
+@pytest.mark.parametrize("task", ["depth", "normals"])
+def test_every_backend_agrees_with_the_stored_reference(request, task, backend):
+    bundle = open_bundle(request.getfixturevalue(f"{task}_bundle"))
+    frames, references = bundle.reference(bundle.manifest.graphs[0])
+    with Engine.load(bundle, backend=backend, device="cpu") as engine:
+        for frame, reference in zip(frames, references, strict=True):
+            parity = measure_parity(task, engine(frame), reference)
+            assert parity.breaks(LIMITS[backend, "fp32"]) == []
+            assert np.ptp(reference) > 0.01  # a constant would agree with anything
+
+
+@pytest.mark.parametrize("backend", ON_CPU)
+def test_results_have_the_conventions_of_their_task(normals_bundle, depth_bundle, photo, backend):
+    with Engine.load(depth_bundle, backend=backend, device="cpu") as engine:
+        depth = engine(photo)
+    assert depth.min() >= -1e-6
+    assert depth.max() <= 1 + 1e-6
+    with Engine.load(normals_bundle, backend=backend, device="cpu") as engine:
+        lengths = np.linalg.norm(engine(photo), axis=2)
+    np.testing.assert_allclose(lengths, 1, atol=1e-5)
+
+
+def test_a_real_graph_takes_views(depth_bundle, photo):
+    with Engine.load(depth_bundle, device="cpu") as engine:
+        mirrored = photo[:, ::-1]
+        np.testing.assert_array_equal(engine(mirrored), engine(np.ascontiguousarray(mirrored)))
+
+
+def test_torch_refuses_a_checkpoint_that_changed(depth_bundle, tmp_path, bundle_copy):
+    edit_manifest(bundle_copy, lambda m: m["checkpoint"].update(sha256="0" * 64))
+    with pytest.raises(CheckpointError, match="is not the checkpoint this bundle was exported"):
+        Engine.load(bundle_copy, backend="torch")
+
+
+def test_torch_without_its_checkpoint(tmp_path):
+    bundle = write_plain_bundle(tmp_path / "b")
+    with pytest.raises(CheckpointError, match="plain is not a checkpoint"):
+        Engine.load(bundle, backend="torch")
+
+
+def test_torch_on_a_device_that_is_not_here(depth_bundle, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UnavailableError, match="torch sees no CUDA device"):
+        Engine.load(depth_bundle, backend="torch", device="cuda")
+    with pytest.raises(UsageError, match="unknown device"):
+        Engine.load(depth_bundle, backend="torch", device="npu")
+
+
+def test_torch_that_is_not_installed(depth_bundle, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    with pytest.raises(UnavailableError, match=r"pip install 'e2e-deploy\[export\]'"):
+        Engine.load(depth_bundle, backend="torch")
+
+
+def test_a_graph_that_onnx_runtime_refuses(tmp_path):
+    bundle = write_plain_bundle(tmp_path / "b")
+    model = plain_model(HW)
+    model.graph.node[0].op_type = "NoSuchOperator"
+    (bundle / GRAPH).write_bytes(model.SerializeToString())
+    rehash(bundle, GRAPH)
+    with pytest.raises(BundleError, match=f"cannot load {GRAPH}") as caught:
+        Engine.load(bundle)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("task", ["depth", "normals"])
+def test_a_graph_that_is_not_the_one_described(tmp_path, task):
+    bundle = write_plain_bundle(tmp_path / "b", task=task)
+    swapped = {"depth": plain_model((30, 32)), "normals": plain_model(HW, "depth")}[task]
+    onnx.save(swapped, bundle / GRAPH)
+    rehash(bundle, GRAPH)
+    with pytest.raises(BundleError, match="is not the graph its manifest describes"):
+        Engine.load(bundle)

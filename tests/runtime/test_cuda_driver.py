@@ -1,0 +1,178 @@
+import ctypes
+
+import numpy as np
+import pytest
+
+from e2e_deploy.errors import E2EDeployError, UnavailableError
+from e2e_deploy.hardware import cuda_device_count
+from e2e_deploy.runtime import cuda_driver
+from e2e_deploy.runtime.cuda_driver import CudaDriver, Gpu
+
+
+class FakeBindings:
+    """cuda.bindings.driver: every call is written down; the constants are those of the real module."""
+
+    def __init__(self):
+        real = pytest.importorskip("cuda.bindings.driver", reason="cuda-python is not installed")
+        self.CUresult = real.CUresult
+        self.CUdevice_attribute = real.CUdevice_attribute
+        self.CUstream_flags = real.CUstream_flags
+        self.CUevent_flags = real.CUevent_flags
+        self.CUstreamCaptureMode = real.CUstreamCaptureMode
+        self.calls = []
+        self.fails = {}
+        self.host = (ctypes.c_uint8 * 64)()
+
+    def _answers(self):
+        return {
+            "cuDeviceGet": 0,
+            "cuDevicePrimaryCtxRetain": "context",
+            "cuDeviceGetName": b"NVIDIA  Test\0\0\0",
+            "cuDriverGetVersion": 13010,
+            "cuStreamCreate": 7,
+            "cuMemAlloc": 0x7F00,
+            "cuMemAllocHost": ctypes.addressof(self.host),
+            "cuEventCreate": "event",
+            "cuStreamEndCapture": "graph",
+            "cuGraphInstantiate": "exec",
+            "cuEventElapsedTime": 2.5,
+        }
+
+    def cuGetErrorString(self, status):  # noqa: N802
+        return self.CUresult.CUDA_SUCCESS, b"out of memory"
+
+    def cuDeviceGetAttribute(self, attribute, device):  # noqa: N802
+        return self.CUresult.CUDA_SUCCESS, 8 if attribute.name.endswith("MAJOR") else 9
+
+    def __getattr__(self, name):
+        if not name.startswith("cu"):
+            raise AttributeError(name)
+
+        def call(*arguments):
+            self.calls.append((name, *arguments))
+            status = self.fails.get(name, self.CUresult.CUDA_SUCCESS)
+            answers = self._answers()
+            return (status, answers[name]) if name in answers else (status,)
+
+        return call
+
+
+@pytest.fixture
+def bindings(monkeypatch):
+    fake = FakeBindings()
+    monkeypatch.setattr(cuda_driver, "require", lambda module, extra: fake)
+    monkeypatch.setattr(cuda_driver, "cuda_device_count", lambda: 1)
+    return fake
+
+
+def test_the_gpu(bindings):
+    driver = CudaDriver()
+    assert driver.gpu == Gpu("NVIDIA Test", "sm89", (13, 1))
+    assert bindings.calls[0] == ("cuInit", 0)
+    assert ("cuCtxSetCurrent", "context") in bindings.calls
+
+
+def test_every_call_and_its_arguments(bindings):
+    driver = CudaDriver()
+    bindings.calls.clear()
+    stream, address = driver.new_stream(), driver.allocate(48)
+    array = driver.allocate_pinned(64)
+    assert (array.dtype, array.shape) == (np.uint8, (64,))
+    array[:] = 5
+    assert bytes(bindings.host) == b"\5" * 64  # the very memory, no copy
+    event = driver.new_event()
+    driver.copy_in(address, array, stream)
+    driver.copy_out(array, address, stream)
+    driver.record(event, stream)
+    driver.wait(event)
+    assert driver.elapsed_ms(event, event) == 2.5
+    driver.begin_capture(stream)
+    graph = driver.end_capture(stream)
+    driver.launch(graph, stream)
+    driver.synchronise(stream)
+    driver.destroy_graph(graph)
+    driver.destroy_event(event)
+    host = array.ctypes.data
+    driver.free_pinned(array)
+    driver.free(address)
+    driver.destroy_stream(stream)
+    driver.close()
+    driver.close()
+    mode = bindings.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+    assert bindings.calls == [
+        ("cuStreamCreate", 1),  # non-blocking
+        ("cuMemAlloc", 48),
+        ("cuMemAllocHost", 64),
+        ("cuEventCreate", 0),  # with times
+        ("cuMemcpyHtoDAsync", 0x7F00, host, 64, 7),
+        ("cuMemcpyDtoHAsync", host, 0x7F00, 64, 7),
+        ("cuEventRecord", "event", 7),
+        ("cuEventSynchronize", "event"),
+        ("cuEventElapsedTime", "event", "event"),
+        ("cuStreamBeginCapture", 7, mode),
+        ("cuStreamEndCapture", 7),
+        ("cuGraphInstantiate", "graph", 0),
+        ("cuGraphDestroy", "graph"),
+        ("cuGraphLaunch", "exec", 7),
+        ("cuStreamSynchronize", 7),
+        ("cuGraphExecDestroy", "exec"),
+        ("cuEventDestroy", "event"),
+        ("cuMemFreeHost", host),
+        ("cuMemFree", 0x7F00),
+        ("cuStreamDestroy", 7),
+        ("cuDevicePrimaryCtxRelease", 0),
+    ]
+
+
+def test_every_function_exists_in_cuda_python(bindings):
+    real = pytest.importorskip("cuda.bindings.driver")
+    test_every_call_and_its_arguments(bindings)
+    assert all(hasattr(real, name) for name, *_ in bindings.calls)
+
+
+def test_an_error_says_which_call_and_why(bindings):
+    driver = CudaDriver()
+    bindings.fails["cuMemAlloc"] = bindings.CUresult.CUDA_ERROR_OUT_OF_MEMORY
+    with pytest.raises(
+        E2EDeployError, match=r"CUDA_ERROR_OUT_OF_MEMORY in cuMemAlloc: out of memory"
+    ):
+        driver.allocate(1 << 50)
+
+
+def test_a_graph_that_cannot_be_instantiated_is_destroyed(bindings):
+    driver = CudaDriver()
+    bindings.fails["cuGraphInstantiate"] = bindings.CUresult.CUDA_ERROR_OUT_OF_MEMORY
+    with pytest.raises(E2EDeployError, match="cuGraphInstantiate"):
+        driver.end_capture(7)
+    assert bindings.calls[-1] == ("cuGraphDestroy", "graph")
+
+
+@pytest.mark.skipif(cuda_device_count() > 0, reason="there is a GPU")
+def test_no_gpu_is_one_sentence():
+    with pytest.raises(UnavailableError, match="no NVIDIA GPU"):
+        CudaDriver()
+
+
+@pytest.mark.gpu
+def test_a_round_trip_and_a_graph_on_the_gpu(rng):
+    driver = CudaDriver()
+    stream, address = driver.new_stream(), driver.allocate(1000)
+    given, back = driver.allocate_pinned(1000), driver.allocate_pinned(1000)
+    assert address % 256 == 0
+    for _ in range(3):
+        driver.copy_in(address, given, stream)
+    driver.synchronise(stream)
+    driver.begin_capture(stream)
+    driver.copy_in(address, given, stream)
+    driver.copy_out(back, address, stream)
+    graph = driver.end_capture(stream)
+    given[:] = rng.integers(0, 256, 1000, dtype=np.uint8)
+    driver.launch(graph, stream)
+    driver.synchronise(stream)
+    np.testing.assert_array_equal(back, given)
+    driver.destroy_graph(graph)
+    driver.free_pinned(given)
+    driver.free_pinned(back)
+    driver.free(address)
+    driver.destroy_stream(stream)
+    driver.close()

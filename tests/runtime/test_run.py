@@ -1,0 +1,123 @@
+import av
+import numpy as np
+import pytest
+
+from e2e_deploy.bundle import open_bundle
+from e2e_deploy.errors import E2EDeployError, SourceError, UnavailableError
+from e2e_deploy.runtime.run import run_source
+from e2e_deploy.runtime.sinks import Painter, VideoSink
+from e2e_deploy.runtime.sources import SourceFrame
+from tests.plain_bundle import HW, plain_depth, write_plain_bundle
+
+
+class ListSource:
+    """Frames from memory, then perhaps an error."""
+
+    name, is_video, fps = "list", True, 10.0
+
+    def __init__(self, frames, error=None):
+        self.frames, self.error, self.total = frames, error, len(frames)
+
+    def __iter__(self):
+        for index, rgb in enumerate(self.frames):
+            yield SourceFrame(rgb, index, index / self.fps, f"f{index}")
+        if self.error is not None:
+            raise self.error
+
+
+class ListSink:
+    """Keeps what it gets."""
+
+    def __init__(self, fail_at=None):
+        self.got, self.closed, self.fail_at = [], 0, fail_at
+
+    def write(self, frame, result):
+        if len(self.got) == self.fail_at:
+            raise E2EDeployError("the disk is full")
+        self.got.append((frame, result))
+
+    def close(self):
+        self.closed += 1
+        return []
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    return open_bundle(write_plain_bundle(tmp_path / "bundle", sizes=[HW, (48, 32)]))
+
+
+def pictures(rng, *sizes):
+    return [rng.integers(0, 256, (*hw, 3), dtype=np.uint8) for hw in sizes]
+
+
+def test_every_sink_gets_every_frame_with_its_own_result(bundle, rng):
+    frames, sinks = pictures(rng, HW, HW, HW), [ListSink(), ListSink()]
+    seen = []
+    report = run_source(bundle, ListSource(frames), sinks, on_frame=seen.append)
+    for sink in sinks:
+        assert sink.closed == 1
+        for rgb, (frame, result) in zip(frames, sink.got, strict=True):
+            assert frame.rgb is rgb
+            np.testing.assert_allclose(result, plain_depth(rgb), atol=1e-6)
+    assert (report.frames, seen, report.fitted) == (3, [1, 2, 3], {})
+    assert report.latency.count == 3
+    assert report.engine.startswith("onnxruntime")
+    assert not report.interrupted
+
+
+def test_frames_of_any_size_are_fitted_and_results_have_their_size(bundle, rng):
+    sizes = [(96, 64), (50, 70), HW, (50, 70)]
+    sink = ListSink()
+    report = run_source(bundle, ListSource(pictures(rng, *sizes)), [sink])
+    assert [result.shape for _, result in sink.got] == sizes
+    # The first frame chose the graph of its aspect.
+    assert report.fitted == {(96, 64): (48, 32), (50, 70): (48, 32), HW: (48, 32)}
+
+
+def test_a_limit(bundle, rng):
+    sink = ListSink()
+    report = run_source(bundle, ListSource(pictures(rng, HW, HW, HW)), [sink], limit=2)
+    assert report.frames == len(sink.got) == 2
+    assert sink.closed == 1
+
+
+def test_ctrl_c_keeps_a_playable_video(bundle, rng, tmp_path):
+    sink = VideoSink(
+        tmp_path / "a.mp4",
+        Painter(bundle.manifest, "spectral", is_video=True),
+        fps=10,
+        side_by_side=False,
+    )
+    source = ListSource(pictures(rng, HW, HW, HW), KeyboardInterrupt())
+    report = run_source(bundle, source, [sink])
+    assert report.interrupted
+    assert report.files == [tmp_path / "a.mp4"]
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 3
+
+
+def test_a_lost_source_closes_the_sinks_first(bundle, rng):
+    sink = ListSink()
+    with pytest.raises(SourceError, match="lost"):
+        run_source(bundle, ListSource(pictures(rng, HW), SourceError("lost")), [sink])
+    assert (len(sink.got), sink.closed) == (1, 1)
+
+
+def test_a_sink_that_fails_closes_the_others(bundle, rng):
+    good, bad = ListSink(), ListSink(fail_at=1)
+    with pytest.raises(E2EDeployError, match="disk is full"):
+        run_source(bundle, ListSource(pictures(rng, HW, HW, HW)), [good, bad])
+    assert (len(good.got), good.closed, bad.closed) == (2, 1, 1)
+
+
+def test_no_frame_at_all(bundle):
+    report = run_source(bundle, ListSource([]), [ListSink()])
+    assert (report.frames, report.latency, report.engine) == (0, None, "")
+
+
+def test_a_backend_that_is_not_here_closes_the_sinks(bundle, rng, monkeypatch):
+    monkeypatch.setattr("e2e_deploy.runtime.ort_backend.cuda_device_count", lambda: 0)
+    sink = ListSink()
+    with pytest.raises(UnavailableError):
+        run_source(bundle, ListSource(pictures(rng, HW)), [sink], device="cuda")
+    assert sink.closed == 1
