@@ -44,7 +44,15 @@ def numbers() -> str:
                 f"{r['seconds']:.0f} s, peak memory {r['peak_gib']:.1f} GiB | {where(r)} |"
             )
     if r := load("specialise"):
-        lines.append(f"| exact specialisation of SD2 depth | {r['headline']} | {where(r)} |")
+        full = r["full_size"]
+        gone = full["two_tokens_summary"]
+        plain, upsampled = gone["without_upsampling"], gone["with_upsampling"]
+        height, width = full["picture_hw"]
+        lines.append(
+            f"| exact specialisation of SD2 depth, {height}x{width} | {plain['parameters_gone'] / 1e6:.1f} M parameters "
+            f"and {plain['macs_gone_percent']:.1f} % of multiply-adds gone; with the upsampling pass "
+            f"{upsampled['parameters_gone'] / 1e6:.1f} M and {upsampled['macs_gone_percent']:.1f} % | {where(r)} |"
+        )
     return "\n".join(lines)
 
 

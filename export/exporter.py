@@ -1,5 +1,7 @@
 """Export: from a checkpoint to a verified bundle, or to nothing."""
 
+import contextlib
+import ctypes
 import datetime
 import gc
 import platform
@@ -62,6 +64,13 @@ def package_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def _return_memory() -> None:
+    """Give freed memory back to the system before ONNX Runtime takes its own copy of the weights."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # only glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def size_label(plan: FramePlan) -> str:
@@ -229,7 +238,7 @@ def export_bundle(
                     reference = folder / entry.reference
                     verdicts.append(_verify_module(body, plan, task, precision, reference))
         del body
-        gc.collect()
+        _return_memory()
         manifest = Manifest(
             task=task,
             family=checkpoint.identity.family.name,

@@ -96,7 +96,7 @@ def command(bundle: str, backend: str, device: str, as_json: bool, layers: Path 
     With --backend auto every backend that can run here is tried.
     """
     from e2e_deploy.bundle import open_bundle
-    from e2e_deploy.errors import InputError, ParityError, UnavailableError
+    from e2e_deploy.errors import InputError, ParityError, UnavailableError, UsageError
     from e2e_deploy.runtime.engine import BACKENDS
     from e2e_deploy.runtime.verify import verify_bundle
 
@@ -105,8 +105,9 @@ def command(bundle: str, backend: str, device: str, as_json: bool, layers: Path 
     for name in BACKENDS if backend == "auto" else (backend,):
         try:
             verdicts += verify_bundle(opened, name, device)
-        except (UnavailableError, InputError) as error:
-            # Only a backend nobody named may be missing: torch on a robot, or a checkpoint that stayed elsewhere.
+        except (UnavailableError, InputError, UsageError) as error:
+            # Only a backend nobody named may be missing: torch on a robot, a checkpoint that stayed elsewhere, or
+            # TensorRT with --device cpu.
             if backend != "auto" or name == "onnxruntime":
                 raise
             click.echo(f"{name}: not compared: {error}", err=True)

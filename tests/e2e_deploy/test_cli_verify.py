@@ -50,6 +50,13 @@ def test_every_backend_with_the_checkpoint_at_hand(cli, depth_bundle):
     assert not re.search("(onnxruntime|torch): not compared", stderr)
 
 
+def test_a_named_device_leaves_out_the_backends_that_do_not_run_on_it(cli, bundle):
+    code, stdout, stderr = cli("verify", bundle, "--device", "cpu")
+    assert code == 0
+    assert "onnxruntime (CPU" in stdout
+    assert "tensorrt: not compared: TensorRT runs on a GPU only" in stderr
+
+
 def test_a_broken_limit_is_exit_3_and_still_a_table(cli, broken):
     code, stdout, stderr = cli("verify", broken)
     assert code == 3
