@@ -49,9 +49,10 @@ def numbers() -> str:
         plain, upsampled = gone["without_upsampling"], gone["with_upsampling"]
         height, width = full["picture_hw"]
         lines.append(
-            f"| exact specialisation of SD2 depth, {height}x{width} | {plain['parameters_gone'] / 1e6:.1f} M parameters "
-            f"and {plain['macs_gone_percent']:.1f} % of multiply-adds gone; with the upsampling pass "
-            f"{upsampled['parameters_gone'] / 1e6:.1f} M and {upsampled['macs_gone_percent']:.1f} % | {where(r)} |"
+            f"| exact specialisation of SD2 depth, {height}x{width} | "
+            f"{plain['parameters_gone'] / 1e6:.1f} M parameters and {plain['macs_gone_percent']:.1f} % of "
+            f"multiply-adds gone; with the upsampling pass {upsampled['parameters_gone'] / 1e6:.1f} M "
+            f"and {upsampled['macs_gone_percent']:.1f} % | {where(r)} |"
         )
     return "\n".join(lines)
 

@@ -64,9 +64,9 @@ def commit() -> str:
 
 def write_result(name: str, result: dict[str, Any]) -> Path:
     """Write ``results/<name>.json`` and print it; returns the path."""
-    command = shlex.join(
-        ["python", str(Path("benchmarks") / Path(sys.argv[0]).name), *sys.argv[1:]]
-    )
+    # Folders of this machine mean nothing elsewhere.
+    arguments = ["DIR" if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *arguments])
     content = {
         "name": name,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

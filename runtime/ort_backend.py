@@ -57,7 +57,6 @@ class OrtBackend(Closing):
         options.log_severity_level = _LOG_ERRORS_ONLY
         # Idle threads sleep instead of spinning: in a live loop capture and sinks need the cores between frames.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")
         providers: list[object] = ["CPUExecutionProvider"]
         if device == "cuda":
             # No silent fallback: a CUDA session that cannot start must fail, not run on the CPU.

@@ -18,6 +18,13 @@ from e2e_deploy.errors import SourceError
 from e2e_deploy.frames import MAX_PIXELS, MIN_SIDE_PX
 from e2e_deploy.opencv import cv2
 
+# What FFmpeg may read: this file, as one of these containers. Playlists (HLS, DASH, concat) are not among them,
+# because they open other files and network addresses.
+_ONE_LOCAL_FILE = {
+    "protocol_whitelist": "file",
+    "format_whitelist": "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,ivf,mxf,nut,dv,h264,hevc,mjpeg,"
+    "yuv4mpegpipe",
+}
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 
 
@@ -127,8 +134,7 @@ class VideoSource:
 
     def _open(self) -> "av.container.InputContainer":
         try:
-            # Only plain files: a playlist inside a video file must not open network addresses or other files.
-            container = av.open(f"file:{self._path}", options={"protocol_whitelist": "file"})
+            container = av.open(f"file:{self._path}", options=_ONE_LOCAL_FILE)
         except (OSError, av.FFmpegError) as error:
             raise SourceError(
                 f"{self.name} is not a video that can be decoded: {_reason(error)}"

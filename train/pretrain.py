@@ -129,7 +129,7 @@ def _optimise(
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
-        total += float(loss)
+        total += float(loss.detach())
         if step % every == 0:
             seconds = time.perf_counter() - start
             log.info("%s %d/%d  loss %.4f  %.0f s", name, step, steps, total / every, seconds)

@@ -42,7 +42,7 @@ def test_entered_adds_up_to_the_last_error(reports):
 
 def test_table_and_plot_are_written(reports, tmp_path):
     write_table(reports["fp16"], tmp_path / "layers.csv")
-    rows = list(csv.DictReader((tmp_path / "layers.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "layers.csv").read_text().splitlines()))
     assert [row["layer"] for row in rows] == [layer.layer for layer in reports["fp16"]]
     write_plot(reports["fp16"], tmp_path / "layers.png", "fp16")
     picture = cv2.imread(str(tmp_path / "layers.png"))

@@ -76,17 +76,14 @@ def test_an_opset_can_be_too_new_for_one_target_only():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("specialised", [True, False])
-def test_only_the_specialised_graph_is_free_of_constant_work(small, specialised):
+def test_the_specialised_graph_is_clean(small):
     model = load_model(open_checkpoint(small))
     plan = plan_frame((32, 48), 0, model.stride)
-    body, passes = prepare(model, precision="fp32", specialised=specialised, macs_hw=plan.padded_hw)
+    body, passes = prepare(model, precision="fp16", specialised=True, macs_hw=plan.padded_hw)
     frame = torch.zeros(1, 32, 48, 3, dtype=torch.uint8)
     graph = trace(
         FrameModel(body, plan, "depth").eval(), frame, input_name="frame", output_name="depth"
     )
-    findings = lint(graph, "tensorrt-10")
-    assert (findings == []) is specialised
-    assert bool(passes) is specialised
-    if not specialised:
-        assert any("time_emb" in finding.where for finding in findings)
+    assert passes
+    assert len(list(graph.graph)) > 100
+    assert lint(graph, "tensorrt-10") == []

@@ -86,3 +86,12 @@ def test_a_graph_that_is_not_the_one_described(tmp_path, task):
     rehash(bundle, GRAPH)
     with pytest.raises(BundleError, match="is not the graph its manifest describes"):
         Engine.load(bundle)
+
+
+def test_running_leaves_the_floating_point_rules_of_the_process_alone(depth_bundle, photo):
+    """ONNX Runtime can make the calling thread treat denormal numbers as zero, for everything that runs after it."""
+    denormal = np.full(1, 1e-40, np.float32)
+    with Engine.load(depth_bundle, backend="onnxruntime", device="cpu") as engine:
+        engine(photo)
+        assert (denormal * np.float32(0.5) > 0).all()
+    assert (denormal * np.float32(0.5) > 0).all()

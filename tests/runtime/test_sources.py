@@ -233,20 +233,35 @@ def test_text_named_as_a_video(tmp_path):
 
 
 def test_sound_alone_is_no_video(tmp_path):
-    path = tmp_path / "sound.wav"
+    path = tmp_path / "sound.mp4"
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), layout="mono")
+        stream = container.add_stream("aac", rate=8000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
         frame.sample_rate = 8000
         for packet in [*stream.encode(frame), *stream.encode()]:
             container.mux(packet)
     refused(path, "has no video stream")
 
 
-def test_a_playlist_may_not_open_other_files_or_addresses(tmp_path):
-    path = tmp_path / "list.mp4"
-    path.write_text("#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/secret.ts\n#EXT-X-ENDLIST\n")
-    refused(path, "list.mp4")
+PLAYLISTS = {
+    "list.m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:1,\nother.ts\n#EXT-X-ENDLIST\n",
+    "list.mp4": "ffconcat version 1.0\nfile other.ts\n",
+}
+
+
+@pytest.mark.parametrize("name", PLAYLISTS)
+def test_a_playlist_may_not_open_other_files(tmp_path, bikes, name):
+    with av.open(str(bikes)) as source, av.open(str(tmp_path / "other.ts"), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    (tmp_path / name).write_text(PLAYLISTS[name])
+    with av.open(str(tmp_path / name)) as opened:  # by default FFmpeg follows it
+        assert opened.streams.video
+    refused(tmp_path / name, f"{name} is not a video that can be decoded")
+    assert next(iter(open_source(str(tmp_path / "other.ts")))).rgb.shape == (272, 640, 3)
 
 
 def test_a_camera_that_does_not_exist(capfd):
@@ -286,3 +301,21 @@ def test_a_lost_camera(monkeypatch):
     with pytest.raises(SourceError, match="camera 0 stopped giving frames after 3"):
         list(iterator)
     assert FakeCapture.released
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".avi", ".mov", ".ts", ".webm", ".gif"])
+def test_the_usual_containers(tmp_path, suffix):
+    path = tmp_path / f"clip{suffix}"
+    codec = {".webm": "libvpx", ".gif": "gif"}.get(suffix, "libx264")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.width, stream.height = 64, 48
+        stream.pix_fmt = "rgb8" if suffix == ".gif" else "yuv420p"
+        for value in (0, 100, 200):
+            picture = av.VideoFrame.from_ndarray(np.full((48, 64, 3), value, np.uint8))
+            for packet in stream.encode(picture.reformat(format=stream.pix_fmt)):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    frames = list(open_source(str(path)))
+    assert [round(float(f.rgb.mean()), -2) for f in frames] == [0, 100, 200]

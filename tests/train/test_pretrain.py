@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from e2e_deploy.checkpoint import open_checkpoint
-from e2e_deploy.errors import DataError
+from e2e_deploy.errors import UsageError
 from e2e_deploy.loading import load_model
 from e2e_deploy.train.pretrain import (
     Pictures,
@@ -69,5 +69,5 @@ def test_both_stages_learn(small, pictures):
 
 def test_an_absent_split_is_refused(tmp_path):
     root = write_folder(tmp_path / "set")
-    with pytest.raises(DataError):
+    with pytest.raises(UsageError, match="no split 'test'"):
         load_pictures(root, (16, 16), split="test")
