@@ -1,4 +1,4 @@
-"""e2e-tiny: the SD2 depth and normals architecture at a size that runs live on a laptop CPU.
+"""e2e-tiny: the SD2 depth and normals architecture at a size for a laptop CPU.
 
 The same diffusers classes as the full model, 5.5 million parameters, written as a complete diffusers folder that
 diffusers.MarigoldDepthPipeline and MarigoldNormalsPipeline load. Weights come from a seed: a start for training and
