@@ -37,8 +37,9 @@ UNET = {
     "in_channels": 8,
     "out_channels": 4,
     "block_out_channels": (64, 96, 128),
-    "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+    # SD2 also attends at its finest level; here that level would take a third of the time for the least context.
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
     "layers_per_block": 1,
     "attention_head_dim": (
         2,

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from e2e_deploy.export.multi_head import multi_head_attention
+
 
 def attend(query: Tensor, key: Tensor, value: Tensor, *, fused: bool) -> Tensor:
     """softmax(query key^T) value over the last two axes, in the dtype of ``value``.
@@ -22,6 +24,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, fused: bool) -> Tensor:
         value: [..., L, d].
         fused: leave it to one kernel of the runtime; else logits and softmax are explicit and at least float32.
     """
+    if fused and query.dtype == torch.float32 and torch.onnx.is_in_onnx_export():
+        return multi_head_attention(query, key, value)
     if fused:
         return F.scaled_dot_product_attention(query, key, value, scale=1.0)
     wide = torch.promote_types(query.dtype, torch.float32)

@@ -73,7 +73,10 @@ def _types(model: ir.Model) -> Iterator[Finding]:
 
 
 def _operators(model: ir.Model) -> Iterator[Finding]:
-    for node in model.graph.all_nodes():
+    bodies = (node for function in model.functions.values() for node in function)
+    for node in (*model.graph.all_nodes(), *bodies):
+        if node.op_identifier() in model.functions:
+            continue  # the graph says itself what it is, in operators that are looked at below
         if node.domain not in ("", "ai.onnx") or node.op_type not in OPS:
             kind = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
             yield Finding(

@@ -1,4 +1,4 @@
-"""A torch module as an ONNX file: traced once, static shapes, weights inside or in one shared file.
+"""A torch module as an ONNX file: traced once, static or free sides, weights inside or in one shared file.
 
 Knows torch.onnx and onnx_ir; knows nothing of checkpoints, bundles or runtimes.
 """
@@ -16,11 +16,16 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
+from e2e_deploy.export.multi_head import add_function
+
 OPSET = 20
 """Understood by ONNX Runtime 1.17+, TensorRT 10 and 11, and TensorRT-RTX."""
 
 MAX_INLINE_BYTES = 2_000_000_000
 """Protocol buffers end at 2 GiB; above this the weights go to a file beside the graph."""
+
+MIN_STEPS, MAX_SIDE_PX = 2, 2048
+"""Sides a dynamic graph takes: from twice its step, since a side of one is a case of its own, to 2048 px."""
 
 _SCOPES = "pkg.torch.onnx.name_scopes"  # the exporter's note of the torch modules around a node
 _MIN_SHARED_BYTES = 1024
@@ -42,9 +47,15 @@ def _quiet() -> Iterator[None]:
 
 
 def trace(
-    module: nn.Module, example: Tensor, *, input_name: str, output_name: str, opset: int = OPSET
+    module: nn.Module,
+    example: Tensor,
+    *,
+    input_name: str,
+    output_name: str,
+    opset: int = OPSET,
+    multiple_of: int = 0,
 ) -> ir.Model:
-    """Trace ``module`` on ``example`` into an ONNX model with static shapes.
+    """Trace ``module`` on ``example`` into an ONNX model.
 
     Args:
         module: in eval mode; one tensor in, one tensor out.
@@ -52,7 +63,14 @@ def trace(
         input_name: name of the graph's input.
         output_name: name of the graph's output.
         opset: ONNX operator set.
+        multiple_of: leave the last two of four sides of the input open, any multiple of this up to MAX_SIDE_PX; 0
+            fixes them.
     """
+    free = None
+    if multiple_of:
+        steps = {"min": MIN_STEPS, "max": MAX_SIDE_PX // multiple_of}
+        dims = [multiple_of * torch.export.Dim(name, **steps) for name in ("rows", "columns")]
+        free = ({2: dims[0], 3: dims[1]},)
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             module,
@@ -61,11 +79,13 @@ def trace(
             opset_version=opset,
             input_names=[input_name],
             output_names=[output_name],
+            dynamic_shapes=free,
             verbose=False,
         )
     assert program is not None  # dynamo=True always returns a program
     model: ir.Model = program.model
     _name_nodes(model)
+    add_function(model)
     return model
 
 
