@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from report import commit, machine, versions, write_result
 from safetensors.torch import load_file, save_file
 
 from e2e_deploy.checkpoint import CARD, open_checkpoint
@@ -25,41 +24,60 @@ from e2e_deploy.tiny import RESOLUTION, build_tiny
 from e2e_deploy.train.config import parse_config
 from e2e_deploy.train.loop import train
 from e2e_deploy.train.model_folder import write_model
-from e2e_deploy.train.pretrain import load_pictures, pretrain_autoencoder, pretrain_unet
+from e2e_deploy.train.pretrain import (
+    Pictures,
+    load_pictures,
+    pretrain_autoencoder,
+    pretrain_unet,
+)
 
 ROOT = Path(__file__).parents[1]
 TASKS = ("depth", "normals")
+STEPS = {"autoencoder": 1200, "unet": {"depth": 3000, "normals": 1500}}
+END_TO_END = {
+    "depth": (("128x160", 1600), ("256x320", 300)),
+    "normals": (("128x160", 800), ("256x320", 300)),
+}
+"""Size and steps of each end-to-end run; the last is the size that the model is used at."""
+
+UNET_BATCH, BATCH = 16, 8
 
 
-def pretrained(arguments: argparse.Namespace) -> dict[str, Path]:
-    """Folders with a trained autoencoder and a UNet that has seen latents, by task."""
-    folders = {task: arguments.out / f"pretrained-{task}" for task in TASKS}
-    if all(folder.is_dir() for folder in folders.values()):
-        return folders
-    pictures = load_pictures(arguments.data, parse_size(arguments.size)).to(arguments.device)
-    starts = {t: open_checkpoint(build_tiny(arguments.out / f"start-{t}", t)) for t in TASKS}
-    first = load_model(starts["depth"]).to(arguments.device)
-    pretrain_autoencoder(first, pictures, steps=arguments.autoencoder_steps)
-    for task, folder in folders.items():
-        model = load_model(starts[task]).to(arguments.device)
-        model.vae, model.scaling_factor = first.vae, first.scaling_factor
-        pretrain_unet(model, pictures, steps=arguments.unet_steps)
-        facts = {
-            "autoencoder_steps": arguments.autoencoder_steps,
-            "unet_steps": arguments.unet_steps,
-        }
-        write_model(folder, model.cpu(), starts[task], resolution=RESOLUTION, trained=facts)
-    return folders
+def autoencoder(arguments: argparse.Namespace, pictures: Pictures) -> Path:
+    """Folder of the model from random weights with a trained autoencoder."""
+    folder: Path = arguments.out / "autoencoder"
+    if folder.is_dir():
+        return folder
+    start = open_checkpoint(build_tiny(arguments.out / "start", "depth"))
+    model = load_model(start).to(arguments.device)
+    pretrain_autoencoder(model, pictures, steps=STEPS["autoencoder"])
+    facts = {"autoencoder_steps": STEPS["autoencoder"]}
+    return write_model(folder, model.cpu(), start, resolution=RESOLUTION, trained=facts)
 
 
-def run_config(arguments: argparse.Namespace, task: str, start: Path) -> dict[str, Any]:
-    """The end-to-end run of one task as a table of the training loop."""
-    size = list(parse_size(arguments.size))
-    steps = arguments.steps
+def latent_unet(arguments: argparse.Namespace, pictures: Pictures, task: str) -> Path:
+    """Folder of the model whose UNet has learned the task on latents."""
+    folder: Path = arguments.out / f"latents-{task}"
+    if folder.is_dir():
+        return folder
+    first = load_model(open_checkpoint(autoencoder(arguments, pictures)))
+    start = open_checkpoint(build_tiny(arguments.out / f"start-{task}", task))
+    model = load_model(start)
+    model.vae, model.scaling_factor = first.vae, first.scaling_factor
+    pretrain_unet(model.to(arguments.device), pictures, steps=STEPS["unet"][task], batch=UNET_BATCH)
+    facts = {"autoencoder_steps": STEPS["autoencoder"], "unet_steps": STEPS["unet"][task]}
+    return write_model(folder, model.cpu(), start, resolution=RESOLUTION, trained=facts)
+
+
+def run_config(
+    arguments: argparse.Namespace, task: str, start: Path, size: str, steps: int
+) -> dict[str, Any]:
+    """One end-to-end run as a table of the training loop."""
+    data = {"root": str(arguments.data), "size": list(parse_size(size))}
     return {
         "task": task,
         "start": {"checkpoint": str(start)},
-        "data": [{"root": str(arguments.data), "size": size}],
+        "data": [data],
         "model": {"train": ["unet", "vae"], "precision": "bf16", "gradient_checkpointing": False},
         "optim": {
             "lr": 3e-4,
@@ -67,17 +85,16 @@ def run_config(arguments: argparse.Namespace, task: str, start: Path) -> dict[st
             "warmup_steps": 50,
             "decay_steps": steps,
             "final_lr_ratio": 0.05,
-            "micro_batch": 8,
-            "effective_batch": 8,
+            "micro_batch": BATCH,
+            "effective_batch": BATCH,
         },
-        "eval": {
-            "root": str(arguments.data),
-            "split": "val",
-            "size": size,
-            "every": 500,
-            "num_images": 50,
+        "eval": data | {"split": "val", "every": steps // 2, "num_images": 40},
+        "run": {
+            "out": str(arguments.out / f"run-{task}-{size}"),
+            "workers": 0,
+            "checkpoint_every": 200,
+            "panel_every": 0,
         },
-        "run": {"out": str(arguments.out / f"run-{task}"), "workers": 0, "checkpoint_every": 250},
     }
 
 
@@ -104,32 +121,19 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/e2e-tiny"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--size", default="128x160")
-    parser.add_argument("--autoencoder-steps", type=int, default=900)
-    parser.add_argument("--unet-steps", type=int, default=900)
-    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--package", action="store_true")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    folders = pretrained(arguments)
-    scores = {}
-    for task, start in folders.items():
-        config = run_config(arguments, task, start)
-        result = train(parse_config(config))
-        scores[task] = None if result.evaluation is None else result.evaluation.values()
+    pictures = load_pictures(arguments.data, parse_size(END_TO_END["depth"][0][0]))
+    pictures = pictures.to(arguments.device)
+    for task in TASKS:
+        folder = latent_unet(arguments, pictures, task)
+        configs = []
+        for size, steps in END_TO_END[task]:
+            configs.append(run_config(arguments, task, folder, size, steps))
+            folder = train(parse_config(configs[-1])).model
         if arguments.package:
-            facts = {
-                "commit": commit(),
-                "machine": machine(),
-                "versions": versions(),
-                "config": config,
-                "held_out": scores[task],
-            }
-            package(result.model, task, facts)
-    write_result(
-        "train_e2e_tiny",
-        {"arguments": {k: str(v) for k, v in vars(arguments).items()}, "held_out": scores},
-    )
+            package(folder, task, {"latents": STEPS, "end_to_end": configs})
 
 
 if __name__ == "__main__":

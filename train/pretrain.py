@@ -5,9 +5,11 @@ learns the average depth of a picture's rows: the gradient reaches the encoder t
 as latent diffusion models are made (arXiv 2112.10752): first the autoencoder on pictures, depth and normals; then the
 UNet in one step from the picture's latent to the result's, which costs no decoder; then the end-to-end loop.
 
+Both see views: mirrored windows of the pictures at changing scale, so that a few hundred pictures last longer.
+
 Knows models and one folder data set. Knows nothing of the loop.
 
-B images, H W pixels, h w latent pixels.
+B images, H W pixels of a picture, H' W' pixels of a view, h w latent pixels of a view.
 """
 
 import logging
@@ -15,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -36,35 +39,83 @@ EDGE_WEIGHT = 0.5
 """Weight of the error in differences between neighbours, which keeps edges sharp where L1 alone blurs them."""
 
 
+SMALLEST_VIEW = 0.5
+"""Least side of a view as a share of the picture's."""
+
+
+class View(NamedTuple):
+    """A window of a picture, perhaps mirrored, in pixels of the picture."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    flip: bool
+
+
+def random_view(size_hw: tuple[int, int], generator: torch.Generator) -> View:
+    """A window of the picture's aspect with sides from SMALLEST_VIEW to all of it; every second one mirrored."""
+    share, down, right, mirror = torch.rand(4, generator=generator).tolist()
+    side = SMALLEST_VIEW + (1 - SMALLEST_VIEW) * share
+    height, width = (round(side * length) for length in size_hw)
+    top, left = int(down * (size_hw[0] - height + 1)), int(right * (size_hw[1] - width + 1))
+    return View(top, left, height, width, mirror < 0.5)
+
+
 @dataclass(frozen=True)
 class Pictures:
     """A whole split in memory, every image in [-1, 1], uint8-quantised to save memory.
 
     Attributes:
+        view_hw: (H', W') that views are resized to.
         rgb: uint8 [n, 3, H, W].
         results: depth (repeated over three channels, 2 to 98 per cent quantiles to 0 and 255, invalid far) or normals,
             uint8 [n, 3, H, W], by task.
     """
 
+    view_hw: tuple[int, int]
     rgb: Tensor
     results: dict[str, Tensor]
 
-    def batch(self, kind: str, indices: Tensor, *, flip: bool) -> Tensor:
-        """float32 [B, 3, H, W] in [-1, 1] of ``kind`` rgb, depth or normals; flipped with x changing sign."""
-        images = (self.rgb if kind == "rgb" else self.results[kind])[indices].float() / 127.5 - 1.0
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """(H, W) of the pictures."""
+        return (self.rgb.shape[2], self.rgb.shape[3])
+
+    @property
+    def whole(self) -> View:
+        """The view of everything."""
+        return View(0, 0, *self.size_hw, False)
+
+    def batch(self, kind: str, indices: Tensor, view: View) -> Tensor:
+        """float32 [B, 3, H', W'] in [-1, 1] of ``kind`` rgb, depth or normals, seen through ``view``.
+
+        Depth spans -1 to 1 again in every view, as a depth target does; normals have unit length, and x changes sign
+        in a mirror.
+        """
+        top, left, height, width, flip = view
+        images = (self.rgb if kind == "rgb" else self.results[kind])[indices]
+        images = images[:, :, top : top + height, left : left + width].float() / 127.5 - 1.0
         if flip:
             images = images.flip(3)
             if kind == "normals":
                 images[:, 0] = -images[:, 0]
+        images = F.interpolate(images, self.view_hw, mode="bilinear", antialias=True)
+        if kind == "normals":
+            images = F.normalize(images, dim=1)
+        if kind == "depth":
+            near, far = (f(images, dim=(1, 2, 3), keepdim=True) for f in (torch.amin, torch.amax))
+            images = (images - near) / (far - near).clamp(min=1 / 255) * 2.0 - 1.0
         return images
 
     def to(self, device: str) -> "Pictures":
         """The same pictures on ``device``."""
-        return Pictures(self.rgb.to(device), {k: v.to(device) for k, v in self.results.items()})
+        results = {k: v.to(device) for k, v in self.results.items()}
+        return Pictures(self.view_hw, self.rgb.to(device), results)
 
 
-def load_pictures(root: Path, size_hw: tuple[int, int], *, split: str = "train") -> Pictures:
-    """Read a split of a folder data set into memory.
+def load_pictures(root: Path, view_hw: tuple[int, int], *, split: str = "train") -> Pictures:
+    """Read a split of a folder data set into memory, at twice the size of its views.
 
     Raises:
         DataError: the split has no samples or no normals.
@@ -76,7 +127,7 @@ def load_pictures(root: Path, size_hw: tuple[int, int], *, split: str = "train")
         )
     rgb, depths, normals = [], [], []
     for index in range(len(dataset)):
-        sample = fit(dataset.read(index), *size_hw)
+        sample = fit(dataset.read(index), 2 * view_hw[0], 2 * view_hw[1])
         depth, valid = depth_target(sample.depth_m, sample.valid)
         assert sample.normals is not None
         if not valid.any():
@@ -90,7 +141,7 @@ def load_pictures(root: Path, size_hw: tuple[int, int], *, split: str = "train")
     def stack(images: list[np.ndarray]) -> Tensor:
         return torch.from_numpy(np.rint(np.stack(images)).astype(np.uint8))
 
-    return Pictures(stack(rgb), {"depth": stack(depths), "normals": stack(normals)})
+    return Pictures(view_hw, stack(rgb), {"depth": stack(depths), "normals": stack(normals)})
 
 
 def _differences(a: Tensor, b: Tensor) -> Tensor:
@@ -99,7 +150,7 @@ def _differences(a: Tensor, b: Tensor) -> Tensor:
     return vertical + horizontal
 
 
-def _optimise(
+def optimise(
     name: str,
     parameters: list[Tensor],
     loss_of: Callable[[torch.Generator], Tensor],
@@ -155,20 +206,20 @@ def pretrain_autoencoder(
     def loss_of(generator: torch.Generator) -> Tensor:
         step_kind = kinds[int(torch.randint(len(kinds), (1,), generator=generator))]
         indices = torch.randint(len(pictures.rgb), (batch,), generator=generator)
-        flip = bool(torch.rand(1, generator=generator) < 0.5)
-        images = pictures.batch(step_kind, indices, flip=flip)
+        view = random_view(pictures.size_hw, generator)
+        images = pictures.batch(step_kind, indices, view)
         latent = vae.encode(images).latent_dist.mean
         result = vae.decode(latent, return_dict=False)[0].float()
         reproduced = F.l1_loss(result, images) + EDGE_WEIGHT * _differences(result, images)
         penalised: Tensor = reproduced + LATENT_PENALTY * latent.float().square().mean()
         return penalised
 
-    _optimise("autoencoder", list(vae.parameters()), loss_of, steps=steps, lr=lr, seed=seed)
+    optimise("autoencoder", list(vae.parameters()), loss_of, steps=steps, lr=lr, seed=seed)
     vae.requires_grad_(False).eval()
     indices = torch.arange(min(64, len(pictures.rgb)))
     with torch.no_grad():
         latents = [
-            vae.encode(pictures.batch(k, indices, flip=False)).latent_dist.mean for k in kinds
+            vae.encode(pictures.batch(k, indices, pictures.whole)).latent_dist.mean for k in kinds
         ]
     scale = 1.0 / float(torch.cat(latents).std())
     vae.register_to_config(scaling_factor=scale)
@@ -176,12 +227,30 @@ def pretrain_autoencoder(
     log.info("autoencoder: scaling factor %.4f", scale)
 
 
-def encode_all(model: SingleStepModel, pictures: Pictures, kind: str, *, flip: bool) -> Tensor:
-    """Scaled latents [n, 4, h, w] of every image of ``kind``."""
+def encode_all(model: SingleStepModel, pictures: Pictures, kind: str, views: list[View]) -> Tensor:
+    """Scaled latents [n, 4, h, w] of every image of ``kind``; every 16 images take the next of ``views`` in turn."""
     chunks: tuple[Tensor, ...] = torch.arange(len(pictures.rgb)).split(16)  # type: ignore[no-untyped-call]  # torch's
     with torch.no_grad():
-        parts = [model.encode(pictures.batch(kind, i, flip=flip)) for i in chunks]
+        parts = [
+            model.encode(pictures.batch(kind, indices, views[turn % len(views)]))
+            for turn, indices in enumerate(chunks)
+        ]
     return torch.cat(parts)
+
+
+def encode_views(
+    model: SingleStepModel, pictures: Pictures, *, num_views: int, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Scaled latents of ``num_views`` views of every picture and of the task's result there; [n num_views, 4, h, w]."""
+    generator = torch.Generator().manual_seed(seed)
+    sources, targets = [], []
+    for _ in range(num_views):
+        views = [
+            random_view(pictures.size_hw, generator) for _ in range(len(pictures.rgb) // 16 + 1)
+        ]
+        sources.append(encode_all(model, pictures, "rgb", views))
+        targets.append(encode_all(model, pictures, model.task, views))
+    return torch.cat(sources), torch.cat(targets)
 
 
 def pretrain_unet(
@@ -191,22 +260,20 @@ def pretrain_unet(
     steps: int,
     batch: int = 16,
     lr: float = 1e-3,
+    num_views: int = 12,
     seed: int = 0,
 ) -> None:
-    """Train the UNet in one step from picture latents to the latents of the task's result; the VAE stays."""
+    """Train the UNet in one step from picture latents to the latents of the task's result; the VAE stays.
+
+    ``num_views`` views of every picture are encoded once, before the first step.
+    """
     unet = model.unet.requires_grad_(True).train()
-    pairs = [
-        (
-            encode_all(model, pictures, "rgb", flip=flip),
-            encode_all(model, pictures, model.task, flip=flip),
-        )
-        for flip in (False, True)
-    ]
-    sources, targets = (torch.cat([pair[i] for pair in pairs]) for i in (0, 1))
+    sources_n4hw, targets_n4hw = encode_views(model, pictures, num_views=num_views, seed=seed)
 
     def loss_of(generator: torch.Generator) -> Tensor:
-        indices = torch.randint(len(sources), (batch,), generator=generator)
-        return F.smooth_l1_loss(model.predict_x0(sources[indices]).float(), targets[indices])
+        indices = torch.randint(len(sources_n4hw), (batch,), generator=generator)
+        predicted = model.predict_x0(sources_n4hw[indices]).float()
+        return F.smooth_l1_loss(predicted, targets_n4hw[indices])
 
-    _optimise("unet", list(unet.parameters()), loss_of, steps=steps, lr=lr, seed=seed)
+    optimise("unet", list(unet.parameters()), loss_of, steps=steps, lr=lr, seed=seed)
     unet.requires_grad_(False).eval()

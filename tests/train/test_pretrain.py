@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +9,12 @@ from e2e_deploy.errors import UsageError
 from e2e_deploy.loading import load_model
 from e2e_deploy.train.pretrain import (
     Pictures,
+    View,
     encode_all,
     load_pictures,
     pretrain_autoencoder,
     pretrain_unet,
+    random_view,
 )
 from tests.train.fixtures import write_folder
 
@@ -25,22 +29,51 @@ def pictures():
     normals = np.full((8, 3, 32, 32), 128.0)
     normals[:, 2] = 255
     rgb, normals = (torch.from_numpy(a.astype(np.uint8)) for a in (rgb, normals))
-    return Pictures(rgb, {"depth": rgb.clone(), "normals": normals})
+    return Pictures((32, 32), rgb, {"depth": rgb.clone(), "normals": normals})
 
 
 def test_a_flipped_batch_mirrors_pixels_and_the_x_of_normals(pictures):
     indices = torch.arange(8)
-    plain, flipped = (pictures.batch("rgb", indices, flip=f) for f in (False, True))
+    mirrored = pictures.whole._replace(flip=True)
+    plain, flipped = (pictures.batch("rgb", indices, view) for view in (pictures.whole, mirrored))
     assert torch.equal(flipped.flip(3), plain)
     pictures.results["normals"][:, 0] = 255
-    assert (pictures.batch("normals", indices, flip=False)[:, 0] == 1).all()
-    assert (pictures.batch("normals", indices, flip=True)[:, 0] == -1).all()
+    assert (pictures.batch("normals", indices, pictures.whole)[:, 0] > 0.7).all()
+    assert (pictures.batch("normals", indices, mirrored)[:, 0] < -0.7).all()
+
+
+def test_a_view_is_the_window_at_the_views_size(pictures):
+    view = View(top=8, left=4, height=16, width=16, flip=False)
+    small = replace(pictures, view_hw=(16, 16))
+    window = small.batch("rgb", torch.arange(8), view)
+    expected = pictures.rgb[:, :, 8:24, 4:20].float() / 127.5 - 1
+    torch.testing.assert_close(window, expected)
+    depth = small.batch("depth", torch.arange(8), view).flatten(1)
+    torch.testing.assert_close(depth.amin(1), torch.full((8,), -1.0))
+    torch.testing.assert_close(depth.amax(1), torch.full((8,), 1.0))
+    assert small.batch("rgb", torch.arange(8), view._replace(height=32, width=24, top=0)).shape == (
+        8,
+        3,
+        16,
+        16,
+    )
+
+
+def test_random_views_stay_inside_and_differ():
+    generator = torch.Generator().manual_seed(0)
+    views = [random_view((24, 40), generator) for _ in range(200)]
+    for view in views:
+        assert 0 <= view.top <= 24 - view.height
+        assert 0 <= view.left <= 40 - view.width
+        assert 12 <= view.height <= 24
+    assert len(set(views)) > 100
+    assert 60 < sum(view.flip for view in views) < 140
 
 
 def test_both_stages_learn(small, pictures):
     torch.manual_seed(0)
     model = load_model(open_checkpoint(small))
-    images = pictures.batch("rgb", torch.arange(8), flip=False)
+    images = pictures.batch("rgb", torch.arange(8), pictures.whole)
 
     def reproduction_error():
         with torch.no_grad():
@@ -50,11 +83,11 @@ def test_both_stages_learn(small, pictures):
     before = reproduction_error()
     pretrain_autoencoder(model, pictures, steps=60, batch=4, lr=5e-3)
     assert reproduction_error() < 0.6 * before
-    scaled = encode_all(model, pictures, "rgb", flip=False)
+    scaled = encode_all(model, pictures, "rgb", [pictures.whole])
     assert 0.3 < float(scaled.std()) < 3
     assert model.vae.config.scaling_factor == model.scaling_factor
 
-    targets = encode_all(model, pictures, "depth", flip=False)
+    targets = encode_all(model, pictures, "depth", [pictures.whole])
 
     def latent_error():
         with torch.no_grad():
