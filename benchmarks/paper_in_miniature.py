@@ -1,0 +1,241 @@
+"""The paper in miniature: what E2E-FT (arXiv 2409.11355) found, repeated on rendered scenes with e2e-tiny.
+
+A small latent-diffusion depth model is trained as Marigold is (v-prediction, all timesteps), then compared on held-out
+scenes: one step with the timestep that "leading" spacing gives (the bug), one step at the right one, many steps with an
+ensemble, and the same weights fine-tuned end to end with zeros and with Gaussian noise. The Marigold pipeline of
+diffusers makes every prediction, so nothing here depends on our inference.
+
+    python benchmarks/train_e2e_tiny.py --data data/rendered --out runs/e2e-tiny      (leaves the autoencoder)
+    python benchmarks/paper_in_miniature.py --data data/rendered --autoencoder runs/e2e-tiny/autoencoder
+
+Finished stages are kept in --out and skipped when the script runs again.
+"""
+
+import argparse
+import json
+import logging
+import time
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import numpy.typing as npt
+import torch
+from report import write_result
+from torch import Tensor
+from torch.nn import functional as F
+
+from e2e_deploy.checkpoint import open_checkpoint
+from e2e_deploy.frames import parse_size
+from e2e_deploy.loading import load_model
+from e2e_deploy.metrics import depth_metrics, mean_depth_metrics
+from e2e_deploy.tiny import RESOLUTION
+from e2e_deploy.train.config import parse_config
+from e2e_deploy.train.evaluate import spread_indices
+from e2e_deploy.train.folder import FolderDataset
+from e2e_deploy.train.loop import train
+from e2e_deploy.train.model_folder import write_model
+from e2e_deploy.train.pretrain import encode_views, load_pictures, optimise
+from e2e_deploy.train.resize import fit
+
+DEPTH_RANGE_M = (0.1, 100.0)
+"""Aligned depth is clipped to it, as the published protocols clip to a data set's range."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to predict: which weights, how many steps, from which latent."""
+
+    name: str
+    weights: str
+    spacing: str = "trailing"
+    steps: int = 1
+    ensemble: int = 1
+    zeros: bool = False
+
+
+VARIANTS = (
+    Variant("1 step, leading (the bug)", "diffusion", spacing="leading"),
+    Variant("1 step, trailing (the fix)", "diffusion"),
+    Variant("50 steps x 10", "diffusion", steps=50, ensemble=10),
+    Variant("end to end, Gaussian noise", "gaussian"),
+    Variant("end to end, zeros", "zeros", zeros=True),
+)
+
+
+def diffusion_model(arguments: argparse.Namespace) -> Path:
+    """Folder of the multi-step model: the UNet learns v at every timestep on latents (Marigold, arXiv 2312.02145)."""
+    folder: Path = arguments.out / "diffusion"
+    if folder.is_dir():
+        return folder
+    start = open_checkpoint(arguments.autoencoder)
+    model = load_model(start).to(arguments.device)
+    pictures = load_pictures(arguments.data, parse_size(arguments.size)).to(arguments.device)
+    rgb_n4hw, depth_n4hw = encode_views(model, pictures, num_views=arguments.views)
+    unet = model.unet.requires_grad_(True).train()
+    schedule = diffusers.DDPMScheduler.from_config(start.scheduler)
+    device = rgb_n4hw.device
+
+    def loss_of(generator: torch.Generator) -> Tensor:
+        indices = torch.randint(len(rgb_n4hw), (arguments.batch,), generator=generator)
+        steps = torch.randint(
+            schedule.config.num_train_timesteps, (arguments.batch,), generator=generator
+        )
+        x0 = depth_n4hw[indices]
+        noise = torch.randn(x0.shape, generator=generator).to(device)
+        steps = steps.to(device)
+        noisy = torch.cat([rgb_n4hw[indices], schedule.add_noise(x0, noise, steps)], dim=1)
+        context = model.context_1LC.expand(len(indices), -1, -1)
+        v = unet(noisy, steps, context, return_dict=False)[0]
+        return F.mse_loss(v.float(), schedule.get_velocity(x0, noise, steps))
+
+    optimise("diffusion", list(unet.parameters()), loss_of, steps=arguments.steps, lr=1e-3, seed=0)
+    unet.requires_grad_(False).eval()
+    return write_model(
+        folder,
+        model.cpu(),
+        start,
+        resolution=RESOLUTION,
+        trained={"diffusion_steps": arguments.steps},
+    )
+
+
+def fine_tuned(arguments: argparse.Namespace, start: Path, noise: str) -> Path:
+    """Folder of the multi-step model fine-tuned end to end; the autoencoder stays, as in the paper."""
+    data = {"root": str(arguments.data), "size": list(parse_size(arguments.size))}
+    steps = arguments.fine_tuning_steps
+    config = {
+        "task": "depth",
+        "start": {"checkpoint": str(start)},
+        "data": [data],
+        "model": {
+            "noise": noise,
+            "precision": "bf16",
+            "gradient_checkpointing": False,
+        },
+        "optim": {
+            "lr": 3e-4,
+            "steps": steps,
+            "warmup_steps": min(50, steps // 2),
+            "decay_steps": steps,
+            "final_lr_ratio": 0.05,
+            "micro_batch": 8,
+            "effective_batch": 8,
+        },
+        "run": {
+            "out": str(arguments.out / noise),
+            "workers": 0,
+            "checkpoint_every": 200,
+            "panel_every": 0,
+        },
+    }
+    return train(parse_config(config)).model
+
+
+def predictions(
+    variant: Variant, folder: Path, rgbs_HW3: list[npt.NDArray[np.uint8]], device: str
+) -> tuple[list[npt.NDArray[np.float32]], float]:
+    """Depth [H, W] from diffusers of every picture, and seconds per picture (the first, which warms up, left out)."""
+    pipeline = diffusers.MarigoldDepthPipeline.from_pretrained(folder).to(device)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = diffusers.DDIMScheduler.from_config(
+        pipeline.scheduler.config, timestep_spacing=variant.spacing
+    )
+    generator = torch.Generator(device).manual_seed(0)
+    results, durations = [], []
+    for rgb in rgbs_HW3:
+        image = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
+        zeros = torch.zeros(1, 4, rgb.shape[0] // 8, rgb.shape[1] // 8, device=device)
+        started = time.perf_counter()
+        result = pipeline(
+            image,
+            num_inference_steps=variant.steps,
+            ensemble_size=variant.ensemble,
+            processing_resolution=0,
+            batch_size=variant.ensemble,
+            latents=zeros if variant.zeros else None,
+            generator=None if variant.zeros else generator,
+            output_type="np",
+        )
+        durations.append(time.perf_counter() - started)
+        results.append(result.prediction[0, ..., 0])
+    return results, float(np.median(durations[1:] or durations))
+
+
+def plane(depth_m: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The best plane through ``depth_m`` over the pixel coordinates: what knows the scene's mean and tilt alone."""
+    rows, columns = np.indices(depth_m.shape)
+    basis = np.stack([rows.ravel(), columns.ravel(), np.ones(depth_m.size)], axis=1)
+    coefficients = np.linalg.lstsq(basis, depth_m.ravel(), rcond=None)[0]
+    return (basis @ coefficients).reshape(depth_m.shape).astype(np.float32)
+
+
+def main() -> None:
+    """Train what is not there yet, compare, write the result."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--autoencoder", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("runs/paper-in-miniature"))
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--size", default="128x160")
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--views", type=int, default=12)
+    parser.add_argument("--fine-tuning-steps", type=int, default=800)
+    parser.add_argument("--images", type=int, default=30)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    warnings.simplefilter("ignore")
+    diffusers.utils.logging.set_verbosity_error()
+    start = diffusion_model(arguments)
+    folders = {"diffusion": start} | {
+        noise: fine_tuned(arguments, start, noise) for noise in ("zeros", "gaussian")
+    }
+    held_out = FolderDataset(arguments.data, "test")
+    chosen = spread_indices(len(held_out), arguments.images)
+    samples = [fit(held_out.read(i), *parse_size(arguments.size)) for i in chosen]
+    depths = [sample.depth_m for sample in samples]
+
+    def score(predicted: list[npt.NDArray[np.float32]]) -> dict[str, float]:
+        """AbsRel and delta1, means over pictures."""
+        rows = [
+            depth_metrics(
+                p, s.depth_m, s.valid, min_depth=DEPTH_RANGE_M[0], max_depth=DEPTH_RANGE_M[1]
+            )
+            for p, s in zip(predicted, samples, strict=True)
+        ]
+        mean = mean_depth_metrics(rows)
+        return {"abs_rel": mean.abs_rel, "delta1": mean.delta1}
+
+    table: list[dict[str, Any]] = [
+        {"name": "plane over pixel coordinates", **score([plane(d) for d in depths])}
+    ]
+    for variant in VARIANTS:
+        frames = [sample.rgb for sample in samples]
+        results, seconds = predictions(variant, folders[variant.weights], frames, arguments.device)
+        table.append({**asdict(variant), **score(results), "seconds_per_image": seconds})
+        logging.info("%s", json.dumps(table[-1]))
+    by_name = {row["name"]: row for row in table}
+    cost = (
+        by_name["50 steps x 10"]["seconds_per_image"]
+        / by_name["end to end, zeros"]["seconds_per_image"]
+    )
+    write_result(
+        "paper_in_miniature",
+        {
+            "settings": {k: str(v) for k, v in vars(arguments).items() if not isinstance(v, Path)},
+            "size": arguments.size,
+            "held_out_images": len(samples),
+            "variants": table,
+            "cost_of_50_steps_x_10_in_single_steps": cost,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
