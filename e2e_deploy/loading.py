@@ -121,7 +121,7 @@ def terminal_alpha_bar(scheduler_config: Mapping[str, Any]) -> tuple[int, float]
     """(T, alpha_bar at T) of a saved scheduler, T = num_train_timesteps - 1; its timestep spacing is never used.
 
     Raises:
-        CheckpointError: the config describes no noise schedule.
+        CheckpointError: the config describes no noise schedule, or one that clips latents.
     """
     diffusers = require("diffusers", "export")
     try:
@@ -130,6 +130,12 @@ def terminal_alpha_bar(scheduler_config: Mapping[str, Any]) -> tuple[int, float]
         raise CheckpointError(
             f"scheduler_config.json describes no noise schedule: {_one_line(error)}"
         ) from None
+    for switch in ("clip_sample", "thresholding"):
+        if scheduler_config.get(switch):
+            raise CheckpointError(
+                f"scheduler_config.json sets {switch}, which cuts off latents outside a range; depth and normals models "
+                f"are trained without: set it to false if that is true of this one"
+            )
     timestep = int(scheduler.config.num_train_timesteps) - 1
     return timestep, float(scheduler.alphas_cumprod.double()[timestep])
 

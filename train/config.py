@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from e2e_deploy.errors import UsageError
+from e2e_deploy.errors import InputError, UsageError
 from e2e_deploy.train.batches import STRIDE
 from e2e_deploy.train.tables import Limits, read_table
 
@@ -143,13 +143,14 @@ def load_config(path: Path | str) -> TrainConfig:
     """Read a run from a TOML file.
 
     Raises:
-        UsageError: missing, not TOML, or wrong; unknown keys, wrong types, values outside their
+        InputError: it cannot be read.
+        UsageError: not TOML, or wrong; unknown keys, wrong types, values outside their
             limits and contradictions are all listed at once.
     """
     try:
         table = tomllib.loads(Path(path).read_bytes().decode())
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from None
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not TOML: {error}") from None
     return parse_config(table, name=str(path))

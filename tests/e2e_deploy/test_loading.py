@@ -126,6 +126,8 @@ def test_configs_that_describe_no_model(small_copy, part, change):
         ({"num_train_timesteps": "many"}, "noise schedule"),
         ({"prediction_type": "flow"}, "'flow'"),
         ({"prediction_type": "epsilon", "rescale_betas_zero_snr": True}, "zero terminal SNR"),
+        ({"clip_sample": True}, "sets clip_sample"),
+        ({"thresholding": True}, "sets thresholding"),
     ],
 )
 def test_schedulers_without_a_single_step(small_copy, change, word):

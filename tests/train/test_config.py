@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e_deploy.errors import UsageError
+from e2e_deploy.errors import InputError, UsageError
 from e2e_deploy.train.config import (
     changed_keys,
     check_config,
@@ -124,7 +124,7 @@ def test_what_may_change_on_resume():
 
 
 def test_files_that_cannot_be_read(tmp_path):
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(InputError, match="cannot be read"):
         load_config(tmp_path / "none.toml")
     (tmp_path / "bad.toml").write_text("task = ")
     with pytest.raises(UsageError, match="is not TOML"):

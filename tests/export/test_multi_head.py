@@ -1,0 +1,73 @@
+"""Attention as one node: the kernel, the function that explains it, and where neither is used."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx.reference import ReferenceEvaluator
+from torch import nn
+
+from e2e_deploy.export import onnx_export
+from e2e_deploy.export.attention import attend
+from e2e_deploy.export.lint import lint
+from e2e_deploy.export.multi_head import DOMAIN, NAME
+
+
+class Mixing(nn.Module):
+    """Self attention of two heads, then a constant prompt of three tokens."""
+
+    def __init__(self, *, fused: bool = True) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.register_buffer("prompt", torch.randn(1, 2, 3, 8, generator=generator))
+        self.fused = fused
+
+    def forward(self, x_N16T: torch.Tensor) -> torch.Tensor:
+        """[N, 2, T, 8]."""
+        heads = x_N16T.unflatten(1, (2, 8)).transpose(2, 3)
+        mixed = attend(heads * 0.3, heads, heads + 1, fused=self.fused)
+        return attend(mixed, self.prompt, self.prompt, fused=self.fused)
+
+
+@pytest.fixture(scope="module")
+def example():
+    return torch.randn(1, 16, 20, generator=torch.Generator().manual_seed(1))
+
+
+def traced(module, example, tmp_path):
+    graph = onnx_export.trace(module.eval(), example, input_name="x", output_name="y")
+    onnx_export.save(graph, tmp_path / "m.onnx")
+    return graph, tmp_path / "m.onnx"
+
+
+def test_kernel_and_function_both_give_torchs_result(example, tmp_path):
+    graph, path = traced(Mixing(), example, tmp_path)
+    found = [node.op_identifier() for node in graph.graph if node.domain]
+    assert found == [(DOMAIN, NAME, "")] * 2
+    expected = Mixing()(example).numpy()
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(None, {"x": example.numpy()})[0], expected, atol=1e-6)
+    # The reference evaluator knows no operator of ONNX Runtime: it runs the function.
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    explained = ReferenceEvaluator(model).run(None, {"x": example.numpy()})[0]
+    np.testing.assert_allclose(explained, expected, atol=1e-6)
+
+
+def test_the_lint_looks_into_the_function(example, tmp_path):
+    graph, _ = traced(Mixing(), example, tmp_path)
+    assert lint(graph, "onnxruntime") == []
+    function = graph.functions[DOMAIN, NAME, ""]
+    next(node for node in function if node.op_type == "Softmax").op_type = "Hardmax"
+    assert any("Hardmax" in str(finding) for finding in lint(graph, "onnxruntime"))
+    del graph.functions[DOMAIN, NAME, ""]
+    assert any(f"{DOMAIN}.{NAME}" in str(finding) for finding in lint(graph, "onnxruntime"))
+
+
+@pytest.mark.parametrize("module", [Mixing(fused=False), Mixing().double()])
+def test_other_attentions_stay_products(module, example, tmp_path):
+    dtype = module.prompt.dtype
+    graph, _ = traced(module, example.to(dtype), tmp_path)
+    assert not graph.functions
+    assert {node.domain for node in graph.graph} == {""}
