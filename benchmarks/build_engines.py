@@ -4,12 +4,11 @@ python benchmarks/build_engines.py --work DIR [--targets sm89,sm120] [--precisio
 """
 
 import argparse
-import multiprocessing
 import shutil
 import tempfile
 from pathlib import Path
 
-from full_size import write_full_size
+from full_size import full_size_checkpoint
 from report import write_result
 
 from e2e_deploy.checkpoint import open_checkpoint
@@ -31,15 +30,7 @@ def main() -> None:
     parser.add_argument("--precision", default="fp16")
     parser.add_argument("--targets", default=TARGETS, help="the first counts with the export")
     arguments = parser.parse_args()
-    checkpoint_folder = arguments.work / "checkpoint"
-    if not (checkpoint_folder / "model_index.json").is_file():
-        # Its peak memory must not count: it is made in a process of its own.
-        context = multiprocessing.get_context("spawn")
-        maker = context.Process(target=write_full_size, args=(checkpoint_folder,))
-        maker.start()
-        maker.join()
-        if maker.exitcode != 0:
-            raise SystemExit("the checkpoint could not be made")
+    checkpoint_folder = full_size_checkpoint(arguments.work)
     stages = Stages()
     bundle = export_bundle(
         open_checkpoint(checkpoint_folder),

@@ -7,7 +7,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from full_size import write_full_size
+from full_size import full_size_checkpoint
 from report import write_result
 
 from e2e_deploy.checkpoint import open_checkpoint
@@ -24,18 +24,7 @@ def main() -> None:
     parser.add_argument("--resolution", type=int, default=768)
     parser.add_argument("--precision", default="fp32")
     arguments = parser.parse_args()
-    checkpoint_folder = arguments.work / "checkpoint"
-    if not (checkpoint_folder / "model_index.json").is_file():
-        # Its peak memory must not count: it is made in a process of its own.
-        import multiprocessing
-
-        maker = multiprocessing.get_context("spawn").Process(
-            target=write_full_size, args=(checkpoint_folder,)
-        )
-        maker.start()
-        maker.join()
-        if maker.exitcode != 0:
-            raise SystemExit("the checkpoint could not be made")
+    checkpoint_folder = full_size_checkpoint(arguments.work)
     stages = Stages()
     bundle = export_bundle(
         open_checkpoint(checkpoint_folder),

@@ -1,5 +1,6 @@
 """A Stable-Diffusion-2-size checkpoint with random weights: the real architecture at its real size."""
 
+import multiprocessing
 import warnings
 from pathlib import Path
 from typing import Any
@@ -74,4 +75,20 @@ def write_full_size(folder: Path, task: str = "depth", *, seed: int = 0) -> Path
         }
         save_file(state, folder / "text_encoder" / "model.safetensors", metadata={"format": "pt"})
     write_model_index(folder, task, resolution=768)
+    return folder
+
+
+def full_size_checkpoint(work: Path) -> Path:
+    """The checkpoint's folder below ``work``; made, if needed, in a process of its own, whose memory does not count.
+
+    Raises:
+        SystemExit: it could not be made.
+    """
+    folder = work / "checkpoint"
+    if not (folder / "model_index.json").is_file():
+        maker = multiprocessing.get_context("spawn").Process(target=write_full_size, args=(folder,))
+        maker.start()
+        maker.join()
+        if maker.exitcode != 0:
+            raise SystemExit("the checkpoint could not be made")
     return folder

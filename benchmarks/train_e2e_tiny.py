@@ -1,10 +1,11 @@
-"""Trains the bundled e2e-tiny for depth and normals, from random weights to packaged fp16 folders with model cards.
+"""Trains the bundled e2e-tiny for depth and normals, from random weights to packaged fp16 folders.
 
     e2e-deploy data render data/rendered --train 1600 --val 100 --test 100
     python benchmarks/train_e2e_tiny.py --data data/rendered [--device cuda] [--package]
 
 Stages: autoencoder, then per task the UNet on latents, then end to end with the training loop. Each finished stage
-is kept and skipped when the script runs again. --package writes e2e_deploy/assets/e2e-tiny-<task>.
+is kept and skipped when the script runs again. --package writes e2e_deploy/assets/e2e-tiny-<task>;
+score_e2e_tiny.py measures it and writes its model card.
 """
 
 import argparse
@@ -33,7 +34,7 @@ from e2e_deploy.train.pretrain import (
 
 ROOT = Path(__file__).parents[1]
 TASKS = ("depth", "normals")
-STEPS = {"autoencoder": 1200, "unet": {"depth": 3000, "normals": 1500}}
+STEPS: dict[str, Any] = {"autoencoder": 1200, "unet": {"depth": 3000, "normals": 1500}}
 END_TO_END = {
     "depth": (("128x160", 1600), ("256x320", 300)),
     "normals": (("128x160", 800), ("256x320", 300)),
@@ -98,14 +99,17 @@ def run_config(
     }
 
 
-def package(model: Path, task: str, card: dict[str, Any]) -> Path:
-    """Copy a trained folder into the package with fp16 weights and its model card."""
+def package(arguments: argparse.Namespace, model: Path, task: str, card: dict[str, Any]) -> Path:
+    """Copy a trained folder into the package with fp16 weights and the settings that made it."""
     target = ROOT / "e2e_deploy" / "assets" / f"e2e-tiny-{task}"
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(model, target)
     for file in target.rglob("*.safetensors"):
         weights = {k: v.half() if v.is_floating_point() else v for k, v in load_file(file).items()}
         save_file(weights, file, metadata={"format": "pt"})
+    # Folders of this machine mean nothing elsewhere.
+    text = json.dumps(card).replace(str(arguments.data), "data/rendered")
+    card = json.loads(text.replace(str(arguments.out), "runs/e2e-tiny"))
     known = json.loads((target / CARD).read_text(encoding="utf-8"))
     (target / CARD).write_text(
         json.dumps(known | {"trained": card}, indent=2) + "\n", encoding="utf-8"
@@ -133,7 +137,7 @@ def main() -> None:
             configs.append(run_config(arguments, task, folder, size, steps))
             folder = train(parse_config(configs[-1])).model
         if arguments.package:
-            package(folder, task, {"latents": STEPS, "end_to_end": configs})
+            package(arguments, folder, task, {"latents": STEPS, "end_to_end": configs})
 
 
 if __name__ == "__main__":

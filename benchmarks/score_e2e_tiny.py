@@ -1,0 +1,180 @@
+"""Accuracy of the packaged e2e-tiny, as deployed, and its model cards.
+
+Every prediction comes from an exported fp32 bundle through ONNX Runtime. Held-out scenes are the data set's test split,
+never seen in training; the Motorcycle photo (Middlebury 2014, from scikit-image) is real.
+
+    python benchmarks/score_e2e_tiny.py --data data/rendered
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from report import write_result
+
+from e2e_deploy.checkpoint import open_checkpoint
+from e2e_deploy.cli.show import constant_abs_rel, find_motorcycle
+from e2e_deploy.export.exporter import export_bundle
+from e2e_deploy.metrics import depth_metrics
+from e2e_deploy.runtime import Engine
+from e2e_deploy.tiny import bundled_checkpoint
+from e2e_deploy.train.evaluate import Predict, evaluate
+from e2e_deploy.train.folder import FolderDataset
+from e2e_deploy.train.sample import Sample
+
+CARD = """# e2e-tiny-{task}
+
+{what} from one picture in one step: the SD2 / Marigold architecture of E2E-FT (arXiv 2409.11355) at
+{millions:.1f} million parameters, small enough for a laptop's CPU. Weights are fp16 safetensors;
+`diffusers.{pipeline}` loads the folder.
+
+Trained from random weights on {images} scenes rendered by `e2e-deploy data render`, with no photo and no other data,
+by `benchmarks/train_e2e_tiny.py`; the exact settings of every stage are in `e2e_deploy.json`. Licence: Apache-2.0.
+
+It is made to try the tools and to test them, not to be relied on. It knows rendered rooms and streets; on real photos
+expect little.
+
+| Measured on | {columns} |
+|---|{rule}|
+{rows}
+
+{note}
+"""
+
+
+def held_out(predict: Predict, data: FolderDataset, task: str) -> dict[str, float]:
+    """Metrics over the whole test split."""
+    spec = data.spec
+    return evaluate(
+        predict,
+        data,
+        task=task,  # type: ignore[arg-type]  # a key of the table below
+        depth_range_m=(max(spec.min_m, 1e-5), spec.max_m),
+    ).values()
+
+
+class Known:
+    """The data set as ``evaluate`` reads it; ``plane`` knows the truth of the sample that was read last."""
+
+    def __init__(self, data: FolderDataset) -> None:
+        self.data, self.spec = data, data.spec
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def read(self, index: int) -> Sample:
+        """Sample ``index``."""
+        self.last = self.data.read(index)
+        return self.last
+
+    def plane(self, _rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+        """Depth's best affine fit of the pixel coordinates: what needs no picture."""
+        depth_m, valid = self.last.depth_m, self.last.valid
+        rows, columns = np.indices(depth_m.shape)
+        basis = np.stack([rows.ravel(), columns.ravel(), np.ones(depth_m.size)], axis=1)
+        inside = valid.ravel()
+        solution = np.linalg.lstsq(basis[inside], depth_m.ravel()[inside], rcond=None)[0]
+        return np.asarray((basis @ solution).reshape(depth_m.shape))
+
+    def mean_normal(self, _rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+        """The scene's mean normal everywhere."""
+        assert self.last.normals is not None
+        mean = self.last.normals[self.last.valid].mean(axis=0)
+        return np.broadcast_to(mean / np.linalg.norm(mean), self.last.normals.shape)
+
+
+def score(task: str, data: FolderDataset, work: Path) -> dict[str, Any]:
+    """Metrics of one task's bundle and of what knows nothing."""
+    folder = bundled_checkpoint(task)
+    height, width = data.read(0).rgb.shape[:2]
+    motorcycle = find_motorcycle()
+    sizes = [(height, width), motorcycle.rgb.shape[:2]] if task == "depth" else [(height, width)]
+    bundle = export_bundle(open_checkpoint(folder), work / task, frame_sizes=sizes)
+    known = Known(data)
+    with Engine.load(bundle, backend="onnxruntime", device="cpu") as engine:
+        found: dict[str, Any] = {"held_out": held_out(engine.predict, data, task)}
+        if task == "depth":
+            photo = depth_metrics(
+                engine.predict(motorcycle.rgb), motorcycle.depth_m, motorcycle.valid
+            )
+            found["motorcycle"] = {
+                "abs_rel": photo.abs_rel,
+                "delta1": photo.delta1,
+                "constant_abs_rel": constant_abs_rel(motorcycle),
+            }
+    baseline = known.plane if task == "depth" else known.mean_normal
+    name = "affine_fit_of_pixel_coordinates" if task == "depth" else "mean_normal_of_the_scene"
+    found[name] = held_out(baseline, known, task)  # type: ignore[arg-type]  # a data set to evaluate
+    return found
+
+
+def card(task: str, found: dict[str, Any], images: int, millions: float) -> str:
+    """README.md of one model."""
+    model = found["held_out"]
+    if task == "depth":
+        plane, photo = found["affine_fit_of_pixel_coordinates"], found["motorcycle"]
+        columns, rule = "AbsRel | delta1", "---|---"
+        rows = [
+            f"| held-out scenes | {model['abs_rel']:.3f} | {model['delta1']:.3f} |",
+            "| held-out scenes, best affine fit of the pixel coordinates instead | "
+            f"{plane['abs_rel']:.3f} | {plane['delta1']:.3f} |",
+            f"| Motorcycle photo | {photo['abs_rel']:.3f} | {photo['delta1']:.3f} |",
+            f"| Motorcycle photo, a constant instead | {photo['constant_abs_rel']:.3f} | |",
+        ]
+        note = "Depth is affine-invariant: scale and shift are fitted to each picture's truth before it is measured."
+    else:
+        mean = found["mean_normal_of_the_scene"]
+        columns, rule = "mean error, degrees | median | below 11.25 degrees", "---|---|---"
+        rows = [
+            f"| {where} | {m['mean_deg']:.1f} | {m['median_deg']:.1f} | {m['below_11_25']:.3f} |"
+            for where, m in (
+                ("held-out scenes", model),
+                ("held-out scenes, the scene's mean normal instead", mean),
+            )
+        ]
+        note = "x right, y up, z toward the viewer."
+    return CARD.format(
+        task=task,
+        what={"depth": "Affine-invariant depth", "normals": "Surface normals"}[task],
+        pipeline={"depth": "MarigoldDepthPipeline", "normals": "MarigoldNormalsPipeline"}[task],
+        millions=millions,
+        images=images,
+        columns=columns,
+        rule=rule,
+        rows="\n".join(rows),
+        note=note,
+    )
+
+
+def main() -> None:
+    """Measure both tasks, write the result and the cards."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True)
+    arguments = parser.parse_args()
+    test = FolderDataset(arguments.data, "test")
+    images = len(FolderDataset(arguments.data, "train"))
+    scores = {}
+    with tempfile.TemporaryDirectory() as work:
+        for task in ("depth", "normals"):
+            scores[task] = score(task, test, Path(work))
+            folder = bundled_checkpoint(task)
+            num_bytes = sum(
+                f.stat().st_size
+                for part in ("unet", "vae")
+                for f in folder.glob(f"{part}/*.safetensors")
+            )
+            text = card(task, scores[task], images, num_bytes / 2 / 1e6)
+            (folder / "README.md").write_text(text, encoding="utf-8")
+    write_result(
+        "e2e_tiny_scores",
+        {"train_images": images, "held_out_images": len(test), "scores": scores},
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""The specialised graph against the plain one in ONNX Runtime on the CPU: latency in turn in one run, and peak memory.
+
+Both are traced in fp32 from the same checkpoint, from frame to result.
+
+    python benchmarks/specialised_speed.py [--full-size --work DIR] [--rounds 15]
+"""
+
+import argparse
+import multiprocessing
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from full_size import full_size_checkpoint
+from report import write_result
+
+from e2e_deploy.checkpoint import Checkpoint, open_checkpoint
+from e2e_deploy.export import onnx_export
+from e2e_deploy.export.prepare import prepare
+from e2e_deploy.frames import parse_size, plan_frame
+from e2e_deploy.loading import load_model
+from e2e_deploy.model import FrameModel
+from e2e_deploy.pictures import reference_frames
+from e2e_deploy.runtime.ort_backend import physical_cores
+from e2e_deploy.runtime.timing import summarise
+from e2e_deploy.tiny import bundled_checkpoint
+
+GRAPHS = {"plain": False, "specialised": True}
+
+
+def write_graph(
+    checkpoint: Checkpoint, path: Path, frame_hw: tuple[int, int], resolution: int, *, special: bool
+) -> None:
+    """Trace and save one graph."""
+    model = load_model(checkpoint)
+    plan = plan_frame(frame_hw, resolution, model.stride)
+    body, _ = prepare(model, precision="fp32", specialised=special, macs_hw=plan.padded_hw)
+    graph = onnx_export.trace(
+        FrameModel(body, plan, checkpoint.identity.task).eval(),
+        torch.from_numpy(reference_frames(frame_hw, 1)),
+        input_name="frame",
+        output_name="result",
+    )
+    with onnx_export.WeightFile(path.with_suffix(".data")) as weights:
+        onnx_export.save(graph, path, weights)
+
+
+def session(path: Path) -> Any:
+    """As the runtime makes it."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = physical_cores()
+    options.log_severity_level = 3
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def peak_gib(path: Path, frame_1HW3: np.ndarray, answer: Any) -> None:
+    """In a process of its own: load, run twice, report the peak."""
+    alone = session(path)
+    for _ in range(2):
+        alone.run(None, {"frame": frame_1HW3})
+    # Not getrusage: a new process begins with its parent's peak there.
+    status = dict(
+        line.split(":", 1)
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    )
+    answer.put(int(status["VmHWM"].split()[0]) / 2**20)
+
+
+def compare(paths: dict[str, Path], frame_1HW3: np.ndarray, rounds: int) -> dict[str, Any]:
+    """Peak memory of each alone, then both timed in turn."""
+    context = multiprocessing.get_context("spawn")
+    memory = {}
+    for name, path in paths.items():
+        answer = context.Queue()
+        child = context.Process(target=peak_gib, args=(path, frame_1HW3, answer))
+        child.start()
+        memory[name] = answer.get()
+        child.join()
+    sessions = {name: session(path) for name, path in paths.items()}
+    results = {name: s.run(None, {"frame": frame_1HW3})[0] for name, s in sessions.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in paths}
+    for _ in range(rounds):
+        for name, s in sessions.items():
+            start = time.perf_counter()
+            s.run(None, {"frame": frame_1HW3})
+            seconds[name].append(time.perf_counter() - start)
+    plain, special = (results[name].astype(np.float64) for name in GRAPHS)
+    medians = {name: float(np.median(values)) for name, values in seconds.items()}
+    return {
+        "peak_gib": memory,
+        "latency": {name: vars(summarise(values)) for name, values in seconds.items()},
+        "ratio_of_medians": medians["plain"] / medians["specialised"],
+        "relative_difference": float(np.linalg.norm(special - plain) / np.linalg.norm(plain)),
+    }
+
+
+def main() -> None:
+    """Trace both graphs, compare, write the result."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--full-size", action="store_true")
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "e2e-full-size")
+    parser.add_argument("--frame-size", help="480x640 at full size, 256x320 for e2e-tiny")
+    parser.add_argument("--rounds", type=int, default=15)
+    arguments = parser.parse_args()
+    folder = full_size_checkpoint(arguments.work) if arguments.full_size else bundled_checkpoint()
+    frame_hw = parse_size(arguments.frame_size or ("480x640" if arguments.full_size else "256x320"))
+    resolution = 768 if arguments.full_size else 0
+    checkpoint = open_checkpoint(folder)
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=arguments.work) as work:
+        paths = {name: Path(work) / f"{name}.onnx" for name in GRAPHS}
+        for name, special in GRAPHS.items():
+            write_graph(checkpoint, paths[name], frame_hw, resolution, special=special)
+        found = compare(paths, reference_frames(frame_hw, 1), arguments.rounds)
+    stride = 64 if arguments.full_size else 32
+    size = "full_size" if arguments.full_size else "e2e_tiny"
+    write_result(
+        f"specialised_speed_{size}",
+        {
+            "frame_size": frame_hw,
+            "processing_size": plan_frame(frame_hw, resolution, stride).padded_hw,
+            "rounds": arguments.rounds,
+            **found,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
