@@ -1,4 +1,4 @@
-"""The bundle: the folder that export writes and runtime reads. Its manifest, its hashes, its safety checks.
+"""The bundle: the folder that export writes and runtime reads. Its files, its hashes, its safety checks.
 
     <name>/manifest.json        what everything is, and every file with size and SHA-256
     <name>/model_480x640.onnx   one graph a frame size (+ model.data, weights they share)
@@ -18,215 +18,19 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 
 from e2e_deploy.errors import BundleError, E2EDeployError, UsageError
+from e2e_deploy.manifest import MANIFEST, FileEntry, GraphEntry, Manifest, parse_manifest
 from e2e_deploy.onnx_paths import external_locations
-from e2e_deploy.tasks import TASKS, Task
 
-SCHEMA = 1
-MANIFEST = "manifest.json"
-PRECISIONS = ("fp32", "fp16", "bf16")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9._+ /-]+")
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileEntry:
-    """Size and hash of one file of the bundle."""
-
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class TensorSpec:
-    """One input or output of the graph."""
-
-    name: str
-    dtype: str
-    shape: list[int]
-    meaning: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class GraphEntry:
-    """One traced graph: a frame size, its ONNX file and its stored reference."""
-
-    frame_size: list[int]
-    """[H, W] of the frames it takes."""
-    processing_size: list[int]
-    """[H, W] the network sees."""
-    onnx: str
-    reference: str
-    inputs: list[TensorSpec]
-    outputs: list[TensorSpec]
-
-    @property
-    def frame_hw(self) -> tuple[int, int]:
-        """Frame size as (H, W)."""
-        return self.frame_size[0], self.frame_size[1]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointEntry:
-    """Where the weights came from."""
-
-    id: str
-    sha256: str
-    note: str
-    """Said with every output, for example "untrained weights"; empty when nothing is to be said."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PassEntry:
-    """What one exact specialisation of the model removed; MACs are multiply-adds of one frame."""
-
-    name: str
-    parameters_before: int
-    parameters_after: int
-    macs_before: int
-    macs_after: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class VerificationEntry:
-    """One parity measurement made when the bundle was written."""
-
-    frame_size: list[int]
-    backend: str
-    precision: str
-    parity: dict[str, Any]
-    passed: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineEntry:
-    """One engine: native code for one graph, one version of a library and one kind of GPU."""
-
-    file: str
-    backend: str
-    """tensorrt or tensorrt-rtx."""
-    version: str
-    """Of the library; no other loads it."""
-    target: str
-    """Compute capability it runs on, sm89; sm80+ is every one from 8.0 that TensorRT-RTX knows."""
-    gpu: str
-    """Name of the GPU it was built on and for; empty when it was built without one."""
-    cuda: int
-    """Major version of CUDA that the driver must support; 0 if unknown."""
-    frame_size: list[int]
-    precision: str
-    options: dict[str, Any]
-    seconds: float
-    """What the build took; 0 when it came from the cache."""
-    layers: dict[str, int]
-    """Layers by kind and precision; empty when it was built without a GPU, where nothing can read it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """Everything there is to know about a bundle without opening its other files."""
-
-    task: str
-    family: str
-    checkpoint: CheckpointEntry
-    resolution: int
-    precision: str
-    fp32_ops: list[str]
-    opset: int
-    graphs: list[GraphEntry]
-    versions: dict[str, str]
-    created: str
-    passes: list[PassEntry] = field(default_factory=list)
-    engines: list[EngineEntry] = field(default_factory=list)
-    verification: list[VerificationEntry] = field(default_factory=list)
-    files: dict[str, FileEntry] = field(default_factory=dict)
-    schema: int = SCHEMA
-
-    @property
-    def frame_sizes(self) -> list[tuple[int, int]]:
-        """(H, W) of every graph."""
-        return [graph.frame_hw for graph in self.graphs]
-
-    @property
-    def task_info(self) -> Task:
-        """What the results mean."""
-        return TASKS[self.task]
-
-
-def _build(kind: Any, value: Any, where: str) -> Any:
-    """``value`` (parsed JSON) as the type ``kind``; wrong keys and types are BundleErrors."""
-    if kind is Any:
-        return value
-    origin, inner, is_record = get_origin(kind), get_args(kind), is_dataclass(kind)
-    wanted, given = dict if is_record else origin or kind, type(value)
-    if given is not wanted:  # exactly: a bool is no int
-        raise BundleError(
-            f"{where} of the manifest must be of type {wanted.__name__}, not {given.__name__}"
-        )
-    if origin is list:
-        return [_build(inner[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
-    if origin is dict:
-        return {key: _build(inner[1], item, f"{where}[{key!r}]") for key, item in value.items()}
-    if not is_record:
-        return value
-    types = get_type_hints(kind)
-    if wrong := sorted(set(value) ^ {f.name for f in fields(kind)}):
-        raise BundleError(
-            f"{where} of the manifest has missing or unknown keys: {', '.join(wrong)}"
-        )
-    return kind(**{key: _build(types[key], item, f"{where}.{key}") for key, item in value.items()})
-
-
-def parse_manifest(text: str) -> Manifest:
-    """The manifest in ``text``.
-
-    Raises:
-        BundleError: not JSON, another schema version, missing or unknown keys, wrong types, an unknown task or
-            precision, no graph.
-    """
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{MANIFEST} is not JSON: {error}") from None
-    schema = value.get("schema") if isinstance(value, dict) else None
-    if schema != SCHEMA:
-        raise BundleError(
-            f"{MANIFEST} has schema {schema!r}; this version reads {SCHEMA}: export the bundle again"
-        )
-    manifest: Manifest = _build(Manifest, value, "the top level")
-    for what, given, known in (
-        ("task", manifest.task, tuple(TASKS)),
-        ("precision", manifest.precision, PRECISIONS),
-    ):
-        if given not in known:
-            raise BundleError(
-                f"the manifest's {what} is {given!r}; expected one of {', '.join(known)}"
-            )
-    if not manifest.graphs:
-        raise BundleError("the manifest lists no graph")
-    for graph in manifest.graphs:
-        if len(graph.frame_size) != 2 or min(graph.frame_size) < 1:
-            raise BundleError(
-                f"a frame size in the manifest is {graph.frame_size}; expected [height, width]"
-            )
-        takes = [1, *graph.frame_hw, 3]
-        gives = [1, *manifest.task_info.result_shape(*graph.frame_hw)]
-        if (
-            [spec.shape for spec in graph.inputs] != [takes]
-            or [spec.shape for spec in graph.outputs] != [gives]
-            or not graph.onnx.endswith(".onnx")
-        ):
-            raise BundleError(
-                f"{graph.onnx} in the manifest must be an .onnx file with one input {takes} and one output {gives}"
-            )
-    return manifest
 
 
 def sha256_of(path: Path) -> str:
@@ -289,8 +93,11 @@ class Bundle:
             f"export with --frame-size {frame_hw[0]}x{frame_hw[1]}"
         )
 
-    def reference(self, graph: GraphEntry) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
-        """Stored frames uint8 [N, H, W, 3] and the fp32 reference results for them, [N, H, W] or [N, H, W, 3].
+    def reference(self, graph: GraphEntry) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:
+        """Stored inputs and the fp32 reference results for them.
+
+        Frames uint8 [N, H, W, 3] with results [N, H, W] or [N, H, W, 3]; of a core graph rgb float32 [N, 3, H, W]
+        with results [N, 1 or 3, H, W].
 
         Raises:
             BundleError: the file does not hold these arrays.
@@ -313,16 +120,17 @@ class Bundle:
             raise BundleError(
                 f"{graph.reference} holds no reference frames and results: {error}"
             ) from None
-        height, width = graph.frame_hw
-        shape = (len(frames), *self.manifest.task_info.result_shape(height, width))
+        takes, gives = graph.shapes(self.manifest.task_info)
+        dtype = np.uint8 if graph.kind == "frame" else np.float32
+        count = len(frames) if frames.ndim else 0
         if (
-            (frames.dtype, frames.shape) != (np.uint8, (len(frames), height, width, 3))
-            or (results.dtype, results.shape) != (np.float32, shape)
-            or len(frames) == 0
+            (frames.dtype, frames.shape) != (dtype, (count, *takes))
+            or (results.dtype, results.shape) != (np.float32, (count, *gives))
+            or count == 0
         ):
             raise BundleError(
                 f"{graph.reference} holds frames {frames.dtype} {frames.shape} and results {results.dtype} "
-                f"{results.shape}; expected uint8 [N, {height}, {width}, 3] and float32 {list(shape)}"
+                f"{results.shape}; expected {dtype.__name__} {['N', *takes]} and float32 {['N', *gives]}"
             )
         if not np.isfinite(results).all():
             raise BundleError(f"{graph.reference} holds reference results that are NaN or infinite")
@@ -426,4 +234,6 @@ def write_manifest(root: Path, manifest: Manifest) -> Manifest:
     }
     complete = Manifest(**values)
     (root / MANIFEST).write_text(json.dumps(asdict(complete), indent=2) + "\n", encoding="utf-8")
+    # Whatever the umask: it vouches for engines, so nobody else may write it.
+    (root / MANIFEST).chmod(0o644)
     return complete

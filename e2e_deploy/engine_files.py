@@ -9,8 +9,9 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from e2e_deploy.bundle import MANIFEST, GraphEntry, Manifest, safe_path
+from e2e_deploy.bundle import safe_path
 from e2e_deploy.errors import BundleError
+from e2e_deploy.manifest import MANIFEST
 from e2e_deploy.onnx_paths import external_locations
 
 _OTHERS_MAY_WRITE = 0o022
@@ -39,17 +40,9 @@ def graph_digest(root: Path, onnx: str, sha256: Callable[[str], str]) -> str:
     return total.hexdigest()
 
 
-def rebuild_command(manifest: Manifest, graph: GraphEntry, library: str, target: str | None) -> str:
-    """The command that makes this bundle again with an engine for ``target``; None builds for the GPU at hand."""
-    checkpoint = manifest.checkpoint.id
-    bundled = checkpoint.startswith("bundled:")
-    words = ["e2e-deploy", "export", *(["--task", manifest.task] if bundled else [checkpoint])]
-    height, width = graph.frame_hw
-    words += ["--precision", manifest.precision, "--frame-size", f"{height}x{width}"]
-    words += ["--resolution", str(manifest.resolution), "--engine", library]
-    if library == "tensorrt-rtx" and target is not None:
-        words += ["--target", target]
-    return shlex.join(words)
+def rebuild_command(root: Path, library: str) -> str:
+    """The command that builds the engines of the bundle at ``root`` again, for the GPU it is run on."""
+    return shlex.join(["e2e-deploy", "verify", str(root), "--backend", library, "--rebuild"])
 
 
 def require_private(root: Path, name: str) -> Path:

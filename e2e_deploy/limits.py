@@ -35,6 +35,9 @@ LIMITS: dict[tuple[str, str], Limit] = {
     (backend, precision): limit
     for backend in BACKENDS
     for precision, limit in _BY_PRECISION.items()
+} | {
+    # Eight bits are no excuse: who uses the depth does not care how it was computed.
+    ("onnxruntime", "int8"): _FP16
 }
 
 

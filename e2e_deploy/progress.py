@@ -1,11 +1,12 @@
 """Long work said as it happens: a spinner on a terminal, plain lines in a pipe, always on stderr."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from rich.console import Console
+from rich.markup import escape
 
 
 def peak_memory_gib() -> float:
@@ -35,14 +36,17 @@ class Stages:
     _console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
 
     @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        """Time the block as ``name``; prints its seconds when it ends well."""
+    def __call__(self, name: str) -> Iterator[Callable[[str], None]]:
+        """Time the block as ``name``; prints its seconds when it ends well.
+
+        The block gets a function that says how far it is, which a terminal shows and a pipe does not.
+        """
         start = time.perf_counter()
         if self.quiet or not self._console.is_terminal:
-            yield
+            yield lambda text: None
         else:
-            with self._console.status(name):
-                yield
+            with self._console.status(escape(name)) as status:
+                yield lambda text: status.update(escape(f"{name}: {text}"))
         stage = Stage(name, time.perf_counter() - start, peak_memory_gib())
         self.done.append(stage)
         if not self.quiet:

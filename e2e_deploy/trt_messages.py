@@ -7,7 +7,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from e2e_deploy.errors import BundleError, E2EDeployError, UnavailableError
+from e2e_deploy.errors import (
+    E2EDeployError,
+    EngineDamagedError,
+    EngineMismatchError,
+    UnavailableError,
+)
 
 _LONGEST = 500
 _SOURCE = re.compile(r"\.? In \w+ at /\S+?(?=[ )]|$)")
@@ -73,12 +78,12 @@ LOAD_REMEDIES = (
     Remedy(
         r"magicTag|kSERIALIZATION_VERSION|[Ss]erialization version|[Vv]ersion tag|VERSION_MISMATCH",
         "it was built by another version of the library, or is damaged",
-        UnavailableError,
+        EngineMismatchError,
     ),
     Remedy(
         r"compute capability|incompatible device|different .*device|UNSUPPORTED_CC",
         "it was built for another GPU",
-        UnavailableError,
+        EngineMismatchError,
     ),
     Remedy(
         r"OLD_CUDA_DRIVER|OLD_CUDA_RUNTIME|CUDA_ERROR|" + NO_DRIVER.pattern,
@@ -152,6 +157,6 @@ def explain_load(what: str, messages: Sequence[str], rebuild: str) -> E2EDeployE
         what,
         messages,
         LOAD_REMEDIES,
-        default=Remedy("", "it is damaged or not an engine", BundleError),
+        default=Remedy("", "it is damaged or not an engine", EngineDamagedError),
     )
     return type(error)(f"{error}; rebuild it with: {rebuild}")

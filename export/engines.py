@@ -12,7 +12,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from e2e_deploy.bundle import EngineEntry, GraphEntry, Manifest, sha256_of
+from e2e_deploy.bundle import sha256_of
 from e2e_deploy.engine_files import engine_name, graph_digest
 from e2e_deploy.errors import E2EDeployError, UnavailableError, UsageError
 from e2e_deploy.export.engine_cache import EngineCache, cache_key, default_folder, private_folder
@@ -20,6 +20,7 @@ from e2e_deploy.export.lint import require_clean
 from e2e_deploy.export.network import BuildOptions, Network, Progress
 from e2e_deploy.files import whole_file
 from e2e_deploy.hardware import cuda_device_count
+from e2e_deploy.manifest import EngineEntry, GraphEntry, Manifest
 from e2e_deploy.progress import Stages
 from e2e_deploy.runtime.cuda_driver import CudaDriver, Gpu
 from e2e_deploy.runtime.loaded_engine import LoadedEngine
@@ -29,6 +30,13 @@ from e2e_deploy.trt_messages import BuildError
 
 ENGINES = ("auto", "onnx", "tensorrt", "tensorrt-rtx")
 """What ``--engine`` takes; the ONNX graphs are in the bundle whatever it is."""
+
+NOT_BY_ITSELF = {
+    "fp32": "in fp32 TensorRT-RTX has no fused attention and an engine is twice as large: use --precision fp16, "
+    "or name the engine to have it all the same",
+    "int8": "this int8 graph is made for ONNX Runtime on a CPU",
+}
+"""Precision: why ``auto`` builds no engine of it, unless a target was named."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,18 @@ def current_gpu() -> Gpu | None:
         return driver.gpu
     finally:
         driver.close()
+
+
+def job_for(library: str, gpu: Gpu) -> Job:
+    """What to build so that ``library`` can run it on ``gpu``, the GPU at hand.
+
+    Raises:
+        UnavailableError: the library is not here.
+    """
+    api = find_api(library)
+    if not api.builds_without_gpu:
+        return Job(api, gpu.target, gpu)
+    return Job(api, gpu.target if gpu.target in api.targets else PORTABLE, None)
 
 
 def plan_jobs(engine: str, targets: Sequence[str] = ()) -> tuple[list[Job], list[str]]:
@@ -104,7 +124,7 @@ def _tensorrt_job() -> Job:
             "TensorRT builds only on a machine with an NVIDIA GPU, and none is here; "
             "--engine tensorrt-rtx needs none"
         )
-    return Job(find_api("tensorrt"), gpu.target, gpu)
+    return job_for("tensorrt", gpu)
 
 
 def _rtx_jobs(targets: Sequence[str]) -> list[Job]:
@@ -126,13 +146,17 @@ def _check(path: Path, api: TrtApi) -> None:
         raise BuildError(str(error)) from error
 
 
+def _device(job: Job) -> str:
+    """What the engine is for, as part of a file name."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", f"{job.gpu.name} {job.target}") if job.gpu else job.target
+
+
 def _timing_file(job: Job) -> Path | None:
     """Where TensorRT's timings for this GPU are kept; TensorRT-RTX takes none."""
     if job.gpu is None:
         return None
-    device = re.sub(r"[^A-Za-z0-9]+", "-", f"{job.gpu.name} {job.gpu.target}")
     folder = private_folder(default_folder() / "timing")
-    return folder / f"{job.api.name}-{job.api.version}-{device}.cache"
+    return folder / f"{job.api.name}-{job.api.version}-{_device(job)}.cache"
 
 
 def _build(
@@ -143,7 +167,7 @@ def _build(
     known = timing.read_bytes() if timing is not None and timing.is_file() else None
     with Network(job.api, path, name) as network:
         plan, timings = network.build(options, progress, known)
-        decided = {"decomposed_attention": network.decomposed}
+        decided = {"decomposed_attention": network.decomposed, "network": network.layers()}
     if timing is not None and timings is not None:
         with whole_file(timing) as partial:
             partial.write_bytes(timings)
@@ -188,7 +212,7 @@ def build_engine(
         E2EDeployError: the graph is not fit for the library, the builder gave up, or the disk is full.
         KeyboardInterrupt: Ctrl-C.
     """
-    name = engine_name(graph.frame_hw, precision, job.api.name, job.api.version, job.target)
+    name = engine_name(graph.frame_hw, precision, job.api.name, job.api.version, _device(job))
     shown = {"level": options.level, "workspace_bytes": options.workspace_bytes}
     facts = shown | {
         "graph": digest,
@@ -201,6 +225,10 @@ def build_engine(
     }
     key = cache_key(facts)
     file = folder / name
+    file.parent.mkdir(exist_ok=True)
+    file.parent.chmod(
+        0o755
+    )  # whatever the umask: an engine that others could have written is never loaded
     record = cache.fetch(key, file)
     seconds = 0.0
     if record is None:
@@ -216,6 +244,7 @@ def build_engine(
         cache.store(key, file, options=shown, layers=layers)
     else:
         shown, layers = record.options, record.layers
+    file.chmod(0o644)
     return EngineEntry(
         file=name,
         backend=job.api.name,
@@ -249,7 +278,8 @@ def build_engines(
         folder: holds the ONNX graphs already.
         manifest: of the bundle so far; graphs and precision are read.
         engine: one of ENGINES. With auto: TensorRT where a GPU and the library are, else TensorRT-RTX where it is
-            installed; a graph that does not build is a note. A named engine that cannot be built is an error.
+            installed; none for the precisions of NOT_BY_ITSELF unless there are targets; a graph that does not
+            build is a note. A named engine that cannot be built is an error.
         targets: what TensorRT-RTX builds for; its portable engine if empty.
         level: the builder's optimisation level, 0 to 5.
         workspace_bytes: most memory a kernel may use; the library's default if None.
@@ -266,12 +296,13 @@ def build_engines(
     if not 0 <= level <= 5:
         raise UsageError(f"the optimisation level is 0 to 5, not {level}")
     stages = stages or Stages(quiet=True)
+    if engine == "auto" and not targets and manifest.precision in NOT_BY_ITSELF:
+        return Engines(notes=[f"no engine: {NOT_BY_ITSELF[manifest.precision]}"])
     jobs, notes = plan_jobs(engine, targets)
     done = Engines(notes=notes)
     if not jobs:
         return done
     cache = cache or EngineCache()
-    (folder / "engines").mkdir(exist_ok=True)
     for graph in manifest.graphs:
         label = f"{graph.frame_hw[0]}x{graph.frame_hw[1]}"
         digest = graph_digest(folder, graph.onnx, lambda name: sha256_of(folder / name))
@@ -283,7 +314,7 @@ def build_engines(
                 workspace_bytes=workspace_bytes,
             )
             try:
-                with stages(f"build {what}"):
+                with stages(f"build {what}") as say:
                     entry = build_engine(
                         folder,
                         graph,
@@ -292,7 +323,7 @@ def build_engines(
                         digest=digest,
                         options=options,
                         cache=cache,
-                        progress=progress,
+                        progress=progress or (lambda *at: say("{} {}/{}".format(*at))),
                     )
             except (BuildError, UnavailableError) as error:
                 if engine != "auto":

@@ -5,50 +5,38 @@ import ctypes
 import datetime
 import gc
 import platform
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-import torch
 from torch import nn
 
 import e2e_deploy
-from e2e_deploy.bundle import (
-    PRECISIONS,
-    Bundle,
-    CheckpointEntry,
-    GraphEntry,
-    Manifest,
-    TensorSpec,
-    VerificationEntry,
-    new_bundle,
-    open_bundle,
-    write_manifest,
-)
+from e2e_deploy.bundle import Bundle, new_bundle, open_bundle, write_manifest
 from e2e_deploy.checkpoint import Checkpoint
 from e2e_deploy.errors import ParityError, UsageError
-from e2e_deploy.export import onnx_export
-from e2e_deploy.export.engines import build_engines
-from e2e_deploy.export.lint import require_clean
+from e2e_deploy.export import onnx_export, quantise
+from e2e_deploy.export.engines import Engines, build_engines
+from e2e_deploy.export.lint import require_clean, require_whole
 from e2e_deploy.export.precision import FP32_PARTS
 from e2e_deploy.export.prepare import prepare
-from e2e_deploy.frames import FramePlan, plan_frame
-from e2e_deploy.limits import LIMITS, measure_parity
+from e2e_deploy.export.subject import Subject, plan_subjects
 from e2e_deploy.loading import load_model
-from e2e_deploy.model import FrameModel, SingleStepModel
-from e2e_deploy.pictures import reference_frames
+from e2e_deploy.manifest import KINDS, PRECISIONS, CheckpointEntry, Manifest, VerificationEntry
 from e2e_deploy.progress import Stages
-from e2e_deploy.runtime.verify import Verdict, verify_bundle, worst
-from e2e_deploy.tasks import TASKS
+from e2e_deploy.runtime.verify import Verdict, verify_bundle
 
 # bf16 convolutions came with opset 22; 20 is understood by the oldest runtimes we support.
-OPSETS = {"fp32": 20, "fp16": 20, "bf16": 22}
+OPSETS = {"fp32": 20, "fp16": 20, "bf16": 22, "int8": 20}
+KEPT_FP32 = {"fp16": FP32_PARTS, "bf16": FP32_PARTS, "int8": quantise.FP32_PARTS}
 NO_CPU_KERNELS = ("bf16",)
 """Precisions ONNX Runtime cannot run on a CPU; their graph is verified as the torch module it was traced from."""
+
+FP32 = "fp32"
+"""Folder of the graphs that int8 is made from and measured beside; gone when the bundle is there."""
 
 DEFAULT_FRAME_SIZE = (480, 640)
 LARGE_MODEL_PARAMETERS = 200_000_000
@@ -73,70 +61,43 @@ def _return_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def size_label(plan: FramePlan) -> str:
-    """The frame size as it stands in file names: HEIGHTxWIDTH."""
-    return f"{plan.frame_hw[0]}x{plan.frame_hw[1]}"
-
-
-def _run(module: nn.Module, frames_NHW3: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    with torch.inference_mode():
-        return np.stack([module(torch.from_numpy(frame)[None])[0].numpy() for frame in frames_NHW3])
-
-
-def _write_reference(
-    model: SingleStepModel, plan: FramePlan, task: str, path: Path, *, count: int
+def _check(
+    precision: str, graph: str, engine: str, targets: Sequence[str], *, accept_accuracy: bool
 ) -> None:
-    frames_NHW3 = reference_frames(plan.frame_hw, count)
-    path.parent.mkdir(exist_ok=True)
-    results = _run(FrameModel(model, plan, task).eval(), frames_NHW3)
-    np.savez_compressed(path, frames=frames_NHW3, results=results)
+    """Refuse what cannot be exported, before any work.
+
+    Raises:
+        UsageError: an unknown precision or kind of graph, an engine of what no engine is made of, or an accuracy that
+            has no exception.
+    """
+    if precision not in PRECISIONS:
+        raise UsageError(f"unknown precision {precision!r}; supported: {', '.join(PRECISIONS)}")
+    if graph not in KINDS:
+        raise UsageError(f"unknown graph {graph!r}; supported: {', '.join(KINDS)}")
+    if engine not in ("auto", "onnx") or targets:
+        for given, name in ((precision, "int8"), (graph, "core")):
+            if given == name:
+                raise UsageError(
+                    f"no engine is built from {name} graphs: int8 is for ONNX Runtime on a CPU, and engines take "
+                    "frames; leave out --engine and --target"
+                )
+    if accept_accuracy and precision != "int8":
+        raise UsageError(f"--accept-accuracy is for int8; {precision} has no exception")
 
 
-def _verify_module(
-    body: nn.Module, plan: FramePlan, task: str, precision: str, reference: Path
-) -> Verdict:
-    """Parity of the traced module itself, where ONNX Runtime has no kernels for its type."""
-    with np.load(reference, allow_pickle=False) as stored:
-        frames_NHW3, references = stored["frames"], stored["results"]
-    results = _run(FrameModel(body, plan, task).eval(), frames_NHW3)
-    parities = [measure_parity(task, *pair) for pair in zip(results, references, strict=True)]
-    limit = LIMITS["torch", precision]
-    return Verdict(plan.frame_hw, "torch", "CPU", precision, worst(parities), limit)
+def _judge(verdicts: list[Verdict], *, accepted: bool) -> list[VerificationEntry]:
+    """The verdicts for the manifest; one outside its limit ends the export unless that is ``accepted``.
 
-
-def _graph_entry(plan: FramePlan, task: str, *, single: bool) -> GraphEntry:
-    info = TASKS[task]
-    height, width = plan.frame_hw
-    onnx_name = "model.onnx" if single else f"model_{size_label(plan)}.onnx"
-    reference_name = f"reference/{size_label(plan)}.npz"
-    return GraphEntry(
-        frame_size=[height, width],
-        processing_size=list(plan.padded_hw),
-        onnx=onnx_name,
-        reference=reference_name,
-        inputs=[
-            TensorSpec(
-                name="frame", dtype="uint8", shape=[1, height, width, 3], meaning="RGB, 0 to 255"
-            )
-        ],
-        outputs=[
-            TensorSpec(
-                name=task,
-                dtype="float32",
-                shape=[1, *info.result_shape(height, width)],
-                meaning=f"{info.meaning}; units: {info.units}",
-            )
-        ],
-    )
-
-
-def _judge(verdicts: list[Verdict]) -> list[VerificationEntry]:
+    A result that holds NaN is no accuracy, and never accepted.
+    """
     for verdict in verdicts:
-        if verdict.failures:
+        excusable = verdict.precision == "int8" and verdict.parity.finite
+        if verdict.failures and not (accepted and excusable):
             height, width = verdict.frame_hw
+            way_out = "; --accept-accuracy writes it all the same" if excusable else ""
             raise ParityError(
                 f"{verdict.backend} {verdict.precision} at {height}x{width} is outside its limit: "
-                f"{'; '.join(verdict.failures)}; no bundle was written"
+                f"{'; '.join(verdict.failures)}; no bundle was written{way_out}"
             )
     return [
         VerificationEntry(
@@ -144,10 +105,87 @@ def _judge(verdicts: list[Verdict]) -> list[VerificationEntry]:
             backend=verdict.backend,
             precision=verdict.precision,
             parity=asdict(verdict.parity),
-            passed=True,
+            passed=not verdict.failures,
         )
         for verdict in verdicts
     ]
+
+
+def _trace(
+    body: nn.Module,
+    subjects: list[Subject],
+    folder: Path,
+    *,
+    opset: int,
+    lint: bool,
+    stages: Stages,
+) -> None:
+    """Write the graphs of ``subjects`` into ``folder``."""
+    num_bytes = sum(t.numel() * t.element_size() for t in body.state_dict().values())
+    with ExitStack() as stack:  # the weight file is closed whatever happens
+        weights = None
+        if len(subjects) > 1 or num_bytes > onnx_export.MAX_INLINE_BYTES:
+            weights = stack.enter_context(onnx_export.WeightFile(folder / "model.data"))
+        for subject in subjects:
+            entry = subject.entry
+            with stages(f"trace {subject.label}"):
+                graph = onnx_export.trace(
+                    subject.module(body),
+                    subject.example(),
+                    input_name=entry.inputs[0].name,
+                    output_name=entry.outputs[0].name,
+                    opset=opset,
+                    multiple_of=entry.multiple_of,
+                )
+                if lint:
+                    require_clean(graph, "onnxruntime")
+            with stages(f"write {entry.onnx}"):
+                onnx_export.save(graph, folder / entry.onnx, weights)
+            del graph
+    for subject in subjects:
+        require_whole(folder / subject.entry.onnx)
+
+
+def _quantise(source: Path, subjects: list[Subject], folder: Path, stages: Stages) -> None:
+    """Write the graphs of ``subjects`` in ``source`` into ``folder`` in int8."""
+    with ExitStack() as stack:
+        weights = None
+        if len(subjects) > 1:
+            weights = stack.enter_context(onnx_export.WeightFile(folder / "model.data"))
+        for subject in subjects:
+            with stages(f"quantise {subject.label} (int8)"):
+                inputs = subject.inputs(quantise.calibration_frames(subject.plan.frame_hw))
+                name = subject.entry.onnx
+                quantise.quantise(source / name, folder / name, inputs, weights)
+
+
+def _in_words(entry: VerificationEntry) -> str:
+    """Accuracy and speed of an int8 graph in one sentence."""
+    fp32_ms, int8_ms = entry.speed["fp32_ms"], entry.speed["int8_ms"]
+    angle, share = entry.parity["mean_angle_deg"], entry.parity["share_within_2pct"]
+    if angle is None:
+        accuracy = f"AbsRel {entry.parity['abs_rel']:.2%}, {share:.2%} of pixels within 2 %"
+    else:
+        accuracy = f"mean angle {angle:.2f} degrees"
+    outside = "" if entry.passed else " (OUTSIDE ITS LIMIT, accepted by you)"
+    return (
+        f"int8 at {entry.frame_size[0]}x{entry.frame_size[1]}: {accuracy}{outside}; {int8_ms:.1f} ms where fp32 takes "
+        f"{fp32_ms:.1f} ({fp32_ms / int8_ms:.2f} times as fast on the CPU of the export)"
+    )
+
+
+def _with_speed(bundle: Bundle, manifest: Manifest) -> Manifest:
+    """The manifest of an int8 bundle with its speed beside fp32; a broken limit goes where every output says it."""
+    entries = []
+    for graph, entry in zip(manifest.graphs, manifest.verification, strict=True):
+        speed = quantise.compare_speed(bundle, graph, f"{FP32}/{graph.onnx}")
+        entries.append(replace(entry, speed=speed))
+    checkpoint = manifest.checkpoint
+    if not all(entry.passed for entry in entries):
+        said = (checkpoint.note, "int8 outside its accuracy limit")
+        checkpoint = replace(checkpoint, note=", ".join(note for note in said if note))
+    notes = [_in_words(entry) for entry in entries]
+    return replace(manifest, checkpoint=checkpoint, verification=entries, notes=notes)
 
 
 def export_bundle(
@@ -159,6 +197,9 @@ def export_bundle(
     resolution: int | None = None,
     precision: str = "fp32",
     specialised: bool = True,
+    graph: str = "frame",
+    dynamic: bool = False,
+    accept_accuracy: bool = False,
     engine: str = "onnx",
     targets: Sequence[str] = (),
     on_note: Callable[[str], None] = lambda note: None,
@@ -172,15 +213,20 @@ def export_bundle(
         checkpoint_id: the name to write into the manifest; the checkpoint's own id if None.
         frame_sizes: (H, W) of the graphs to make; 480x640 if None.
         resolution: longest edge the network sees, 0 for the frame's own size; the checkpoint's default if None.
-        precision: fp32, fp16 or bf16; norm statistics, softmax logits and the last convolution stay fp32.
+        precision: fp32, fp16, bf16 or int8. In 16 bits norm statistics, softmax logits and the last convolution stay
+            fp32. int8 is for ONNX Runtime on a CPU; its accuracy and its speed beside fp32 go into the manifest.
         specialised: fold what is constant at one step: time, prompt, noise, scales.
+        graph: frame (frame in, result at its size out), or core: rgb [1, 3, H, W] in [-1, 1] at processing size in,
+            result [1, 1 or 3, H, W] out, for those who have frame steps of their own. Engines take frames only.
+        dynamic: of a core graph: H and W are open, multiples of 64 px; verified at two sizes.
+        accept_accuracy: write an int8 bundle whose accuracy is outside its limit; every output says so.
         engine: onnx (the graph alone), tensorrt-rtx, tensorrt, or auto: what can be built here.
         targets: GPUs to build TensorRT-RTX engines for, for example sm89; one portable engine if empty.
         on_note: told what ``auto`` built, what not and why.
         stages: says what is being done; silent if None.
 
     Raises:
-        UsageError: a frame size, precision, engine or target that cannot be used, or ``out`` is no
+        UsageError: a frame size, precision, engine, target or combination that cannot be used, or ``out`` is no
             bundle.
         CheckpointError: the weights do not fit their configs.
         ParityError: the graph's result is too far from PyTorch's; nothing is written.
@@ -189,56 +235,49 @@ def export_bundle(
             be written.
     """
     stages = stages or Stages(quiet=True)
-    if precision not in PRECISIONS:
-        raise UsageError(f"unknown precision {precision!r}; supported: {', '.join(PRECISIONS)}")
+    _check(precision, graph, engine, targets, accept_accuracy=accept_accuracy)
     sizes = list(dict.fromkeys(frame_sizes or [DEFAULT_FRAME_SIZE]))
     longest_edge = checkpoint.resolution if resolution is None else resolution
-    task = checkpoint.identity.task
+    task, is_int8 = checkpoint.identity.task, precision == "int8"
     with new_bundle(out) as folder:
         with stages("load checkpoint"):
             model = load_model(checkpoint)
             digest = checkpoint.sha256()
         parameters = sum(p.numel() for p in model.parameters())
-        plans = [plan_frame(size, longest_edge, model.stride) for size in sizes]
+        subjects = plan_subjects(
+            sizes,
+            resolution=longest_edge,
+            stride=model.stride,
+            task=task,
+            kind=graph,
+            dynamic=dynamic,
+        )
         # Every weight is needed for every reference frame; for a full-size model a frame takes a minute on a CPU.
         count = 1 if parameters > LARGE_MODEL_PARAMETERS else 2
-        graphs = [_graph_entry(plan, task, single=len(plans) == 1) for plan in plans]
-        for plan, entry in zip(plans, graphs, strict=True):
-            with stages(f"reference results {size_label(plan)} (torch, fp32)"):
-                _write_reference(model, plan, task, folder / entry.reference, count=count)
+        for subject in subjects:
+            with stages(f"reference results {subject.label} (torch, fp32)"):
+                subject.write_reference(model, folder, count=count)
         with stages("specialise" if specialised else "prepare"):
-            macs_hw = plans[0].padded_hw
             body, passes = prepare(
-                model, precision=precision, specialised=specialised, macs_hw=macs_hw
+                model,
+                precision="fp32" if is_int8 else precision,
+                specialised=specialised,
+                macs_hw=subjects[0].plan.padded_hw,
             )
             del model
-        num_bytes = sum(t.numel() * t.element_size() for t in body.state_dict().values())
-        with ExitStack() as stack:  # the weight file is closed whatever happens
-            weights = None
-            if len(plans) > 1 or num_bytes > onnx_export.MAX_INLINE_BYTES:
-                weights = stack.enter_context(onnx_export.WeightFile(folder / "model.data"))
-            for plan, entry in zip(plans, graphs, strict=True):
-                with stages(f"trace {size_label(plan)}"):
-                    graph = onnx_export.trace(
-                        FrameModel(body, plan, task).eval(),
-                        torch.from_numpy(reference_frames(plan.frame_hw, 1)),
-                        input_name="frame",
-                        output_name=task,
-                        opset=OPSETS[precision],
-                    )
-                    if specialised:
-                        require_clean(graph, "onnxruntime")
-                with stages(f"write {entry.onnx}"):
-                    onnx_export.save(graph, folder / entry.onnx, weights)
-                del graph
+        traced = subjects[:1] if dynamic else subjects
+        source = folder / FP32 if is_int8 else folder
+        source.mkdir(exist_ok=True)
+        _trace(body, traced, source, opset=OPSETS[precision], lint=specialised, stages=stages)
         verdicts = []
         if precision in NO_CPU_KERNELS:
-            for plan, entry in zip(plans, graphs, strict=True):
-                with stages(f"verify {size_label(plan)} (torch, {precision})"):
-                    reference = folder / entry.reference
-                    verdicts.append(_verify_module(body, plan, task, precision, reference))
+            for subject in subjects:
+                with stages(f"verify {subject.label} (torch, {precision})"):
+                    verdicts.append(subject.verify_module(body, precision, folder))
         del body
         _return_memory()
+        if is_int8:
+            _quantise(source, traced, folder, stages)
         manifest = Manifest(
             task=task,
             family=checkpoint.identity.family.name,
@@ -247,9 +286,9 @@ def export_bundle(
             ),
             resolution=longest_edge,
             precision=precision,
-            fp32_ops=[] if precision == "fp32" else list(FP32_PARTS),
+            fp32_ops=list(KEPT_FP32.get(precision, ())),
             opset=OPSETS[precision],
-            graphs=graphs,
+            graphs=[subject.entry for subject in subjects],
             passes=passes,
             versions=package_versions(),
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -258,8 +297,18 @@ def export_bundle(
         if precision not in NO_CPU_KERNELS:
             with stages("verify with ONNX Runtime (CPU)"):
                 verdicts = verify_bundle(open_bundle(folder), "onnxruntime", "cpu")
-        verified = replace(manifest, verification=_judge(verdicts))
-        built = build_engines(folder, verified, engine=engine, targets=targets, stages=stages)
+        verified = replace(manifest, verification=_judge(verdicts, accepted=accept_accuracy))
+        if is_int8:
+            with stages("compare speed with fp32"):
+                verified = _with_speed(open_bundle(folder), verified)
+            shutil.rmtree(source)
+            for note in verified.notes:
+                on_note(note)
+        if graph == "core":
+            said = ["no engine: engines take frames, a core graph does not"]
+            built = Engines(notes=said if engine == "auto" else [])
+        else:
+            built = build_engines(folder, verified, engine=engine, targets=targets, stages=stages)
         for note in built.notes:
             on_note(note)
         write_manifest(folder, replace(verified, engines=built.entries))

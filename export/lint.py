@@ -4,12 +4,15 @@ Knows ONNX graphs and what each target accepts, as a table. TensorRT 10.13's par
 TensorRT 11.x and TensorRT-RTX 1.7 take up to 25, and let float64 and unknown opsets pass to fail later.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import onnx_ir as ir
 
 from e2e_deploy.errors import E2EDeployError
+from e2e_deploy.onnx_paths import external_locations
 
 
 @dataclass(frozen=True)
@@ -18,11 +21,15 @@ class Target:
 
     name: str
     max_opset: int
+    max_elements: int | None = None
+    """Numbers one tensor may hold; None where no limit is known."""
 
 
+MAX_INT32 = 2**31 - 1
 TARGETS = {
     "onnxruntime": Target("onnxruntime", 25),
-    "tensorrt-10": Target("tensorrt-10", 20),
+    # TensorRT issue 3815: larger tensors are refused, 10.0.1 included.
+    "tensorrt-10": Target("tensorrt-10", 20, max_elements=MAX_INT32),
     "tensorrt": Target("tensorrt", 25),
     "tensorrt-rtx": Target("tensorrt-rtx", 25),
 }
@@ -46,6 +53,8 @@ INTEGERS = {
     ir.DataType.BOOL,
 }
 LARGEST_BATCH = 64
+LARGEST_FILE = MAX_INT32
+"""Bytes; protocol buffers end there."""
 
 
 @dataclass(frozen=True)
@@ -111,16 +120,47 @@ def _constants(model: ir.Model) -> Iterator[Finding]:
 
 
 def _shapes(model: ir.Model) -> Iterator[Finding]:
+    """Batch and sides of what goes in and out; a side may be open only if an input gives it."""
+    given = {
+        side.value
+        for value in model.graph.inputs
+        for side in (value.shape or ())
+        if isinstance(side, ir.SymbolicDim)
+    }
     for value in (*model.graph.inputs, *model.graph.outputs):
         shape = value.shape
         if shape is None:
             yield Finding(str(value.name), "has no shape", "trace with shapes")
             continue
-        batch = shape[0]
-        if isinstance(batch, int) and not 1 <= batch <= LARGEST_BATCH:
+        batch, *sides = shape
+        if not isinstance(batch, int) or not 1 <= batch <= LARGEST_BATCH:
             yield Finding(
                 str(value.name), f"has a batch of {batch}", f"1 to {LARGEST_BATCH} is expected"
             )
+        for side in sides:
+            known = side > 0 if isinstance(side, int) else side.value and side.value in given
+            if not known:
+                yield Finding(
+                    str(value.name),
+                    f"has a side of {side}",
+                    "a side is fixed, or is one of the input's that have a name",
+                )
+
+
+def _elements(model: ir.Model, target: Target) -> Iterator[Finding]:
+    """Tensors larger than the target takes, such as attention logits of a large picture."""
+    if target.max_elements is None:
+        return
+    for node in model.graph.all_nodes():
+        for value in node.outputs:
+            sides = value.shape if value.shape is not None and value.shape.is_static() else ()
+            count = math.prod(int(side) for side in sides if isinstance(side, int))
+            if count > target.max_elements:
+                yield Finding(
+                    str(node.name),
+                    f"gives {count} numbers",
+                    f"{target.name} takes up to {target.max_elements} in a tensor: export for smaller pictures",
+                )
 
 
 def _opset(model: ir.Model, target: Target) -> Iterator[Finding]:
@@ -135,8 +175,47 @@ def _opset(model: ir.Model, target: Target) -> Iterator[Finding]:
 
 def lint(model: ir.Model, target: str) -> list[Finding]:
     """Everything that is wrong with ``model`` for ``target`` (a key of TARGETS); empty when it is clean."""
-    checks = (_types(model), _operators(model), _constants(model), _shapes(model))
-    return [*_opset(model, TARGETS[target]), *(finding for check in checks for finding in check)]
+    checks = (
+        _opset(model, TARGETS[target]),
+        _types(model),
+        _operators(model),
+        _constants(model),
+        _shapes(model),
+        _elements(model, TARGETS[target]),
+    )
+    return [finding for check in checks for finding in check]
+
+
+def lint_file(path: Path) -> list[Finding]:
+    """What is wrong with the sizes of an ONNX file and of the weights beside it; empty when they are whole.
+
+    Raises:
+        BundleError: it is no ONNX file.
+    """
+    size = path.stat().st_size
+    if size > LARGEST_FILE:
+        remedy = "keep the weights in a file beside the graph"
+        return [Finding(path.name, f"is {size} bytes, and parsers end at {LARGEST_FILE}", remedy)]
+    if not external_locations(path):
+        return []
+    findings = []
+    for name, value in ir.load(path).graph.initializers.items():
+        tensor = value.const_value
+        if not isinstance(tensor, ir.ExternalTensor):
+            continue
+        beside = path.parent / tensor.location
+        held = beside.stat().st_size if beside.is_file() else 0
+        end = (tensor.offset or 0) + tensor.nbytes
+        if end > held:
+            what = f"ends at byte {end} of {tensor.location}, which has {held}"
+            findings.append(Finding(name, what, "export again; the disk may be full"))
+    return findings
+
+
+def _require_none(findings: list[Finding], target: str) -> None:
+    if findings:
+        more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
+        raise E2EDeployError(f"the graph is not fit for {target}: {findings[0]}{more}")
 
 
 def require_clean(model: ir.Model, target: str) -> None:
@@ -145,7 +224,13 @@ def require_clean(model: ir.Model, target: str) -> None:
     Raises:
         E2EDeployError: names the first finding and how many there are.
     """
-    findings = lint(model, target)
-    if findings:
-        more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
-        raise E2EDeployError(f"the graph is not fit for {target}: {findings[0]}{more}")
+    _require_none(lint(model, target), target)
+
+
+def require_whole(path: Path) -> None:
+    """Raise when the ONNX file or the weights beside it are too large or cut short.
+
+    Raises:
+        E2EDeployError: names the first finding and how many there are.
+    """
+    _require_none(lint_file(path), "any runtime")

@@ -5,6 +5,7 @@ Knows files and bytes; knows nothing of bundles, manifests or caches.
 
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -140,8 +141,27 @@ class Network:
         tensors = [self._network.get_input(i) for i in range(self._network.num_inputs)]
         return {tensor.name: tuple(tensor.shape) for tensor in tensors}
 
+    def layers(self) -> dict[str, int]:
+        """Number of ``layers`` without constants, of them by type of the first output, and of ``cast``.
+
+        What the parser made of the graph, before the builder fuses it; an engine itself can be read on its GPU only.
+        """
+        module = self._api.module
+        names = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16"}
+        counts: Counter[str] = Counter()
+        for i in range(self._network.num_layers):
+            layer = self._network.get_layer(i)
+            if layer.type != module.LayerType.CONSTANT and layer.num_outputs:
+                counts["layers"] += 1
+                counts[names.get(layer.get_output(0).dtype.name, "int")] += 1
+                counts["cast"] += layer.type == module.LayerType.CAST
+        return dict(sorted(counts.items()))
+
     def _decompose_attention(self, *, only_fp32: bool) -> bool:
         """Let the builder split attention into products; whether there is any to split.
+
+        In half precision the logits of such products are half precision too, which large models overflow: our exports
+        spell fp16 and bf16 attention out with fp32 logits, so only foreign graphs get there.
 
         Args:
             only_fp32: only those in float32, for which no fused kernel exists.

@@ -2,10 +2,10 @@
 
 from torch import nn
 
-from e2e_deploy.bundle import PassEntry
 from e2e_deploy.export.norms import shorten_sums
 from e2e_deploy.export.precision import to_precision
 from e2e_deploy.export.specialise import PassReport, specialise
+from e2e_deploy.manifest import PassEntry
 from e2e_deploy.model import SingleStepModel
 
 

@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from e2e_deploy.bundle import Bundle, GraphEntry, Manifest, open_bundle
-from e2e_deploy.errors import UsageError
+from e2e_deploy.bundle import Bundle, open_bundle
+from e2e_deploy.errors import UnavailableError, UsageError
 from e2e_deploy.frames import check_frame
+from e2e_deploy.hardware import cuda_device_count
+from e2e_deploy.manifest import GraphEntry, Manifest
 from e2e_deploy.runtime.backend import Backend, Closing, Loader, Result
 from e2e_deploy.runtime.fit import Fit
 
@@ -43,6 +45,33 @@ BACKENDS: dict[str, Loader] = {
     "tensorrt": _tensorrt,
     "tensorrt-rtx": _tensorrt_rtx,
 }
+_FASTEST_FIRST = ("tensorrt", "tensorrt-rtx")
+
+
+def _choose(bundle: Bundle, graph: GraphEntry, device: str) -> tuple[Backend, str]:
+    """The backend for ``auto`` and why: a fitting engine of the bundle on a GPU, else ONNX Runtime.
+
+    An engine that is damaged, or that others could have written, is an error and no reason for another backend.
+    """
+    held = {e.backend for e in bundle.manifest.engines if e.frame_size == graph.frame_size}
+    if not held:
+        why = "the bundle has no engine for this frame size"
+    elif device == "cpu":
+        why = "the CPU was asked for"
+    elif not cuda_device_count():
+        why = "no NVIDIA GPU for the bundle's engines"
+    else:
+        missing = []
+        for name in _FASTEST_FIRST:
+            if name not in held:
+                continue
+            try:
+                return BACKENDS[name](bundle, graph, device), "the bundle's engine fits this GPU"
+            except UnavailableError as error:
+                missing.append(str(error))
+        why = "; ".join(missing)
+    # It comes with the plain install and is faster than torch on every device measured.
+    return BACKENDS["onnxruntime"](bundle, graph, device), why
 
 
 class Engine(Closing):
@@ -77,7 +106,8 @@ class Engine(Closing):
 
         Args:
             bundle: its folder, or an opened Bundle.
-            backend: auto, onnxruntime or torch. A named backend that is not here is an error.
+            backend: auto, onnxruntime, torch, tensorrt or tensorrt-rtx. A named backend that is not here is an
+                error. With auto a fitting engine of the bundle where a GPU is, else ONNX Runtime; ``reason`` says why.
             device: auto, cpu or cuda.
             frame_size: (H, W) of the graph to load; needed only when the bundle holds several.
 
@@ -88,14 +118,18 @@ class Engine(Closing):
         """
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
         graph = opened.graph_for(frame_size) if frame_size else opened.manifest.graphs[0]
+        if graph.kind != "frame":
+            raise UsageError(
+                f"{opened.root} holds a core graph, rgb to result at the processing size, and an engine takes frames; "
+                "export without --graph core"
+            )
         if backend != "auto" and backend not in BACKENDS:
             raise UsageError(
                 f"unknown backend {backend!r}; the backends are auto, {', '.join(BACKENDS)}"
             )
-        # ONNX Runtime comes with the plain install and is faster than torch on every device measured.
-        name = "onnxruntime" if backend == "auto" else backend
-        reason = "the default" if backend == "auto" else "named by you"
-        return cls(opened, graph, BACKENDS[name](opened, graph, device), reason)
+        if backend == "auto":
+            return cls(opened, graph, *_choose(opened, graph, device))
+        return cls(opened, graph, BACKENDS[backend](opened, graph, device), "named by you")
 
     def __call__(self, frame: npt.NDArray[np.uint8]) -> Result:
         """Depth float32 [H, W] or normals float32 [H, W, 3] of a frame.

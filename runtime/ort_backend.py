@@ -1,15 +1,17 @@
-"""ONNX Runtime: the backend that runs everywhere, on the CPU or through the CUDA provider."""
+"""ONNX Runtime: the backend that runs everywhere, on the CPU or through a provider for NVIDIA GPUs."""
 
 import os
+from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
-from e2e_deploy.bundle import Bundle, GraphEntry
+from e2e_deploy.bundle import Bundle
 from e2e_deploy.errors import BundleError, UnavailableError, UsageError
 from e2e_deploy.hardware import cuda_device_count
+from e2e_deploy.manifest import FREE, GraphEntry
 from e2e_deploy.optional import require
 from e2e_deploy.runtime.backend import Closing, Result
+from e2e_deploy.runtime.ort_gpu import find_gpu_provider
 
 _LOG_ERRORS_ONLY = 3
 _ORT_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
@@ -34,13 +36,14 @@ class OrtBackend(Closing):
 
     def __init__(self, bundle: Bundle, graph: GraphEntry, device: str = "auto") -> None:
         ort = require("onnxruntime", "export")
+        gpu = find_gpu_provider(ort) if device != "cpu" and cuda_device_count() else None
         if device == "auto":
-            device = "cuda" if cuda_device_count() and _has_cuda(ort) else "cpu"
-        if device == "cuda" and not (cuda_device_count() and _has_cuda(ort)):
+            device = "cuda" if gpu else "cpu"
+        if device == "cuda" and gpu is None:
             missing = (
                 "no CUDA device"
                 if not cuda_device_count()
-                else "an onnxruntime without its CUDA provider"
+                else "an onnxruntime without a provider for it"
             )
             raise UnavailableError(
                 f"onnxruntime on cuda was asked for, but this machine has {missing}; use --device cpu"
@@ -57,16 +60,12 @@ class OrtBackend(Closing):
         options.log_severity_level = _LOG_ERRORS_ONLY
         # Threads spin for a moment between operators (the default): 12 % faster than letting them sleep, measured on
         # e2e-tiny with two cores.
-        providers: list[object] = ["CPUExecutionProvider"]
-        if device == "cuda":
-            # No silent fallback: a CUDA session that cannot start must fail, not run on the CPU.
-            providers.insert(
-                0,
-                (
-                    "CUDAExecutionProvider",
-                    {"cudnn_conv_algo_search": "EXHAUSTIVE", "use_tf32": "0"},
-                ),
-            )
+        providers: list[object] | None = ["CPUExecutionProvider"]
+        if gpu is not None and gpu.devices:
+            options.add_provider_for_devices(gpu.devices, gpu.options)
+            providers = None  # they stand in the options, and the CPU is added to them
+        elif gpu is not None:
+            providers = [(gpu.name, gpu.options), "CPUExecutionProvider"]
         try:
             self._session = ort.InferenceSession(
                 str(bundle.file(graph.onnx)), options, providers=providers
@@ -75,32 +74,34 @@ class OrtBackend(Closing):
             # ONNX Runtime's exceptions share no public base class.
             said = " ".join(str(error).split())
             raise BundleError(f"ONNX Runtime cannot load {graph.onnx}: {said}") from error
-        if device == "cuda" and "CUDAExecutionProvider" not in self._session.get_providers():
+        # No silent fallback: a session that cannot start on the GPU must fail, not run on the CPU.
+        if gpu is not None and gpu.name not in self._session.get_providers():
             raise UnavailableError(
-                "onnxruntime could not start its CUDA provider; e2e-deploy doctor shows what is missing"
+                f"onnxruntime could not start its {gpu.title}; e2e-deploy doctor shows what is missing"
             )
         for spec, found in (
             (graph.inputs[0], self._session.get_inputs()),
             (graph.outputs[0], self._session.get_outputs()),
         ):
             told = [(spec.name, _ORT_TYPES.get(spec.dtype), spec.shape)]
-            if [(value.name, value.type, value.shape) for value in found] != told:
+            # ONNX names an open side, a manifest says FREE.
+            given = [
+                (v.name, v.type, [side if isinstance(side, int) else FREE for side in v.shape])
+                for v in found
+            ]
+            if given != told:
                 raise BundleError(
                     f"{graph.onnx} is not the graph its manifest describes: expected {spec.dtype} "
                     f"{spec.shape} as {spec.name!r} and nothing else"
                 )
-        self.device = "CUDA" if device == "cuda" else f"CPU, {options.intra_op_num_threads} threads"
+        self.device = gpu.title if gpu else f"CPU, {options.intra_op_num_threads} threads"
         self._input, self._output = graph.inputs[0].name, graph.outputs[0].name
 
-    def __call__(self, frame: npt.NDArray[np.uint8]) -> Result:
-        """Result of one frame, uint8 RGB [H, W, 3]."""
+    def __call__(self, frame: npt.NDArray[Any]) -> Result:
+        """Result of one frame, uint8 RGB [H, W, 3]; of a core graph's rgb float32 [3, H, W]."""
         result: Result = self._session.run([self._output], {self._input: frame[None]})[0][0]
         return result
 
     def close(self) -> None:
         """Drop the session and its memory."""
         self._session = None
-
-
-def _has_cuda(ort: object) -> bool:
-    return "CUDAExecutionProvider" in ort.get_available_providers()  # type: ignore[attr-defined]

@@ -3,8 +3,9 @@
 import numpy as np
 import numpy.typing as npt
 
-from e2e_deploy.bundle import Bundle, GraphEntry
+from e2e_deploy.bundle import Bundle
 from e2e_deploy.errors import CheckpointError, UnavailableError, UsageError
+from e2e_deploy.manifest import GraphEntry
 from e2e_deploy.optional import require
 from e2e_deploy.runtime.backend import Closing, Result
 

@@ -12,9 +12,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from e2e_deploy.bundle import Bundle, EngineEntry, GraphEntry, TensorSpec
+from e2e_deploy.bundle import Bundle
 from e2e_deploy.engine_files import graph_digest, rebuild_command, require_private
-from e2e_deploy.errors import BundleError, E2EDeployError, UnavailableError, UsageError
+from e2e_deploy.errors import (
+    BundleError,
+    E2EDeployError,
+    EngineDamagedError,
+    EngineMismatchError,
+    UnavailableError,
+    UsageError,
+)
+from e2e_deploy.manifest import EngineEntry, GraphEntry, TensorSpec
 from e2e_deploy.runtime.backend import Closing, Result
 from e2e_deploy.runtime.cuda_driver import CudaDriver, Driver, Gpu
 from e2e_deploy.runtime.loaded_engine import LoadedEngine
@@ -40,30 +48,31 @@ def choose_engine(
     """The engine of ``graph`` that fits here; one made for this GPU alone is preferred to a portable one.
 
     Raises:
-        UnavailableError: there is none; says what the bundle holds, what is here, and the command that builds one.
+        EngineMismatchError: there is none; says what the bundle holds, what is here, and the command that builds one.
+        UnavailableError: the driver is too old for it.
     """
     held = [
         entry
         for entry in bundle.manifest.engines
         if entry.backend == library and entry.frame_size == graph.frame_size
     ]
-    command = rebuild_command(bundle.manifest, graph, library, gpu.target)
+    command = rebuild_command(bundle.root, library)
     if not held:
-        raise UnavailableError(
+        raise EngineMismatchError(
             f"the bundle {bundle.root} has no {TITLES[library]} engine for {graph.frame_hw[0]}x{graph.frame_hw[1]}; "
             f"build one with: {command}"
         )
     fitting = [entry for entry in held if _runs_on(entry, gpu)]
     if not fitting:
         built = ", ".join(dict.fromkeys(f"{e.target} {e.gpu}".strip() for e in held))
-        raise UnavailableError(
+        raise EngineMismatchError(
             f"the bundle's {TITLES[library]} engines are for {built}, and this GPU is {gpu.target} ({gpu.name}); "
             f"rebuild with: {command}"
         )
     same = [entry for entry in fitting if entry.version == version]
     if not same:
         built = ", ".join(dict.fromkeys(e.version for e in fitting))
-        raise UnavailableError(
+        raise EngineMismatchError(
             f"the bundle's engine was built by {TITLES[library]} {built}, and {version} is installed here; "
             f"rebuild with: {command}"
         )
@@ -97,6 +106,44 @@ def read_engine(bundle: Bundle, entry: EngineEntry) -> bytes:
     return data
 
 
+def load_engine(
+    bundle: Bundle, graph: GraphEntry, api: TrtApi, gpu: Gpu
+) -> tuple[EngineEntry, LoadedEngine]:
+    """The engine of ``graph`` that fits here, loaded; it was built from this very graph and has its tensors.
+
+    Raises:
+        EngineMismatchError: none fits, as the manifest or the library says.
+        EngineDamagedError: it is damaged, or was built from another graph.
+        BundleError: it is not the file that the manifest lists, or others could have written it.
+        UnavailableError: the driver does not fit, or the GPU has no room.
+    """
+    manifest, rebuild = bundle.manifest, rebuild_command(bundle.root, api.name)
+    entry = choose_engine(bundle, graph, api.name, api.version, gpu)
+    engine = LoadedEngine(api, read_engine(bundle, entry), entry.file, rebuild)
+    try:
+        digest = graph_digest(bundle.root, graph.onnx, lambda name: manifest.files[name].sha256)
+        if engine.name != digest:
+            raise EngineDamagedError(
+                f"{entry.file} was built from another graph than {graph.onnx} of this bundle "
+                f"({engine.name[:12] or 'none named'}, not {digest[:12]}); rebuild it with: {rebuild}"
+            )
+        found = {(t.name, t.is_input, t.dtype, t.shape) for t in engine.tensors()}
+        wanted = {
+            (spec.name, is_input, spec.dtype, tuple(spec.shape))
+            for specs, is_input in ((graph.inputs, True), (graph.outputs, False))
+            for spec in specs
+        }
+        if found != wanted:
+            raise EngineDamagedError(
+                f"{entry.file} has the tensors {sorted(found)}, the manifest lists {sorted(wanted)}; "
+                f"rebuild it with: {rebuild}"
+            )
+    except BaseException:
+        engine.close()
+        raise
+    return entry, engine
+
+
 def inspect_engine(
     bundle: Bundle,
     graph: GraphEntry,
@@ -114,9 +161,7 @@ def inspect_engine(
     with ExitStack() as stack:
         driver = driver or CudaDriver(library)
         stack.callback(driver.close)
-        entry = choose_engine(bundle, graph, library, api.version, driver.gpu)
-        rebuild = rebuild_command(bundle.manifest, graph, library, driver.gpu.target)
-        engine = LoadedEngine(api, read_engine(bundle, entry), entry.file, rebuild)
+        entry, engine = load_engine(bundle, graph, api, driver.gpu)
         stack.callback(engine.close)
         return entry, summarise_layers(engine.information())
 
@@ -168,30 +213,9 @@ class TrtBackend(Closing):
             raise
 
     def _load(self, bundle: Bundle, graph: GraphEntry, api: TrtApi) -> None:
-        manifest, gpu = bundle.manifest, self._driver.gpu
-        self.entry = choose_engine(bundle, graph, self.name, api.version, gpu)
-        rebuild = rebuild_command(manifest, graph, self.name, gpu.target)
-        engine = LoadedEngine(api, read_engine(bundle, self.entry), self.entry.file, rebuild)
-        self._engine = engine
-        self._closing.callback(engine.close)
-        digest = graph_digest(bundle.root, graph.onnx, lambda name: manifest.files[name].sha256)
-        if engine.name != digest:
-            raise BundleError(
-                f"{self.entry.file} was built from another graph than {graph.onnx} of this bundle "
-                f"({engine.name[:12] or 'none named'}, not {digest[:12]}); rebuild it with: {rebuild}"
-            )
-        found = {(t.name, t.is_input, t.dtype, t.shape) for t in engine.tensors()}
-        wanted = {
-            (spec.name, is_input, spec.dtype, tuple(spec.shape))
-            for specs, is_input in ((graph.inputs, True), (graph.outputs, False))
-            for spec in specs
-        }
-        if found != wanted:
-            raise BundleError(
-                f"{self.entry.file} has the tensors {sorted(found)}, the manifest lists {sorted(wanted)}; "
-                f"rebuild it with: {rebuild}"
-            )
-        self.activation_bytes = engine.activation_bytes
+        self.entry, self._engine = load_engine(bundle, graph, api, self._driver.gpu)
+        self._closing.callback(self._engine.close)
+        self.activation_bytes = self._engine.activation_bytes
 
     def _allocate(self, graph: GraphEntry) -> None:
         driver, stack = self._driver, self._closing

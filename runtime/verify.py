@@ -2,12 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from e2e_deploy.bundle import Bundle
+from e2e_deploy.errors import UsageError
 from e2e_deploy.limits import LIMITS, Limit, Parity, measure_parity
+from e2e_deploy.manifest import GraphEntry
+from e2e_deploy.runtime.backend import Backend
 from e2e_deploy.runtime.engine import Engine
+from e2e_deploy.runtime.ort_backend import OrtBackend
 
 
 @dataclass(frozen=True)
@@ -45,38 +51,71 @@ def worst(parities: list[Parity]) -> Parity:
     )
 
 
+def as_map(graph: GraphEntry, result: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """A result of ``graph`` as depth [H, W] or normals [H, W, 3]; a core graph gives [1, H, W] or [3, H, W]."""
+    if graph.kind == "frame":
+        return result
+    return result[0] if len(result) == 1 else np.moveaxis(result, 0, -1)
+
+
+def open_backend(bundle: Bundle, graph: GraphEntry, backend: str, device: str) -> Backend:
+    """What runs ``graph``; a core graph, which no engine takes, is for ONNX Runtime alone.
+
+    Raises:
+        UsageError: another backend for a core graph.
+        UnavailableError: the backend or device is not here.
+        BundleError: the backend refuses the graph.
+    """
+    if graph.kind == "frame":
+        return Engine.load(
+            bundle, backend=backend, device=device, frame_size=graph.frame_hw
+        ).backend
+    if backend not in ("auto", "onnxruntime"):
+        raise UsageError(f"a core graph is verified with onnxruntime only, not with {backend}")
+    return OrtBackend(bundle, graph, device)
+
+
+Watch = Callable[
+    [GraphEntry, str, npt.NDArray[Any], npt.NDArray[np.float32], npt.NDArray[np.float32]], None
+]
+"""(graph, backend's name, input, its result, its reference), the last two as maps."""
+
+
 def verify_bundle(
-    bundle: Bundle, backend: str = "onnxruntime", device: str = "auto"
+    bundle: Bundle,
+    backend: str = "onnxruntime",
+    device: str = "auto",
+    watch: Watch | None = None,
 ) -> list[Verdict]:
-    """Run every stored reference frame of every graph and compare.
+    """Run every stored reference input of every graph and compare.
 
     Args:
         bundle: an opened bundle.
         backend: a backend's name, or auto.
         device: auto, cpu or cuda.
+        watch: shown every result.
 
     Raises:
         UnavailableError: the backend or device is not here.
+        UsageError: an unknown backend, or one that takes no core graph.
         BundleError: the reference cannot be read, or the backend refuses the graph.
     """
     verdicts = []
     manifest = bundle.manifest
     for graph in manifest.graphs:
         frames, references = bundle.reference(graph)
-        with Engine.load(
-            bundle, backend=backend, device=device, frame_size=graph.frame_hw
-        ) as engine:
-            name = engine.backend.name
-            parities = [
-                measure_parity(manifest.task, engine(frame), reference)
-                for frame, reference in zip(frames, references, strict=True)
-            ]
+        with open_backend(bundle, graph, backend, device) as opened:
+            name = opened.name
+            parities = []
+            for frame, reference in zip(frames, references, strict=True):
+                pair = as_map(graph, opened(frame)), as_map(graph, reference)
+                parities.append(measure_parity(manifest.task, *pair))
+                if watch is not None:
+                    watch(graph, name, frame, *pair)
             # The torch backend is the fp32 reference itself, whatever the bundle's precision.
             precision = "fp32" if name == "torch" else manifest.precision
             limit = LIMITS[name, precision]
             verdicts.append(
-                Verdict(
-                    graph.frame_hw, name, engine.backend.device, precision, worst(parities), limit
-                )
+                Verdict(graph.frame_hw, name, opened.device, precision, worst(parities), limit)
             )
     return verdicts

@@ -7,15 +7,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from e2e_deploy.bundle import (
-    CheckpointEntry,
-    GraphEntry,
-    Manifest,
-    TensorSpec,
-    new_bundle,
-    sha256_of,
-    write_manifest,
-)
+from e2e_deploy.bundle import new_bundle, sha256_of, write_manifest
+from e2e_deploy.manifest import CheckpointEntry, GraphEntry, Manifest, TensorSpec
 
 HW = (24, 32)
 NOTE = "untrained weights"

@@ -16,7 +16,16 @@ from e2e_deploy.cli import options
     help="Folder of the bundle.  [default: <checkpoint>-<precision>]",
 )
 @click.option(
-    "--precision", type=click.Choice(["fp32", "fp16", "bf16"]), default="fp32", show_default=True
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "bf16", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="int8: for CPUs; refused when its accuracy is outside the limits of fp16.",
+)
+@click.option(
+    "--accept-accuracy",
+    is_flag=True,
+    help="Write an int8 bundle all the same; every output says that it is outside its limit.",
 )
 @click.option(
     "--frame-size",
@@ -32,16 +41,29 @@ from e2e_deploy.cli import options
     help="Longest edge the network sees; 0 keeps the frame's own size.  [default: the checkpoint's]",
 )
 @click.option(
+    "--graph",
+    type=click.Choice(["frame", "core"]),
+    default="frame",
+    show_default=True,
+    help="core leaves out the frame steps: rgb in [-1, 1] at the processing size in, result at that size out.",
+)
+@click.option(
+    "--dynamic",
+    is_flag=True,
+    help="Core graphs only: height and width stay open, multiples of 64 from 128 to 2048.",
+)
+@click.option(
     "--no-specialize",
     is_flag=True,
     help="Keep what is constant in the graph (for comparison).",
 )
 @click.option(
     "--engine",
-    type=click.Choice(["onnx", "auto", "tensorrt", "tensorrt-rtx"]),
-    default="onnx",
+    type=click.Choice(["auto", "onnx", "tensorrt", "tensorrt-rtx"]),
+    default="auto",
     show_default=True,
-    help="Also build engines. tensorrt-rtx needs no GPU, tensorrt needs one, auto builds what it can here.",
+    help="Engines beside the ONNX graph. auto: for half precision TensorRT where it and a GPU are, else TensorRT-RTX "
+    "where it is installed (no GPU needed); onnx: none. A named one that cannot be built is an error.",
 )
 @click.option(
     "--target",
@@ -55,8 +77,11 @@ def command(
     checkpoint: str | None,
     out: Path | None,
     precision: str,
+    accept_accuracy: bool,
     frame_sizes: tuple[str, ...],
     resolution: int | None,
+    graph: str,
+    dynamic: bool,
     no_specialize: bool,
     engine: str,
     targets: tuple[str, ...],
@@ -72,12 +97,15 @@ def command(
 
     require("torch", "export")
     from e2e_deploy.checkpoint import open_checkpoint
+    from e2e_deploy.export.engines import plan_jobs
     from e2e_deploy.export.exporter import export_bundle
     from e2e_deploy.frames import parse_size
     from e2e_deploy.progress import Stages
     from e2e_deploy.tiny import bundled_checkpoint, bundled_id
 
     sizes = [parse_size(text) for text in frame_sizes]
+    split_targets = [name for text in targets for name in text.split(",") if name]
+    plan_jobs(engine, split_targets)  # a named engine that cannot be built is said before the work
     bundled = bundled_id(task or "depth") if checkpoint is None else None
     opened = open_checkpoint(
         checkpoint or bundled_checkpoint(task or "depth"), family=family, task=task
@@ -98,8 +126,11 @@ def command(
         resolution=resolution,
         precision=precision,
         specialised=not no_specialize,
+        graph=graph,
+        dynamic=dynamic,
+        accept_accuracy=accept_accuracy,
         engine=engine,
-        targets=[name for text in targets for name in text.split(",") if name],
+        targets=split_targets,
         on_note=lambda note: click.echo(f"note: {note}", err=True),
         stages=Stages(),
     )
@@ -107,7 +138,8 @@ def command(
         height, width = entry.frame_size
         click.echo(
             f"verified {height}x{width}: {entry.backend} {entry.precision}, "
-            f"relative error {entry.parity['relative']:.1e}",
+            f"relative error {entry.parity['relative']:.1e}"
+            f"{'' if entry.passed else ', OUTSIDE ITS LIMIT'}",
             err=True,
         )
     click.echo(str(bundle.root))

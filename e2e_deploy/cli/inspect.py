@@ -73,13 +73,76 @@ def _pass_table(passes: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+SHARES = ("fp16", "bf16", "fp32", "int", "other")
+
+
+def _engine_facts(path: str) -> list[dict[str, Any]]:
+    """What every engine of a bundle consists of: read from it where its GPU is, else as noted when it was built."""
+    from e2e_deploy.bundle import open_bundle
+    from e2e_deploy.errors import UnavailableError, UsageError
+    from e2e_deploy.runtime.trt_backend import inspect_engine
+
+    bundle = open_bundle(path)
+    if not bundle.manifest.engines:
+        raise UsageError(f"{path} holds no engine; e2e-deploy export --precision fp16 builds one")
+    facts = []
+    for entry in bundle.manifest.engines:
+        counts, source = entry.layers, "noted when it was built"
+        try:
+            graph = bundle.graph_for((entry.frame_size[0], entry.frame_size[1]))
+            found, here = inspect_engine(bundle, graph, entry.backend)
+            if found == entry:
+                counts, source = here, "read from the engine"
+        except UnavailableError as error:
+            click.echo(f"{entry.file}: not read here: {error}", err=True)
+        if not counts:  # built without a GPU, where nothing can read an engine
+            counts, source = (
+                entry.options.get("network", {}),
+                "the graph, before the builder fused it",
+            )
+        facts.append(asdict(entry) | {"layers": counts, "layers_from": source})
+    return facts
+
+
+def _engine_table(facts: list[dict[str, Any]]) -> list[str]:
+    """A line an engine: how many layers, the share of each precision, of reformat layers and of casts."""
+    rows = [("frame", "engine", "target", "layers", *SHARES, "reformat", "cast", "layers are")]
+    for entry in facts:
+        counts = entry["layers"]
+        total = counts.get("layers", 0)
+        shares = [
+            f"{counts[key] / total:.1%}" if total and key in counts else "-"
+            for key in (*SHARES, "reformat", "cast")
+        ]
+        frame, engine = (
+            "x".join(map(str, entry["frame_size"])),
+            f"{entry['backend']} {entry['version']}",
+        )
+        rows.append((frame, engine, entry["target"], str(total), *shares, entry["layers_from"]))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
 @click.command("inspect")
 @click.argument("path")
 @options.task
 @options.family
 @options.as_json
-def command(path: str, task: str | None, family: str | None, as_json: bool) -> None:
+@click.option(
+    "--engine",
+    "engines",
+    is_flag=True,
+    help="Of a bundle's engines: layers, the share of each precision, of reformat layers and of casts.",
+)
+def command(path: str, task: str | None, family: str | None, as_json: bool, engines: bool) -> None:
     """Say what PATH is: a bundle's manifest, checked against its files, or a checkpoint's family, task and size."""
+    if engines:
+        rows = _engine_facts(path)
+        click.echo(json.dumps(rows, indent=2) if as_json else "\n".join(_engine_table(rows)))
+        return
     is_bundle = (Path(path) / "manifest.json").is_file()
     facts = _of_bundle(path) if is_bundle else _of_checkpoint(path, family, task)
     if as_json:

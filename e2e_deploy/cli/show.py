@@ -17,8 +17,9 @@ from e2e_deploy.opencv import cv2
 from e2e_deploy.pictures import reference_frames
 from e2e_deploy.runtime.engine import Engine
 from e2e_deploy.runtime.run import run_source
-from e2e_deploy.runtime.sinks import Painter, VideoSink
+from e2e_deploy.runtime.sinks import Painter
 from e2e_deploy.runtime.sources import VideoSource, read_picture
+from e2e_deploy.runtime.video_sink import VideoSink
 
 # Middlebury 2014 calibration of the scene at the size scikit-image ships (a quarter): pixels and metres.
 FOCAL_PX, BASELINE_M, OFFSET_PX = 994.978, 0.193001, 31.086
@@ -88,7 +89,7 @@ def contact_sheet(bundles: dict[str, Bundle], scene: Motorcycle, path: Path) -> 
         tiles = [_label(_tile(rgb), "picture")]
         for task, bundle in bundles.items():
             painter = Painter(bundle.manifest, "spectral", is_video=False)
-            tiles.append(_label(painter(_tile(predict(bundle, rgb))), task))
+            tiles.append(_label(painter(_tile(predict(bundle, rgb)), {}), task))
         if index == 0:
             low, high = np.percentile(scene.depth_m[scene.valid], (2, 98))
             truth = colour_depth(

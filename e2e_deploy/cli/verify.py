@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from e2e_deploy.cli import options
+from e2e_deploy.cli import options, rebuild
 
 if TYPE_CHECKING:
     from e2e_deploy.bundle import Bundle
@@ -60,8 +60,10 @@ def _write_layers(bundle: "Bundle", folder: Path) -> None:
     from e2e_deploy.tiny import resolve_bundled
 
     manifest = bundle.manifest
-    if manifest.precision == "fp32":
-        raise UsageError("--layers compares half precision with fp32, and this bundle is fp32")
+    if manifest.precision not in ("fp16", "bf16"):
+        raise UsageError(
+            f"--layers compares half precision with fp32, and this bundle is {manifest.precision}"
+        )
     checkpoint = open_checkpoint(
         resolve_bundled(manifest.checkpoint.id), family=manifest.family, task=manifest.task
     )
@@ -83,6 +85,14 @@ def _write_layers(bundle: "Bundle", folder: Path) -> None:
 @options.bundle_argument
 @options.backend
 @options.device
+@rebuild.option
+@click.option(
+    "--with",
+    "peer",
+    type=click.Choice(["polygraphy"]),
+    default=None,
+    help="Also let NVIDIA's polygraphy run the graph with ONNX Runtime and compare it with the reference.",
+)
 @options.as_json
 @click.option(
     "--layers",
@@ -90,7 +100,22 @@ def _write_layers(bundle: "Bundle", folder: Path) -> None:
     default=None,
     help="Also compare every layer with fp32 and write layers.csv and layers.png into this folder; needs torch.",
 )
-def command(bundle: str, backend: str, device: str, as_json: bool, layers: Path | None) -> None:
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Also write a picture for each frame size and backend: its worst frame, the worst region marked.",
+)
+def command(
+    bundle: str,
+    backend: str,
+    device: str,
+    rebuild_first: bool,
+    peer: str | None,
+    as_json: bool,
+    layers: Path | None,
+    out: Path | None,
+) -> None:
     """Run BUNDLE's stored reference frames on the backends here and compare; exit 3 when a limit is broken.
 
     With --backend auto every backend that can run here is tried.
@@ -98,29 +123,43 @@ def command(bundle: str, backend: str, device: str, as_json: bool, layers: Path 
     from e2e_deploy.bundle import open_bundle
     from e2e_deploy.errors import InputError, ParityError, UnavailableError, UsageError
     from e2e_deploy.runtime.engine import BACKENDS
+    from e2e_deploy.runtime.polygraphy_check import check_with_polygraphy
     from e2e_deploy.runtime.verify import verify_bundle
+    from e2e_deploy.runtime.worst_region import WorstFrames
 
     opened = open_bundle(bundle)
+    if rebuild_first:
+        opened = rebuild.rebuild_engines(opened, backend)
     verdicts = []
+    seen = WorstFrames(opened.manifest.task)
     for name in BACKENDS if backend == "auto" else (backend,):
         try:
-            verdicts += verify_bundle(opened, name, device)
+            verdicts += verify_bundle(opened, name, device, seen.see if out else None)
         except (UnavailableError, InputError, UsageError) as error:
             # Only a backend nobody named may be missing: torch on a robot, a checkpoint that stayed elsewhere, or
             # TensorRT with --device cpu.
             if backend != "auto" or name == "onnxruntime":
                 raise
             click.echo(f"{name}: not compared: {error}", err=True)
+    opinions = check_with_polygraphy(opened) if peer else []
     if as_json:
-        click.echo(json.dumps([asdict(v) | {"failures": v.failures} for v in verdicts], indent=2))
+        rows = [asdict(v) | {"failures": v.failures} for v in verdicts]
+        click.echo(json.dumps([*rows, *map(asdict, opinions)], indent=2))
     else:
         print_verdicts(verdicts)
+        for opinion in opinions:
+            click.echo(str(opinion))
     if opened.manifest.checkpoint.note:
         click.echo(f"note: {opened.manifest.checkpoint.note}", err=True)
+    if out is not None:
+        for path, line in seen.write(out):
+            click.echo(line, err=True)
+            click.echo(str(path), err=as_json)
     if layers is not None:
         _write_layers(opened, layers)
     failures = [
         f"{v.backend} {v.precision}: {'; '.join(v.failures)}" for v in verdicts if v.failures
     ]
+    failures += [str(opinion) for opinion in opinions if not opinion.passed]
     if failures:
         raise ParityError(" | ".join(failures))

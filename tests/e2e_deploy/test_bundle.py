@@ -8,15 +8,9 @@ import numpy as np
 import onnx
 import pytest
 
-from e2e_deploy.bundle import (
-    MANIFEST,
-    new_bundle,
-    open_bundle,
-    parse_manifest,
-    safe_path,
-    write_manifest,
-)
+from e2e_deploy.bundle import new_bundle, open_bundle, safe_path, write_manifest
 from e2e_deploy.errors import BundleError, E2EDeployError, UsageError
+from e2e_deploy.manifest import MANIFEST, parse_manifest
 from tests.plain_bundle import HW, edit_manifest, plain_model, rehash, write_plain_bundle
 
 GRAPH, REFERENCE = "model_24x32.onnx", "reference/24x32.npz"
@@ -93,7 +87,7 @@ def test_a_manifest_that_is_no_json(bundle, text):
     refused(bundle, "is not JSON")
 
 
-@pytest.mark.parametrize("text", ["[]", "3", "null", '"x"', "{}", '{"schema": 2}'])
+@pytest.mark.parametrize("text", ["[]", "3", "null", '"x"', "{}", '{"schema": 1}'])
 def test_a_manifest_of_another_schema(bundle, text):
     (bundle / MANIFEST).write_text(text)
     refused(bundle, r"has schema .*; this version reads \d+: export the bundle again")
@@ -159,6 +153,14 @@ def test_values_of_the_wrong_type(bundle, path, value):
         (lambda m: m["graphs"][0].update(frame_size=[0, 32]), "frame size"),
         (lambda m: m["graphs"][0].update(inputs=[]), r"one input \[1, 24, 32, 3\]"),
         (lambda m: m["graphs"][0]["outputs"][0].update(shape=[24, 32]), r"output \[1, 24, 32\]"),
+        (lambda m: m["graphs"][0].update(kind="half"), "is a 'half' graph"),
+        (lambda m: m["graphs"][0].update(multiple_of=64), "fixed sides for frames"),
+        (lambda m: m["graphs"][0].update(kind="core", multiple_of=-1), "multiples of -1"),
+        (lambda m: m["graphs"][0].update(kind="core"), r"one input \[1, 3, 24, 32\]"),
+        (
+            lambda m: m["graphs"][0].update(kind="core", multiple_of=64),
+            r"one input \[1, 3, -1, -1\] and one output \[1, 1, -1, -1\]",
+        ),
         (lambda m: m["graphs"][0].update(onnx="model.ort"), "must be an .onnx file"),
         (lambda m: m["graphs"][0].update(onnx="other.onnx"), "not listed in the manifest"),
         (lambda m: m["graphs"][0].update(reference="other.npz"), "not listed in the manifest"),

@@ -5,8 +5,10 @@ import sys
 import pytest
 
 from e2e_deploy.bundle import open_bundle
-from e2e_deploy.errors import BundleError
+from e2e_deploy.errors import BundleError, UnavailableError
 from e2e_deploy.export import onnx_export
+from e2e_deploy.hardware import cuda_device_count
+from e2e_deploy.runtime import Engine
 from tests.small_checkpoint import write_small
 
 MAIN = "from e2e_deploy.cli import main; main()"
@@ -38,9 +40,42 @@ def test_a_checkpoint_becomes_a_bundle_in_the_folder_one_is_in(small, tmp_path):
     assert lines[0].startswith(f"{small}: Marigold, one step")
     assert any(line.startswith("trace 40x32") and line.endswith(" s") for line in lines)
     assert any("verified 40x32: onnxruntime fp32" in line for line in lines)
+    assert any(
+        line.startswith("note: no engine: in fp32 TensorRT-RTX has no fused") for line in lines
+    )
+    assert bundle.manifest.engines == []
     assert "\x1b" not in done.stderr
     assert "Warning" not in done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["depth-fp32"]
+
+
+@pytest.mark.slow
+@pytest.mark.rtx
+@pytest.mark.skipif(cuda_device_count() > 0, reason="there is a GPU, for which TensorRT may build")
+def test_half_precision_ends_in_an_engine(cli, tiny_depth, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    options = ["--precision", "fp16", "--frame-size", "64x64", "--resolution", "64"]
+    code, stdout, stderr = cli("export", tiny_depth, "--out", tmp_path / "b", *options)
+    assert (code, stdout) == (0, f"{tmp_path / 'b'}\n")
+    assert "note: no TensorRT engine: TensorRT builds only on a machine with an NVIDIA" in stderr
+    assert "note: TensorRT-RTX engine 64x64 sm80+: built in " in stderr
+    (entry,) = open_bundle(tmp_path / "b").manifest.engines
+    assert (entry.backend, entry.target, entry.precision) == ("tensorrt-rtx", "sm80+", "fp16")
+    with Engine.load(tmp_path / "b", device="cpu") as engine:
+        assert engine.backend.name == "onnxruntime"
+
+
+def test_auto_without_any_library_is_a_note(cli, stopped, small, tmp_path, monkeypatch):
+    def missing(name):
+        raise UnavailableError(f"the package {name!r} is not installed")
+
+    monkeypatch.setattr("e2e_deploy.export.engines.find_api", missing)
+    given = ["export", small, "--out", tmp_path / "b", "--frame-size", "32x32"]
+    assert cli(*given)[0] == 130  # it came as far as the trace
+    code, _, stderr = cli(*given, "--engine", "tensorrt-rtx")
+    assert code == 4
+    assert "the package 'tensorrt-rtx' is not installed" in one_sentence(stderr)
+    assert len(stopped) == 1
 
 
 @pytest.fixture
@@ -57,11 +92,11 @@ def stopped(monkeypatch):
 
 
 def test_without_a_checkpoint_the_bundled_one_is_exported(cli, stopped, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("e2e_deploy.export.exporter.DEFAULT_FRAME_SIZE", (32, 48))
     code, stdout, stderr = cli("export", "--task", "normals", "--out", tmp_path / "b")
     assert (code, stdout) == (130, "")
-    assert "note: untrained weights" in stderr
+    assert "bundled:e2e-tiny-normals" in stderr
+    assert "untrained" not in stderr
     ((module, shape),) = stopped
     assert shape == (1, 32, 48, 3)
     assert module.task == "normals"
@@ -83,6 +118,13 @@ def test_task_and_family_decide_where_configs_do_not_tell(cli, stopped, tmp_path
         assert stopped[-1][0].task == task
 
 
+def test_a_core_graph_takes_what_the_network_sees(cli, stopped, small, tmp_path):
+    options = ["--out", tmp_path / "b", "--frame-size", "130x190", "--resolution", "0"]
+    for named, size in (([], (132, 192)), (["--dynamic"], (192, 192))):
+        assert cli("export", small, *options, "--graph", "core", *named)[0] == 130
+        assert stopped[-1][1] == (1, 3, *size)
+
+
 def test_ctrl_c_leaves_nothing(cli, stopped, small, tmp_path):
     code, stdout, stderr = cli("export", small, "--out", tmp_path / "b", "--frame-size", "32x32")
     assert (code, stdout) == (130, "")
@@ -100,6 +142,11 @@ def test_ctrl_c_leaves_nothing(cli, stopped, small, tmp_path):
         ["--task", "segmentation"],
         ["--family", "lotus"],
         ["--family", "nobody"],
+        ["--dynamic"],
+        ["--accept-accuracy"],
+        ["--graph", "half"],
+        ["--graph", "core", "--target", "sm89"],
+        ["--precision", "int8", "--target", "sm89"],
     ],
 )
 def test_wrong_usage(cli, small, tmp_path, options):

@@ -5,7 +5,6 @@ import sys
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import pytest
 
 from e2e_deploy.bundle import open_bundle
@@ -18,22 +17,6 @@ from e2e_deploy.runtime import Engine
 from tests.e2e_deploy.test_model import peer
 
 SIZES, RESOLUTION = [(32, 48), (36, 32)], 40
-
-
-@pytest.fixture(scope="module")
-def trace_once():
-    """``small`` is traced once a frame size; the seconds it takes are not what these tests are about."""
-    trace, traces = onnx_export.trace, {}
-
-    def known(module, example, **names):
-        key = tuple(example.shape)
-        if key not in traces:
-            traces[key] = ir.to_proto(trace(module, example, **names)).SerializeToString()
-        return ir.from_proto(onnx.load_from_string(traces[key]))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(onnx_export, "trace", known)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +52,8 @@ def test_the_graph_is_plain_valid_onnx_without_paths_of_this_machine(request, ta
     root = request.getfixturevalue(f"{task}_bundle")
     model = onnx.load(root / "model.onnx")
     onnx.checker.check_model(model, full_check=True)
-    assert {i.domain for i in model.opset_import} == {""}
+    # Other domains only where the graph itself says in standard operators what the node is.
+    assert {i.domain for i in model.opset_import} == {""} | {f.domain for f in model.functions}
     # Their rules differ between runtimes; resizing to and from the network is two constant matrices.
     # The only Resize is the decoder's nearest-neighbour doubling.
     for node in model.graph.node:

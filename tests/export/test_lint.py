@@ -6,20 +6,21 @@ from onnx import TensorProto, helper, numpy_helper
 
 from e2e_deploy.checkpoint import open_checkpoint
 from e2e_deploy.errors import E2EDeployError
-from e2e_deploy.export.lint import TARGETS, lint, require_clean
+from e2e_deploy.export.lint import TARGETS, lint, lint_file, require_clean, require_whole
 from e2e_deploy.export.onnx_export import trace
 from e2e_deploy.export.prepare import prepare
 from e2e_deploy.frames import plan_frame
 from e2e_deploy.loading import load_model
 from e2e_deploy.model import FrameModel
+from tests.small_graphs import write_conv
 
 
-def _model(nodes, *, weights=(), dtype=TensorProto.FLOAT, opset=20, shape=(1, 4)):
+def _model(nodes, *, weights=(), dtype=TensorProto.FLOAT, opset=20, shape=(1, 4), gives=None):
     graph = helper.make_graph(
         nodes,
         "graph",
         [helper.make_tensor_value_info("x", dtype, shape)],
-        [helper.make_tensor_value_info("y", dtype, shape)],
+        [helper.make_tensor_value_info("y", dtype, gives or shape)],
         [numpy_helper.from_array(array, name) for name, array in weights],
     )
     opsets = [helper.make_opsetid("", opset), helper.make_opsetid("com.example", 1)]
@@ -60,6 +61,10 @@ def test_a_clean_graph_has_no_findings():
         ),
         (_model([ADD], weights=[WEIGHT], opset=27), "opset 27"),
         (_model([ADD], weights=[WEIGHT], shape=(1000, 4)), "batch of 1000"),
+        (_model([ADD], weights=[WEIGHT], shape=("batch", 4)), "batch of batch"),
+        (_model([ADD], weights=[WEIGHT], shape=(1, 0)), "x: has a side of 0"),
+        (_model([ADD], weights=[WEIGHT], shape=(1, None)), "y: has a side of None"),
+        (_model([ADD], weights=[WEIGHT], shape=(1, "w"), gives=(1, "v")), "y: has a side of v"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_place(model, words):
@@ -67,6 +72,39 @@ def test_what_is_wrong_is_said_with_its_place(model, words):
     assert any(words in finding for finding in findings), findings
     with pytest.raises(E2EDeployError, match="not fit for tensorrt-rtx"):
         require_clean(model, "tensorrt-rtx")
+
+
+def test_a_side_may_stay_open_if_an_input_gives_it():
+    assert lint(_model([ADD], weights=[WEIGHT], shape=(1, "width")), "tensorrt") == []
+
+
+def test_a_tensor_can_be_too_large_for_one_target_only():
+    model = _model([ADD], weights=[WEIGHT], shape=(1, 2**29, 4))
+    assert lint(model, "onnxruntime") == []
+    (finding,) = lint(model, "tensorrt-10")
+    assert "add: gives 2147483648 numbers" in str(finding)
+    assert lint(_model([ADD], weights=[WEIGHT], shape=(1, 2**29, 3)), "tensorrt-10") == []
+
+
+def test_weights_that_are_cut_short_or_gone(tmp_path):
+    path = write_conv(tmp_path / "model.onnx", beside=True)
+    assert lint_file(path) == []
+    require_whole(path)
+    data = path.with_name("model.data")
+    data.write_bytes(data.read_bytes()[:-1])
+    (finding,) = lint_file(path)
+    assert "kernel: ends at byte 3456 of model.data, which has 3455" in str(finding)
+    data.unlink()
+    with pytest.raises(E2EDeployError, match="model.data, which has 0; export again"):
+        require_whole(path)
+
+
+def test_a_file_that_no_parser_reads(tmp_path):
+    path = tmp_path / "model.onnx"
+    with path.open("wb") as stream:
+        stream.truncate(2**31)  # takes no room on the disk
+    (finding,) = lint_file(path)
+    assert "is 2147483648 bytes" in str(finding)
 
 
 def test_an_opset_can_be_too_new_for_one_target_only():

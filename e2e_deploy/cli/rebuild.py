@@ -1,0 +1,58 @@
+"""``--rebuild`` of run, bench and verify: engines that do not fit this machine are built again before the work."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from e2e_deploy.errors import EngineDamagedError, EngineMismatchError
+from e2e_deploy.optional import require
+
+if TYPE_CHECKING:
+    from e2e_deploy.bundle import Bundle
+
+option = click.option(
+    "--rebuild",
+    "rebuild_first",
+    is_flag=True,
+    help="Build an engine again that does not fit this GPU or library; it is kept in the bundle.",
+)
+
+
+def rebuild_engines(bundle: "Bundle", backend: str) -> "Bundle":
+    """The bundle with engines that fit this machine.
+
+    Args:
+        bundle: an opened bundle.
+        backend: tensorrt or tensorrt-rtx; with auto those the bundle has engines of.
+
+    Raises:
+        UnavailableError: a named backend's library or GPU is not here.
+        UsageError: a backend that has no engines.
+        E2EDeployError: a graph does not build, or the bundle cannot be written.
+    """
+    from e2e_deploy.errors import UnavailableError, UsageError
+    from e2e_deploy.progress import Stages
+    from e2e_deploy.runtime.trt_backend import inspect_engine
+    from e2e_deploy.trt_api import LIBRARIES
+
+    if backend != "auto" and backend not in LIBRARIES:
+        raise UsageError(f"--rebuild is for {' and '.join(LIBRARIES)}; {backend} has no engines")
+    held = {entry.backend for entry in bundle.manifest.engines}
+    for library in LIBRARIES:
+        if backend not in ("auto", library) or (backend == "auto" and library not in held):
+            continue
+        for graph in bundle.manifest.graphs:
+            try:
+                inspect_engine(bundle, graph, library)
+            except (EngineMismatchError, EngineDamagedError) as reason:
+                require("onnx_ir", "export")
+                from e2e_deploy.export.rebuild import rebuild_engine
+
+                click.echo(f"note: {reason}", err=True)
+                bundle = rebuild_engine(bundle, graph, library, stages=Stages())
+            except UnavailableError as error:
+                if backend != "auto":
+                    raise
+                click.echo(f"{library}: not rebuilt: {error}", err=True)
+                break
+    return bundle

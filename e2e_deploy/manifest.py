@@ -1,0 +1,242 @@
+"""The manifest of a bundle: everything there is to know about it without opening its other files.
+
+Parsed JSON becomes these records or a BundleError: no key is missing, unknown or of another type. Knows no files.
+"""
+
+import json
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, get_args, get_origin, get_type_hints
+
+from e2e_deploy.errors import BundleError
+from e2e_deploy.tasks import TASKS, Task
+
+SCHEMA = 2
+MANIFEST = "manifest.json"
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+KINDS = ("frame", "core")
+FREE = -1
+"""A side of a tensor that the graph leaves open; ``GraphEntry.multiple_of`` says what it may be."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileEntry:
+    """Size and hash of one file of the bundle."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """One input or output of the graph."""
+
+    name: str
+    dtype: str
+    shape: list[int]
+    meaning: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphEntry:
+    """One size of a traced graph: its ONNX file and its stored reference. A dynamic graph has several entries."""
+
+    kind: str = "frame"
+    """frame: uint8 frame to result at its size. core: rgb in [-1, 1] to result, both at the processing size."""
+    multiple_of: int = 0
+    """H and W may be any multiple of this; 0: they are fixed."""
+    frame_size: list[int]
+    """[H, W] of the frames it takes; of a core graph the processing size."""
+    processing_size: list[int]
+    """[H, W] the network sees."""
+    onnx: str
+    reference: str
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+
+    @property
+    def frame_hw(self) -> tuple[int, int]:
+        """Frame size as (H, W)."""
+        return self.frame_size[0], self.frame_size[1]
+
+    def shapes(self, task: Task) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shapes of its input and its result at ``frame_size``, without the batch axis."""
+        if self.kind == "core":
+            return (3, *self.frame_hw), (task.channels, *self.frame_hw)
+        return (*self.frame_hw, 3), task.result_shape(*self.frame_hw)
+
+    def declared(self, task: Task) -> tuple[list[int], list[int]]:
+        """Shapes of the graph's input and output as they must stand in the manifest, with the batch axis."""
+
+        def free(shape: tuple[int, ...]) -> list[int]:
+            return [1, shape[0], FREE, FREE] if self.multiple_of else [1, *shape]
+
+        takes, gives = self.shapes(task)
+        return free(takes), free(gives)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointEntry:
+    """Where the weights came from."""
+
+    id: str
+    sha256: str
+    note: str
+    """Said with every output, for example "untrained weights"; empty when nothing is to be said."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassEntry:
+    """What one exact specialisation of the model removed; MACs are multiply-adds of one frame."""
+
+    name: str
+    parameters_before: int
+    parameters_after: int
+    macs_before: int
+    macs_after: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerificationEntry:
+    """One parity measurement made when the bundle was written."""
+
+    frame_size: list[int]
+    backend: str
+    precision: str
+    parity: dict[str, Any]
+    passed: bool
+    speed: dict[str, float] = field(default_factory=dict)
+    """Median milliseconds of this graph and of the fp32 graph, run in turn; empty where they were not compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineEntry:
+    """One engine: native code for one graph, one version of a library and one kind of GPU."""
+
+    file: str
+    backend: str
+    """tensorrt or tensorrt-rtx."""
+    version: str
+    """Of the library; no other loads it."""
+    target: str
+    """Compute capability it runs on, sm89; sm80+ is every one from 8.0 that TensorRT-RTX knows."""
+    gpu: str
+    """Name of the GPU it was built on and for; empty when it was built without one."""
+    cuda: int
+    """Major version of CUDA that the driver must support; 0 if unknown."""
+    frame_size: list[int]
+    precision: str
+    options: dict[str, Any]
+    seconds: float
+    """What the build took; 0 when it came from the cache."""
+    layers: dict[str, int]
+    """Layers by kind and precision; empty when it was built without a GPU, where nothing can read it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Everything there is to know about a bundle without opening its other files."""
+
+    task: str
+    family: str
+    checkpoint: CheckpointEntry
+    resolution: int
+    precision: str
+    fp32_ops: list[str]
+    opset: int
+    graphs: list[GraphEntry]
+    versions: dict[str, str]
+    created: str
+    passes: list[PassEntry] = field(default_factory=list)
+    engines: list[EngineEntry] = field(default_factory=list)
+    verification: list[VerificationEntry] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What a user should know about this export, a sentence each."""
+    files: dict[str, FileEntry] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    @property
+    def frame_sizes(self) -> list[tuple[int, int]]:
+        """(H, W) of every graph."""
+        return [graph.frame_hw for graph in self.graphs]
+
+    @property
+    def task_info(self) -> Task:
+        """What the results mean."""
+        return TASKS[self.task]
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    """``value`` (parsed JSON) as the type ``kind``; wrong keys and types are BundleErrors."""
+    if kind is Any:
+        return value
+    origin, inner, is_record = get_origin(kind), get_args(kind), is_dataclass(kind)
+    wanted, given = dict if is_record else origin or kind, type(value)
+    if given is not wanted:  # exactly: a bool is no int
+        raise BundleError(
+            f"{where} of the manifest must be of type {wanted.__name__}, not {given.__name__}"
+        )
+    if origin is list:
+        return [_build(inner[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if origin is dict:
+        return {key: _build(inner[1], item, f"{where}[{key!r}]") for key, item in value.items()}
+    if not is_record:
+        return value
+    types = get_type_hints(kind)
+    if wrong := sorted(set(value) ^ {f.name for f in fields(kind)}):
+        raise BundleError(
+            f"{where} of the manifest has missing or unknown keys: {', '.join(wrong)}"
+        )
+    return kind(**{key: _build(types[key], item, f"{where}.{key}") for key, item in value.items()})
+
+
+def parse_manifest(text: str) -> Manifest:
+    """The manifest in ``text``.
+
+    Raises:
+        BundleError: not JSON, another schema version, missing or unknown keys, wrong types, an unknown task or
+            precision, no graph.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{MANIFEST} is not JSON: {error}") from None
+    schema = value.get("schema") if isinstance(value, dict) else None
+    if schema != SCHEMA:
+        raise BundleError(
+            f"{MANIFEST} has schema {schema!r}; this version reads {SCHEMA}: export the bundle again"
+        )
+    manifest: Manifest = _build(Manifest, value, "the top level")
+    for what, given, known in (
+        ("task", manifest.task, tuple(TASKS)),
+        ("precision", manifest.precision, PRECISIONS),
+    ):
+        if given not in known:
+            raise BundleError(
+                f"the manifest's {what} is {given!r}; expected one of {', '.join(known)}"
+            )
+    if not manifest.graphs:
+        raise BundleError("the manifest lists no graph")
+    for graph in manifest.graphs:
+        if len(graph.frame_size) != 2 or min(graph.frame_size) < 1:
+            raise BundleError(
+                f"a frame size in the manifest is {graph.frame_size}; expected [height, width]"
+            )
+        if (
+            graph.kind not in KINDS
+            or graph.multiple_of < 0
+            or (graph.multiple_of and graph.kind != "core")
+        ):
+            raise BundleError(
+                f"{graph.onnx} in the manifest is a {graph.kind!r} graph with sides that are multiples of "
+                f"{graph.multiple_of}; expected one of {', '.join(KINDS)}, and fixed sides for frames"
+            )
+        takes, gives = graph.declared(manifest.task_info)
+        if (
+            [spec.shape for spec in graph.inputs] != [takes]
+            or [spec.shape for spec in graph.outputs] != [gives]
+            or not graph.onnx.endswith(".onnx")
+        ):
+            raise BundleError(
+                f"{graph.onnx} in the manifest must be an .onnx file with one input {takes} and one output {gives}"
+            )
+    return manifest

@@ -1,0 +1,168 @@
+"""What one graph of a bundle computes: a frame to its result, or only the core of that, network size to network size.
+
+Knows how pictures become the input of either kind and what the manifest says of it; knows no ONNX and no precision.
+
+N pictures, H W of the frame, H' W' of what the network sees, C channels of the result.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from e2e_deploy.errors import UsageError
+from e2e_deploy.export.onnx_export import MAX_SIDE_PX, MIN_STEPS
+from e2e_deploy.frames import FramePlan, plan_frame
+from e2e_deploy.limits import LIMITS, measure_parity
+from e2e_deploy.manifest import GraphEntry, TensorSpec
+from e2e_deploy.model import FrameModel
+from e2e_deploy.pictures import reference_frames
+from e2e_deploy.runtime.verify import Verdict, as_map, worst
+from e2e_deploy.tasks import TASKS
+
+STEP_PX = 64
+"""Sides of a dynamic graph are multiples of this, or of the network's stride where that does not divide it."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One size of a graph.
+
+    Attributes:
+        plan: how a frame of this size reaches the network and comes back.
+        task: depth or normals.
+        entry: what the manifest says of it.
+    """
+
+    plan: FramePlan
+    task: str
+    entry: GraphEntry
+
+    @property
+    def label(self) -> str:
+        """The size as it stands in file names: HEIGHTxWIDTH."""
+        return f"{self.entry.frame_hw[0]}x{self.entry.frame_hw[1]}"
+
+    def module(self, model: nn.Module) -> nn.Module:
+        """What is traced, around or of ``model``, rgb to result."""
+        frame = self.entry.kind == "frame"
+        return (FrameModel(model, self.plan, self.task) if frame else model).eval()
+
+    def inputs(self, frames_NHW3: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
+        """Frames of the plan's size as the graph takes them: themselves, or rgb float32 [N, 3, H', W'] in [-1, 1]."""
+        if self.entry.kind == "frame":
+            return frames_NHW3
+        steps = FrameModel(nn.Identity(), self.plan, self.task)
+        return steps.to_network(torch.from_numpy(frames_NHW3)).numpy()
+
+    def example(self) -> torch.Tensor:
+        """One input to trace on."""
+        return torch.from_numpy(self.inputs(reference_frames(self.plan.frame_hw, 1)))
+
+    def run(self, model: nn.Module, inputs: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Results of ``model`` in torch, one input after the other."""
+        module = self.module(model)
+        with torch.inference_mode():
+            return np.stack([module(torch.from_numpy(each[None]))[0].numpy() for each in inputs])
+
+    def write_reference(self, model: nn.Module, folder: Path, *, count: int) -> None:
+        """Store ``count`` inputs and the results of ``model``, the fp32 reference, for them."""
+        path = folder / self.entry.reference
+        path.parent.mkdir(exist_ok=True)
+        inputs = self.inputs(reference_frames(self.plan.frame_hw, count))
+        np.savez_compressed(path, frames=inputs, results=self.run(model, inputs))
+
+    def verify_module(self, body: nn.Module, precision: str, folder: Path) -> Verdict:
+        """Parity of the traced module itself, where ONNX Runtime has no kernels for its type."""
+        with np.load(folder / self.entry.reference, allow_pickle=False) as stored:
+            inputs, references = stored["frames"], stored["results"]
+        parities = [
+            measure_parity(self.task, as_map(self.entry, result), as_map(self.entry, reference))
+            for result, reference in zip(self.run(body, inputs), references, strict=True)
+        ]
+        limit = LIMITS["torch", precision]
+        return Verdict(self.entry.frame_hw, "torch", "CPU", precision, worst(parities), limit)
+
+
+def _subject(plan: FramePlan, task: str, kind: str, multiple_of: int, *, single: bool) -> Subject:
+    info = TASKS[task]
+    height, width = size = plan.frame_hw if kind == "frame" else plan.padded_hw
+    shapes: dict[str, Any] = {
+        "kind": kind,
+        "multiple_of": multiple_of,
+        "frame_size": list(size),
+        "processing_size": list(plan.padded_hw),
+        "onnx": "model.onnx" if single else f"model_{height}x{width}.onnx",
+        "reference": f"reference/{height}x{width}.npz",
+    }
+    takes, gives = GraphEntry(**shapes, inputs=[], outputs=[]).declared(info)
+    sides = f"; sides are multiples of {multiple_of}" if multiple_of else ""
+    given = (
+        TensorSpec(name="frame", dtype="uint8", shape=takes, meaning="RGB, 0 to 255")
+        if kind == "frame"
+        else TensorSpec(name="rgb", dtype="float32", shape=takes, meaning=f"RGB, -1 to 1{sides}")
+    )
+    result = TensorSpec(
+        name=task, dtype="float32", shape=gives, meaning=f"{info.meaning}; units: {info.units}"
+    )
+    return Subject(plan, task, GraphEntry(**shapes, inputs=[given], outputs=[result]))
+
+
+def _dynamic_plans(plans: list[FramePlan], step: int) -> list[FramePlan]:
+    """The plans, and a second processing size if they have one: open sides are proven at two sizes.
+
+    Raises:
+        UsageError: a processing size is outside what a dynamic graph takes.
+    """
+    height, width = plans[0].padded_hw
+    for side in (height, width):
+        if not MIN_STEPS * step <= side <= MAX_SIDE_PX:
+            raise UsageError(
+                f"a dynamic graph takes sides of {MIN_STEPS * step} to {MAX_SIDE_PX} px, and {height}x{width} is the "
+                "processing size; choose another --frame-size or --resolution"
+            )
+    if len(plans) > 1:
+        return plans
+    other = width - step if width + step > MAX_SIDE_PX else width + step
+    return [*plans, plan_frame((width, height) if height != width else (height, other), 0, step)]
+
+
+def plan_subjects(
+    sizes: list[tuple[int, int]],
+    *,
+    resolution: int,
+    stride: int,
+    task: str,
+    kind: str = "frame",
+    dynamic: bool = False,
+) -> list[Subject]:
+    """What to trace for frames of ``sizes``; of a dynamic graph only the first is traced and each is verified.
+
+    Args:
+        sizes: (H, W) of frames; of a core graph each gives a processing size.
+        resolution: longest edge the network sees; 0 for the frame's own size.
+        stride: of the network.
+        task: depth or normals.
+        kind: one of bundle.KINDS.
+        dynamic: leave H and W open, multiples of 64 px.
+
+    Raises:
+        UsageError: a size that cannot be used, or a dynamic graph of frames.
+    """
+    if dynamic and kind != "core":
+        raise UsageError(
+            "--dynamic needs --graph core: the resize steps of a frame graph are constants of its frame size"
+        )
+    step = math.lcm(STEP_PX, stride) if dynamic else stride
+    plans = [plan_frame(size, resolution, step) for size in sizes]
+    if kind == "core":
+        plans = list({plan.padded_hw: plan for plan in plans}.values())
+    if dynamic:
+        plans = _dynamic_plans(plans, step)
+    single = dynamic or len(plans) == 1
+    return [_subject(plan, task, kind, step if dynamic else 0, single=single) for plan in plans]

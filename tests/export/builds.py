@@ -1,0 +1,60 @@
+"""Engines of small graphs, built for real with TensorRT-RTX: what several tests of the builder share."""
+
+from e2e_deploy.bundle import sha256_of
+from e2e_deploy.engine_files import graph_digest
+from e2e_deploy.export.engines import Job, build_engine
+from e2e_deploy.export.network import BuildOptions, Network
+from e2e_deploy.manifest import GraphEntry
+from e2e_deploy.trt_api import PORTABLE
+from tests import plain_bundle
+from tests.small_graphs import drop_unread
+
+PLAN = b"vtrt"
+"""How every engine starts."""
+
+
+def write_plain_bundle(*args, **kwargs):
+    """A plain bundle whose graphs lint has nothing against."""
+    return drop_unread(plain_bundle.write_plain_bundle(*args, **kwargs))
+
+
+def nothing_was_written(folder, cache):
+    """Neither an engine in the bundle nor an entry in the cache."""
+    assert list((folder / "engines").iterdir()) == []
+    assert list(cache.folder.iterdir()) == []
+
+
+def graph_of(name="m.onnx"):
+    return GraphEntry(
+        frame_size=[16, 16],
+        processing_size=[16, 16],
+        onnx=name,
+        reference="none",
+        inputs=[],
+        outputs=[],
+    )
+
+
+def build(
+    folder, api, cache, *, target=PORTABLE, name="m.onnx", precision="fp16", gpu=None, **rest
+):
+    """One engine of a graph in ``folder``: (entry, bytes)."""
+    options = BuildOptions(target=None if gpu else target, **rest.pop("options", {}))
+    digest = graph_digest(folder, name, lambda n: sha256_of(folder / n))
+    entry = build_engine(
+        folder,
+        graph_of(name),
+        Job(api, target, gpu),
+        precision=precision,
+        digest=digest,
+        options=options,
+        cache=cache,
+        **rest,
+    )
+    return entry, (folder / entry.file).read_bytes()
+
+
+def plan_of(api, path, **options):
+    with Network(api, path) as network:
+        plan, _ = network.build(BuildOptions(**options))
+        return bytes(plan), network.decomposed

@@ -1,0 +1,18 @@
+"""Fixtures of the engine builder's tests."""
+
+import pytest
+
+from e2e_deploy.export.engine_cache import EngineCache
+from e2e_deploy.trt_api import find_api
+
+
+@pytest.fixture
+def rtx():
+    """TensorRT-RTX, which needs no GPU to build."""
+    return find_api("tensorrt-rtx")
+
+
+@pytest.fixture
+def cache(tmp_path):
+    """An engine cache of the test's own."""
+    return EngineCache(tmp_path / "cache")

@@ -1,0 +1,31 @@
+"""A machine with a GPU and TensorRT, both doubles, as every module of the package sees it."""
+
+from e2e_deploy.errors import UnavailableError
+from e2e_deploy.export import engines, rebuild
+from e2e_deploy.runtime import engine, trt_backend
+from e2e_deploy.trt_api import TrtApi
+from tests.fake_cuda import FakeDriver, fake_tensorrt
+from tests.runtime.fake_engines import VERSION, write_engine
+
+
+def install(monkeypatch, cache, *, libraries=("tensorrt",), driver=None):
+    """Put a GPU and ``libraries`` in place of the real ones, and the user's cache into ``cache``; gives the driver."""
+    driver = driver or FakeDriver()
+    apis = {name: TrtApi(name, fake_tensorrt(VERSION, driver)) for name in libraries}
+
+    def find_api(name):
+        if name not in apis:
+            raise UnavailableError(f"the package {name!r} is not installed")
+        return apis[name]
+
+    def build_engine(folder, graph, job, *, digest, **_):
+        return write_engine(folder, graph, digest, backend=job.api.name, target=job.target)
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    monkeypatch.setattr(engine, "cuda_device_count", lambda: 1)
+    monkeypatch.setattr(trt_backend, "CudaDriver", lambda *_: driver)
+    monkeypatch.setattr(trt_backend, "find_api", find_api)
+    monkeypatch.setattr(engines, "find_api", find_api)
+    monkeypatch.setattr(rebuild, "current_gpu", lambda: driver.gpu)
+    monkeypatch.setattr(rebuild, "build_engine", build_engine)
+    return driver

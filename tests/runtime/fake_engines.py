@@ -1,0 +1,78 @@
+"""Engines of the recording double in plain bundles, and the backend that runs them."""
+
+import json
+
+import numpy as np
+
+from e2e_deploy.bundle import open_bundle, write_manifest
+from e2e_deploy.engine_files import engine_name, graph_digest
+from e2e_deploy.manifest import EngineEntry, parse_manifest
+from e2e_deploy.runtime.trt_backend import TrtBackend
+from e2e_deploy.trt_api import TrtApi
+from tests.fake_cuda import GPU, FakeDriver, fake_tensorrt
+from tests.plain_bundle import HW
+
+VERSION = "11.4.0"
+
+
+def write_engine(
+    root,
+    graph,
+    digest,
+    *,
+    gpu=GPU.name,
+    target="sm89",
+    version=VERSION,
+    cuda=13,
+    backend="tensorrt",
+):
+    """An engine of the double for one graph, and its entry; the plan itself says what the entry says."""
+    name = engine_name(graph.frame_hw, "fp32", backend, version, target)
+    height, width = graph.frame_hw
+    facts = {
+        "version": version,
+        "target": target,
+        "name": digest,
+        "tensors": [
+            ["frame", "input", "uint8", [1, height, width, 3]],
+            ["depth", "output", "float32", [1, height, width]],
+        ],
+    }
+    (root / "engines").mkdir(exist_ok=True)
+    (root / name).write_text(json.dumps(facts))
+    return EngineEntry(
+        file=name,
+        backend=backend,
+        version=version,
+        target=target,
+        gpu=gpu,
+        cuda=cuda,
+        frame_size=graph.frame_size,
+        precision="fp32",
+        options={},
+        seconds=1.0,
+        layers={},
+    )
+
+
+def add_engine(root, **facts):
+    """List an engine of the double for every graph; returns the last one's path."""
+    manifest = parse_manifest((root / "manifest.json").read_text())
+    for graph in manifest.graphs:
+        digest = graph_digest(root, graph.onnx, lambda n: manifest.files[n].sha256)
+        manifest.engines.append(write_engine(root, graph, digest, **facts))
+    write_manifest(root, manifest)
+    return root / manifest.engines[-1].file
+
+
+def load(root, driver=None, *, version=VERSION, library="tensorrt", device="auto", **behaviour):
+    driver = driver or FakeDriver()
+    api = TrtApi(library, fake_tensorrt(version, driver, **behaviour))
+    bundle = open_bundle(root)
+    return TrtBackend(
+        bundle, bundle.manifest.graphs[0], device, library=library, api=api, driver=driver
+    )
+
+
+def frames(rng, count=3):
+    return rng.integers(0, 256, (count, *HW, 3), dtype=np.uint8)
