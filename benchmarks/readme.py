@@ -54,7 +54,63 @@ def numbers() -> str:
             f"multiply-adds gone; with the upsampling pass {upsampled['parameters_gone'] / 1e6:.1f} M "
             f"and {upsampled['macs_gone_percent']:.1f} % | {where(r)} |"
         )
+    for name, what in (("e2e_tiny", "e2e-tiny"), ("full_size", "SD2 size")):
+        if r := load(f"specialised_speed_{name}"):
+            height, width = r["processing_size"]
+            plain, special = (r["latency"][k]["p50_ms"] for k in ("plain", "specialised"))
+            memory = r["peak_gib"]
+            lines.append(
+                f"| specialised graph against the plain one, {what}, {height}x{width}, fp32, ONNX Runtime on CPU | "
+                f"{special:.0f} ms against {plain:.0f} ms: **{r['ratio_of_medians']:.2f}x** (medians of {r['rounds']}, "
+                f"in turn); peak memory {memory['specialised']:.2f} against {memory['plain']:.2f} GiB | {where(r)} |"
+            )
+    if r := load("build_engines_fp16"):
+        first = r["engines"][0]
+        height, width = r["processing_size"]
+        lines.append(
+            f"| ONNX and a TensorRT-RTX engine for {first['target']} without a GPU, SD2 size, fp16, {height}x{width} | "
+            f"{r['onnx_and_first_engine_seconds']:.0f} s ({first['seconds']:.0f} s of it the engine), peak memory "
+            f"{first['peak_gib']:.1f} GiB; built, not executed | {where(r)} |"
+        )
     return "\n".join(lines)
+
+
+def accuracy() -> str:
+    """The table of e2e-tiny's accuracy, and of the paper in miniature."""
+    lines = []
+    if r := load("e2e_tiny_scores"):
+        depth, normals = r["scores"]["depth"], r["scores"]["normals"]
+        model, plane, photo = (
+            depth["held_out"],
+            depth["affine_fit_of_pixel_coordinates"],
+            depth["motorcycle"],
+        )
+        mean = normals["mean_normal_of_the_scene"]
+        lines += [
+            "| e2e-tiny on | it | what needs no picture |",
+            "|---|---|---|",
+            f"| {r['held_out_images']} held-out rendered scenes, depth, AbsRel (delta1) | {model['abs_rel']:.3f} "
+            f"({model['delta1']:.3f}) | best affine fit of the pixel coordinates: {plane['abs_rel']:.3f} "
+            f"({plane['delta1']:.3f}) |",
+            f"| scenes seen in training, depth, AbsRel (delta1) | {depth['seen_in_training']['abs_rel']:.3f} "
+            f"({depth['seen_in_training']['delta1']:.3f}) | |",
+            f"| the Motorcycle photo, depth, AbsRel | {photo['abs_rel']:.3f} | a constant: "
+            f"{photo['constant_abs_rel']:.3f} |",
+            f"| the held-out scenes, normals, mean (median) error | {normals['held_out']['mean_deg']:.1f} "
+            f"({normals['held_out']['median_deg']:.1f}) degrees | the scene's mean normal: {mean['mean_deg']:.1f} "
+            f"({mean['median_deg']:.1f}) degrees |",
+            "",
+            f"{where(r)}; trained on {r['train_images']} rendered scenes.",
+        ]
+    if r := load("paper_in_miniature"):
+        lines += ["", "| the paper in miniature | AbsRel | delta1 | s/image |", "|---|---|---|---|"]
+        for row in r["variants"]:
+            seconds = f"{row['seconds_per_image']:.3f}" if "seconds_per_image" in row else ""
+            lines.append(
+                f"| {row['name']} | {row['abs_rel']:.3f} | {row['delta1']:.3f} | {seconds} |"
+            )
+        lines += ["", f"{r['held_out_images']} held-out rendered scenes; {where(r)}."]
+    return "\n".join(lines) or "Not measured."
 
 
 def demo() -> str:
@@ -68,8 +124,12 @@ def demo() -> str:
 
 
 def fill(text: str) -> str:
-    """The README with both blocks rewritten."""
-    for name, content in (("demo", demo()), ("numbers", numbers())):
+    """The README with its blocks rewritten."""
+    for name, content in (
+        ("demo", demo()),
+        ("numbers", numbers()),
+        ("accuracy", accuracy()),
+    ):
         begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
         head, _, rest = text.partition(begin)
         _, _, tail = rest.partition(end)

@@ -34,10 +34,10 @@ from e2e_deploy.train.pretrain import (
 
 ROOT = Path(__file__).parents[1]
 TASKS = ("depth", "normals")
-STEPS: dict[str, Any] = {"autoencoder": 1200, "unet": {"depth": 3000, "normals": 1500}}
+STEPS: dict[str, Any] = {"autoencoder": 1200, "unet": {"depth": 3000, "normals": 800}}
 END_TO_END = {
-    "depth": (("128x160", 1600), ("256x320", 300)),
-    "normals": (("128x160", 800), ("256x320", 300)),
+    "depth": (("128x160", 1600), ("256x320", 500)),
+    "normals": (("128x160", 400), ("256x320", 100)),
 }
 """Size and steps of each end-to-end run; the last is the size that the model is used at."""
 
@@ -104,9 +104,11 @@ def package(arguments: argparse.Namespace, model: Path, task: str, card: dict[st
     target = ROOT / "e2e_deploy" / "assets" / f"e2e-tiny-{task}"
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(model, target)
-    for file in target.rglob("*.safetensors"):
+    # diffusers loads both parts as float32; transformers keeps what a file holds, so the text encoder stays as it is.
+    for file in (f for part in ("unet", "vae") for f in (target / part).glob("*.safetensors")):
         weights = {k: v.half() if v.is_floating_point() else v for k, v in load_file(file).items()}
         save_file(weights, file, metadata={"format": "pt"})
+        file.chmod(0o644)  # safetensors writes for the owner alone
     # Folders of this machine mean nothing elsewhere.
     text = json.dumps(card).replace(str(arguments.data), "data/rendered")
     card = json.loads(text.replace(str(arguments.out), "runs/e2e-tiny"))

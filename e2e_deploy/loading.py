@@ -133,8 +133,8 @@ def terminal_alpha_bar(scheduler_config: Mapping[str, Any]) -> tuple[int, float]
     for switch in ("clip_sample", "thresholding"):
         if scheduler_config.get(switch):
             raise CheckpointError(
-                f"scheduler_config.json sets {switch}, which cuts off latents outside a range; depth and normals models "
-                f"are trained without: set it to false if that is true of this one"
+                f"scheduler_config.json sets {switch}, which cuts off latents outside a range; depth and "
+                "normals models are trained without: set it to false if that is true of this one"
             )
     timestep = int(scheduler.config.num_train_timesteps) - 1
     return timestep, float(scheduler.alphas_cumprod.double()[timestep])

@@ -7,7 +7,8 @@ from typing import Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from e2e_deploy.bundle import Bundle, GraphEntry
+from e2e_deploy.bundle import Bundle
+from e2e_deploy.manifest import GraphEntry
 
 Result = npt.NDArray[np.float32]
 """Depth [H, W] or normals [H, W, 3]."""

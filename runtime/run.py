@@ -1,44 +1,96 @@
-"""The way from a source through an engine to sinks, one frame after the other."""
+"""The way from a source through an engine to sinks, as stages that overlap.
 
+    capture -> frames -> engine -> results -> finish -> one lane a sink -> sink
+
+Each arrow is a Lane. Of a live source only the newest frame waits, so a result is never older than the engine's own
+time plus one frame; a file's frames wait for each other and none is lost. The engine is loaded, called and closed in
+one thread. A sink that is slow or fails keeps no other one waiting: live sources drop for it, files wait for it, and
+the error of a failed one is in the report.
+"""
+
+import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from e2e_deploy.bundle import Bundle
+from e2e_deploy.errors import E2EDeployError
+from e2e_deploy.runtime.backend import Result
 from e2e_deploy.runtime.engine import Engine
 from e2e_deploy.runtime.fit import Fit, best_size
+from e2e_deploy.runtime.lanes import Lane
 from e2e_deploy.runtime.sinks import Sink
-from e2e_deploy.runtime.sources import Source
-from e2e_deploy.runtime.timing import Latency, summarise
+from e2e_deploy.runtime.sources import Source, SourceFrame
+from e2e_deploy.runtime.steps import Facts, Step
+from e2e_deploy.runtime.timing import Durations, Latency
+
+FILE_LANE, LIVE_LANE, SINK_LANE = 2, 1, 2
+PATIENCE_S = 2.0  # for a source that does not hear that it should stop: its thread is left behind
+
+Frame = npt.NDArray[np.uint8]
+Watch = Callable[[Engine, Frame, Result], None]
+STAGES = ("fit", "engine", "finish", "age")
+
+
+@dataclass
+class SinkReport:
+    """What became of one sink.
+
+    Attributes:
+        name: the sink's.
+        written: results it took.
+        dropped: results that newer ones replaced before it took them (live sources only).
+        failure: why it stopped early; empty when it did not.
+    """
+
+    name: str
+    written: int = 0
+    dropped: int = 0
+    failure: str = ""
 
 
 @dataclass
 class RunReport:
-    """What a run did.
+    """What a run did; grows while it runs.
 
     Attributes:
         engine: backend and device, in words.
         frames: frames that went through.
+        captured: frames that the source gave.
+        dropped: frames of a live source that newer ones replaced before the engine took them.
         seconds: from the first frame to the end.
-        latency: of the engine alone; None when no frame came.
+        times: durations of each of STAGES; age is from a frame's capture to the hand-over of its result to the sinks.
         fitted: source size to engine size, where they differ.
+        sinks: one report a sink.
         files: what the sinks wrote.
         interrupted: the user stopped it.
     """
 
     engine: str = ""
     frames: int = 0
+    captured: int = 0
+    dropped: int = 0
     seconds: float = 0.0
-    latency: Latency | None = None
+    times: dict[str, Durations] = field(default_factory=lambda: {s: Durations() for s in STAGES})
     fitted: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
+    sinks: list[SinkReport] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
     interrupted: bool = False
 
+    @property
+    def latency(self) -> Latency | None:
+        """Of the engine alone; None when no frame came."""
+        return self.times["engine"].latency()
 
-def _close(sink: Sink, report: RunReport) -> None:
-    report.files.extend(sink.close())
+    @property
+    def age(self) -> Latency | None:
+        """From capture to hand-over; None when no frame came."""
+        return self.times["age"].latency()
 
 
 def run_source(
@@ -48,10 +100,13 @@ def run_source(
     *,
     backend: str = "auto",
     device: str = "auto",
+    engine: Engine | None = None,
+    steps: Sequence[Step] = (),
+    watch: Watch | None = None,
     limit: int | None = None,
-    on_frame: Callable[[int], None] = lambda count: None,
+    on_frame: Callable[[RunReport], None] = lambda report: None,
 ) -> RunReport:
-    """Run every frame of ``source`` and hand it with its result to every sink.
+    """Run the frames of ``source`` and hand each with its result to every sink.
 
     The sinks are closed whatever happens, so what was finished before a lost source or Ctrl-C is kept.
 
@@ -61,48 +116,200 @@ def run_source(
         sinks: take the results at the frames' own size.
         backend: as Engine.load.
         device: as Engine.load.
+        engine: one that is loaded already; it stays open, and ``backend`` and ``device`` do not count.
+        steps: applied to every result in turn before the sinks get it.
+        watch: called with engine, engine frame and its result in the engine's thread.
         limit: stop after this many frames.
-        on_frame: called with the number of frames done.
+        on_frame: called after each frame with the report so far, in another thread.
 
     Raises:
         SourceError: the source is damaged or was lost; sinks are closed first.
-        E2EDeployError: a sink cannot write.
+        E2EDeployError: no sink is left that can write, or what a step, ``watch`` or the engine raised.
     """
-    report = RunReport()
-    durations: list[float] = []
-    fits: dict[tuple[int, int], Fit] = {}
-    engine: Engine | None = None
-    start = time.perf_counter()
-    with ExitStack() as stack:
-        for sink in sinks:
-            stack.callback(_close, sink, report)
+    load = partial(Engine.load, bundle, backend=backend, device=device)
+    return _Run(bundle, source, sinks, engine, load, steps, watch, limit, on_frame).run()
+
+
+@dataclass
+class _Item:
+    """A frame on its way from the engine to the sinks."""
+
+    frame: SourceFrame
+    fit: Fit
+    result: Result
+    facts: Facts
+
+
+class _Run:
+    def __init__(
+        self,
+        bundle: Bundle,
+        source: Source,
+        sinks: list[Sink],
+        engine: Engine | None,
+        load: Callable[..., Engine],
+        steps: Sequence[Step],
+        watch: Watch | None,
+        limit: int | None,
+        on_frame: Callable[[RunReport], None],
+    ) -> None:
+        self._bundle, self._source, self._sinks = bundle, source, sinks
+        self._engine, self._load, self._steps = engine, load, steps
+        self._watch, self._limit, self._on_frame = watch, limit, on_frame
+        live = source.is_live
+        self._frames: Lane[SourceFrame] = Lane(LIVE_LANE if live else FILE_LANE, newest=live)
+        self._results: Lane[_Item] = Lane(1, newest=False)
+        self._lanes: list[Lane[_Item]] = [Lane(SINK_LANE, newest=live) for _ in sinks]
+        self._errors: list[BaseException] = []
+        self._sink_errors: list[BaseException] = []
+        self._files: list[list[Path]] = [[] for _ in sinks]
+        self.report = RunReport(sinks=[SinkReport(sink.name) for sink in sinks])
+
+    def run(self) -> RunReport:
+        """Start the stages, wait for them, raise what stopped them."""
+        start = time.perf_counter()
+        threads = [self._thread(self._capture), self._thread(self._infer)]
+        threads.append(self._thread(self._finish))
+        main = [i for i, sink in enumerate(self._sinks) if sink.on_main_thread]
+        others = [i for i in range(len(self._sinks)) if i not in main]
+        threads += [self._thread(self._sink, index) for index in others]
         try:
-            for frame in source:
-                source_hw = (frame.rgb.shape[0], frame.rgb.shape[1])
+            for thread in threads:
+                thread.start()
+            for index in main:
+                self._sink(index)
+            self._wait(threads[1:])
+        except KeyboardInterrupt:
+            self._interrupt()
+            self._wait(threads[1:])
+        threads[0].join(PATIENCE_S)
+        self.report.seconds = time.perf_counter() - start
+        self.report.dropped = self._frames.dropped
+        self.report.files = [file for files in self._files for file in files]
+        if self._errors:
+            raise self._errors[0]
+        if self._sinks and len(self._sink_errors) == len(self._sinks):
+            raise self._sink_errors[0]
+        return self.report
+
+    def _thread(self, stage: Callable[..., None], *arguments: int) -> threading.Thread:
+        name = f"e2e-deploy {stage.__name__.strip('_')}"
+        return threading.Thread(target=stage, args=arguments, name=name, daemon=True)
+
+    def _wait(self, threads: list[threading.Thread]) -> None:
+        for thread in threads:
+            while (
+                thread.is_alive()
+            ):  # a join without a limit would not let Ctrl-C through everywhere
+                thread.join(0.2)
+
+    def _interrupt(self) -> None:
+        self.report.interrupted = True
+        self._stop()
+
+    def _stop(self) -> None:
+        """No further frame goes to the engine; what it has done still reaches the sinks."""
+        self._source.stop()
+        self._frames.close(discard=True)
+
+    def _failed(self, error: BaseException) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            self.report.interrupted = True
+        else:
+            self._errors.append(error)
+
+    def _capture(self) -> None:
+        try:
+            for frame in self._source:
+                self.report.captured += 1
+                if not self._frames.put(frame):
+                    break
+        except BaseException as error:
+            self._failed(error)
+        finally:
+            self._frames.close()
+
+    def _infer(self) -> None:
+        engine = self._engine
+        fits: dict[tuple[int, int], Fit] = {}
+        report, times = self.report, self.report.times
+        count = 0
+        try:
+            while (frame := self._frames.get()) is not None:
+                hw = (frame.rgb.shape[0], frame.rgb.shape[1])
                 if engine is None:
-                    size = best_size(source_hw, bundle.manifest.frame_sizes)
-                    engine = stack.enter_context(
-                        Engine.load(bundle, backend=backend, device=device, frame_size=size)
-                    )
-                    report.engine = engine.describe()
-                fit = fits.get(source_hw)
-                if fit is None:
-                    fit = fits[source_hw] = Fit(source_hw, engine.frame_size)
-                    if not fit.is_identity:
-                        report.fitted[source_hw] = engine.frame_size
-                engine_frame = fit.to_engine(frame.rgb)
+                    size = best_size(hw, self._bundle.manifest.frame_sizes)
+                    engine = self._load(frame_size=size)
+                report.engine = report.engine or engine.describe()
+                start = time.perf_counter()
+                if hw not in fits:
+                    fits[hw] = Fit(hw, engine.frame_size)
+                    if not fits[hw].is_identity:
+                        report.fitted[hw] = engine.frame_size
+                engine_frame = fits[hw].to_engine(frame.rgb)
                 before = time.perf_counter()
                 result = engine(engine_frame)
-                durations.append(time.perf_counter() - before)
-                result = fit.to_source(result)
-                for sink in sinks:
-                    sink.write(frame, result)
-                report.frames += 1
-                on_frame(report.frames)
-                if limit is not None and report.frames >= limit:
+                after = time.perf_counter()
+                times["fit"].add(before - start)
+                times["engine"].add(after - before)
+                if self._watch is not None:
+                    self._watch(engine, engine_frame, result)
+                if not self._results.put(_Item(frame, fits[hw], result, {})):
                     break
-        except KeyboardInterrupt:
-            report.interrupted = True
-    report.seconds = time.perf_counter() - start
-    report.latency = summarise(durations) if durations else None
-    return report
+                count += 1
+                if count == self._limit:
+                    break
+        except BaseException as error:
+            self._failed(error)
+        finally:
+            self._stop()
+            if engine is not None and engine is not self._engine:
+                engine.close()
+            self._results.close()
+
+    def _finish(self) -> None:
+        report = self.report
+        try:
+            while (item := self._results.get()) is not None:
+                start = time.perf_counter()
+                item.result = item.fit.to_source(item.result)
+                for step in self._steps:
+                    item.result = step(item.frame, item.result, item.facts)
+                report.times["finish"].add(time.perf_counter() - start)
+                report.times["age"].add(time.monotonic() - item.frame.captured_s)
+                taken = [lane.put(item) for lane in self._lanes]
+                if self._lanes and not any(taken):
+                    break
+                report.frames += 1
+                report.dropped = self._frames.dropped
+                self._on_frame(report)
+        except BaseException as error:
+            self._failed(error)
+        finally:
+            self._stop()
+            self._results.close(discard=True)
+            for lane in self._lanes:
+                lane.close()
+
+    def _sink(self, index: int) -> None:
+        sink, lane, report = self._sinks[index], self._lanes[index], self.report.sinks[index]
+        try:
+            while (item := lane.get()) is not None:
+                sink.write(item.frame, item.result, item.facts)
+                report.written += 1
+        except BaseException as error:
+            self._sink_failed(error, report)
+        lane.close(discard=True)
+        try:
+            self._files[index] = sink.close()
+        except BaseException as error:
+            self._sink_failed(error, report)
+        report.dropped = lane.dropped
+
+    def _sink_failed(self, error: BaseException, report: SinkReport) -> None:
+        if isinstance(error, KeyboardInterrupt):  # the user closed the window
+            self._interrupt()
+            return
+        if not report.failure:
+            self._sink_errors.append(error)
+        report.failure = str(error) if isinstance(error, E2EDeployError) else repr(error)

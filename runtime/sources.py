@@ -1,12 +1,13 @@
-"""Where frames come from: a picture, a folder of pictures, a video file, a camera.
+"""What a source is, and those that read files: pictures, folders, sequences, videos. ``live.py`` has the others.
 
 Every source yields uint8 RGB frames; conversion from BGR or YUV happens here and nowhere else.
 """
 
-import re
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -28,7 +29,7 @@ _ONE_LOCAL_FILE = {
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SourceFrame:
     """One frame and where it came from.
 
@@ -37,33 +38,65 @@ class SourceFrame:
         index: 0-based position in the source.
         pts_s: presentation time in seconds; None for pictures and cameras.
         name: stem for output files.
+        captured_s: when it came out of the decoder or driver, on the clock of ``time.monotonic``.
+        source: which source it is from, without credentials.
     """
 
     rgb: npt.NDArray[np.uint8]
     index: int
     pts_s: float | None
     name: str
+    captured_s: float = field(default_factory=time.monotonic)
+    source: str = ""
 
 
 class Source(Protocol):
     """An iterable of frames.
 
     Attributes:
-        name: what it is, for people.
+        name: what it is, for people; without credentials.
         is_video: whether its frames form a moving picture.
+        is_live: whether frames come when they want; then only the newest counts. Others wait until they are taken.
         fps: frames per second of a video, else None.
         total: number of frames where it is known, else None.
+        skipped: damaged frames that were left out so far.
+        gaps: times that it was lost and came back.
     """
 
     name: str
     is_video: bool
+    is_live: bool
     fps: float | None
     total: int | None
+    skipped: int
+    gaps: int
 
     def __iter__(self) -> Iterator[SourceFrame]: ...
 
+    def stop(self) -> None:
+        """Let an iteration in another thread end soon."""
+        ...
 
-def _check_size(name: str, height: int, width: int) -> None:
+
+class BaseSource:
+    """What sources share."""
+
+    is_video = True
+    is_live = False
+
+    def __init__(self, name: str, *, fps: float | None = None, total: int | None = None) -> None:
+        self.name = name
+        self.fps, self.total = fps, total
+        self.skipped = self.gaps = 0
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """Let an iteration in another thread end soon."""
+        self._stopping.set()
+
+
+def check_size(name: str, height: int, width: int) -> None:
+    """Raise a SourceError if frames of that size cannot be processed."""
     if min(height, width) < MIN_SIDE_PX:
         raise SourceError(
             f"{name} is {width}x{height}; both sides must be at least {MIN_SIDE_PX} px"
@@ -91,53 +124,49 @@ def read_picture(path: Path) -> npt.NDArray[np.uint8]:
         picture = None
     if picture is None:
         raise SourceError(f"{path} is not a picture that can be decoded")
-    _check_size(str(path), *picture.shape[:2])
+    check_size(str(path), *picture.shape[:2])
     return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
-class PictureSource:
-    """Some picture files, in the order given."""
+class PictureSource(BaseSource):
+    """Some picture files, in the order given; ``sequence`` says that they are the frames of one video of that name."""
 
-    is_video = False
-
-    def __init__(self, name: str, paths: list[Path]) -> None:
-        self.fps: float | None = None
-        self.name, self._paths = name, paths
-        self.total: int | None = len(paths)
+    def __init__(self, name: str, paths: list[Path], *, sequence: str = "") -> None:
+        super().__init__(name, total=len(paths))
+        self.is_video = bool(sequence)
+        self._paths, self._sequence = paths, sequence
         self._stems = Counter(path.stem for path in paths)
 
     def __iter__(self) -> Iterator[SourceFrame]:
         for index, path in enumerate(self._paths):
             # a.png and a.jpg in one folder must not write to the same output
             name = path.stem if self._stems[path.stem] == 1 else path.name
-            yield SourceFrame(read_picture(path), index, None, name)
+            rgb = read_picture(path)
+            yield SourceFrame(rgb, index, None, self._sequence or name, source=self.name)
 
 
-class VideoSource:
+class VideoSource(BaseSource):
     """A video file, every frame of it.
 
     Raises:
         SourceError: not a video; or, while iterating, the file ends before the last frame it promises.
     """
 
-    is_video = True
-
     def __init__(self, path: Path) -> None:
-        self.name = str(path)
+        super().__init__(str(path))
         self._path = path
         with self._open() as container:
             stream = container.streams.video[0]
-            self.fps: float | None = float(stream.average_rate) if stream.average_rate else None
-            self.total: int | None = stream.frames or None
-            self.skipped = 0
-            _check_size(self.name, stream.codec_context.height, stream.codec_context.width)
+            self.fps = float(stream.average_rate) if stream.average_rate else None
+            self.total = stream.frames or None
+            check_size(self.name, stream.codec_context.height, stream.codec_context.width)
 
     def _open(self) -> "av.container.InputContainer":
         try:
             container = av.open(f"file:{self._path}", options=_ONE_LOCAL_FILE)
         except (OSError, av.FFmpegError) as error:
             raise SourceError(
-                f"{self.name} is not a video that can be decoded: {_reason(error)}"
+                f"{self.name} is not a video that can be decoded: {reason(error)}"
             ) from None
         if not container.streams.video:
             container.close()
@@ -159,11 +188,13 @@ class VideoSource:
                         continue
                     for picture in pictures:
                         rgb = np.asarray(picture.to_ndarray(format="rgb24"), dtype=np.uint8)
-                        yield SourceFrame(rgb, count, picture.time, self._path.stem)
+                        yield SourceFrame(
+                            rgb, count, picture.time, self._path.stem, source=self.name
+                        )
                         count += 1
             except av.FFmpegError as error:
                 raise SourceError(
-                    f"{self.name} breaks off after frame {count}: {_reason(error)}"
+                    f"{self.name} breaks off after frame {count}: {reason(error)}"
                 ) from None
         if self.total and packets < self.total:
             raise SourceError(
@@ -173,62 +204,6 @@ class VideoSource:
             raise SourceError(f"{self.name} holds no frame that can be decoded")
 
 
-class CameraSource:
-    """A camera by its index, until it ends or the caller stops.
-
-    Raises:
-        SourceError: there is no such camera, or it stopped giving frames.
-    """
-
-    is_video = True
-
-    def __init__(self, index: int) -> None:
-        self.total: int | None = None
-        self.name = f"camera {index}"
-        self._index = index
-        self._capture = cv2.VideoCapture(index)
-        if not self._capture.isOpened():
-            raise SourceError(f"there is no camera {index} here, or another program holds it")
-        self.fps: float | None = self._capture.get(cv2.CAP_PROP_FPS) or None
-
-    def __iter__(self) -> Iterator[SourceFrame]:
-        count = 0
-        try:
-            while True:
-                ok, bgr = self._capture.read()
-                if not ok:
-                    raise SourceError(f"{self.name} stopped giving frames after {count}")
-                rgb = np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8)
-                yield SourceFrame(rgb, count, None, f"camera{self._index}")
-                count += 1
-        finally:
-            self._capture.release()
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
-
-
-def open_source(spec: str) -> Source:
-    """The source that ``spec`` names: a picture, a folder of pictures, a video file, or a camera index.
-
-    Raises:
-        SourceError: there is nothing of that kind.
-    """
-    if re.fullmatch(r"[0-9]{1,4}", spec):
-        return CameraSource(int(spec))
-    path = Path(spec)
-    if path.is_dir():
-        pictures = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
-        if not pictures:
-            raise SourceError(
-                f"the folder {path} holds no pictures ({', '.join(PICTURE_SUFFIXES)})"
-            )
-        return PictureSource(spec, pictures)
-    if not path.exists():
-        raise SourceError(
-            f"{spec} does not exist; a source is a picture, a folder, a video file or a camera index"
-        )
-    if path.suffix.lower() in PICTURE_SUFFIXES:
-        return PictureSource(spec, [path])
-    return VideoSource(path)
+def reason(error: Exception) -> str:
+    """What FFmpeg or the system says, without the address it says it about (which may hold a password)."""
+    return getattr(error, "strerror", None) or type(error).__name__

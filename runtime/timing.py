@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 WARM_UP = 5
+KEPT = 20_000
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Distribution of a latency in milliseconds."""
+    """Distribution of a latency in milliseconds; jitter is the mean change from one value to the next."""
 
     count: int
     p50_ms: float
@@ -20,6 +21,7 @@ class Latency:
     p99_ms: float
     max_ms: float
     mean_ms: float
+    jitter_ms: float
 
     @property
     def per_second(self) -> float:
@@ -27,7 +29,32 @@ class Latency:
         return 1000.0 / self.mean_ms if self.mean_ms > 0 else 0.0
 
 
-def summarise(seconds: Sequence[float]) -> Latency:
+class Durations:
+    """The last ``KEPT`` durations of something, in memory that does not grow.
+
+    Attributes:
+        count: how many there were in all.
+    """
+
+    def __init__(self) -> None:
+        self._seconds = np.zeros(KEPT)
+        self.count = 0
+
+    def add(self, seconds: float) -> None:
+        """Keep one more."""
+        self._seconds[self.count % KEPT] = seconds
+        self.count += 1
+
+    def latency(self) -> Latency | None:
+        """Their distribution; None when there was none."""
+        if self.count == 0:
+            return None
+        if self.count <= KEPT:
+            return summarise(self._seconds[: self.count])
+        return summarise(np.roll(self._seconds, -(self.count % KEPT)))
+
+
+def summarise(seconds: Sequence[float] | npt.NDArray[np.float64]) -> Latency:
     """Percentiles of some durations in seconds.
 
     Raises:
@@ -37,7 +64,10 @@ def summarise(seconds: Sequence[float]) -> Latency:
         raise ValueError("no durations to summarise")
     ms = np.asarray(seconds, dtype=np.float64) * 1000.0
     p50, p95, p99 = np.percentile(ms, (50, 95, 99))
-    return Latency(len(ms), float(p50), float(p95), float(p99), float(ms.max()), float(ms.mean()))
+    jitter = float(np.abs(np.diff(ms)).mean()) if len(ms) > 1 else 0.0
+    return Latency(
+        len(ms), float(p50), float(p95), float(p99), float(ms.max()), float(ms.mean()), jitter
+    )
 
 
 def measure(

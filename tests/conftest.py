@@ -121,6 +121,28 @@ def normals_bundle(small_normals, tmp_path_factory):
     return _export(small_normals, tmp_path_factory.mktemp("bundles") / "normals", 64)
 
 
+@pytest.fixture(scope="module")
+def trace_once():
+    """A module is traced once in a test file; the seconds it takes are not what those tests are about."""
+    import onnx
+    import onnx_ir as ir
+
+    from e2e_deploy.export import onnx_export
+
+    trace, traces = onnx_export.trace, {}
+
+    def known(module, example, **names):
+        weights = sum(float(t.double().sum()) for t in module.state_dict().values())
+        key = (example.shape, example.dtype, weights, *names.values())
+        if key not in traces:
+            traces[key] = ir.to_proto(trace(module, example, **names)).SerializeToString()
+        return ir.from_proto(onnx.load_from_string(traces[key]))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_export, "trace", known)
+        yield
+
+
 @pytest.fixture
 def bundle_copy(depth_bundle, tmp_path):
     """A copy of ``depth_bundle`` to damage."""

@@ -1,12 +1,17 @@
 """``e2e-deploy run``: a source through a bundle."""
 
 import json
-import sys
+import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from e2e_deploy.cli import INTERRUPTED, options
+from e2e_deploy.cli import INTERRUPTED, options, rebuild
+
+if TYPE_CHECKING:
+    from e2e_deploy.runtime.intrinsics import Intrinsics
+    from e2e_deploy.runtime.steps import Step
 
 
 @click.command("run")
@@ -16,16 +21,18 @@ from e2e_deploy.cli import INTERRUPTED, options
 @options.device
 @click.option(
     "--out",
+    "outs",
+    multiple=True,
     type=click.Path(path_type=Path),
-    default=None,
-    help="A folder for pictures, or a path ending in .mp4.  [default: ./depth-out or ./normals-out, unless --show]",
+    help="A folder for pictures, an .mp4 in colour, or an .mkv of 16-bit depth; repeat for several.  "
+    "[default: ./depth-out or ./normals-out, unless --show]",
 )
 @click.option(
     "--save",
     "formats",
     multiple=True,
-    type=click.Choice(["png16", "npy", "color"]),
-    help="What to write into a folder; repeat for several.  [default: png16 and color]",
+    type=click.Choice(["png16", "npy", "npz", "exr", "ply", "color"]),
+    help="What to write into a folder; repeat for several. ply needs metric depth.  [default: png16 and color]",
 )
 @click.option("--side-by-side", is_flag=True, help="In an mp4: the frame beside its result.")
 @click.option(
@@ -34,99 +41,200 @@ from e2e_deploy.cli import INTERRUPTED, options
     show_default=True,
     help="spectral, inferno or turbo; near is warm.",
 )
+@click.option(
+    "--steady/--no-steady",
+    default=False,
+    show_default=True,
+    help="Depth of a video: keep its scale and shift steady from frame to frame.",
+)
+@click.option(
+    "--metric-points",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Depth in metres: a .npy or text file of column, row, metres for points of the frame.",
+)
+@click.option(
+    "--camera-height",
+    type=float,
+    default=None,
+    help="Depth in metres: height of the camera above flat ground; needs --intrinsics.",
+)
+@click.option(
+    "--camera-pitch",
+    type=click.FloatRange(-80, 80),
+    default=0.0,
+    show_default=True,
+    help="With --camera-height: degrees by which the camera looks down.",
+)
+@click.option("--intrinsics", default=None, help="fx,fy,cx,cy of the frames in pixels.")
 @click.option("--show", is_flag=True, help="Show frame and result in a window; q or Escape ends.")
+@click.option(
+    "--view",
+    type=click.IntRange(0, 65535),
+    default=None,
+    metavar="PORT",
+    help="Show it in a browser at http://127.0.0.1:PORT; 0 takes a free port.",
+)
 @click.option(
     "--limit", type=click.IntRange(min=1), default=None, help="Stop after this many frames."
 )
+@click.option(
+    "--parity-every",
+    type=click.IntRange(min=1),
+    default=None,
+    help="Compare each Nth frame with PyTorch, and the stored frames at the start.",
+)
+@click.option(
+    "--parity",
+    type=click.Choice(["warn", "strict"]),
+    default="warn",
+    show_default=True,
+    help="Outside the limit: say so, or stop with exit code 3.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0.1),
+    default=5.0,
+    show_default=True,
+    help="Seconds of silence after which a stream counts as lost.",
+)
+@click.option(
+    "--reconnect",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    help="Seconds for which a lost stream or camera is opened again.",
+)
+@rebuild.option
 @options.as_json
 def command(
     source: str,
     bundle: str,
     backend: str,
     device: str,
-    out: Path | None,
+    outs: tuple[Path, ...],
     formats: tuple[str, ...],
     side_by_side: bool,
     colormap: str,
+    steady: bool,
+    metric_points: Path | None,
+    camera_height: float | None,
+    camera_pitch: float,
+    intrinsics: str | None,
     show: bool,
+    view: int | None,
     limit: int | None,
+    parity_every: int | None,
+    parity: str,
+    timeout: float,
+    reconnect: float,
+    rebuild_first: bool,
     as_json: bool,
 ) -> int:
-    """Run SOURCE through a bundle: a picture, a folder of pictures, a video file, or a camera index (0, 1, ...)."""
+    """Run SOURCE through a bundle.
+
+    SOURCE is a picture, a folder of pictures, a sequence like frames/%06d.png, a video file, camera:0 (with
+    ?size=480x640&fps=30&format=MJPG), rtsp://, or MPEG-TS over udp://, tcp:// or srt://, or test: for a moving pattern.
+    """
     from e2e_deploy.bundle import open_bundle
+    from e2e_deploy.cli.outputs import Outputs
+    from e2e_deploy.cli.status import StatusLine, parity_json, print_parity, print_summary
+    from e2e_deploy.cli.status import as_json as report_json
     from e2e_deploy.colormap import lookup_table
     from e2e_deploy.errors import UsageError
-    from e2e_deploy.runtime.run import run_source
-    from e2e_deploy.runtime.sinks import Painter, PictureSink, Sink, VideoSink, WindowSink
-    from e2e_deploy.runtime.sources import VideoSource, open_source
+    from e2e_deploy.runtime.intrinsics import Intrinsics
+    from e2e_deploy.runtime.parity_watch import ParityWatch
+    from e2e_deploy.runtime.run import RunReport, run_source
+    from e2e_deploy.runtime.steps import steady as steady_step
+    from e2e_deploy.runtime.uris import open_source
+    from e2e_deploy.runtime.viewer import ViewerSink
 
     lookup_table(colormap)  # an unknown name is said before anything is opened
-    as_video = out is not None and out.suffix.lower() == ".mp4"
-    if as_video and formats:
-        raise UsageError("--save is for a folder of pictures; --out names an mp4")
-    if side_by_side and not as_video:
-        raise UsageError("--side-by-side needs --out with a path ending in .mp4")
+    outputs = Outputs(outs, formats, side_by_side, colormap, show, view)
+    camera = None if intrinsics is None else Intrinsics.parse(intrinsics)
+    to_metres = _metric_step(metric_points, camera_height, camera_pitch, camera)
+    if "ply" in formats and (camera is None or to_metres is None):
+        raise UsageError(
+            "--save ply needs --intrinsics, and --metric-points or --camera-height for metric depth"
+        )
     opened = open_bundle(bundle)
+    if rebuild_first:
+        opened = rebuild.rebuild_engines(opened, backend)
     manifest = opened.manifest
-    frames = open_source(source)
-    painter = Painter(manifest, colormap, is_video=frames.is_video)
-    sinks: list[Sink] = []
-    if show:
-        sinks.append(WindowSink(painter, wait=not frames.is_video))
-    if as_video and out is not None:
-        sinks.append(VideoSink(out, painter, fps=frames.fps, side_by_side=side_by_side))
-    elif out is not None or not show:
-        folder = out or Path(f"{manifest.task}-out")
-        sinks.append(
-            PictureSink(
-                folder, manifest, formats or ("png16", "color"), painter, number=frames.is_video
-            )
-        )
+    if steady and manifest.task != "depth":
+        raise UsageError("--steady is for depth; normals have no scale and shift that could change")
+    if to_metres is not None and manifest.task != "depth":
+        raise UsageError("--metric-points and --camera-height are for depth, not for normals")
+    frames = open_source(source, timeout_s=timeout, reconnect_s=reconnect)
+    if steady and not frames.is_video:
+        raise UsageError("--steady is for videos and cameras; pictures have no order in time")
+    steps: list[Step] = [steady_step()] if steady else []
+    steps += [to_metres] if to_metres is not None else []
+    watch = None
+    if parity_every is not None:
+        worst = Path(f"{manifest.task}-parity-worst.npz")
+        watch = ParityWatch(parity_every, strict=parity == "strict", save_to=worst)
+    words = watch.words if watch else lambda: ""
+    line = StatusLine(limit or frames.total, words)
+    sinks = outputs.open(manifest, frames, camera, words)
+    viewers = [sink for sink in sinks if isinstance(sink, ViewerSink)]
 
-    def progress(count: int) -> None:
-        if sys.stderr.isatty():
-            click.echo(
-                f"\r{count}{f' / {frames.total}' if frames.total else ''} frames",
-                err=True,
-                nl=False,
-            )
+    def on_frame(report: RunReport) -> None:
+        line(report)
+        for viewer in viewers:
+            viewer.look(report)
 
-    report = run_source(
-        opened, frames, sinks, backend=backend, device=device, limit=limit, on_frame=progress
-    )
-    if sys.stderr.isatty():
-        click.echo("", err=True)
-    for (h, w), (engine_h, engine_w) in report.fitted.items():
-        click.echo(
-            f"{w}x{h} frames were fitted into the engine's {engine_w}x{engine_h}; "
-            f"for full detail: e2e-deploy export --frame-size {h}x{w}",
-            err=True,
+    for viewer in viewers:
+        click.echo(f"view: {viewer.url}", err=True)
+    try:
+        report = run_source(
+            opened,
+            frames,
+            sinks,
+            backend=backend,
+            device=device,
+            steps=steps,
+            watch=watch,
+            limit=limit,
+            on_frame=on_frame,
         )
-    if isinstance(frames, VideoSource) and frames.skipped:
-        click.echo(f"{frames.skipped} damaged frames of {frames.name} were skipped", err=True)
+    finally:
+        line.end()
+    print_summary(report, frames)
+    compared = watch.finish() if watch else None
+    print_parity(compared)
     if manifest.checkpoint.note:
         click.echo(f"note: {manifest.checkpoint.note}", err=True)
-    if report.latency is not None:
-        click.echo(
-            f"{report.frames} frames with {report.engine}: engine p50 {report.latency.p50_ms:.1f} ms, "
-            f"{report.frames / report.seconds:.1f} frames/s in all",
-            err=True,
-        )
     if as_json:
-        click.echo(
-            json.dumps(
-                {
-                    "frames": report.frames,
-                    "seconds": report.seconds,
-                    "engine": report.engine,
-                    "latency": None if report.latency is None else vars(report.latency),
-                    "files": [str(file) for file in report.files],
-                    "interrupted": report.interrupted,
-                },
-                indent=2,
-            )
-        )
+        told = report_json(report, frames) | parity_json(compared)
+        click.echo(json.dumps(told, indent=2))
     else:
         for file in report.files:
             click.echo(str(file))
-    return INTERRUPTED if report.interrupted else 0
+    failures = [sink for sink in report.sinks if sink.failure]
+    for sink in failures:
+        click.echo(f"error: {sink.name} stopped early: {sink.failure}", err=True)
+    return INTERRUPTED if report.interrupted else bool(failures)
+
+
+def _metric_step(
+    points: Path | None, height: float | None, pitch: float, camera: "Intrinsics | None"
+) -> "Step | None":
+    """The step to metres that the options ask for, if any."""
+    from e2e_deploy.errors import UsageError
+    from e2e_deploy.runtime.metric import MIN_PLANE_INLIERS, metric, plane_points, read_points
+
+    if points is not None and height is not None:
+        raise UsageError("--metric-points and --camera-height are two ways to metres; give one")
+    if points is not None:
+        known = read_points(points)
+        return metric(lambda hw: known)
+    if height is None:
+        return None
+    if camera is None:
+        raise UsageError("--camera-height needs --intrinsics fx,fy,cx,cy")
+    down = math.radians(pitch)
+    ground = (0.0, math.cos(down), math.sin(down))
+    return metric(
+        lambda hw: plane_points(hw, camera, height, ground), min_inliers=MIN_PLANE_INLIERS
+    )

@@ -1,5 +1,6 @@
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -8,8 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
+from e2e_deploy.runtime.ort_backend import OrtBackend
+from e2e_deploy.runtime.pattern import read_number
 from e2e_deploy.runtime.sources import SourceFrame
 from tests.plain_bundle import HW, NOTE, plain_depth, write_plain_bundle
+from tests.rtsp_server import RtspServer
 from tests.runtime.test_sources import blank_png
 
 
@@ -275,3 +279,188 @@ def test_the_lean_install_gives_the_same_result(cli, depth_bundle, photo, tmp_pa
     )
     assert refused.returncode == 4
     assert "pip install 'e2e-deploy[export]'" in one_sentence(refused.stderr)
+
+
+def test_steady_is_for_depth_of_videos(cli, bundle, picture, tmp_path):
+    code, _, stderr = cli("run", picture[0], "--bundle", bundle, "--steady")
+    assert code == 2
+    assert "--steady is for videos" in one_sentence(stderr)
+    normals = write_plain_bundle(tmp_path / "normals", task="normals")
+    code, _, stderr = cli("run", clip(tmp_path / "in.mp4"), "--bundle", normals, "--steady")
+    assert code == 2
+    assert "--steady is for depth" in one_sentence(stderr)
+
+
+def test_a_steady_video_says_so_in_every_sidecar(cli, bundle, tmp_path):
+    source, out = clip(tmp_path / "in.mp4", count=3), tmp_path / "out"
+    code, _, _ = cli("run", source, "--bundle", bundle, "--out", out, "--steady")
+    assert code == 0
+    sides = [json.loads(p.read_text()) for p in sorted(out.glob("*.json"))]
+    assert len(sides) == 3
+    assert all(set(s["steady"]) >= {"scale", "shift", "residual", "cut"} for s in sides)
+
+
+def test_metric_points_give_metres(cli, bundle, picture, tmp_path):
+    path, rgb = picture
+    truth = 1 + 9 * plain_depth(rgb)
+    rows = [f"{u},{v},{truth[v, u]}" for v in range(0, HW[0], 4) for u in range(0, HW[1], 4)]
+    (tmp_path / "points.csv").write_text("\n".join(rows))
+    out = tmp_path / "out"
+    code, _, _ = cli(
+        "run", path, "--bundle", bundle, "--out", out, "--metric-points", tmp_path / "points.csv"
+    )
+    assert code == 0
+    side = json.loads((out / "photo_depth.json").read_text())
+    assert (side["metric"], side["metric_fit"]["inliers"]) == (True, 1.0)
+    millimetres = cv2.imread(str(out / "photo_depth.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_allclose(millimetres, 1000 * truth, atol=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--camera-height", "1"], "needs --intrinsics"),
+        (["--camera-height", "1", "--intrinsics", "1,2"], "fx,fy,cx,cy"),
+        (["--camera-height", "1", "--metric-points", "p.csv"], "give one"),
+        (["--metric-points", "missing.csv"], "missing.csv cannot be read"),
+    ],
+)
+def test_wrong_ways_to_metres(cli, bundle, picture, tmp_path, options, said):
+    code, _, stderr = cli("run", picture[0], "--bundle", bundle, "--out", tmp_path / "o", *options)
+    assert code == (5 if "missing" in said else 2)
+    assert said in one_sentence(stderr)
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_camera_height_gives_metres(cli, bundle, tmp_path):
+    """A picture whose grey is the depth of flat ground seen from 1.5 m, looking down by 20 degrees."""
+    height, width = HW
+    row = (np.arange(height) - height / 2) / 40
+    toward = np.cos(np.radians(20)) * row + np.sin(np.radians(20))
+    truth = np.minimum(1.5 / np.maximum(toward, 1e-3), 12.0)
+    grey = np.rint(255 * (truth - truth.min()) / np.ptp(truth)).astype(np.uint8)
+    path, out = tmp_path / "ground.png", tmp_path / "out"
+    cv2.imwrite(str(path), np.tile(grey[:, None, None], (1, width, 3)))
+    code, _, stderr = cli(
+        "run", path, "--bundle", bundle, "--out", out, "--camera-height", "1.5",
+        "--camera-pitch", "20", "--intrinsics", f"40,40,{width / 2},{height / 2}",
+    )  # fmt: skip
+    assert code == 0, stderr
+    millimetres = cv2.imread(str(out / "ground_depth.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_allclose(millimetres[:, 0] / 1000, truth, rtol=0.05)
+
+
+def test_the_test_pattern_live(cli, bundle, tmp_path):
+    code, stdout, stderr = cli(
+        "run", "test:?size=24x32&fps=200&frames=20", "--bundle", bundle, "--out", tmp_path / "o",
+        "--save", "npy", "--json",
+    )  # fmt: skip
+    assert code == 0, stderr
+    report = json.loads(stdout)
+    assert report["captured"] == 20 == report["frames"] + report["dropped"]
+    assert report["sinks"][0]["written"] + report["sinks"][0]["dropped"] == report["frames"]
+    assert set(report["stages"]) == {"fit", "engine", "finish", "age"}
+    assert "frames captured" in stderr
+    for file in (tmp_path / "o").glob("*.npy"):
+        assert read_number(np.load(file)) == int(file.name.split("_")[1])
+
+
+def test_a_sequence_is_a_video(cli, bundle, tmp_path):
+    (tmp_path / "walk").mkdir()
+    for number in (8, 9, 11):
+        cv2.imwrite(str(tmp_path / f"walk/{number:04d}.png"), np.full((*HW, 3), number, np.uint8))
+    (tmp_path / "walk/0010.txt").write_text("no picture")
+    out = tmp_path / "out"
+    code, _, _ = cli(
+        "run", tmp_path / "walk/%04d.png", "--bundle", bundle, "--out", out, "--save", "npy"
+    )
+    assert code == 0
+    values = [np.load(file).mean() * 255 for file in sorted(out.glob("*.npy"))]
+    np.testing.assert_allclose(values, [8, 9, 11], atol=1e-3)
+    assert (out / "walk_000002_depth.npy").exists()
+    code, _, stderr = cli("run", tmp_path / "walk/%05d.png", "--bundle", bundle)
+    assert code == 5
+    assert "no file matches the sequence" in one_sentence(stderr)
+
+
+def test_credentials_of_a_stream_are_shown_nowhere(cli, bundle, tmp_path):
+    with RtspServer([[]], credentials="me:secret") as server:
+        url = server.url.replace("secret", "hunter2")
+        code, stdout, stderr = cli("run", url, "--bundle", bundle, "--out", tmp_path / "o")
+    assert (code, stdout) == (5, "")
+    assert "was refused" in one_sentence(stderr)
+    assert "hunter2" not in stderr
+
+
+def test_several_outputs_at_once(cli, bundle, tmp_path):
+    source = clip(tmp_path / "in.mp4")
+    outs = [tmp_path / name for name in ("a.mp4", "b.mkv", "c")]
+    options = [word for out in outs for word in ("--out", out)]
+    code, stdout, stderr = cli("run", source, "--bundle", bundle, *options, "--save", "npz")
+    assert code == 0, stderr
+    assert stdout.splitlines()[:3] == [str(outs[0]), str(outs[1]), f"{outs[1]}.json"]
+    assert len(list(outs[2].glob("*.npz"))) == 6
+    for out in outs[:2]:
+        with av.open(str(out)) as container:
+            assert sum(1 for _ in container.decode(video=0)) == 6
+
+
+def test_one_output_that_fails_leaves_the_others_and_the_exit_code_says_it(cli, bundle, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    code, stdout, stderr = cli(
+        "run", clip(tmp_path / "in.mp4"), "--bundle", bundle,
+        "--out", tmp_path / "a.mp4", "--out", tmp_path / "file",
+    )  # fmt: skip
+    assert code == 1
+    assert stdout == f"{tmp_path / 'a.mp4'}\n"
+    assert stderr.splitlines()[-1].startswith(f"error: {tmp_path / 'file'} stopped early: ")
+
+
+def test_outputs_that_do_not_go_together(cli, bundle, picture, tmp_path):
+    normals = write_plain_bundle(tmp_path / "normals", task="normals")
+    before = set(tmp_path.iterdir())
+    for options, said, opened in (
+        (["--save", "npy", "--out", "a.mp4"], "--out names a video", bundle),
+        (["--side-by-side", "--out", "b"], "--side-by-side needs", bundle),
+        (["--out", "b", "--out", "b"], "twice", bundle),
+        (["--save", "ply", "--out", "b"], "--save ply needs --intrinsics", bundle),
+        (["--out", tmp_path / "x.mp4", "--out", tmp_path / "x.mkv"], "holds depth", normals),
+    ):
+        code, stdout, stderr = cli("run", picture[0], "--bundle", opened, *options)
+        assert (code, stdout) == (2, "")
+        assert said in one_sentence(stderr)
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_parity_is_watched(cli, bundle, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["run", clip(tmp_path / "in.mp4"), "--bundle", bundle, "--out", "o", "--json"]
+    code, stdout, stderr = cli(*arguments, "--parity-every", "2", "--parity", "strict")
+    assert code == 0, stderr
+    told = json.loads(stdout)["parity"]
+    assert (told["stored"], told["live"], told["outside"]) == (2, 0, 0)
+    assert "plain" in told["no_live"]  # its checkpoint is not here
+    assert "2 stored and 0 live frames compared, 0 outside" in stderr
+    fine = OrtBackend.__call__
+    monkeypatch.setattr(OrtBackend, "__call__", lambda self, frame: fine(self, frame) + 0.1)
+    code, _, stderr = cli(*arguments, "--parity-every", "2")
+    assert code == 0
+    assert "2 outside the limit" in stderr
+    code, stdout, stderr = cli(*arguments, "--parity-every", "2", "--parity", "strict")
+    assert (code, stdout) == (3, "")
+    assert "the engine is outside its limit" in one_sentence(stderr)
+
+
+def test_a_view_in_the_browser(cli, bundle, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = "test:?size=24x32&fps=100&frames=10"
+    code, stdout, stderr = cli("run", source, "--bundle", bundle, "--view", "0")
+    assert (code, stdout) == (0, ""), stderr
+    assert stderr.startswith("view: http://127.0.0.1:")
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]  # no folder was asked for
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        code, _, stderr = cli("run", source, "--bundle", bundle, "--view", port, "--out", "a.mp4")
+    assert code == 4
+    assert f"cannot use port {port}" in one_sentence(stderr)
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -7,14 +9,17 @@ from safetensors.torch import load_file
 from e2e_deploy.checkpoint import open_checkpoint
 from e2e_deploy.errors import E2EDeployError, UsageError
 from e2e_deploy.loading import load_model
+from e2e_deploy.pictures import reference_frames
 from e2e_deploy.tiny import build_tiny, bundled_checkpoint, bundled_id, resolve_bundled
 
 
 @pytest.mark.parametrize(
     ("task", "pipeline"), [("depth", MarigoldDepthPipeline), ("normals", MarigoldNormalsPipeline)]
 )
-def test_diffusers_loads_and_runs_it(task, pipeline, request, photo):
-    pipe = pipeline.from_pretrained(request.getfixturevalue(f"tiny_{task}"))
+@pytest.mark.parametrize("trained", [False, True])
+def test_diffusers_loads_and_runs_it(task, pipeline, trained, request, photo):
+    folder = bundled_checkpoint(task) if trained else request.getfixturevalue(f"tiny_{task}")
+    pipe = pipeline.from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)
     result = pipe(
         photo, num_inference_steps=1, processing_resolution=64, output_type="np"
@@ -66,13 +71,34 @@ def test_a_full_disk_leaves_nothing(tmp_path, full_disk):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_bundled_checkpoint_lives_in_the_cache_and_its_name_holds_no_path(
-    tmp_path, monkeypatch, tiny_depth
-):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    folder = bundled_checkpoint("depth")
-    assert folder.is_relative_to(tmp_path)
+@pytest.mark.parametrize("task", ["depth", "normals"])
+def test_the_bundled_checkpoints_are_trained_small_and_complete(task):
+    folder = bundled_checkpoint(task)
+    checkpoint = open_checkpoint(folder)
+    assert (checkpoint.identity.task, checkpoint.identity.family.name) == (task, "marigold")
+    assert checkpoint.note == ""
+    weights = list(folder.rglob("*.safetensors"))
+    assert sum(file.stat().st_size for file in weights) < 16e6
+    for part in ("unet", "vae"):
+        (file,) = (folder / part).glob("*.safetensors")
+        assert {t.dtype for t in load_file(file).values()} == {torch.float16}
+    assert sum(p.numel() for p in load_model(checkpoint).parameters()) < 6e6
+    card = json.loads((folder / "e2e_deploy.json").read_text())
+    assert [run["task"] for run in card["trained"]["end_to_end"]] == [task, task]
+    assert "held-out scenes" in (folder / "README.md").read_text()
+
+
+def test_the_bundled_checkpoints_have_names_without_a_path():
     assert bundled_id("depth") == "bundled:e2e-tiny-depth"
-    assert resolve_bundled(bundled_id("depth")) == str(folder)
+    assert resolve_bundled(bundled_id("depth")) == str(bundled_checkpoint("depth"))
     assert resolve_bundled("some/folder") == "some/folder"
-    assert open_checkpoint(folder).sha256() == open_checkpoint(tiny_depth).sha256()
+
+
+def test_trained_depth_knows_near_from_far():
+    """A picture it never saw: a wall behind, a floor that comes nearer, and a person in front."""
+    model = load_model(open_checkpoint(bundled_checkpoint("depth")))
+    frame = reference_frames((256, 320), 1)[0]
+    with torch.no_grad():
+        rgb_13HW = torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 127.5 - 1
+        depth = model(rgb_13HW)[0, 0].numpy()
+    assert depth[-40:].mean() + 0.1 < depth[:40].mean()

@@ -4,7 +4,11 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from e2e_deploy.errors import BundleError, UnavailableError
+from e2e_deploy.errors import (
+    EngineDamagedError,
+    EngineMismatchError,
+    UnavailableError,
+)
 from e2e_deploy.hardware import cuda_device_count
 from e2e_deploy.runtime.loaded_engine import LoadedEngine
 from e2e_deploy.trt_api import PORTABLE, TrtApi, find_api
@@ -133,7 +137,8 @@ class TestRtx:
     @pytest.mark.parametrize("data", [b"", b"\0" * 10, b"no engine at all" * 100])
     def test_what_is_no_engine_is_refused(self, data):
         with pytest.raises(
-            (UnavailableError, BundleError), match=r"does not load m\.engine.*rebuild it with: MAKE"
+            (EngineMismatchError, EngineDamagedError),
+            match=r"does not load m\.engine.*rebuild it with: MAKE",
         ):
             LoadedEngine(find_api("tensorrt-rtx"), data, "m.engine", "MAKE")
 
@@ -190,12 +195,12 @@ class TestMessages:
             (
                 "Serialization assertion header.magicTag == kEXPECTED failed",
                 "another version",
-                UnavailableError,
+                EngineMismatchError,
             ),
-            ("expecting compute capability 6.1 got 7.5", "another GPU", UnavailableError),
-            ("UNSUPPORTED_CC", "another GPU", UnavailableError),
+            ("expecting compute capability 6.1 got 7.5", "another GPU", EngineMismatchError),
+            ("UNSUPPORTED_CC", "another GPU", EngineMismatchError),
             ("OLD_CUDA_DRIVER", "driver is missing or too old", UnavailableError),
-            ("MALFORMED_ENGINE", "damaged", BundleError),
+            ("MALFORMED_ENGINE", "damaged", EngineDamagedError),
         ],
     )
     def test_loader(self, said, remedy, kind):
@@ -212,7 +217,8 @@ class TestValidity:
     """TensorRT-RTX says before loading whether an engine fits."""
 
     @pytest.mark.parametrize(
-        ("bits", "kind"), [(1, UnavailableError), (2, UnavailableError), (4, BundleError)]
+        ("bits", "kind"),
+        [(1, EngineMismatchError), (2, EngineMismatchError), (4, EngineDamagedError)],
     )
     def test_an_invalid_header_with_a_cause_is_not_deserialised(self, bits, kind):
         module = fake_tensorrt()

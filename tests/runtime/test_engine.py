@@ -35,7 +35,7 @@ def test_it_says_what_it_runs_and_why(bundle):
         assert engine.frame_size == HW
         assert engine.manifest.checkpoint.note == NOTE
         assert engine.describe().startswith("onnxruntime (C")
-        assert engine.describe().endswith("the default)")
+        assert engine.describe().endswith("the bundle has no engine for this frame size)")
     with Engine.load(open_bundle(bundle), backend="onnxruntime", device="cpu") as engine:
         assert "CPU" in engine.backend.device
         assert engine.reason == "named by you"

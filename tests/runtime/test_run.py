@@ -5,18 +5,18 @@ import pytest
 from e2e_deploy.bundle import open_bundle
 from e2e_deploy.errors import E2EDeployError, SourceError, UnavailableError
 from e2e_deploy.runtime.run import run_source
-from e2e_deploy.runtime.sinks import Painter, VideoSink
-from e2e_deploy.runtime.sources import SourceFrame
+from e2e_deploy.runtime.sinks import Painter
+from e2e_deploy.runtime.sources import BaseSource, SourceFrame
+from e2e_deploy.runtime.video_sink import VideoSink
 from tests.plain_bundle import HW, plain_depth, write_plain_bundle
 
 
-class ListSource:
+class ListSource(BaseSource):
     """Frames from memory, then perhaps an error."""
 
-    name, is_video, fps = "list", True, 10.0
-
     def __init__(self, frames, error=None):
-        self.frames, self.error, self.total = frames, error, len(frames)
+        super().__init__("list", fps=10.0, total=len(frames))
+        self.frames, self.error = frames, error
 
     def __iter__(self):
         for index, rgb in enumerate(self.frames):
@@ -28,13 +28,16 @@ class ListSource:
 class ListSink:
     """Keeps what it gets."""
 
+    name, on_main_thread = "list", False
+
     def __init__(self, fail_at=None):
         self.got, self.closed, self.fail_at = [], 0, fail_at
 
-    def write(self, frame, result):
+    def write(self, frame, result, facts):
         if len(self.got) == self.fail_at:
             raise E2EDeployError("the disk is full")
         self.got.append((frame, result))
+        self.facts = facts
 
     def close(self):
         self.closed += 1
@@ -53,7 +56,7 @@ def pictures(rng, *sizes):
 def test_every_sink_gets_every_frame_with_its_own_result(bundle, rng):
     frames, sinks = pictures(rng, HW, HW, HW), [ListSink(), ListSink()]
     seen = []
-    report = run_source(bundle, ListSource(frames), sinks, on_frame=seen.append)
+    report = run_source(bundle, ListSource(frames), sinks, on_frame=lambda r: seen.append(r.frames))
     for sink in sinks:
         assert sink.closed == 1
         for rgb, (frame, result) in zip(frames, sink.got, strict=True):
@@ -103,11 +106,17 @@ def test_a_lost_source_closes_the_sinks_first(bundle, rng):
     assert (len(sink.got), sink.closed) == (1, 1)
 
 
-def test_a_sink_that_fails_closes_the_others(bundle, rng):
+def test_a_sink_that_fails_leaves_the_others_alone(bundle, rng):
     good, bad = ListSink(), ListSink(fail_at=1)
+    report = run_source(bundle, ListSource(pictures(rng, HW, HW, HW)), [good, bad])
+    assert (len(good.got), good.closed, bad.closed) == (3, 1, 1)
+    assert [(s.written, s.failure) for s in report.sinks] == [(3, ""), (1, "the disk is full")]
+
+
+def test_without_a_sink_that_can_write_the_run_ends(bundle, rng):
+    source = ListSource(pictures(rng, *[HW] * 200))
     with pytest.raises(E2EDeployError, match="disk is full"):
-        run_source(bundle, ListSource(pictures(rng, HW, HW, HW)), [good, bad])
-    assert (len(good.got), good.closed, bad.closed) == (2, 1, 1)
+        run_source(bundle, source, [ListSink(fail_at=1), ListSink(fail_at=0)])
 
 
 def test_no_frame_at_all(bundle):
@@ -121,3 +130,18 @@ def test_a_backend_that_is_not_here_closes_the_sinks(bundle, rng, monkeypatch):
     with pytest.raises(UnavailableError):
         run_source(bundle, ListSource(pictures(rng, HW)), [sink], device="cuda")
     assert sink.closed == 1
+
+
+def test_steps_change_results_and_tell_sinks_about_it(bundle, rng):
+    def double(frame, result, facts):
+        facts["doubled"] = frame.index
+        return result * 2
+
+    def more(frame, result, facts):
+        assert facts["doubled"] == frame.index
+        return result + 1
+
+    (rgb,), sink = pictures(rng, HW), ListSink()
+    run_source(bundle, ListSource([rgb]), [sink], steps=[double, more])
+    np.testing.assert_allclose(sink.got[0][1], 2 * plain_depth(rgb) + 1, atol=1e-5)
+    assert sink.facts == {"doubled": 0}

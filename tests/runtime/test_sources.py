@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from e2e_deploy.errors import SourceError
-from e2e_deploy.runtime.sources import CameraSource, VideoSource, open_source, read_picture
+from e2e_deploy.runtime.sources import VideoSource, read_picture
+from e2e_deploy.runtime.uris import open_source
 
 
 @pytest.fixture(scope="session")
@@ -267,40 +268,6 @@ def test_a_playlist_may_not_open_other_files(tmp_path, bikes, name):
 def test_a_camera_that_does_not_exist(capfd):
     refused("77", "there is no camera 77 here, or another program holds it")
     assert capfd.readouterr().err == ""
-
-
-class FakeCapture:
-    """A camera of three frames that is then pulled out."""
-
-    released = False
-
-    def __init__(self, index):
-        self.frames = [np.full((20, 30, 3), (10, 20, 30), np.uint8)] * 3
-
-    def isOpened(self):  # noqa: N802
-        return True
-
-    def get(self, what):
-        return 0.0
-
-    def read(self):
-        return (True, self.frames.pop()) if self.frames else (False, None)
-
-    def release(self):
-        FakeCapture.released = True
-
-
-def test_a_lost_camera(monkeypatch):
-    monkeypatch.setattr(cv2, "VideoCapture", FakeCapture)
-    source = CameraSource(0)
-    assert (source.fps, source.total, source.is_video) == (None, None, True)
-    iterator = iter(source)
-    first = next(iterator)
-    assert first.rgb[0, 0].tolist() == [30, 20, 10]
-    assert first.name == "camera0"
-    with pytest.raises(SourceError, match="camera 0 stopped giving frames after 3"):
-        list(iterator)
-    assert FakeCapture.released
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".avi", ".mov", ".ts", ".webm", ".gif"])

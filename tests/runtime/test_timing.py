@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from e2e_deploy.runtime.timing import measure, summarise
+from e2e_deploy.runtime.timing import KEPT, Durations, measure, summarise
 
 
 def test_percentiles_are_numpys(rng):
@@ -26,3 +26,20 @@ def test_frames_take_turns_after_the_warm_up(monkeypatch):
     latency = measure(seen.append, ["a", "b"], count=3, warm_up=1)
     assert seen == ["a", "a", "b", "a"]
     assert (latency.count, latency.p50_ms, latency.max_ms) == (3, 3000, 5000)
+
+
+def test_jitter_is_the_mean_change():
+    assert summarise([0.010, 0.012, 0.009]).jitter_ms == pytest.approx(2.5)
+    assert summarise([0.010]).jitter_ms == 0
+
+
+def test_the_last_durations_are_kept_in_order_and_memory_does_not_grow():
+    durations = Durations()
+    assert durations.latency() is None
+    for index in range(KEPT + 3):
+        durations.add(float(index))
+    latency = durations.latency()
+    assert (durations.count, latency.count) == (KEPT + 3, KEPT)
+    assert latency.max_ms == 1000.0 * (KEPT + 2)
+    assert latency.jitter_ms == pytest.approx(1000.0)
+    assert durations._seconds.size == KEPT

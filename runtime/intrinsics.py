@@ -1,0 +1,48 @@
+"""A pinhole camera: where pixels look. Lens distortion is not known here; pictures are taken as rectified."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from e2e_deploy.errors import UsageError
+
+Float64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Intrinsics:
+    """Focal lengths and principal point in pixels of the source frame; pixel centres are whole numbers.
+
+    Axes are optical: x right, y down, z forward.
+    """
+
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+
+    @classmethod
+    def parse(cls, text: str) -> "Intrinsics":
+        """From ``fx,fy,cx,cy``.
+
+        Raises:
+            UsageError: not four finite numbers, or a focal length that is not positive.
+        """
+        try:
+            fx, fy, cx, cy = (float(word) for word in text.split(","))
+        except ValueError:
+            fx = fy = cx = cy = float("nan")
+        if not (np.isfinite([fx, fy, cx, cy]).all() and fx > 0 and fy > 0):
+            raise UsageError(
+                f"intrinsics are fx,fy,cx,cy in pixels with positive focal lengths, not {text!r}; "
+                "for example 600,600,320,240"
+            )
+        return cls(fx, fy, cx, cy)
+
+    def rays(self, u: npt.NDArray[Any], v: npt.NDArray[Any]) -> Float64:
+        """What the pixels see at z = 1: float64 [..., 3] for columns ``u`` and rows ``v`` of one shape."""
+        x = (np.asarray(u, dtype=np.float64) - self.cx) / self.fx
+        y = (np.asarray(v, dtype=np.float64) - self.cy) / self.fy
+        return np.stack([x, y, np.ones_like(x)], axis=-1)

@@ -1,0 +1,148 @@
+"""Steady depth: every map of a video brought to the scale and shift of the ones before it.
+
+Affine-invariant depth changes its scale and shift from frame to frame, which is seen as flicker and felt by everything
+that compares frames. Knows: depth maps in the order of the video. Does not know: pictures, flow, metres, colours (the
+display range is smoothed apart from this, in ``colormap.DisplayRange``).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from e2e_deploy.opencv import cv2
+from e2e_deploy.runtime.backend import Result
+
+Float64 = npt.NDArray[np.float64]
+
+CELLS = 3072  # of the small map that is fitted: 48x64 for a frame of 480x640
+KEEP = 0.6  # share of cells that a fit keeps: up to 40 % may move, appear or vanish
+FITS = 4
+CUT = 0.08  # median residual in units of the reference's range; 0.2 to 0.3 between unrelated scenes, 0.01 within one
+FOLLOW = 0.5  # of the way per frame
+AVERAGE = 0.06  # weight of a new frame in the mean of the model's own scale and shift
+ANCHOR = 0.03  # of the way to that mean per frame: it takes a second or two
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """How one map was changed: ``steady = scale * depth + shift``.
+
+    Attributes:
+        scale: positive.
+        shift: in units of depth.
+        residual: median distance to the reference after the fit, in units of the reference's range; 0 without one.
+        cut: the map did not fit the ones before it (by that residual), so it begins anew with scale 1 and shift 0.
+    """
+
+    scale: float = 1.0
+    shift: float = 0.0
+    residual: float = 0.0
+    cut: bool = False
+
+
+def trimmed_fit(x: Float64, y: Float64) -> tuple[float, float]:
+    """(scale, shift) of the line through most of the points, whatever the others do.
+
+    First least squares, refitted to the KEEP share with the smallest residuals (concentration steps of Rousseeuw's
+    least trimmed squares). Then the line through all points within 3 robust standard deviations whose slope is the
+    geometric mean of the regressions of y on x and of x on y: the first alone is too small by the noise in x, and depth
+    would shrink a little with every frame. A scale of 0 says that there is no rising line: one of the two is constant,
+    or they are not correlated.
+
+    Args:
+        x: [N], N > 0.
+        y: [N].
+    """
+    count = max(1, int(KEEP * x.size))
+    kept_x, kept_y = x, y
+    for _ in range(FITS):
+        slope, _, mean_x, mean_y = _line(kept_x, kept_y)
+        residual = np.abs(slope * (x - mean_x) + mean_y - y)
+        nearest = np.argpartition(residual, count - 1)[:count]
+        kept_x, kept_y = x[nearest], y[nearest]
+    inside = residual <= 3 * 1.4826 * float(np.median(residual)) + 1e-9
+    _, slope, mean_x, mean_y = _line(x[inside], y[inside])
+    return slope, mean_y - slope * mean_x
+
+
+def _line(x: Float64, y: Float64) -> tuple[float, float, float, float]:
+    """Slope of y on x, its geometric mean with that of x on y, and the means of x and y; slopes of 0 do not rise."""
+    mean_x, mean_y = float(x.mean()), float(y.mean())
+    x, y = x - mean_x, y - mean_y
+    xx, xy, yy = float(x @ x), float(x @ y), float(y @ y)
+    if xy <= 0 or xx <= 1e-12 * x.size:
+        return 0.0, 0.0, mean_x, mean_y
+    return xy / xx, float(np.sqrt(yy / xx)), mean_x, mean_y
+
+
+class Stabiliser:
+    """Keeps the scale and shift of a video's depth steady. For one video, its maps in order, one thread.
+
+    Each map is fitted to a small running reference. The reference follows the scene (``FOLLOW``) and, more slowly, the
+    mean of the model's own scale and shift (``AVERAGE``, ``ANCHOR``), so nothing drifts or shrinks over hours. A scene
+    cut starts anew.
+    """
+
+    def __init__(self) -> None:
+        self._reference: Float64 | None = None
+        self._own = np.zeros(2)  # (g, h): the mean raw map is (1 + g) * reference + h
+        self.last = Alignment()
+
+    def reset(self) -> None:
+        """Forget what was seen: the next map is taken as it is."""
+        self._reference = None
+
+    def __call__(self, depth: Result) -> Result:
+        """The map [H, W] float32 in the scale and shift of the ones before it; ``last`` says how it was changed.
+
+        Values may leave [0, 1] by the change of scale. NaN and infinity stay where they are and are left out of the
+        fit; a map without a finite cell passes unchanged and is forgotten.
+        """
+        small = _small(depth)
+        valid = np.isfinite(small)
+        if not valid.any():
+            self.last = Alignment()
+            return depth
+        reference = self._reference
+        if reference is None or reference.shape != small.shape:
+            return self._begin(depth, small, cut=reference is not None)
+        both = valid & np.isfinite(reference)
+        if not both.any():
+            return self._begin(depth, small, cut=True)
+        x, y = small[both], reference[both]
+        scale, shift = trimmed_fit(x, y)
+        low, high = np.partition(y, (y.size // 50, y.size - 1 - y.size // 50))[
+            [y.size // 50, y.size - 1 - y.size // 50]
+        ]
+        residual = float(np.median(np.abs(scale * x + shift - y))) / max(float(high - low), 1e-6)
+        if scale == 0.0 or residual > CUT:
+            return self._begin(depth, small, cut=True, residual=residual)
+        self.last = Alignment(scale, shift, residual)
+        steady = scale * small + shift
+        followed = np.where(both, reference + FOLLOW * (steady - reference), reference)
+        followed = np.where(np.isfinite(followed), followed, steady)
+        # Two steps, because the scale of one frame is what must not be seen in the next.
+        self._own += AVERAGE * (np.array([1.0 / scale - 1.0, -shift / scale]) - self._own)
+        self._reference = followed + ANCHOR * (self._own[0] * followed + self._own[1])
+        self._own *= 1.0 - ANCHOR
+        result = np.multiply(depth, np.float32(scale))
+        result += np.float32(shift)
+        return result
+
+    def _begin(self, depth: Result, small: Float64, *, cut: bool, residual: float = 0.0) -> Result:
+        self._reference = small
+        self._own = np.zeros(2)
+        self.last = Alignment(residual=residual, cut=cut)
+        return depth
+
+
+def _small(depth: Result) -> Float64:
+    """The map as means of square blocks, about CELLS of them."""
+    height, width = depth.shape
+    block = max(1, round(float(np.sqrt(depth.size / CELLS))))
+    rows, columns = max(1, height // block), max(1, width // block)
+    cut = depth[: rows * block, : columns * block]  # whole blocks: OpenCV is three times as fast
+    small = cv2.resize(cut, (columns, rows), interpolation=cv2.INTER_AREA).astype(np.float64)
+    small[~np.isfinite(small)] = np.nan
+    return small

@@ -1,0 +1,126 @@
+"""What a SOURCE on the command line means."""
+
+import re
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+from e2e_deploy.errors import SourceError, UsageError
+from e2e_deploy.frames import parse_size
+from e2e_deploy.runtime.live import (
+    RECONNECT_S,
+    SCHEMES,
+    TIMEOUT_S,
+    CameraSource,
+    StreamSource,
+    masked,
+)
+from e2e_deploy.runtime.pattern import PatternSource
+from e2e_deploy.runtime.sources import PICTURE_SUFFIXES, PictureSource, Source, VideoSource
+
+CAMERA_OPTIONS = ("size", "fps", "format")
+TEST_OPTIONS = ("size", "fps", "frames")
+
+
+def open_source(
+    spec: str, *, timeout_s: float = TIMEOUT_S, reconnect_s: float = RECONNECT_S
+) -> Source:
+    """The source that ``spec`` names.
+
+    A picture, a folder of pictures, a sequence ``frames/%06d.png``, a video file, ``camera:0?size=720x1280&fps=30&
+    format=MJPG`` (sizes are height x width) or the index alone, ``test:?size=480x640&fps=30&frames=100``, ``rtsp://``,
+    ``udp://``, ``tcp://`` or ``srt://``.
+
+    Args:
+        spec: as above.
+        timeout_s: of streams.
+        reconnect_s: of streams and cameras.
+
+    Raises:
+        SourceError: there is nothing of that kind.
+        UsageError: an option or a scheme that does not exist.
+    """
+    if match := re.fullmatch(r"(?:camera:)?([0-9]{1,4})(\?.*)?", spec):
+        options = _options(spec, match[2], CAMERA_OPTIONS)
+        size = _size(options)
+        pixel_format = options.get("format", "")
+        if len(pixel_format) not in (0, 4) or not pixel_format.isascii():
+            raise UsageError(f"{spec}: a pixel format has four letters, for example MJPG")
+        return CameraSource(
+            int(match[1]),
+            size=None if size is None else (size[1], size[0]),
+            fps=_number(spec, options, "fps", 0.0) or None,
+            pixel_format=pixel_format,
+            reconnect_s=reconnect_s,
+        )
+    if match := re.fullmatch(r"test:(\?.*)?", spec):
+        options = _options(spec, match[1], TEST_OPTIONS)
+        height, width = _size(options) or (480, 640)
+        total = int(_number(spec, options, "frames", 0))
+        fps = _number(spec, options, "fps", 30.0)
+        return PatternSource(height, width, fps=fps, total=total or None)
+    if "://" in spec:
+        if not spec.lower().startswith(tuple(f"{scheme}://" for scheme in SCHEMES)):
+            raise UsageError(
+                f"{masked(spec)} is no stream that can be read; the schemes are {', '.join(SCHEMES)}"
+            )
+        return StreamSource(spec, timeout_s=timeout_s, reconnect_s=reconnect_s)
+    return _open_path(spec)
+
+
+def _open_path(spec: str) -> Source:
+    path = Path(spec)
+    if path.is_dir():
+        pictures = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
+        if not pictures:
+            raise SourceError(
+                f"the folder {path} holds no pictures ({', '.join(PICTURE_SUFFIXES)})"
+            )
+        return PictureSource(spec, pictures)
+    if not path.exists():
+        if counter := re.search(r"%(0?\d*)d", path.name):
+            return PictureSource(spec, _sequence(path, counter), sequence=path.parent.name or "seq")
+        raise SourceError(
+            f"{spec} does not exist; a source is a picture, a folder, a sequence like frames/%06d.png, a video file, a "
+            f"camera index, test: or a stream ({', '.join(SCHEMES)})"
+        )
+    if path.suffix.lower() in PICTURE_SUFFIXES:
+        return PictureSource(spec, [path])
+    return VideoSource(path)
+
+
+def _sequence(path: Path, counter: re.Match[str]) -> list[Path]:
+    """The files that a printf pattern names, by number; numbers may be missing."""
+    before, after = path.name[: counter.start()], path.name[counter.end() :]
+    digits = int(counter[1] or 0)
+    pattern = re.compile(re.escape(before) + r"(\d+)" + re.escape(after))
+    found: dict[int, Path] = {}
+    if path.parent.is_dir():
+        for file in path.parent.iterdir():
+            match = pattern.fullmatch(file.name)
+            if match and len(match[1]) >= digits:
+                found[int(match[1])] = file
+    if not found:
+        raise SourceError(f"no file matches the sequence {path}")
+    return [found[number] for number in sorted(found)]
+
+
+def _options(spec: str, query: str | None, known: tuple[str, ...]) -> dict[str, str]:
+    options = dict(parse_qsl((query or "").removeprefix("?"), keep_blank_values=True))
+    for name in options:
+        if name not in known:
+            raise UsageError(f"{spec}: unknown option {name!r}; there are {', '.join(known)}")
+    return options
+
+
+def _size(options: dict[str, str]) -> tuple[int, int] | None:
+    return parse_size(options["size"]) if "size" in options else None
+
+
+def _number(spec: str, options: dict[str, str], name: str, default: float) -> float:
+    try:
+        value = float(options.get(name, default))
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e6:
+        raise UsageError(f"{spec}: {name} must be a number from 0, not {options[name]!r}")
+    return value

@@ -1,0 +1,60 @@
+import json
+
+import pytest
+
+from tests.plain_bundle import write_plain_bundle
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    return write_plain_bundle(tmp_path / "bundle")
+
+
+def test_the_engine_alone(cli, bundle):
+    code, stdout, stderr = cli("bench", bundle, "--frames", "5")
+    assert (code, stderr) == (0, "")
+    header, row = stdout.splitlines()
+    assert header.split()[:3] == ["frame", "backend", "precision"]
+    assert row.split()[:3] == ["24x32", "onnxruntime", "fp32"]
+
+
+def test_the_loop_as_json(cli, bundle):
+    code, stdout, _ = cli(
+        "bench", bundle, "--frames", "5", "--loop", "--rate", "20", "--rate", "50",
+        "--seconds", "0.2", "--json",
+    )  # fmt: skip
+    assert code == 0
+    report = json.loads(stdout)
+    assert set(report["files"]) == {"model_24x32.onnx"}
+    assert "numpy" in report["installed"]
+    (row,) = report["rows"]
+    assert [r["rate_hz"] for r in row["rates"]] == [20.0, 50.0]
+    for result in row["rates"]:
+        assert result["captured"] == result["frames"] + result["dropped"]
+        assert {"p50_ms", "p95_ms", "p99_ms", "max_ms", "jitter_ms"} <= set(result["stages"]["age"])
+    assert len(row["memory_mib"]) == 2
+    assert "peak" in row
+
+
+def test_the_loop_for_people(cli, bundle):
+    code, stdout, _ = cli(
+        "bench", bundle, "--frames", "3", "--loop", "--rate", "20", "--seconds", "0.2"
+    )
+    assert code == 0
+    lines = stdout.splitlines()
+    assert [line.split()[1] for line in lines[3:7]] == ["fit", "engine", "finish", "age"]
+    assert "results/s, " in lines[7]
+
+
+def test_against_another_backend(cli, bundle):
+    code, stdout, _ = cli("bench", bundle, "--frames", "4", "--against", "onnxruntime", "--json")
+    assert code == 0
+    other = json.loads(stdout)["rows"][0]["against"]
+    assert other["backend"] == "onnxruntime"
+    assert other["ours"]["count"] == other["theirs"]["count"] == 4
+    assert other["ratio_of_medians"] == pytest.approx(
+        other["theirs"]["p50_ms"] / other["ours"]["p50_ms"]
+    )
+    code, _, stderr = cli("bench", bundle, "--against", "nobody")
+    assert code == 2
+    assert "unknown backend 'nobody'" in stderr

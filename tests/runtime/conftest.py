@@ -1,0 +1,29 @@
+"""Manifests of small bundles, for the sinks; a bundle with an engine of the double, for the engine backends."""
+
+import pytest
+
+from e2e_deploy.bundle import open_bundle
+from tests.plain_bundle import write_plain_bundle
+from tests.runtime.fake_engines import add_engine
+
+
+@pytest.fixture(scope="session")
+def manifests(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bundles")
+    return {
+        "depth": open_bundle(write_plain_bundle(folder / "depth")).manifest,
+        "normals": open_bundle(write_plain_bundle(folder / "normals", task="normals")).manifest,
+        "trained": open_bundle(write_plain_bundle(folder / "trained", note="")).manifest,
+    }
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A plain bundle."""
+    return write_plain_bundle(tmp_path / "bundle")
+
+
+@pytest.fixture
+def engine(root):
+    """An engine of the double in ``root``, for the double's GPU."""
+    return add_engine(root)
