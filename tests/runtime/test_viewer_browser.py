@@ -37,6 +37,7 @@ const context = canvas.getContext("2d");
 context.drawImage(image, 0, 0, 32, 12);
 return Array.from(context.getImageData(0, 0, 32, 12).data);
 """
+EMPTY = 255 * 32 * 12  # what a canvas without a picture has at most: its opacity
 TEXT = "return ['fps', 'engine', 'age', 'note', 'state'].map((id) => document.getElementById(id).textContent);"
 CHOOSE = """
 const select = document.getElementById("colormap");
@@ -127,7 +128,7 @@ def test_chromium_shows_moving_depth_and_changes_its_colours(browser, tmp_path):
         # A stream never ends, so the page never finishes loading.
         browser.ask("POST", "/timeouts", {"pageLoad": 300_000, "script": 30_000})
         browser.ask("POST", "/url", {"url": sink.url})
-        before = until(lambda: (seen := browser.run(LOOK)) and any(seen[:3]) and seen)
+        before = until(lambda: sum(seen := browser.run(LOOK)) > EMPTY and seen)
         until(lambda: browser.run(LOOK) != before)  # it moves
         fps, engine, age, note, state = until(
             lambda: (text := browser.run(TEXT)) and text[0] != "-" and text[1] != "-" and text
