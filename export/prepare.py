@@ -28,6 +28,7 @@ def prepare(
     specialised: bool,
     macs_hw: tuple[int, int],
     fused_attention: bool = False,
+    upsample: bool = True,
 ) -> tuple[nn.Module, list[PassEntry]]:
     """The module that is traced, rgb to result, and what specialisation removed. CONSUMES ``model``.
 
@@ -37,11 +38,12 @@ def prepare(
         specialised: fold what is constant at one step.
         macs_hw: processing size (H, W) that multiply-adds are counted at.
         fused_attention: the target fuses attention and accumulates in fp32 by itself.
+        upsample: run the upsampling pass too.
     """
     body: nn.Module = model
     passes: list[PassEntry] = []
     if specialised:
-        body, reports = specialise(model, macs_hw=macs_hw)
+        body, reports = specialise(model, upsample=upsample, macs_hw=macs_hw)
         passes = [_entry(report) for report in reports]
     if precision == "fp32":
         shorten_sums(body)
