@@ -48,6 +48,7 @@ def write_model(
             warnings.simplefilter("ignore")  # diffusers warns about its own deprecated attributes
             for name in ("unet", "vae"):
                 getattr(model, name).save_pretrained(partial / name)
+                _without_origin(partial / name / "config.json")
             scheduler = diffusers.DDIMScheduler.from_config(dict(start.scheduler), **SCHEDULER)
             scheduler.save_pretrained(partial / "scheduler")
         _copy_text_parts(start, partial)
@@ -62,6 +63,13 @@ def write_model(
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return folder
+
+
+def _without_origin(config: Path) -> None:
+    """Drop the folder the weights were loaded from: it means nothing elsewhere."""
+    values = json.loads(config.read_text(encoding="utf-8"))
+    values.pop("_name_or_path", None)
+    config.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def _copy_text_parts(start: Checkpoint, partial: Path) -> None:

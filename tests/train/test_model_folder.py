@@ -30,6 +30,12 @@ def test_reads_back_as_the_same_model(tmp_path):
     assert checkpoint.scheduler["prediction_type"] == start.checkpoint.scheduler["prediction_type"]
 
 
+def test_no_file_names_a_folder_of_this_machine(tmp_path):
+    folder = write(tmp_path, load_start(small_config(tmp_path)))
+    texts = [file for file in folder.rglob("*.json") if str(tmp_path) in file.read_text()]
+    assert texts == []
+
+
 def test_half_text_encoder_becomes_float32(tmp_path):
     config = small_config(tmp_path)
     encoder = tmp_path / "start" / "text_encoder"
