@@ -3,19 +3,15 @@
 python benchmarks/build_engines.py --work DIR [--targets sm89,sm120] [--precision fp16]
 """
 
-import argparse
 import shutil
 import tempfile
 from pathlib import Path
 
-from full_size import full_size_checkpoint
+import full_size
 from report import write_result
 
-from e2e_deploy.checkpoint import open_checkpoint
 from e2e_deploy.export.engine_cache import EngineCache
 from e2e_deploy.export.engines import build_engines
-from e2e_deploy.export.exporter import export_bundle
-from e2e_deploy.frames import parse_size
 from e2e_deploy.progress import Stages, peak_memory_gib
 
 TARGETS = "sm89,sm75,sm80,sm86,sm120,sm121"
@@ -23,23 +19,11 @@ TARGETS = "sm89,sm75,sm80,sm86,sm120,sm121"
 
 def main() -> None:
     """Make the checkpoint if needed, export it, build an engine for each target, write the result."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "e2e-full-size")
-    parser.add_argument("--frame-size", default="480x640")
-    parser.add_argument("--resolution", type=int, default=768)
-    parser.add_argument("--precision", default="fp16")
+    parser = full_size.options(__doc__, "fp16")
     parser.add_argument("--targets", default=TARGETS, help="the first counts with the export")
     arguments = parser.parse_args()
-    checkpoint_folder = full_size_checkpoint(arguments.work)
     stages = Stages()
-    bundle = export_bundle(
-        open_checkpoint(checkpoint_folder),
-        arguments.work / f"bundle-{arguments.precision}",
-        frame_sizes=[parse_size(arguments.frame_size)],
-        resolution=arguments.resolution,
-        precision=arguments.precision,
-        stages=stages,
-    )
+    bundle = full_size.export(arguments, stages)
     onnx = {"seconds": sum(s.seconds for s in stages.done), "peak_gib": peak_memory_gib()}
     engines = []
     for target in arguments.targets.split(","):

@@ -1,13 +1,20 @@
 """A Stable-Diffusion-2-size checkpoint with random weights: the real architecture at its real size."""
 
+import argparse
 import multiprocessing
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from e2e_deploy.tiny import write_model_index, write_tokenizer
+from e2e_deploy import tiny
+from e2e_deploy.bundle import Bundle
+from e2e_deploy.checkpoint import open_checkpoint
+from e2e_deploy.export.exporter import export_bundle
+from e2e_deploy.frames import parse_size
+from e2e_deploy.progress import Stages
 
 UNET: dict[str, Any] = {
     "in_channels": 8,
@@ -29,15 +36,13 @@ VAE: dict[str, Any] = {
     "sample_size": 768,
     "scaling_factor": 0.18215,
 }
-SCHEDULER: dict[str, Any] = {
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "prediction_type": "v_prediction",
-    "timestep_spacing": "trailing",
-    "clip_sample": False,
-    "set_alpha_to_one": False,
-    "steps_offset": 1,
+SCHEDULER = tiny.SCHEDULER | {"set_alpha_to_one": False}
+# SD2's text encoder has 23 layers; its output is a constant here, so one layer of its width will do.
+TEXT_ENCODER = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 16,
 }
 
 
@@ -46,8 +51,6 @@ def write_full_size(folder: Path, task: str = "depth", *, seed: int = 0) -> Path
     if (folder / "model_index.json").is_file():
         return folder
     import diffusers
-    import transformers
-    from safetensors.torch import save_file
 
     torch.manual_seed(seed)
     with warnings.catch_warnings():
@@ -57,24 +60,8 @@ def write_full_size(folder: Path, task: str = "depth", *, seed: int = 0) -> Path
         diffusers.AutoencoderKL(**VAE).save_pretrained(folder / "vae")
         torch.set_default_dtype(torch.float32)
         diffusers.DDIMScheduler(**SCHEDULER).save_pretrained(folder / "scheduler")
-        size = write_tokenizer(folder / "tokenizer")
-        # SD2's text encoder has 23 layers; its output is a constant here, so one layer of its width will do.
-        config = transformers.CLIPTextConfig(
-            vocab_size=size,
-            bos_token_id=size - 2,
-            eos_token_id=size - 1,
-            pad_token_id=size - 1,
-            hidden_size=1024,
-            intermediate_size=4096,
-            num_hidden_layers=1,
-            num_attention_heads=16,
-        )
-        config.save_pretrained(folder / "text_encoder")
-        state = {
-            k: v.contiguous() for k, v in transformers.CLIPTextModel(config).state_dict().items()
-        }
-        save_file(state, folder / "text_encoder" / "model.safetensors", metadata={"format": "pt"})
-    write_model_index(folder, task, resolution=768)
+        tiny.write_text_parts(folder, TEXT_ENCODER)
+    tiny.write_model_index(folder, task, resolution=768)
     return folder
 
 
@@ -92,3 +79,25 @@ def full_size_checkpoint(work: Path) -> Path:
         if maker.exitcode != 0:
             raise SystemExit("the checkpoint could not be made")
     return folder
+
+
+def options(description: str | None, precision: str) -> argparse.ArgumentParser:
+    """What every full-size benchmark can be asked for."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "e2e-full-size")
+    parser.add_argument("--frame-size", default="480x640")
+    parser.add_argument("--resolution", type=int, default=768)
+    parser.add_argument("--precision", default=precision)
+    return parser
+
+
+def export(arguments: argparse.Namespace, stages: Stages) -> Bundle:
+    """The checkpoint's bundle below ``--work``, as the other options say."""
+    return export_bundle(
+        open_checkpoint(full_size_checkpoint(arguments.work)),
+        arguments.work / f"bundle-{arguments.precision}",
+        frame_sizes=[parse_size(arguments.frame_size)],
+        resolution=arguments.resolution,
+        precision=arguments.precision,
+        stages=stages,
+    )

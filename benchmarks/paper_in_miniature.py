@@ -24,6 +24,7 @@ import diffusers
 import numpy as np
 import numpy.typing as npt
 import torch
+from baselines import best_plane
 from report import write_result
 from torch import Tensor
 from torch.nn import functional as F
@@ -165,14 +166,6 @@ def predictions(
     return results, float(np.median(durations[1:] or durations))
 
 
-def plane(depth_m: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The best plane through ``depth_m`` over the pixel coordinates: what knows the scene's mean and tilt alone."""
-    rows, columns = np.indices(depth_m.shape)
-    basis = np.stack([rows.ravel(), columns.ravel(), np.ones(depth_m.size)], axis=1)
-    coefficients = np.linalg.lstsq(basis, depth_m.ravel(), rcond=None)[0]
-    return (basis @ coefficients).reshape(depth_m.shape).astype(np.float32)
-
-
 def main() -> None:
     """Train what is not there yet, compare, write the result."""
     parser = argparse.ArgumentParser(
@@ -199,7 +192,6 @@ def main() -> None:
     held_out = FolderDataset(arguments.data, "test")
     chosen = spread_indices(len(held_out), arguments.images)
     samples = [fit(held_out.read(i), *parse_size(arguments.size)) for i in chosen]
-    depths = [sample.depth_m for sample in samples]
 
     def score(predicted: list[npt.NDArray[np.float32]]) -> dict[str, float]:
         """AbsRel and delta1, means over pictures."""
@@ -213,7 +205,10 @@ def main() -> None:
         return {"abs_rel": mean.abs_rel, "delta1": mean.delta1}
 
     table: list[dict[str, Any]] = [
-        {"name": "plane over pixel coordinates", **score([plane(d) for d in depths])}
+        {
+            "name": "plane over pixel coordinates",
+            **score([best_plane(s.depth_m, s.valid) for s in samples]),
+        }
     ]
     for variant in VARIANTS:
         frames = [sample.rgb for sample in samples]

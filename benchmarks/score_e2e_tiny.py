@@ -7,14 +7,17 @@ never seen in training; the Motorcycle photo (Middlebury 2014, from scikit-image
 """
 
 import argparse
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from baselines import best_plane, mean_normal
 from report import write_result
 
+from e2e_deploy.checkpoint import CARD as FACTS
 from e2e_deploy.checkpoint import open_checkpoint
 from e2e_deploy.cli.show import constant_abs_rel, find_motorcycle
 from e2e_deploy.export.exporter import export_bundle
@@ -60,7 +63,7 @@ def measured(predict: Predict, data: FolderDataset, task: str) -> dict[str, floa
 
 
 class Known:
-    """The data set as ``evaluate`` reads it; ``plane`` knows the truth of the sample that was read last."""
+    """The data set as ``evaluate`` reads it; ``plane`` and ``mean_normal`` know the truth of the last sample."""
 
     def __init__(self, data: FolderDataset) -> None:
         self.data, self.spec = data, data.spec
@@ -74,19 +77,13 @@ class Known:
         return self.last
 
     def plane(self, _rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-        """Depth's best affine fit of the pixel coordinates: what needs no picture."""
-        depth_m, valid = self.last.depth_m, self.last.valid
-        rows, columns = np.indices(depth_m.shape)
-        basis = np.stack([rows.ravel(), columns.ravel(), np.ones(depth_m.size)], axis=1)
-        inside = valid.ravel()
-        solution = np.linalg.lstsq(basis[inside], depth_m.ravel()[inside], rcond=None)[0]
-        return np.asarray((basis @ solution).reshape(depth_m.shape))
+        """Depth of the last sample."""
+        return best_plane(self.last.depth_m, self.last.valid)
 
     def mean_normal(self, _rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-        """The scene's mean normal everywhere."""
+        """Normals of the last sample."""
         assert self.last.normals is not None
-        mean = self.last.normals[self.last.valid].mean(axis=0)
-        return np.broadcast_to(mean / np.linalg.norm(mean), self.last.normals.shape)
+        return mean_normal(self.last.normals, self.last.valid)
 
 
 def score(task: str, data: FolderDataset, train: FolderDataset, work: Path) -> dict[str, Any]:
@@ -164,7 +161,7 @@ def main() -> None:
     arguments = parser.parse_args()
     test = FolderDataset(arguments.data, "test")
     train = FolderDataset(arguments.data, "train")
-    scores = {}
+    scores, images = {}, {}
     with tempfile.TemporaryDirectory() as work:
         for task in ("depth", "normals"):
             scores[task] = score(task, test, train, Path(work))
@@ -174,12 +171,14 @@ def main() -> None:
                 for part in ("unet", "vae")
                 for f in folder.glob(f"{part}/*.safetensors")
             )
-            text = card(task, scores[task], len(train), num_bytes / 2 / 1e6)
+            facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+            images[task] = facts["trained"]["images"]
+            text = card(task, scores[task], images[task], num_bytes / 2 / 1e6)
             (folder / "README.md").write_text(text, encoding="utf-8")
     write_result(
         "e2e_tiny_scores",
         {
-            "train_images": len(train),
+            "train_images": images,
             "held_out_images": min(len(test), NUM_IMAGES),
             "scores": scores,
         },

@@ -139,7 +139,9 @@ def main() -> None:
             configs.append(run_config(arguments, task, folder, size, steps))
             folder = train(parse_config(configs[-1])).model
         if arguments.package:
-            package(arguments, folder, task, {"latents": STEPS, "end_to_end": configs})
+            images = len(pictures.rgb)
+            facts = {"images": images, "latents": STEPS, "end_to_end": configs}
+            package(arguments, folder, task, facts)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 import warnings
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
@@ -101,6 +102,22 @@ def write_tokenizer(folder: Path) -> int:
     return len(vocabulary)
 
 
+def write_text_parts(folder: Path, shape: Mapping[str, int]) -> None:
+    """tokenizer/ and text_encoder/ with random float32 weights; ``shape`` is CLIPTextConfig's, the vocabulary apart."""
+    transformers = require("transformers", "export")
+    size = write_tokenizer(folder / "tokenizer")
+    tokens = {"bos_token_id": size - 2, "eos_token_id": size - 1, "pad_token_id": size - 1}
+    config = transformers.CLIPTextConfig(vocab_size=size, **tokens, **shape)
+    config.architectures = ["CLIPTextModel"]
+    config.save_pretrained(folder / "text_encoder")
+    state = transformers.CLIPTextModel(config).state_dict()
+    require("safetensors.torch", "export").save_file(
+        {key: value.contiguous() for key, value in state.items()},
+        folder / "text_encoder" / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+
+
 def write_model_index(folder: Path, task: str, *, resolution: int = RESOLUTION) -> None:
     """model_index.json as diffusers' Marigold pipelines write it, without loading a pipeline."""
     index = {
@@ -136,7 +153,7 @@ def build_tiny(folder: Path, task: str, *, seed: int = 0) -> Path:
     get_task(task)
     if folder.exists():
         return folder
-    diffusers, transformers = require("diffusers", "export"), require("transformers", "export")
+    diffusers = require("diffusers", "export")
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -146,24 +163,7 @@ def build_tiny(folder: Path, task: str, *, seed: int = 0) -> Path:
             diffusers.UNet2DConditionModel(**UNET).save_pretrained(partial / "unet")
             diffusers.AutoencoderKL(**VAE).save_pretrained(partial / "vae")
             diffusers.DDIMScheduler(**SCHEDULER).save_pretrained(partial / "scheduler")
-            size = write_tokenizer(partial / "tokenizer")
-            config = transformers.CLIPTextConfig(
-                vocab_size=size,
-                bos_token_id=size - 2,
-                eos_token_id=size - 1,
-                pad_token_id=size - 1,
-                **TEXT_ENCODER,
-            )
-            config.architectures = ["CLIPTextModel"]
-            config.save_pretrained(partial / "text_encoder")
-            encoder = {
-                key: value.contiguous()
-                for key, value in transformers.CLIPTextModel(config).state_dict().items()
-            }
-            weights = partial / "text_encoder" / "model.safetensors"
-            require("safetensors.torch", "export").save_file(
-                encoder, weights, metadata={"format": "pt"}
-            )
+            write_text_parts(partial, TEXT_ENCODER)
         write_model_index(partial, task)
         card = {"family": "marigold", "task": task, "note": UNTRAINED, "seed": seed}
         (partial / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from e2e_deploy.tiny import write_model_index, write_tokenizer
+from e2e_deploy.tiny import SCHEDULER, write_model_index, write_text_parts
 
 VAE = {
     "block_out_channels": (8, 16),
@@ -41,16 +41,7 @@ TEXT_ENCODER = {
     "max_position_embeddings": 77,
 }
 # Stable Diffusion 2's own schedule, as the released checkpoints store it.
-SD2_SCHEDULER = {
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "prediction_type": "v_prediction",
-    "timestep_spacing": "trailing",
-    "clip_sample": False,
-    "set_alpha_to_one": False,
-    "steps_offset": 1,
-}
+SD2_SCHEDULER = SCHEDULER | {"set_alpha_to_one": False}
 STRIDE = 4
 """VAE halves once, the UNet once more."""
 
@@ -58,7 +49,6 @@ STRIDE = 4
 def write_small(folder: Path, task="depth", *, seed=0, unet=(), scheduler=(), index=()) -> Path:
     """A diffusers folder with random weights; ``unet``, ``scheduler`` and ``index`` change its configs."""
     import diffusers
-    import transformers
 
     folder.mkdir(parents=True)
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
@@ -72,15 +62,7 @@ def write_small(folder: Path, task="depth", *, seed=0, unet=(), scheduler=(), in
         diffusers.DDIMScheduler(**(SD2_SCHEDULER | dict(scheduler))).save_pretrained(
             folder / "scheduler"
         )
-        size = write_tokenizer(folder / "tokenizer")
-        config = transformers.CLIPTextConfig(
-            vocab_size=size,
-            bos_token_id=size - 2,
-            eos_token_id=size - 1,
-            pad_token_id=size - 1,
-            **TEXT_ENCODER,
-        )
-        transformers.CLIPTextModel(config).save_pretrained(folder / "text_encoder")
+        write_text_parts(folder, TEXT_ENCODER)
     write_model_index(folder, task, resolution=64)
     edit_json(folder / "model_index.json", **dict(index))
     return folder
