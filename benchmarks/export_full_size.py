@@ -19,7 +19,7 @@ def main() -> None:
     write_result(
         f"export_full_size_{arguments.precision}",
         {
-            "parameters": {"unet": 865_921_604, "vae": 83_653_863},
+            "parameters": full_size.count_parameters(arguments.work / "checkpoint"),
             "frame_size": graph.frame_size,
             "processing_size": graph.processing_size,
             "precision": arguments.precision,

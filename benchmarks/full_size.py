@@ -1,6 +1,7 @@
 """A Stable-Diffusion-2-size checkpoint with random weights: the real architecture at its real size."""
 
 import argparse
+import math
 import multiprocessing
 import tempfile
 import warnings
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from e2e_deploy import tiny
 from e2e_deploy.bundle import Bundle
@@ -79,6 +81,15 @@ def full_size_checkpoint(work: Path) -> Path:
         if maker.exitcode != 0:
             raise SystemExit("the checkpoint could not be made")
     return folder
+
+
+def count_parameters(checkpoint: Path) -> dict[str, int]:
+    """Weights of the UNet and the VAE, from the headers of their files."""
+    counts = {}
+    for part in ("unet", "vae"):
+        with safe_open(checkpoint / part / "diffusion_pytorch_model.safetensors", "pt") as file:
+            counts[part] = sum(math.prod(file.get_slice(k).get_shape()) for k in file.keys())  # noqa: SIM118
+    return counts
 
 
 def options(description: str | None, precision: str) -> argparse.ArgumentParser:

@@ -50,7 +50,7 @@ expect little.
 """
 
 
-def measured(predict: Predict, data: FolderDataset, task: str) -> dict[str, float]:
+def measured(predict: Predict, data: "Known", task: str) -> dict[str, float]:
     """Metrics over at most NUM_IMAGES of a split, evenly spread."""
     spec = data.spec
     return evaluate(
@@ -63,13 +63,13 @@ def measured(predict: Predict, data: FolderDataset, task: str) -> dict[str, floa
 
 
 class Known:
-    """The data set as ``evaluate`` reads it; ``plane`` and ``mean_normal`` know the truth of the last sample."""
+    """The first samples of a data set; ``plane`` and ``mean_normal`` know the truth of the last one read."""
 
-    def __init__(self, data: FolderDataset) -> None:
-        self.data, self.spec = data, data.spec
+    def __init__(self, data: FolderDataset, length: int) -> None:
+        self.data, self.spec, self.length = data, data.spec, min(length, len(data))
 
     def __len__(self) -> int:
-        return len(self.data)
+        return self.length
 
     def read(self, index: int) -> Sample:
         """Sample ``index``."""
@@ -86,18 +86,17 @@ class Known:
         return mean_normal(self.last.normals, self.last.valid)
 
 
-def score(task: str, data: FolderDataset, train: FolderDataset, work: Path) -> dict[str, Any]:
+def score(task: str, held_out: Known, seen: Known, work: Path) -> dict[str, Any]:
     """Metrics of one task's bundle and of what knows nothing."""
     folder = bundled_checkpoint(task)
-    height, width = data.read(0).rgb.shape[:2]
+    height, width = held_out.read(0).rgb.shape[:2]
     motorcycle = find_motorcycle()
     sizes = [(height, width), motorcycle.rgb.shape[:2]] if task == "depth" else [(height, width)]
     bundle = export_bundle(open_checkpoint(folder), work / task, frame_sizes=sizes)
-    known = Known(data)
     with Engine.load(bundle, backend="onnxruntime", device="cpu") as engine:
         found: dict[str, Any] = {
-            "held_out": measured(engine.predict, data, task),
-            "seen_in_training": measured(engine.predict, train, task),
+            "held_out": measured(engine.predict, held_out, task),
+            "seen_in_training": measured(engine.predict, seen, task),
         }
         if task == "depth":
             photo = depth_metrics(
@@ -108,9 +107,9 @@ def score(task: str, data: FolderDataset, train: FolderDataset, work: Path) -> d
                 "delta1": photo.delta1,
                 "constant_abs_rel": constant_abs_rel(motorcycle),
             }
-    baseline = known.plane if task == "depth" else known.mean_normal
+    baseline = held_out.plane if task == "depth" else held_out.mean_normal
     name = "affine_fit_of_pixel_coordinates" if task == "depth" else "mean_normal_of_the_scene"
-    found[name] = measured(baseline, known, task)  # type: ignore[arg-type]  # a data set to evaluate
+    found[name] = measured(baseline, held_out, task)
     return found
 
 
@@ -159,27 +158,27 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, required=True)
     arguments = parser.parse_args()
-    test = FolderDataset(arguments.data, "test")
-    train = FolderDataset(arguments.data, "train")
+    splits = {split: FolderDataset(arguments.data, split) for split in ("test", "train")}
+    test = Known(splits["test"], NUM_IMAGES)
     scores, images = {}, {}
     with tempfile.TemporaryDirectory() as work:
         for task in ("depth", "normals"):
-            scores[task] = score(task, test, train, Path(work))
             folder = bundled_checkpoint(task)
+            facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+            images[task] = facts["trained"]["images"]
+            scores[task] = score(task, test, Known(splits["train"], images[task]), Path(work))
             num_bytes = sum(
                 f.stat().st_size
                 for part in ("unet", "vae")
                 for f in folder.glob(f"{part}/*.safetensors")
             )
-            facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-            images[task] = facts["trained"]["images"]
             text = card(task, scores[task], images[task], num_bytes / 2 / 1e6)
             (folder / "README.md").write_text(text, encoding="utf-8")
     write_result(
         "e2e_tiny_scores",
         {
             "train_images": images,
-            "held_out_images": min(len(test), NUM_IMAGES),
+            "held_out_images": len(test),
             "scores": scores,
         },
     )

@@ -1,7 +1,7 @@
 """Trains the bundled e2e-tiny for depth and normals, from random weights to packaged fp16 folders.
 
-    e2e-deploy data render data/rendered --train 1600 --val 100 --test 100
-    python benchmarks/train_e2e_tiny.py --data data/rendered [--device cuda] [--package]
+    e2e-deploy data render data/rendered --train 2400 --val 100 --test 100
+    python benchmarks/train_e2e_tiny.py --data data/rendered [--task depth] [--device cuda] [--package]
 
 Stages: autoencoder, then per task the UNet on latents, then end to end with the training loop. Each finished stage
 is kept and skipped when the script runs again. --package writes e2e_deploy/assets/e2e-tiny-<task>;
@@ -34,9 +34,11 @@ from e2e_deploy.train.pretrain import (
 
 ROOT = Path(__file__).parents[1]
 TASKS = ("depth", "normals")
-STEPS: dict[str, Any] = {"autoencoder": 1200, "unet": {"depth": 3000, "normals": 800}}
+STEPS: dict[str, Any] = {"autoencoder": 1200, "unet": {"depth": 4000, "normals": 800}}
+NUM_VIEWS = 5
+"""Windows of every scene that are encoded before the UNet learns on latents."""
 END_TO_END = {
-    "depth": (("128x160", 1600), ("256x320", 500)),
+    "depth": (("128x160", 2000), ("256x320", 800)),
     "normals": (("128x160", 400), ("256x320", 100)),
 }
 """Size and steps of each end-to-end run; the last is the size that the model is used at."""
@@ -52,7 +54,7 @@ def autoencoder(arguments: argparse.Namespace, pictures: Pictures) -> Path:
     start = open_checkpoint(build_tiny(arguments.out / "start", "depth"))
     model = load_model(start).to(arguments.device)
     pretrain_autoencoder(model, pictures, steps=STEPS["autoencoder"])
-    facts = {"autoencoder_steps": STEPS["autoencoder"]}
+    facts = {"autoencoder_steps": STEPS["autoencoder"], "images": len(pictures.rgb)}
     return write_model(folder, model.cpu(), start, resolution=RESOLUTION, trained=facts)
 
 
@@ -65,8 +67,10 @@ def latent_unet(arguments: argparse.Namespace, pictures: Pictures, task: str) ->
     start = open_checkpoint(build_tiny(arguments.out / f"start-{task}", task))
     model = load_model(start)
     model.vae, model.scaling_factor = first.vae, first.scaling_factor
-    pretrain_unet(model.to(arguments.device), pictures, steps=STEPS["unet"][task], batch=UNET_BATCH)
-    facts = {"autoencoder_steps": STEPS["autoencoder"], "unet_steps": STEPS["unet"][task]}
+    steps = STEPS["unet"][task]
+    model = model.to(arguments.device)
+    pretrain_unet(model, pictures, steps=steps, batch=UNET_BATCH, num_views=NUM_VIEWS)
+    facts = {"unet_steps": steps, "views": NUM_VIEWS, "images": len(pictures.rgb)}
     return write_model(folder, model.cpu(), start, resolution=RESOLUTION, trained=facts)
 
 
@@ -127,20 +131,28 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/e2e-tiny"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--task", choices=TASKS, help="both when left out")
     parser.add_argument("--package", action="store_true")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     pictures = load_pictures(arguments.data, parse_size(END_TO_END["depth"][0][0]))
     pictures = pictures.to(arguments.device)
-    for task in TASKS:
+    for task in [arguments.task] if arguments.task else TASKS:
         folder = latent_unet(arguments, pictures, task)
+        stages = [arguments.out / "autoencoder", folder]
         configs = []
         for size, steps in END_TO_END[task]:
             configs.append(run_config(arguments, task, folder, size, steps))
             folder = train(parse_config(configs[-1])).model
         if arguments.package:
-            images = len(pictures.rgb)
-            facts = {"images": images, "latents": STEPS, "end_to_end": configs}
+            cards = [json.loads((f / CARD).read_text(encoding="utf-8")) for f in stages]
+            autoencoder_card, latents_card = (c["trained"] for c in cards)
+            facts = {
+                "images": latents_card["images"],
+                "autoencoder": autoencoder_card,
+                "latents": latents_card,
+                "end_to_end": configs,
+            }
             package(arguments, folder, task, facts)
 
 

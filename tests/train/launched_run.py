@@ -21,7 +21,8 @@ def main() -> None:
     table = json.loads(Path(sys.argv[1]).read_text())
     how, number = (sys.argv[2], int(sys.argv[3])) if len(sys.argv) > 2 else ("", 0)
     read, tell, to_disk = loop.MixedBatches.batch_at, loop.Reporter.step, resume._to_disk
-    rank = os.environ.get("RANK", "0")
+    mpi_rank = os.environ.get("OMPI_COMM_WORLD_RANK", "0")
+    rank = os.environ.get("RANK", mpi_rank)
 
     def reading(self, step, slot):
         batch = read(self, step, slot)

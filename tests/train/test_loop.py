@@ -1,7 +1,9 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -100,15 +102,40 @@ def test_killed_twice_and_continued_is_bitwise_the_unbroken_run(tmp_path):
     assert not equal(weights(whole / "model"), weights(tmp_path / "whole" / "start"))
 
 
+def accelerate_on_cpus(root):
+    """`accelerate launch` for two processes without a GPU: it starts them through MPI."""
+    (root / "hosts").write_text("localhost slots=2\n")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    hosts = ("--mpirun_hostfile", str(root / "hosts"))
+    meeting = ("--main_process_ip", "127.0.0.1", "--main_process_port", str(port))
+    asked = ("--num_machines", "1", "--machine_rank", "0", "--mixed_precision", "no")
+    command = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2")
+    return (*command, *asked, *hosts, *meeting, "--dynamo_backend", "no")
+
+
+def torchrun(_root):
+    """What `accelerate launch` calls for several GPUs."""
+    return ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+
+
+no_open_mpi = pytest.mark.skipif(shutil.which("mpirun") is None, reason="mpirun is not installed")
+
+
 @pytest.mark.slow
-def test_two_processes_are_one_with_twice_the_accumulation(tmp_path):
+@pytest.mark.parametrize(
+    "launcher", [pytest.param(accelerate_on_cpus, marks=no_open_mpi), torchrun]
+)
+def test_two_processes_are_one_with_twice_the_accumulation(tmp_path, launcher, monkeypatch):
+    for variable in ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"):
+        monkeypatch.setenv(variable, "1")  # test machines are often containers
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     optim = {"steps": 3, "effective_batch": 4, "micro_batch": 1}
     train(small_config(tmp_path / "one", optim=optim))
-    # What `accelerate launch` calls for GPUs; its own CPU mode needs MPI.
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    done = launch(run_table(tmp_path / "two", optim=optim), tmp_path / "two", launcher=launcher)
+    table = run_table(tmp_path / "two", optim=optim)
+    done = launch(table, tmp_path / "two", launcher=launcher(tmp_path))
     assert done.returncode == 0, done.stderr
     assert "1 x 2 x 2 processes" in done.stderr
     one, two = tmp_path / "one" / "out", tmp_path / "two" / "out"
