@@ -4,7 +4,8 @@ Three kinds of clips: rendered moving cameras through the engine, the same with 
 scale and shift in place of a model, and real clips through the engine. With known geometry, the same surface point is
 found in the next frame by projection; on real clips by optical flow (DIS, forward and backward agreeing within a pixel)
 and by pixels whose colour does not change. All errors are in per cent of the method's own 2nd to 98th percentile over
-the clip.
+the clip. The cameras move forward, which takes the same amount off every depth: no alignment can tell that from a shift
+of the model, so it stays in our error (4 mm a frame, 0.1 % where everything is within 5 m).
 
     python benchmarks/flicker.py [--work DIR] [--bundle DIR] [--frames 60] [--scenes 3] [--size 240x320]
 """
@@ -222,6 +223,9 @@ def main() -> None:
         ("engine", "temporal_error_percent"),
         ("engine", "scale_shift_error_percent"),
         ("engine", "flow_error_percent"),
+        # 0.98 and more of min_max_over_ours here means no loss of accuracy beyond 2 %.
+        ("exact_depth", "abs_rel_whole_clip"),
+        ("engine", "abs_rel_whole_clip"),
     ):
         values = {name: mean(kind, name, key) for name in METHODS}
         ratio = values["per_frame_min_max"] / values["ours"]

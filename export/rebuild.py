@@ -37,13 +37,17 @@ def rebuild_engine(
         stages: says what is being done; silent if None.
 
     Raises:
-        UsageError: a core graph.
+        UsageError: a core graph, or one in int8.
         UnavailableError: no GPU, or the library is not here.
         BundleError: the graph is not the file that was exported.
         E2EDeployError: the graph does not build, or the bundle cannot be written.
     """
     if graph.kind != "frame":
         raise UsageError("engines take frames, and this bundle holds a core graph")
+    if bundle.manifest.precision == "int8":
+        raise UsageError(
+            "no engine is built from int8 graphs, they are for ONNX Runtime on a CPU; export in fp16 for an engine"
+        )
     stages = stages or Stages(quiet=True)
     gpu = current_gpu()
     if gpu is None:

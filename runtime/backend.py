@@ -1,8 +1,10 @@
 """What every backend is: load a graph of a bundle, call it with a frame, close it."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +12,23 @@ import numpy.typing as npt
 from e2e_deploy.bundle import Bundle
 from e2e_deploy.manifest import GraphEntry
 
+if TYPE_CHECKING:
+    from e2e_deploy.runtime.transfers import Transfers
+
 Result = npt.NDArray[np.float32]
 """Depth [H, W] or normals [H, W, 3]."""
+
+
+@dataclass(frozen=True)
+class GpuPicture:
+    """uint8 RGB [H, W, 3] in GPU memory, without gaps between rows, finished; valid as long as this object lives."""
+
+    address: int
+    hw: tuple[int, int]
+
+
+Picture = npt.NDArray[np.uint8] | GpuPicture
+"""uint8 RGB [H, W, 3] on the host or on the GPU."""
 
 
 class Backend(Protocol):
@@ -20,13 +37,26 @@ class Backend(Protocol):
     Attributes:
         name: onnxruntime, torch, tensorrt or tensorrt-rtx.
         device: where it runs, in words, for example "CPU, 2 threads".
+        slots: frames that may be submitted before the first of them is collected.
+        transfers: counts copies between host and GPU; None where a library makes them, or nobody. Only a backend that
+            has one takes a GpuPicture.
     """
 
     name: str
     device: str
+    slots: int
+    transfers: "Transfers | None"
 
     def __call__(self, frame: npt.NDArray[np.uint8]) -> Result:
-        """Result of one frame, uint8 RGB [H, W, 3] of the graph's frame size."""
+        """Result of one frame, uint8 RGB [H, W, 3] of the graph's frame size; a slot must be free."""
+        ...
+
+    def submit(self, frame: Picture) -> int:
+        """Begin a frame; the slot that holds it until it is collected. The frame may be changed afterwards."""
+        ...
+
+    def collect(self, slot: int) -> Result:
+        """The result of what was submitted into ``slot``, as soon as it is there; slots in the order of submission."""
         ...
 
     def close(self) -> None:
@@ -63,3 +93,27 @@ class Closing:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class OneAtATime(Closing, ABC):
+    """A backend that has finished a frame when it returns: submitting computes."""
+
+    slots = 1
+    transfers: "Transfers | None" = None
+    _result: Result | None = None
+
+    @abstractmethod
+    def __call__(self, frame: npt.NDArray[np.uint8]) -> Result:
+        """Result of one frame, uint8 RGB [H, W, 3]."""
+
+    def submit(self, frame: Picture) -> int:
+        """Compute a frame on the host and keep its result for ``collect``."""
+        assert isinstance(frame, np.ndarray), f"{type(self).__name__} takes frames of the host"
+        self._result = self(frame)
+        return 0
+
+    def collect(self, slot: int) -> Result:
+        """The result of what was submitted."""
+        result, self._result = self._result, None
+        assert result is not None, f"nothing was submitted into slot {slot}"
+        return result

@@ -1,4 +1,4 @@
-"""What the engine backends need of CUDA: memory, one stream, events, graphs. Through cuda-python, so no torch.
+"""What the engine backends need of CUDA: memory, streams, events, graphs. Through cuda-python, so no torch.
 
 ``Driver`` is the contract, which the tests' recording double keeps too; ``CudaDriver`` is the real one.
 Addresses, streams, events and graphs are plain integers or opaque handles.
@@ -38,6 +38,11 @@ class Driver(Protocol):
     """One GPU. Every call after ``use`` works on it; handles are valid until they are destroyed."""
 
     gpu: Gpu
+
+    @property
+    def context(self) -> int:
+        """Handle of the context, for other libraries."""
+        ...
 
     def use(self) -> None:
         """Make the GPU current in the calling thread."""
@@ -79,12 +84,20 @@ class Driver(Protocol):
         """Queue a copy from the device that fills an array."""
         ...
 
+    def copy_on_gpu(self, address: int, source: int, size: int, stream: int) -> None:
+        """Queue a copy of ``size`` bytes within the device."""
+        ...
+
     def new_event(self) -> Any:
         """An event with a time."""
         ...
 
     def record(self, event: Any, stream: int) -> None:
         """Queue an event."""
+        ...
+
+    def stream_wait(self, stream: int, event: Any) -> None:
+        """Let what is queued in a stream from now on wait for an event, as it was last recorded."""
         ...
 
     def wait(self, event: Any) -> None:
@@ -174,6 +187,11 @@ class CudaDriver:
             (version // 1000, version % 1000 // 10),
         )
 
+    @property
+    def context(self) -> int:
+        """Handle of the device's primary context."""
+        return int(self._context)
+
     def use(self) -> None:
         """Make the GPU current in the calling thread."""
         self._call("cuCtxSetCurrent", self._context)
@@ -216,6 +234,10 @@ class CudaDriver:
         """Queue a copy from the device."""
         self._call("cuMemcpyDtoHAsync", array.ctypes.data, address, array.nbytes, stream)
 
+    def copy_on_gpu(self, address: int, source: int, size: int, stream: int) -> None:
+        """Queue a copy within the device."""
+        self._call("cuMemcpyDtoDAsync", address, source, size, stream)
+
     def new_event(self) -> Any:
         """An event with a time."""
         return self._call("cuEventCreate", int(self._cuda.CUevent_flags.CU_EVENT_DEFAULT))
@@ -223,6 +245,10 @@ class CudaDriver:
     def record(self, event: Any, stream: int) -> None:
         """Queue an event."""
         self._call("cuEventRecord", event, stream)
+
+    def stream_wait(self, stream: int, event: Any) -> None:
+        """Let a stream wait for an event."""
+        self._call("cuStreamWaitEvent", stream, event, 0)
 
     def wait(self, event: Any) -> None:
         """Wait for an event on the host."""

@@ -10,7 +10,7 @@ from e2e_deploy.errors import UnavailableError, UsageError
 from e2e_deploy.frames import check_frame
 from e2e_deploy.hardware import cuda_device_count
 from e2e_deploy.manifest import GraphEntry, Manifest
-from e2e_deploy.runtime.backend import Backend, Closing, Loader, Result
+from e2e_deploy.runtime.backend import Backend, Closing, GpuPicture, Loader, Picture, Result
 from e2e_deploy.runtime.fit import Fit
 
 
@@ -140,13 +140,43 @@ class Engine(Closing):
         Raises:
             UsageError: another dtype, layout or size.
         """
-        if check_frame(frame).shape[:2] != self.frame_size:
-            height, width = frame.shape[:2]
+        self._check(check_frame(frame).shape)
+        return self.backend(frame)
+
+    def submit(self, picture: Picture) -> int:
+        """Begin a frame of exactly ``frame_size``; up to ``backend.slots`` may be on their way.
+
+        Args:
+            picture: uint8 RGB [H, W, 3] on the host, or on the GPU for a backend that counts its transfers.
+
+        Returns:
+            The slot, for ``collect``.
+
+        Raises:
+            UsageError: another dtype, layout or size, or on the GPU and the backend does not take it there.
+        """
+        if isinstance(picture, GpuPicture):
+            if self.backend.transfers is None:
+                raise UsageError(
+                    f"frames that were decoded on the GPU need a tensorrt backend, and this is {self.backend.name}; "
+                    "use --decode cpu"
+                )
+            self._check(picture.hw)
+        else:
+            self._check(check_frame(picture).shape)
+        return self.backend.submit(picture)
+
+    def collect(self, slot: int) -> Result:
+        """The result of what was submitted into a slot, as soon as it is there; slots in the order of submission."""
+        return self.backend.collect(slot)
+
+    def _check(self, shape: tuple[int, ...]) -> None:
+        if tuple(shape[:2]) != self.frame_size:
+            height, width = shape[:2]
             raise UsageError(
                 f"the frame is {height}x{width} (height x width), this engine takes {self.frame_size[0]}x"
                 f"{self.frame_size[1]}; use engine.predict for any size, or export with --frame-size {height}x{width}"
             )
-        return self.backend(frame)
 
     def predict(self, picture: npt.NDArray[np.uint8]) -> Result:
         """Result of a picture of any size, at that size.

@@ -30,6 +30,11 @@ class Lane(Generic[T]):
         """Whether it takes nothing more."""
         return self._closed
 
+    @property
+    def waits(self) -> bool:
+        """Whether ``get`` would have to wait."""
+        return not (self._closed or self._items)
+
     def put(self, item: T) -> bool:
         """Add an item; False, and the item is not taken, once the lane is closed."""
         with self._changed:

@@ -14,7 +14,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from e2e_deploy.errors import SourceError, UsageError
+from e2e_deploy.errors import SourceError, UnavailableError, UsageError
 from e2e_deploy.opencv import cv2
 from e2e_deploy.runtime.sources import BaseSource, SourceFrame, check_size, reason
 
@@ -179,6 +179,7 @@ class StreamSource(LiveSource):
 
     Raises:
         UsageError: another scheme, or no host.
+        UnavailableError: while iterating: this FFmpeg does not know the scheme.
     """
 
     def __init__(
@@ -204,6 +205,12 @@ class StreamSource(LiveSource):
                 options=_LOW_LATENCY | self._options,
                 timeout=self._timeout_s,
             )
+        except av.error.ProtocolNotFoundError:
+            scheme = self.name.partition(":")[0]
+            raise UnavailableError(
+                f"{self.name} cannot be opened: this PyAV ({av.__version__}) was built without {scheme}; send over "
+                f"rtsp, udp or tcp, or build PyAV against an FFmpeg that has {scheme}"
+            ) from None
         except _HOPELESS as error:
             raise SourceError(f"{self.name} was refused: {reason(error)}") from None
         except (OSError, av.FFmpegError) as error:

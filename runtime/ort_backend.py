@@ -10,7 +10,7 @@ from e2e_deploy.errors import BundleError, UnavailableError, UsageError
 from e2e_deploy.hardware import cuda_device_count
 from e2e_deploy.manifest import FREE, GraphEntry
 from e2e_deploy.optional import require
-from e2e_deploy.runtime.backend import Closing, Result
+from e2e_deploy.runtime.backend import OneAtATime, Result
 from e2e_deploy.runtime.ort_gpu import find_gpu_provider
 
 _LOG_ERRORS_ONLY = 3
@@ -24,7 +24,7 @@ def physical_cores() -> int:
     return max(1, os.cpu_count() or 1)
 
 
-class OrtBackend(Closing):
+class OrtBackend(OneAtATime):
     """One ONNX graph in an ONNX Runtime session.
 
     Raises:
@@ -73,6 +73,11 @@ class OrtBackend(Closing):
         except Exception as error:
             # ONNX Runtime's exceptions share no public base class.
             said = " ".join(str(error).split())
+            if "NOT_IMPLEMENTED" in said:
+                raise UnavailableError(
+                    f"ONNX Runtime has no {bundle.manifest.precision} kernels for this device ({said}); "
+                    f"run {graph.onnx} as an engine on a GPU, or export another precision"
+                ) from error
             raise BundleError(f"ONNX Runtime cannot load {graph.onnx}: {said}") from error
         # No silent fallback: a session that cannot start on the GPU must fail, not run on the CPU.
         if gpu is not None and gpu.name not in self._session.get_providers():

@@ -3,14 +3,17 @@
     capture -> frames -> engine -> results -> finish -> one lane a sink -> sink
 
 Each arrow is a Lane. Of a live source only the newest frame waits, so a result is never older than the engine's own
-time plus one frame; a file's frames wait for each other and none is lost. The engine is loaded, called and closed in
-one thread. A sink that is slow or fails keeps no other one waiting: live sources drop for it, files wait for it, and
-the error of a failed one is in the report.
+time plus one frame; a file's frames wait for each other and none is lost. A file's next frame goes to a GPU while the
+last one computes; a live one is taken only when the GPU is free, because it would grow old there. The engine is
+loaded, called and closed in one thread. A sink that is slow or fails keeps no other one waiting: live sources drop for
+it, files wait for it, and the error of a failed one is in the report.
 """
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,7 +23,7 @@ import numpy.typing as npt
 
 from e2e_deploy.bundle import Bundle
 from e2e_deploy.errors import E2EDeployError
-from e2e_deploy.runtime.backend import Result
+from e2e_deploy.runtime.backend import GpuPicture, Picture, Result
 from e2e_deploy.runtime.engine import Engine
 from e2e_deploy.runtime.fit import Fit, best_size
 from e2e_deploy.runtime.lanes import Lane
@@ -28,6 +31,7 @@ from e2e_deploy.runtime.sinks import Sink
 from e2e_deploy.runtime.sources import Source, SourceFrame
 from e2e_deploy.runtime.steps import Facts, Step
 from e2e_deploy.runtime.timing import Durations, Latency
+from e2e_deploy.runtime.transfers import Count, Counts, Transfers
 
 FILE_LANE, LIVE_LANE, SINK_LANE = 2, 1, 2
 PATIENCE_S = 2.0  # for a source that does not hear that it should stop: its thread is left behind
@@ -64,7 +68,9 @@ class RunReport:
         captured: frames that the source gave.
         dropped: frames of a live source that newer ones replaced before the engine took them.
         seconds: from the first frame to the end.
-        times: durations of each of STAGES; age is from a frame's capture to the hand-over of its result to the sinks.
+        times: durations of each of STAGES; engine is what the loop spent in it for a frame, also while another computed
+            there; age is from a frame's capture to the hand-over of its result to the sinks.
+        transfers: copies between host and GPU in all; None for backends that do not count them.
         fitted: source size to engine size, where they differ.
         sinks: one report a sink.
         files: what the sinks wrote.
@@ -77,6 +83,7 @@ class RunReport:
     dropped: int = 0
     seconds: float = 0.0
     times: dict[str, Durations] = field(default_factory=lambda: {s: Durations() for s in STAGES})
+    transfers: Counts | None = None
     fitted: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
     sinks: list[SinkReport] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
@@ -140,6 +147,17 @@ class _Item:
     facts: Facts
 
 
+@dataclass
+class _Pending:
+    """A frame that is on its way through the engine."""
+
+    frame: SourceFrame
+    fit: Fit
+    picture: Picture
+    slot: int
+    seconds: float
+
+
 class _Run:
     def __init__(
         self,
@@ -163,11 +181,13 @@ class _Run:
         self._errors: list[BaseException] = []
         self._sink_errors: list[BaseException] = []
         self._files: list[list[Path]] = [[] for _ in sinks]
+        self._counted: list[tuple[Transfers, Counts]] = []
         self.report = RunReport(sinks=[SinkReport(sink.name) for sink in sinks])
 
     def run(self) -> RunReport:
         """Start the stages, wait for them, raise what stopped them."""
         start = time.perf_counter()
+        self._count(self._source.transfers)
         threads = [self._thread(self._capture), self._thread(self._infer)]
         threads.append(self._thread(self._finish))
         main = [i for i, sink in enumerate(self._sinks) if sink.on_main_thread]
@@ -185,6 +205,7 @@ class _Run:
         threads[0].join(PATIENCE_S)
         self.report.seconds = time.perf_counter() - start
         self.report.dropped = self._frames.dropped
+        self.report.transfers = self._transfers()
         self.report.files = [file for files in self._files for file in files]
         if self._errors:
             raise self._errors[0]
@@ -232,40 +253,75 @@ class _Run:
     def _infer(self) -> None:
         engine = self._engine
         fits: dict[tuple[int, int], Fit] = {}
-        report, times = self.report, self.report.times
+        report = self.report
+        pending: deque[_Pending] = deque()
         count = 0
         try:
-            while (frame := self._frames.get()) is not None:
-                hw = (frame.rgb.shape[0], frame.rgb.shape[1])
+            while count != self._limit and (frame := self._frames.get()) is not None:
                 if engine is None:
-                    size = best_size(hw, self._bundle.manifest.frame_sizes)
+                    size = best_size(frame.hw, self._bundle.manifest.frame_sizes)
                     engine = self._load(frame_size=size)
-                report.engine = report.engine or engine.describe()
-                start = time.perf_counter()
-                if hw not in fits:
-                    fits[hw] = Fit(hw, engine.frame_size)
-                    if not fits[hw].is_identity:
-                        report.fitted[hw] = engine.frame_size
-                engine_frame = fits[hw].to_engine(frame.rgb)
-                before = time.perf_counter()
-                result = engine(engine_frame)
-                after = time.perf_counter()
-                times["fit"].add(before - start)
-                times["engine"].add(after - before)
-                if self._watch is not None:
-                    self._watch(engine, engine_frame, result)
-                if not self._results.put(_Item(frame, fits[hw], result, {})):
-                    break
+                if not report.engine:
+                    report.engine = engine.describe()
+                    self._count(engine.backend.transfers)
+                if frame.hw not in fits:
+                    fits[frame.hw] = Fit(frame.hw, engine.frame_size)
+                    if not fits[frame.hw].is_identity:
+                        report.fitted[frame.hw] = engine.frame_size
+                pending.append(self._submit(engine, frame, fits[frame.hw]))
                 count += 1
-                if count == self._limit:
-                    break
+                most = 1 if self._source.is_live else engine.backend.slots
+                while pending and (len(pending) >= most or self._frames.waits):
+                    if not self._collect(engine, pending.popleft()):
+                        return
+            while pending and engine is not None:
+                if not self._collect(engine, pending.popleft()):
+                    return
         except BaseException as error:
             self._failed(error)
         finally:
             self._stop()
+            for left in pending:
+                with suppress(E2EDeployError):
+                    engine.collect(left.slot) if engine is not None else None
             if engine is not None and engine is not self._engine:
                 engine.close()
             self._results.close()
+
+    def _submit(self, engine: Engine, frame: SourceFrame, fit: Fit) -> _Pending:
+        start = time.perf_counter()
+        picture = frame.picture
+        if not isinstance(picture, GpuPicture):  # there it has the engine's size, or submit says so
+            picture = fit.to_engine(picture)
+        before = time.perf_counter()
+        slot = engine.submit(picture)
+        self.report.times["fit"].add(before - start)
+        return _Pending(frame, fit, picture, slot, time.perf_counter() - before)
+
+    def _collect(self, engine: Engine, item: _Pending) -> bool:
+        """Hand a result over; whether anybody still takes them."""
+        before = time.perf_counter()
+        result = engine.collect(item.slot)
+        self.report.times["engine"].add(item.seconds + time.perf_counter() - before)
+        if self._watch is not None:
+            picture = item.picture
+            host = item.frame.rgb if isinstance(picture, GpuPicture) else picture
+            self._watch(engine, host, result)
+        return self._results.put(_Item(item.frame, item.fit, result, {}))
+
+    def _count(self, transfers: Transfers | None) -> None:
+        if transfers is not None:
+            self._counted.append((transfers, dict(transfers.counts)))
+
+    def _transfers(self) -> Counts | None:
+        """What this run copied between host and GPU."""
+        if not self._counted:
+            return None
+        total: Counts = {}
+        for transfers, before in self._counted:
+            for name, count in transfers.counts.items():
+                total[name] = total.get(name, Count()) + count - before[name]
+        return total
 
     def _finish(self) -> None:
         report = self.report

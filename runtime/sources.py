@@ -18,6 +18,8 @@ import numpy.typing as npt
 from e2e_deploy.errors import SourceError
 from e2e_deploy.frames import MAX_PIXELS, MIN_SIDE_PX
 from e2e_deploy.opencv import cv2
+from e2e_deploy.runtime.backend import Picture
+from e2e_deploy.runtime.transfers import Transfers
 
 # What FFmpeg may read: this file, as one of these containers. Playlists (HLS, DASH, concat) are not among them,
 # because they open other files and network addresses.
@@ -49,6 +51,16 @@ class SourceFrame:
     captured_s: float = field(default_factory=time.monotonic)
     source: str = ""
 
+    @property
+    def picture(self) -> Picture:
+        """The frame where it is: on the host, or of some sources on the GPU."""
+        return self.rgb
+
+    @property
+    def hw(self) -> tuple[int, int]:
+        """(H, W)."""
+        return self.rgb.shape[0], self.rgb.shape[1]
+
 
 class Source(Protocol):
     """An iterable of frames.
@@ -61,6 +73,7 @@ class Source(Protocol):
         total: number of frames where it is known, else None.
         skipped: damaged frames that were left out so far.
         gaps: times that it was lost and came back.
+        transfers: counts what it copied between host and GPU; None when its frames are on the host.
     """
 
     name: str
@@ -70,6 +83,7 @@ class Source(Protocol):
     total: int | None
     skipped: int
     gaps: int
+    transfers: Transfers | None
 
     def __iter__(self) -> Iterator[SourceFrame]: ...
 
@@ -83,6 +97,7 @@ class BaseSource:
 
     is_video = True
     is_live = False
+    transfers: Transfers | None = None
 
     def __init__(self, name: str, *, fps: float | None = None, total: int | None = None) -> None:
         self.name = name
@@ -148,6 +163,9 @@ class PictureSource(BaseSource):
 class VideoSource(BaseSource):
     """A video file, every frame of it.
 
+    Attributes:
+        hw: (H, W) of its frames.
+
     Raises:
         SourceError: not a video; or, while iterating, the file ends before the last frame it promises.
     """
@@ -159,7 +177,8 @@ class VideoSource(BaseSource):
             stream = container.streams.video[0]
             self.fps = float(stream.average_rate) if stream.average_rate else None
             self.total = stream.frames or None
-            check_size(self.name, stream.codec_context.height, stream.codec_context.width)
+            self.hw = (stream.codec_context.height, stream.codec_context.width)
+            check_size(self.name, *self.hw)
 
     def _open(self) -> "av.container.InputContainer":
         try:

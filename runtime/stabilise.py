@@ -18,10 +18,11 @@ Float64 = npt.NDArray[np.float64]
 CELLS = 3072  # of the small map that is fitted: 48x64 for a frame of 480x640
 KEEP = 0.6  # share of cells that a fit keeps: up to 40 % may move, appear or vanish
 FITS = 4
+REFITS = 3
 CUT = 0.08  # median residual in units of the reference's range; 0.2 to 0.3 between unrelated scenes, 0.01 within one
-FOLLOW = 0.5  # of the way per frame
-AVERAGE = 0.06  # weight of a new frame in the mean of the model's own scale and shift
-ANCHOR = 0.03  # of the way to that mean per frame: it takes a second or two
+SETTLE = 100  # frames whose mean scale and shift, of the model's to ours, are kept from then on
+AVERAGE = 0.01  # weight of a new frame in that mean
+ANCHOR = 0.01  # of the way back to the kept one per frame: it takes some seconds
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,12 @@ def trimmed_fit(x: Float64, y: Float64) -> tuple[float, float]:
     """(scale, shift) of the line through most of the points, whatever the others do.
 
     First least squares, refitted to the KEEP share with the smallest residuals (concentration steps of Rousseeuw's
-    least trimmed squares). Then the line through all points within 3 robust standard deviations whose slope is the
-    geometric mean of the regressions of y on x and of x on y: the first alone is too small by the noise in x, and depth
-    would shrink a little with every frame. A scale of 0 says that there is no rising line: one of the two is constant,
-    or they are not correlated.
+    least trimmed squares). Then, REFITS times, the reduced major axis of all points within 3 robust standard deviations
+    of the last line: its slope is the ratio of the spreads of y and x. Regression of y on x would be too flat by the
+    noise in x, and depth would shrink with every frame. With the same relative noise in both, this slope is right, and
+    since fitting x to y gives the inverse line, what is left of error has no preferred sign to add up in.
+
+    Returns a scale of 0 when there is no rising line: one of the two is constant, or they are not correlated.
 
     Args:
         x: [N], N > 0.
@@ -61,13 +64,15 @@ def trimmed_fit(x: Float64, y: Float64) -> tuple[float, float]:
         residual = np.abs(slope * (x - mean_x) + mean_y - y)
         nearest = np.argpartition(residual, count - 1)[:count]
         kept_x, kept_y = x[nearest], y[nearest]
-    inside = residual <= 3 * 1.4826 * float(np.median(residual)) + 1e-9
-    _, slope, mean_x, mean_y = _line(x[inside], y[inside])
+    for _ in range(REFITS):
+        inside = residual <= 3 * 1.4826 * float(np.median(residual)) + 1e-9
+        _, slope, mean_x, mean_y = _line(x[inside], y[inside])
+        residual = np.abs(slope * (x - mean_x) + mean_y - y)
     return slope, mean_y - slope * mean_x
 
 
 def _line(x: Float64, y: Float64) -> tuple[float, float, float, float]:
-    """Slope of y on x, its geometric mean with that of x on y, and the means of x and y; slopes of 0 do not rise."""
+    """Slope of y on x and of the reduced major axis, and the means of x and y; slopes of 0 do not rise."""
     mean_x, mean_y = float(x.mean()), float(y.mean())
     x, y = x - mean_x, y - mean_y
     xx, xy, yy = float(x @ x), float(x @ y), float(y @ y)
@@ -79,14 +84,16 @@ def _line(x: Float64, y: Float64) -> tuple[float, float, float, float]:
 class Stabiliser:
     """Keeps the scale and shift of a video's depth steady. For one video, its maps in order, one thread.
 
-    Each map is fitted to a small running reference. The reference follows the scene (``FOLLOW``) and, more slowly, the
-    mean of the model's own scale and shift (``AVERAGE``, ``ANCHOR``), so nothing drifts or shrinks over hours. A scene
-    cut starts anew.
+    Each map is fitted to the one before it as that was given out: nothing else is as close to it, and both have the
+    same noise. Small errors would add up over hours, so the mean relation to the model's own scale and shift over the
+    first SETTLE frames is kept slowly (``AVERAGE``, ``ANCHOR``). A scene cut starts anew.
     """
 
     def __init__(self) -> None:
         self._reference: Float64 | None = None
-        self._own = np.zeros(2)  # (g, h): the mean raw map is (1 + g) * reference + h
+        self._count = 0
+        self._own = np.zeros(2)  # (g, h): the mean raw map is (1 + g) * ours + h
+        self._kept = np.zeros(2)  # the same when the first frames had passed
         self.last = Alignment()
 
     def reset(self) -> None:
@@ -120,19 +127,23 @@ class Stabiliser:
             return self._begin(depth, small, cut=True, residual=residual)
         self.last = Alignment(scale, shift, residual)
         steady = scale * small + shift
-        followed = np.where(both, reference + FOLLOW * (steady - reference), reference)
-        followed = np.where(np.isfinite(followed), followed, steady)
-        # Two steps, because the scale of one frame is what must not be seen in the next.
-        self._own += AVERAGE * (np.array([1.0 / scale - 1.0, -shift / scale]) - self._own)
-        self._reference = followed + ANCHOR * (self._own[0] * followed + self._own[1])
-        self._own *= 1.0 - ANCHOR
+        followed = np.where(valid, steady, reference)
+        self._count += 1
+        own = np.array([1.0 / scale - 1.0, -shift / scale])
+        self._own += max(AVERAGE, 1.0 / self._count) * (own - self._own)
+        if self._count <= SETTLE:
+            self._kept = self._own.copy()
+        away = ANCHOR * (self._own - self._kept)
+        self._reference = followed + away[0] * followed + away[1]
+        self._own -= away
         result = np.multiply(depth, np.float32(scale))
         result += np.float32(shift)
         return result
 
     def _begin(self, depth: Result, small: Float64, *, cut: bool, residual: float = 0.0) -> Result:
         self._reference = small
-        self._own = np.zeros(2)
+        self._count = 1
+        self._own, self._kept = np.zeros(2), np.zeros(2)
         self.last = Alignment(residual=residual, cut=cut)
         return depth
 

@@ -7,10 +7,10 @@ from e2e_deploy.bundle import Bundle
 from e2e_deploy.errors import CheckpointError, UnavailableError, UsageError
 from e2e_deploy.manifest import GraphEntry
 from e2e_deploy.optional import require
-from e2e_deploy.runtime.backend import Closing, Result
+from e2e_deploy.runtime.backend import OneAtATime, Result
 
 
-class TorchBackend(Closing):
+class TorchBackend(OneAtATime):
     """The reference: same checkpoint, fp32, same pre- and post-processing as the graph.
 
     Raises:
@@ -54,7 +54,9 @@ class TorchBackend(Closing):
 
     def __call__(self, frame: npt.NDArray[np.uint8]) -> Result:
         """Result of one frame, uint8 RGB [H, W, 3]."""
-        with self._torch.inference_mode():
+        # cuDNN rounds the inputs of fp32 convolutions to 10 bits (TF32) unless it is told not to.
+        exact = self._torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+        with self._torch.inference_mode(), exact:
             frame_1HW3 = self._torch.from_numpy(np.ascontiguousarray(frame)).to(self._device)[None]
             assert self._model is not None, "the backend is closed"
             result: Result = self._model(frame_1HW3)[0].cpu().numpy()

@@ -1,13 +1,12 @@
 """TensorRT and TensorRT-RTX: the backends that run a bundle's engines on an NVIDIA GPU, without torch.
 
-Loads only an engine that the manifest lists with its hash and that nobody else could have written. Addresses are bound
-once; a frame then is one copy in, one launch, one copy out, all in one stream and, where it can be, one CUDA graph.
+Loads only an engine that the manifest lists with its hash and that nobody else could have written. ``pipeline.py`` runs
+it.
 """
 
 import hashlib
 import re
 from contextlib import ExitStack, suppress
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,15 +21,14 @@ from e2e_deploy.errors import (
     UnavailableError,
     UsageError,
 )
-from e2e_deploy.manifest import EngineEntry, GraphEntry, TensorSpec
-from e2e_deploy.runtime.backend import Closing, Result
+from e2e_deploy.manifest import EngineEntry, GraphEntry
+from e2e_deploy.runtime.backend import Closing, Picture, Result
 from e2e_deploy.runtime.cuda_driver import CudaDriver, Driver, Gpu
 from e2e_deploy.runtime.loaded_engine import LoadedEngine
+from e2e_deploy.runtime.pipeline import SLOTS, Pipeline
+from e2e_deploy.runtime.transfers import Transfers
 from e2e_deploy.trt_api import PORTABLE, TITLES, TrtApi, find_api
 from e2e_deploy.trt_layers import summarise_layers
-
-ALIGNMENT = 256  # of every address TensorRT is given
-WARM_UP = 3  # the first runs load kernels lazily, which a graph capture cannot record
 
 
 def _runs_on(entry: EngineEntry, gpu: Gpu) -> bool:
@@ -167,11 +165,13 @@ def inspect_engine(
 
 
 class TrtBackend(Closing):
-    """One engine, one execution context, one stream. For one thread at a time.
+    """One engine and the pipeline that runs it. For one thread at a time.
 
     Attributes:
-        cuda_graph: whether a frame is one graph launch.
-        cuda_graph_reason: why not; empty when it is.
+        slots: frames that may be on their way at once.
+        transfers: what was copied between host and GPU since it was loaded.
+        cuda_graph: whether the engine runs as a CUDA graph.
+        cuda_graph_reason: why not; empty when it does.
         activation_bytes: GPU memory the execution context takes.
         entry: the manifest's entry of the engine.
 
@@ -179,6 +179,8 @@ class TrtBackend(Closing):
         UnavailableError: the library, the driver or a fitting engine is not here.
         BundleError: the engine is not what the manifest says, or others could have written it.
     """
+
+    slots = SLOTS
 
     def __init__(
         self,
@@ -193,19 +195,14 @@ class TrtBackend(Closing):
         if device not in ("auto", "cuda"):
             raise UsageError(f"{TITLES[library]} runs on a GPU only, not on {device}")
         self.name = library
-        self.cuda_graph = False
-        self.cuda_graph_reason = ""
-        self._context: Any = None
-        self._graph: Any = None
+        self._shape = graph.outputs[0].shape
+        self._pipeline: Pipeline | None = None
         self._closing = ExitStack()  # undoes in reverse, also what comes after a step that fails
         api = api or find_api(library)
         self._driver = driver or CudaDriver(library)
         self._closing.callback(self._driver.close)
         try:
             self._load(bundle, graph, api)
-            self._allocate(graph)
-            self._warm_up()
-            self._closing.callback(self._driver.synchronise, self._stream)
             self._closing.callback(self._driver.use)
         except BaseException:
             with suppress(E2EDeployError):
@@ -213,116 +210,56 @@ class TrtBackend(Closing):
             raise
 
     def _load(self, bundle: Bundle, graph: GraphEntry, api: TrtApi) -> None:
-        self.entry, self._engine = load_engine(bundle, graph, api, self._driver.gpu)
-        self._closing.callback(self._engine.close)
-        self.activation_bytes = self._engine.activation_bytes
+        self.entry, engine = load_engine(bundle, graph, api, self._driver.gpu)
+        self._closing.callback(engine.close)
+        self.activation_bytes = engine.activation_bytes
 
-    def _allocate(self, graph: GraphEntry) -> None:
-        driver, stack = self._driver, self._closing
-        self._stream = driver.new_stream()
-        stack.callback(driver.destroy_stream, self._stream)
-        self._context = self._engine.context()
-        stack.callback(setattr, self, "_context", None)
-        self._events = driver.new_event(), driver.new_event()
-        for event in self._events:
-            stack.callback(driver.destroy_event, event)
-        self._in, self._pinned_in = self._bind(graph.inputs[0])
-        self._out, self._pinned_out = self._bind(graph.outputs[0])
-        self._shape = graph.outputs[0].shape
-        stack.callback(driver.synchronise, self._stream)
+        def failed(what: str) -> E2EDeployError:
+            said = engine.last_errors()
+            return E2EDeployError(f"{TITLES[self.name]} {what}{': ' + said if said else ''}")
 
-    def _bind(self, spec: TensorSpec) -> tuple[int, npt.NDArray[np.uint8]]:
-        """Memory of a tensor on the device, bound to the context, and its page-locked twin on the host."""
-        driver, stack = self._driver, self._closing
-        size = int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize
-        address = driver.allocate(size)
-        stack.callback(driver.free, address)
-        if address % ALIGNMENT:
-            raise E2EDeployError(
-                f"the GPU memory for {spec.name} starts at {address:#x}, which {ALIGNMENT} does not divide"
-            )
-        if not self._context.set_tensor_address(spec.name, address):
-            raise self._failed(f"did not take the address of {spec.name}")
-        pinned = driver.allocate_pinned(size)
-        stack.callback(driver.free_pinned, pinned)
-        return address, pinned
-
-    def _failed(self, what: str) -> E2EDeployError:
-        said = self._engine.last_errors()
-        return E2EDeployError(f"{TITLES[self.name]} {what}{': ' + said if said else ''}")
-
-    def _enqueue(self) -> None:
-        """Queue one frame: copy in, run, copy out."""
-        self._driver.copy_in(self._in, self._pinned_in, self._stream)
-        if not self._context.execute_async_v3(self._stream):
-            raise self._failed("could not run the engine")
-        self._driver.copy_out(self._pinned_out, self._out, self._stream)
-
-    def _warm_up(self) -> None:
-        self._pinned_in[:] = 0
-        for _ in range(WARM_UP):
-            self._enqueue()
-        self._driver.synchronise(self._stream)
-        self.cuda_graph_reason = self._capture()
+        self._pipeline = pipeline = Pipeline(
+            self._driver,
+            engine.context,
+            graph.inputs[0],
+            graph.outputs[0],
+            failed=failed,
+            who=TITLES[self.name],
+        )
+        self._closing.callback(setattr, self, "_pipeline", None)
+        self._closing.callback(pipeline.close)
+        self.transfers: Transfers | None = pipeline.transfers
+        self.cuda_graph_reason = pipeline.cuda_graph_reason
         self.cuda_graph = not self.cuda_graph_reason
-        if not self.cuda_graph:
-            self._enqueue()  # a capture that broke the context must show here, not at the first frame
-            self._driver.synchronise(self._stream)
         gpu = self._driver.gpu
-        graph = "one CUDA graph" if self.cuda_graph else f"no CUDA graph: {self.cuda_graph_reason}"
+        how = "one CUDA graph" if self.cuda_graph else f"no CUDA graph: {self.cuda_graph_reason}"
         memory = f"{self.activation_bytes / 2**20:.0f} MiB for activations"
-        self.device = f"{gpu.name}, {gpu.target}, {graph}, {memory}"
+        self.device = f"{gpu.name}, {gpu.target}, {how}, {memory}"
 
-    def _capture(self) -> str:
-        """Record a frame as a CUDA graph; why that cannot be done, empty when it was."""
-        driver, stream = self._driver, self._stream
-        capturable = getattr(self._context, "is_stream_capturable", None)
-        if capturable is not None and not capturable(stream):
-            return f"{TITLES[self.name]} says this engine cannot be captured"
-        problem = ""
-        try:
-            driver.begin_capture(stream)
-        except E2EDeployError as error:
-            return str(error)
-        try:
-            self._enqueue()
-        except E2EDeployError as error:
-            problem = str(error)
-        try:  # also after a failure: the stream must leave its mode
-            self._graph = driver.end_capture(stream)
-        except E2EDeployError as error:
-            return problem or str(error)
-        self._closing.callback(driver.destroy_graph, self._graph)
-        if not problem:
-            try:
-                driver.launch(self._graph, stream)
-                driver.synchronise(stream)
-            except E2EDeployError as error:
-                problem = str(error)
-        return problem
+    @property
+    def _running(self) -> Pipeline:
+        assert self._pipeline is not None, "the backend is closed"
+        return self._pipeline
 
     def __call__(self, frame: npt.NDArray[np.uint8]) -> Result:
-        """Result of one frame, uint8 RGB [H, W, 3]."""
-        assert self._context is not None, "the backend is closed"
-        driver = self._driver
-        driver.use()  # the thread may be another one than the one that loaded
-        np.copyto(self._pinned_in, np.ascontiguousarray(frame).reshape(-1))
-        start, end = self._events
-        driver.record(start, self._stream)
-        if self.cuda_graph:
-            driver.launch(self._graph, self._stream)
-        else:
-            self._enqueue()
-        driver.record(end, self._stream)
-        driver.wait(end)
-        result: Result = self._pinned_out.view(np.float32).reshape(self._shape)[0].copy()
+        """Result of one frame, uint8 RGB [H, W, 3]; at most one other may be on its way."""
+        return self.collect(self.submit(frame))
+
+    def submit(self, frame: Picture) -> int:
+        """Begin a frame, uint8 RGB [H, W, 3] on the host or on the GPU; returns its slot."""
+        self._driver.use()  # the thread may be another one than the one that loaded
+        return self._running.submit(frame)
+
+    def collect(self, slot: int) -> Result:
+        """The result of a slot, when it is there, in memory of its own."""
+        self._driver.use()
+        result: Result = self._running.collect(slot).view(np.float32).reshape(self._shape)[0].copy()
         return result
 
     @property
     def gpu_ms(self) -> float:
-        """Milliseconds the last frame took on the GPU, copies included."""
-        assert self._context is not None, "the backend is closed"
-        return self._driver.elapsed_ms(*self._events)
+        """Milliseconds that the last frame computed, without its copies and without waiting for another."""
+        return self._running.gpu_ms
 
     def close(self) -> None:
         """Wait, then release what depends before what it depends on; a second call does nothing."""

@@ -6,6 +6,7 @@ from urllib.parse import parse_qsl
 
 from e2e_deploy.errors import SourceError, UsageError
 from e2e_deploy.frames import parse_size
+from e2e_deploy.runtime.gpu_video import GpuVideoSource
 from e2e_deploy.runtime.live import (
     RECONNECT_S,
     SCHEMES,
@@ -21,8 +22,15 @@ CAMERA_OPTIONS = ("size", "fps", "format")
 TEST_OPTIONS = ("size", "fps", "frames")
 
 
+DECODERS = ("cpu", "gpu")
+
+
 def open_source(
-    spec: str, *, timeout_s: float = TIMEOUT_S, reconnect_s: float = RECONNECT_S
+    spec: str,
+    *,
+    timeout_s: float = TIMEOUT_S,
+    reconnect_s: float = RECONNECT_S,
+    decode: str = "cpu",
 ) -> Source:
     """The source that ``spec`` names.
 
@@ -34,11 +42,22 @@ def open_source(
         spec: as above.
         timeout_s: of streams.
         reconnect_s: of streams and cameras.
+        decode: of DECODERS; gpu is for video files, needs PyNvVideoCodec and is never chosen by itself.
 
     Raises:
         SourceError: there is nothing of that kind.
-        UsageError: an option or a scheme that does not exist.
+        UsageError: an option or a scheme that does not exist, or the GPU for what is no video file.
+        UnavailableError: no GPU or no PyNvVideoCodec for ``decode="gpu"``.
     """
+    if decode not in DECODERS:
+        raise UsageError(f"unknown decoder {decode!r}; the decoders are {', '.join(DECODERS)}")
+    if decode == "gpu":
+        path = Path(spec)
+        if "://" in spec or not path.is_file() or path.suffix.lower() in PICTURE_SUFFIXES:
+            raise UsageError(
+                f"--decode gpu is for video files, and {masked(spec)} is none; leave it out"
+            )
+        return GpuVideoSource(path)
     if match := re.fullmatch(r"(?:camera:)?([0-9]{1,4})(\?.*)?", spec):
         options = _options(spec, match[2], CAMERA_OPTIONS)
         size = _size(options)

@@ -1,10 +1,12 @@
 """A GPU and TensorRT that compute on the host and write down every call in one list, so that order can be checked.
 
 An engine here is JSON: version of the library, compute capability, name, tensors. What it computes is the depth of
-tests/plain_bundle.py. Queued work runs when somebody waits for it, so a missing wait gives a wrong result.
+tests/plain_bundle.py. Queued work runs as late as it may, when somebody waits for it, and of other streams only what an
+event demands: a missing wait, or memory that is used again too early, gives a wrong result.
 """
 
 import enum
+import itertools
 import json
 from types import SimpleNamespace
 
@@ -23,16 +25,22 @@ class FakeDriver:
     ``fails`` maps a method's name to the error it raises.
     """
 
+    context = 0xC0
+
     def __init__(self, gpu=GPU, *, alignment=512, fails=None):
         self.gpu = gpu
         self.calls = []
         self.live = {}
         self.memory = {}
         self.fails = fails or {}
-        self.queue = []
+        self.queues = {}  # of each stream: work, and marks of events
+        self.recorded = {}  # event: the newest mark that was queued
+        self.passed = set()
         self.captured = None
+        self.graphs = {}
         self.alignment = alignment
         self._next = 0x10000
+        self._marks = itertools.count()
 
     def note(self, name, *arguments):
         self.calls.append((name, *arguments))
@@ -53,25 +61,37 @@ class FakeDriver:
 
     def enqueue(self, stream, work):
         assert self.live[stream] == "stream"
-        (self.queue if self.captured is None else self.captured).append(work)
+        (self.queues[stream] if self.captured is None else self.captured).append(work)
 
-    def run(self):
-        while self.queue:
-            self.queue.pop(0)()
+    def run(self, stream, until=None):
+        """What is queued in a stream, up to a mark."""
+        queue = self.queues[stream]
+        while queue and until not in self.passed:
+            item = queue.pop(0)
+            if callable(item):
+                item()
+            elif item[0] == "mark":
+                self.passed.add(item)
+            else:
+                _, (_, owner, number) = item
+                self.run(owner, until=("mark", owner, number))
 
     def use(self):
         self.note("use")
 
     def new_stream(self):
         self.note("new_stream")
-        return self._new("stream")
+        stream = self._new("stream")
+        self.queues[stream] = []
+        return stream
 
     def synchronise(self, stream):
         self.note("synchronise", stream)
-        self.run()
+        self.run(stream)
 
     def destroy_stream(self, stream):
         self.note("destroy_stream", stream)
+        assert not self.queues.pop(stream) or "synchronise" in self.fails, "work is still running"
         self._gone(stream, "stream")
 
     def allocate(self, size):
@@ -105,6 +125,13 @@ class FakeDriver:
         assert self.memory[address].nbytes == array.nbytes
         self.enqueue(stream, lambda: array.__setitem__(slice(None), self.memory[address]))
 
+    def copy_on_gpu(self, address, source, size, stream):
+        self.note("copy_on_gpu", address, source, size, stream)
+        assert self.memory[address].nbytes == size == self.memory[source].nbytes
+        self.enqueue(
+            stream, lambda: self.memory[address].__setitem__(slice(None), self.memory[source])
+        )
+
     def new_event(self):
         self.note("new_event")
         return self._new("event")
@@ -112,10 +139,19 @@ class FakeDriver:
     def record(self, event, stream):
         self.note("record", event, stream)
         assert self.captured is None
+        assert self.live[event] == "event"
+        mark = ("mark", stream, next(self._marks))
+        self.recorded[event] = mark
+        self.queues[stream].append(mark)
+
+    def stream_wait(self, stream, event):
+        self.note("stream_wait", stream, event)
+        self.queues[stream].append(("wait", self.recorded[event]))
 
     def wait(self, event):
         self.note("wait", event)
-        self.run()
+        mark = self.recorded[event]
+        self.run(mark[1], until=mark)
 
     def elapsed_ms(self, start, end):
         return 1.5
@@ -126,23 +162,24 @@ class FakeDriver:
 
     def begin_capture(self, stream):
         self.note("begin_capture", stream)
-        assert not self.queue, "work is still running"
+        assert not any(self.queues.values()), "work is still running"
         self.captured = []
 
     def end_capture(self, stream):
         recorded, self.captured = self.captured, None
         self.note("end_capture", stream)
         graph = self._new("graph")
-        self.graph = recorded
+        self.graphs[graph] = recorded
         return graph
 
     def launch(self, graph, stream):
         self.note("launch", graph, stream)
         assert self.live[graph] == "graph"
-        self.queue += self.graph
+        self.queues[stream] += self.graphs[graph]
 
     def destroy_graph(self, graph):
         self.note("destroy_graph", graph)
+        assert not any(self.queues.values()), "work is still running"
         self._gone(graph, "graph")
 
     def close(self):

@@ -105,6 +105,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="Seconds for which a lost stream or camera is opened again.",
 )
+@click.option(
+    "--decode",
+    type=click.Choice(["cpu", "gpu"]),
+    default="cpu",
+    show_default=True,
+    help="Where a video file is decoded; gpu needs PyNvVideoCodec, a tensorrt backend and frames of the engine's size.",
+)
 @rebuild.option
 @options.as_json
 def command(
@@ -128,6 +135,7 @@ def command(
     parity: str,
     timeout: float,
     reconnect: float,
+    decode: str,
     rebuild_first: bool,
     as_json: bool,
 ) -> int:
@@ -165,7 +173,7 @@ def command(
         raise UsageError("--steady is for depth; normals have no scale and shift that could change")
     if to_metres is not None and manifest.task != "depth":
         raise UsageError("--metric-points and --camera-height are for depth, not for normals")
-    frames = open_source(source, timeout_s=timeout, reconnect_s=reconnect)
+    frames = open_source(source, timeout_s=timeout, reconnect_s=reconnect, decode=decode)
     if steady and not frames.is_video:
         raise UsageError("--steady is for videos and cameras; pictures have no order in time")
     steps: list[Step] = [steady_step()] if steady else []

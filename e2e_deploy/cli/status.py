@@ -84,10 +84,29 @@ def print_summary(report: RunReport, source: Source) -> None:
     for sink in report.sinks:
         if sink.dropped:
             say(f"{sink.name}: {sink.dropped} results dropped for newer ones")
+    if report.transfers is not None:
+        per_frame = transfers_json(report)
+        say(
+            "between host and GPU, a frame: "
+            + ", ".join(
+                f"{name.replace('_', ' ')} {count['bytes'] / 1e6:.2f} MB in {count['calls']:.1f} copies"
+                for name, count in per_frame.items()
+                if count["calls"]
+            )
+        )
     say(
         f"{report.frames} frames with {report.engine}: engine p50 {report.latency.p50_ms:.1f} ms, "
         f"{report.frames / report.seconds:.1f} frames/s in all"
     )
+
+
+def transfers_json(report: RunReport) -> dict[str, dict[str, float]]:
+    """Copies and bytes a frame by direction; empty for backends that do not count them."""
+    frames = max(1, report.times["engine"].count)
+    return {
+        name: {"calls": count.calls / frames, "bytes": count.bytes / frames}
+        for name, count in (report.transfers or {}).items()
+    }
 
 
 def as_json(report: RunReport, source: Source) -> dict[str, Any]:
@@ -104,6 +123,7 @@ def as_json(report: RunReport, source: Source) -> dict[str, Any]:
         "engine": report.engine,
         "latency": None if report.latency is None else asdict(report.latency),
         "stages": {name: asdict(latency) for name, latency in stages.items() if latency},
+        "transfers_per_frame": transfers_json(report) or None,
         "sinks": [asdict(sink) for sink in report.sinks],
         "files": [str(file) for file in report.files],
         "interrupted": report.interrupted,

@@ -120,6 +120,13 @@ class TestRebuild:
         with pytest.raises(UsageError, match="engines take frames"):
             rebuild_engine(bundle, graph, "tensorrt-rtx", cache=cache)
 
+    def test_an_int8_graph(self, bundle, cache, here):
+        manifest = replace(bundle.manifest, precision="int8")
+        with pytest.raises(UsageError, match=r"no engine is built from int8 graphs.*in fp16"):
+            rebuild_engine(
+                replace(bundle, manifest=manifest), manifest.graphs[0], "tensorrt-rtx", cache=cache
+            )
+
     def test_without_a_gpu(self, bundle, cache, monkeypatch):
         monkeypatch.setattr(rebuild, "current_gpu", lambda: None)
         with pytest.raises(UnavailableError, match="for the GPU at hand, and none is here"):

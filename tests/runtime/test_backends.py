@@ -61,6 +61,24 @@ def test_torch_on_a_device_that_is_not_here(depth_bundle, monkeypatch):
         Engine.load(depth_bundle, backend="torch", device="npu")
 
 
+def test_torch_computes_without_tf32(depth_bundle, monkeypatch):
+    import torch
+
+    allowed = []
+    with Engine.load(depth_bundle, backend="torch", device="cpu") as engine:
+        monkeypatch.setattr(
+            "e2e_deploy.model.FrameModel.forward",
+            lambda _self, frame: (
+                allowed.append(torch.backends.cudnn.allow_tf32) or frame[..., 0] / 255
+            ),
+        )
+        before = torch.backends.cudnn.allow_tf32
+        engine.predict(np.zeros((*engine.frame_size, 3), np.uint8))
+    assert allowed
+    assert not any(allowed)
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
 def test_torch_that_is_not_installed(depth_bundle, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     with pytest.raises(UnavailableError, match=r"pip install 'e2e-deploy\[export\]'"):

@@ -83,7 +83,9 @@ def test_every_call_and_its_arguments(bindings):
     event = driver.new_event()
     driver.copy_in(address, array, stream)
     driver.copy_out(array, address, stream)
+    driver.copy_on_gpu(address, address, 48, stream)
     driver.record(event, stream)
+    driver.stream_wait(stream, event)
     driver.wait(event)
     assert driver.elapsed_ms(event, event) == 2.5
     driver.begin_capture(stream)
@@ -106,7 +108,9 @@ def test_every_call_and_its_arguments(bindings):
         ("cuEventCreate", 0),  # with times
         ("cuMemcpyHtoDAsync", 0x7F00, host, 64, 7),
         ("cuMemcpyDtoHAsync", host, 0x7F00, 64, 7),
+        ("cuMemcpyDtoDAsync", 0x7F00, 0x7F00, 48, 7),
         ("cuEventRecord", "event", 7),
+        ("cuStreamWaitEvent", 7, "event", 0),
         ("cuEventSynchronize", "event"),
         ("cuEventElapsedTime", "event", "event"),
         ("cuStreamBeginCapture", 7, mode),

@@ -5,11 +5,12 @@ import sys
 import threading
 import time
 
+import av
 import cv2
 import numpy as np
 import pytest
 
-from e2e_deploy.errors import SourceError, UsageError
+from e2e_deploy.errors import SourceError, UnavailableError, UsageError
 from e2e_deploy.runtime.live import CameraSource, StreamSource, masked
 from e2e_deploy.runtime.pattern import read_number
 from e2e_deploy.runtime.uris import open_source
@@ -107,6 +108,19 @@ def test_silence_is_a_loss_and_not_the_end():
     assert server.clients == 2
 
 
+def test_a_silence_shorter_than_the_timeout_is_no_loss():
+    """As 30 seconds are with --timeout 40; here a second, of a timeout of five."""
+    with RtspServer([[ts_bytes(*HW, 50), 1.0, ts_bytes(*HW, 50, first=100), 1.0]]) as server:
+        source = stream(server.url, timeout_s=5.0)
+        numbers = []
+        for frame in source:
+            numbers.append(read_number(frame.rgb))
+            if numbers[-1] >= 100:
+                source.stop()
+    assert numbers[0] < 50
+    assert (source.gaps, server.clients) == (0, 1)
+
+
 def test_damaged_packets_are_counted_and_the_rest_goes_on(rng):
     data = bytearray(ts_bytes(*HW, 60))
     for start in range(len(data) // 4, len(data) // 2, 5 * 188):
@@ -189,6 +203,46 @@ def test_a_sender_that_is_killed_and_started_again_three_times():
     assert numbers == sorted(numbers)
     assert [frame.index for frame in frames] == list(range(len(frames)))
     assert all(frame.rgb.max() > 0 for frame in frames)  # no black frame in a gap
+
+
+def knows_srt():
+    try:
+        av.open("srt://127.0.0.1:9", format="mpegts", timeout=0.5)
+    except av.error.ProtocolNotFoundError:
+        return False
+    except (OSError, av.FFmpegError):
+        return True
+    return True
+
+
+@pytest.mark.skipif(knows_srt(), reason="this PyAV has srt")
+def test_an_ffmpeg_without_srt_is_one_sentence():
+    with pytest.raises(UnavailableError, match="was built without srt; send over rtsp") as caught:
+        next(iter(open_source(f"srt://127.0.0.1:{free_port()}?passphrase=abcdefghij")))
+    assert caught.value.exit_code == 4
+    assert "abcdefghij" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not knows_srt(), reason="this PyAV has no srt")
+def test_srt_on_loopback():
+    address = f"srt://127.0.0.1:{free_port()}"
+    listener = f"{address}?mode=listener&pkt_size=1316"
+    sender = subprocess.Popen([sys.executable, "-c", SENDER, listener, "0"], stdout=subprocess.PIPE)
+    source = stream(address, timeout_s=10.0)
+    deadline = time.monotonic() + 20
+    try:
+        while True:
+            try:
+                numbers = [read_number(f.rgb) for f in itertools.islice(source, 10)]
+                break
+            except SourceError:  # the listener is not up yet, and a first opening is tried once
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
+    finally:
+        sender.kill()
+        sender.communicate()
+    assert numbers == list(range(numbers[0], numbers[0] + 10))
 
 
 def test_nothing_listens():

@@ -100,9 +100,9 @@ def test_a_slow_sink_does_not_slow_the_others(bundle):
 
 def test_a_failing_sink_does_not_stop_the_others(bundle):
     bad, good = Recorder(fail_at=2), Recorder()
-    report = run_source(bundle, PatternSource(*HW, fps=100, total=20), [bad, good])
+    report = run_source(bundle, PatternSource(*HW, fps=0, total=20), [bad, good])
     assert [s.failure for s in report.sinks] == ["the disk is full", ""]
-    assert good.index[-1] == 19
+    assert good.index == list(range(20))
 
 
 def test_memory_is_flat_over_5000_frames(bundle):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from e2e_deploy.opencv import cv2
-from e2e_deploy.runtime.stabilise import CUT, Stabiliser, trimmed_fit
+from e2e_deploy.runtime.stabilise import CUT, SETTLE, Stabiliser, trimmed_fit
 
 H, W = 96, 128
 
@@ -46,7 +46,10 @@ def test_the_fit_is_exact_however_far_off_a_third_of_the_values_are(scale, shift
 def test_the_slope_is_not_made_smaller_by_noise(rng):
     truth = rng.random(5000)
     x, y = (truth + 0.1 * rng.standard_normal(5000) for _ in range(2))
-    assert trimmed_fit(x, y)[0] == pytest.approx(1.0, abs=0.03)
+    slope, shift = trimmed_fit(x, y)
+    assert slope == pytest.approx(1.0, abs=0.02)
+    # Neither direction is preferred.
+    assert trimmed_fit(y, x) == pytest.approx((1 / slope, -shift / slope), rel=2e-3, abs=1e-3)
     assert np.polyfit(x, y, 1)[0] < 0.92  # what a plain fit would give
 
 
@@ -116,31 +119,45 @@ def test_a_cut_to_a_scene_that_is_far_away_at_the_top_too(rng):
     assert CUT < stabiliser.last.residual < 1
 
 
-def test_depth_neither_shrinks_nor_drifts_in_a_long_video(rng):
-    """Noise and a moving camera would make a plain least-squares reference flatter with every frame."""
-    stabiliser = Stabiliser()
+def relative_scale(stabiliser, noise, *, moved=0, frames=200, every=20, rng):
+    """The scale of what is given out against the truth, in units of the first frame's."""
     found = []
-    for index in range(400):
-        truth = scene(moved=index // 4)
-        noisy = truth + 0.03 * rng.standard_normal((H, W))
-        steady = stabiliser(
-            (noisy * rng.uniform(0.95, 1.05) + rng.uniform(-0.02, 0.02)).astype(np.float32)
-        )
-        found.append(np.polyfit(truth.ravel(), steady.ravel().astype(float), 1))
-    early, late = np.mean(found[150:200], axis=0), np.mean(found[-50:], axis=0)
-    assert late == pytest.approx(early, abs=0.01)
-    # As much noise as this, 5 % of the range in each pixel, costs 6 % of the scale, once.
-    assert late == pytest.approx([1.0, 0.0], abs=0.07)
+    for index in range(frames):
+        truth = scene(moved=index // moved if moved else 0)
+        noisy = truth + noise * rng.standard_normal((H, W))
+        raw = noisy * rng.uniform(0.95, 1.05) + rng.uniform(-0.02, 0.02)
+        steady = stabiliser(raw.astype(np.float32))
+        assert not stabiliser.last.cut
+        if index % every == 0:
+            found.append(np.polyfit(truth.ravel(), steady.ravel().astype(float), 1)[0])
+    return np.array(found) / found[0]
+
+
+@settings(deadline=None, max_examples=3)
+@given(seed=st.integers(0, 2**16), noise=st.sampled_from([0.03, 0.06]))
+def test_noise_does_not_change_the_scale(seed, noise):
+    """5 and 10 % of the range in each pixel; a regression on noisy maps was 6 % too flat."""
+    rng = np.random.default_rng(seed)
+    found = relative_scale(Stabiliser(), noise, rng=rng)
+    # The first frame's own scale is known to 0.3 % only, and so is each of the others.
+    assert np.abs(found - 1).max() < 0.02
+    assert abs(np.median(found) - 1) < 0.01
+
+
+def test_a_long_video_from_a_moving_camera_does_not_drift(rng):
+    found = relative_scale(Stabiliser(), 0.03, moved=4, frames=800, every=40, rng=rng)
+    assert np.abs(found - 1).max() < 0.02
+    assert found[-10:].mean() == pytest.approx(1.0, abs=0.01)
 
 
 def test_a_lasting_change_of_the_model_is_followed_slowly():
     stabiliser = Stabiliser()
-    for _ in range(10):
+    for _ in range(SETTLE):
         stabiliser(scene().astype(np.float32))
     changed = (0.8 * scene() + 0.1).astype(np.float32)
-    distances = [float(np.abs(stabiliser(changed) - changed).max()) for _ in range(200)]
+    distances = [float(np.abs(stabiliser(changed) - changed).max()) for _ in range(700)]
     assert distances[0] > 0.05
-    assert distances[10] > 0.5 * distances[0]
+    assert distances[20] > 0.9 * distances[0]
     assert distances[-1] < 0.05 * distances[0]
 
 

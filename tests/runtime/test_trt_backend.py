@@ -1,4 +1,5 @@
 import threading
+from collections import namedtuple
 
 import numpy as np
 import pytest
@@ -8,13 +9,25 @@ from e2e_deploy.errors import E2EDeployError, UnavailableError, UsageError
 from e2e_deploy.hardware import cuda_device_count
 from e2e_deploy.manifest import parse_manifest
 from e2e_deploy.runtime.engine import Engine
-from e2e_deploy.runtime.trt_backend import WARM_UP, inspect_engine
+from e2e_deploy.runtime.pattern import PatternSource, read_number
+from e2e_deploy.runtime.pipeline import SLOTS, WARM_UP
+from e2e_deploy.runtime.run import run_source
+from e2e_deploy.runtime.sinks import CallbackSink
+from e2e_deploy.runtime.transfers import Count, budget
+from e2e_deploy.runtime.trt_backend import inspect_engine
 from e2e_deploy.trt_api import TrtApi
 from tests.fake_cuda import FakeDriver, fake_tensorrt
 from tests.plain_bundle import HW, plain_depth, write_plain_bundle
 from tests.runtime.fake_engines import VERSION, add_engine, frames, load
 
 IN_BYTES, OUT_BYTES = HW[0] * HW[1] * 3, HW[0] * HW[1] * 4
+
+Slot = namedtuple("Slot", "frame result start uploaded computed downloaded graph")
+
+
+def handles(driver, kind):
+    """What is not yet released, in the order it was made."""
+    return [handle for handle, found in driver.live.items() if found == kind]
 
 
 @pytest.mark.usefixtures("engine")
@@ -33,62 +46,70 @@ class TestCalls:
     def test_every_call_in_order_with_its_address_and_size(self, root, rng):
         driver = FakeDriver()
         backend = load(root, driver)
-        calls = driver.calls
-        stream = next(h for h, kind in driver.live.items() if kind == "stream")
-        graph = next(h for h, kind in driver.live.items() if kind == "graph")
-        (_, name_in, a), (_, name_out, b) = (c for c in calls if c[0] == "set_tensor_address")
-        assert (name_in, name_out) == ("frame", "depth")
-        assert a % 256 == 0 == b % 256
-        frame = [
-            ("copy_in", a, IN_BYTES, stream),
-            ("execute", stream),
-            ("copy_out", b, OUT_BYTES, stream),
+        up, compute, down = handles(driver, "stream")
+        memory, events = handles(driver, "memory"), handles(driver, "event")
+        graphs = handles(driver, "graph")
+        assert all(address % 256 == 0 for address in memory)
+        slots = [
+            Slot(*memory[2 * i : 2 * i + 2], *events[4 * i : 4 * i + 4], graphs[i])
+            for i in range(SLOTS)
         ]
-        assert calls[1:] == [
-            ("new_stream",),
-            ("create_context",),
-            ("new_event",),
-            ("new_event",),
-            ("allocate", IN_BYTES),
-            ("set_tensor_address", "frame", a),
-            ("allocate_pinned", IN_BYTES),
-            ("allocate", OUT_BYTES),
-            ("set_tensor_address", "depth", b),
-            ("allocate_pinned", OUT_BYTES),
-            *frame * WARM_UP,
-            ("synchronise", stream),
-            ("begin_capture", stream),
-            *frame,
-            ("end_capture", stream),
-            ("launch", graph, stream),
-            ("synchronise", stream),
-        ]
-        assert calls[0][0] == "deserialise"
-        start, end = (h for h, kind in driver.live.items() if kind == "event")
-        calls.clear()
+
+        def bound(slot):
+            yield ("set_tensor_address", "frame", slot.frame)
+            yield ("set_tensor_address", "depth", slot.result)
+            yield ("execute", compute)
+
+        def frame(slot, run):
+            yield ("copy_in", slot.frame, IN_BYTES, up)
+            yield ("record", slot.uploaded, up)
+            yield ("stream_wait", compute, slot.uploaded)
+            yield ("record", slot.start, compute)
+            yield from run
+            yield ("record", slot.computed, compute)
+            yield ("stream_wait", down, slot.computed)
+            yield ("copy_out", slot.result, OUT_BYTES, down)
+            yield ("record", slot.downloaded, down)
+
+        def launch(slot):
+            return [("launch", slot.graph, compute)]
+
+        assert driver.calls[0][0] == "deserialise"
+        wanted = [("new_stream",)] * 3 + [("create_context",)]
+        for _ in slots:
+            for amount in (IN_BYTES, OUT_BYTES):
+                wanted += [("allocate", amount), ("allocate_pinned", amount)]
+            wanted += [("new_event",)] * 4
+        for slot in slots:
+            for _ in range(WARM_UP):
+                wanted += [*frame(slot, bound(slot)), ("wait", slot.downloaded)]
+        all_done = [("synchronise", stream) for stream in (up, compute, down)]
+        wanted += all_done
+        for slot in slots:
+            wanted += [("begin_capture", compute), *bound(slot), ("end_capture", compute)]
+            wanted += [*launch(slot), ("synchronise", compute)]
+        for slot in slots:
+            wanted += frame(slot, launch(slot))
+        assert driver.calls[1:] == wanted + all_done
+
+        driver.calls.clear()
         backend(frames(rng)[0])
-        assert calls == [
+        first = slots[0]
+        assert driver.calls == [
             ("use",),
-            ("record", start, stream),
-            ("launch", graph, stream),
-            ("record", end, stream),
-            ("wait", end),
+            *frame(first, launch(first)),
+            ("use",),
+            ("wait", first.downloaded),
         ]
-        calls.clear()
+        driver.calls.clear()
         backend.close()
-        assert driver.names() == [
+        assert [name for name in driver.names() if not name.startswith("free")] == [
             "use",
-            "synchronise",
-            "destroy_graph",
-            "synchronise",
-            "free_pinned",
-            "free",
-            "free_pinned",
-            "free",
-            "destroy_event",
-            "destroy_event",
+            *["synchronise"] * 3,
+            *["destroy_graph"] * SLOTS,
+            *["destroy_event"] * 4 * SLOTS,
             "delete_context",
-            "destroy_stream",
+            *["destroy_stream"] * 3,
             "delete_engine",
             "close",
         ]
@@ -136,7 +157,7 @@ class TestFallback:
 
     def test_a_run_that_fails_in_capture_ends_the_capture(self, root, rng):
         driver = FakeDriver()
-        with load(root, driver, failing_runs={WARM_UP + 1}) as backend:
+        with load(root, driver, failing_runs={SLOTS * WARM_UP + 1}) as backend:
             assert "boom" in backend.cuda_graph_reason
             assert "end_capture" in driver.names()
             assert driver.captured is None
@@ -156,7 +177,7 @@ class TestFallback:
     def test_a_context_broken_by_the_capture_shows_at_load(self, root):
         driver = FakeDriver()
         with pytest.raises(E2EDeployError, match=r"could not run the engine: .*boom"):
-            load(root, driver, failing_runs={WARM_UP + 1, WARM_UP + 2})
+            load(root, driver, failing_runs={SLOTS * WARM_UP + 1, SLOTS * WARM_UP + 2})
         assert driver.live == {}
 
 
@@ -227,6 +248,14 @@ def _for_real(tmp_path, library):
         assert engine.backend.cuda_graph, engine.backend.cuda_graph_reason
         for picture, reference in zip(pictures, references, strict=True):
             assert measure_parity("depth", engine(picture), reference).relative < 1e-4
+        painted = []
+        sink = CallbackSink(lambda frame, depth, facts: painted.append(read_number(depth)))
+        report = run_source(bundle, PatternSource(*HW, fps=0, total=30), [sink], engine=engine)
+    assert painted == list(
+        range(30)
+    )  # two frames at a time on their way, none mistaken for another
+    once = budget("host frame", frame_bytes=IN_BYTES, result_bytes=OUT_BYTES)
+    assert report.transfers == {k: Count(30 * c.calls, 30 * c.bytes) for k, c in once.items()}
 
 
 @pytest.mark.gpu

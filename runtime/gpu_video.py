@@ -1,0 +1,171 @@
+"""Video files decoded on the GPU by PyNvVideoCodec: frames that never were on the host. Asked for, never chosen.
+
+Written after PyNvVideoCodec 2.2 and tested against a double of it; not executed on hardware. PyAV reads the header.
+"""
+
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from e2e_deploy.errors import SourceError
+from e2e_deploy.optional import require
+from e2e_deploy.runtime.backend import GpuPicture
+from e2e_deploy.runtime.cuda_driver import CudaDriver, Driver
+from e2e_deploy.runtime.sources import BaseSource, SourceFrame, VideoSource
+from e2e_deploy.runtime.transfers import Transfers
+
+Rgb = npt.NDArray[np.uint8]
+
+AHEAD = 4  # frames that the decoder's own thread prepares
+
+
+class GpuFrame(SourceFrame):
+    """A frame on the GPU; ``rgb`` downloads it, once, when somebody on the host asks for it."""
+
+    _picture: GpuPicture
+    _fetch: Callable[["GpuFrame"], Rgb]
+
+    def __init__(self, picture: GpuPicture, fetch: Callable[["GpuFrame"], Rgb], **facts: Any):
+        self.__dict__.update(facts, _picture=picture, _fetch=fetch, captured_s=time.monotonic())
+
+    @property
+    def picture(self) -> GpuPicture:
+        """The frame on the GPU."""
+        return self._picture
+
+    @property
+    def hw(self) -> tuple[int, int]:
+        """(H, W)."""
+        return self._picture.hw
+
+    @property
+    def rgb(self) -> Rgb:
+        """uint8 [H, W, 3] on the host."""
+        return self._fetch(self)
+
+
+class GpuVideoSource(BaseSource):
+    """A video file, every frame of it, decoded on the GPU into memory that is used again when a frame is forgotten.
+
+    Presentation times are those of a constant frame rate.
+
+    Args:
+        path: of the video.
+        driver: of the GPU; by default the first one's.
+
+    Raises:
+        UnavailableError: PyNvVideoCodec or the GPU is missing.
+        SourceError: not a video; while iterating: the decoder refuses it, or its frames change their size.
+    """
+
+    def __init__(self, path: Path, *, driver: Driver | None = None) -> None:
+        header = VideoSource(path)
+        super().__init__(header.name, fps=header.fps, total=header.total)
+        self._path, self._hw = path, header.hw
+        self._nvc: Any = require("PyNvVideoCodec", "video-gpu")
+        self._driver = driver = driver or CudaDriver("video-gpu")
+        self.transfers = self._counted = Transfers(driver)
+        self._lock = (
+            threading.RLock()
+        )  # a frame may be forgotten in any thread, also in this very one
+        self._size = self._hw[0] * self._hw[1] * 3
+        self._stream = driver.new_stream()
+        self._pinned = driver.allocate_pinned(self._size)
+        self._made = 0
+        self._free: list[int] = []
+        self._finished = False
+
+    def __iter__(self) -> Iterator[SourceFrame]:
+        self._driver.use()
+        count, decoder = 0, None
+        try:
+            decoder = self._ask(self._decoder, count)
+            while not self._stopping.is_set():
+                surfaces = self._ask(lambda: decoder.get_batch_frames(1), count)
+                if not surfaces:
+                    break
+                yield self._keep(surfaces[0], count)
+                count += 1
+        finally:
+            if decoder is not None:
+                decoder.end()
+            with self._lock:
+                self._finished = True
+                self._release()
+        if self.total and count < self.total and not self._stopping.is_set():
+            raise SourceError(
+                f"{self.name} is cut off: {count} of its {self.total} frames could be decoded"
+            )
+
+    def _decoder(self) -> Any:
+        return self._nvc.ThreadedDecoder(
+            str(self._path),
+            AHEAD,
+            gpu_id=0,
+            cuda_context=self._driver.context,
+            cuda_stream=self._stream,
+            use_device_memory=True,
+            output_color_type=self._nvc.OutputColorType.RGB,
+        )
+
+    def _ask(self, call: Callable[[], Any], count: int) -> Any:
+        try:
+            return call()
+        except Exception as error:
+            # PyNvVideoCodec documents no common base class of its exceptions.
+            said = " ".join(str(error).split())
+            raise SourceError(
+                f"{self.name} cannot be decoded on the GPU after frame {count}: {said}; use --decode cpu"
+            ) from error
+
+    def _keep(self, surface: Any, index: int) -> SourceFrame:
+        """A frame of its own: the decoder uses its surface again."""
+        if surface.framesize() != self._size:
+            raise SourceError(
+                f"{self.name} changes its size at frame {index}; use --decode cpu for such files"
+            )
+        with self._lock:
+            if not self._free:
+                self._free.append(self._driver.allocate(self._size))
+                self._made += 1
+            address = self._free.pop()
+            self._counted.on_gpu(address, surface.GetPtrToPlane(0), self._size, self._stream)
+            self._driver.synchronise(self._stream)
+        picture = GpuPicture(address, self._hw)
+        weakref.finalize(picture, self._give_back, address).atexit = False
+        pts_s = index / self.fps if self.fps else None
+        facts = {"index": index, "pts_s": pts_s, "name": self._path.stem, "source": self.name}
+        return GpuFrame(picture, self._fetch, **facts)
+
+    def _fetch(self, frame: GpuFrame) -> Rgb:
+        with self._lock:
+            if "on_host" not in frame.__dict__:
+                self._driver.use()
+                self._counted.download(self._pinned, frame.picture.address, self._stream)
+                self._driver.synchronise(self._stream)
+                frame.__dict__["on_host"] = self._pinned.reshape(*self._hw, 3).copy()
+            host: Rgb = frame.__dict__["on_host"]
+            return host
+
+    def _give_back(self, address: int) -> None:
+        with self._lock:
+            self._free.append(address)
+            self._release()
+
+    def _release(self) -> None:
+        """Free everything, when no frame is left anywhere and none will come."""
+        if self._finished and len(self._free) == self._made:
+            self._driver.use()
+            while self._free:
+                self._driver.free(self._free.pop())
+                self._made -= 1
+            self._finished = False
+            self._driver.free_pinned(self._pinned)
+            self._driver.destroy_stream(self._stream)
+            self._driver.close()

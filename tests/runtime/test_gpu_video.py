@@ -1,0 +1,218 @@
+"""Frames decoded on the GPU, with a double of PyNvVideoCodec's ThreadedDecoder; the real one was not executed."""
+
+import gc
+from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
+
+import av
+import numpy as np
+import pytest
+
+from e2e_deploy.bundle import open_bundle
+from e2e_deploy.errors import SourceError, UnavailableError, UsageError
+from e2e_deploy.hardware import cuda_device_count
+from e2e_deploy.runtime import gpu_video
+from e2e_deploy.runtime.engine import Engine
+from e2e_deploy.runtime.gpu_video import GpuVideoSource
+from e2e_deploy.runtime.pattern import PatternSource
+from e2e_deploy.runtime.run import run_source
+from e2e_deploy.runtime.sinks import CallbackSink
+from e2e_deploy.runtime.sources import VideoSource
+from e2e_deploy.runtime.transfers import Count, budget
+from e2e_deploy.runtime.uris import open_source
+from tests.fake_cuda import FakeDriver
+from tests.plain_bundle import HW, plain_depth
+from tests.runtime.fake_engines import load
+
+COUNT = 8
+SIZE = HW[0] * HW[1] * 3
+
+
+def write_clip(path, hw, count):
+    """The test pattern at 30 frames a second."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30)
+        stream.height, stream.width, stream.pix_fmt = *hw, "yuv420p"
+        for frame in PatternSource(*hw, fps=0, total=count):
+            for packet in stream.encode(av.VideoFrame.from_ndarray(frame.rgb)):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    return path
+
+
+class FakeDecoder:
+    """Decodes on the host into two surfaces of the fake GPU, which it uses in turn."""
+
+    made: ClassVar[list] = []
+
+    def __init__(self, enc_file_path, buffer_size, **options):
+        self.options, self.ended = options, False
+        self.driver = FakeNvc.driver
+        self.frames = iter(VideoSource(Path(enc_file_path)))
+        self.surfaces = [0xD000, 0xE000]
+        self.fails_at, self.count = FakeNvc.fails_at, 0
+        FakeDecoder.made.append(self)
+
+    def get_batch_frames(self, batch_size):
+        assert batch_size == 1
+        if self.count == self.fails_at:
+            raise RuntimeError("CUDA_ERROR_NO_DEVICE\nNvDecoder")
+        frame = next(self.frames, None)
+        if frame is None or self.count == FakeNvc.ends_at:
+            return []
+        address = self.surfaces[self.count % 2]
+        self.driver.memory[address] = frame.rgb.ravel().copy()
+        self.count += 1
+        return [
+            SimpleNamespace(GetPtrToPlane=lambda plane: address, framesize=lambda: FakeNvc.size)
+        ]
+
+    def end(self):
+        self.ended = True
+
+
+class FakeNvc:
+    ThreadedDecoder = FakeDecoder
+    OutputColorType = SimpleNamespace(RGB="RGB")
+    driver = fails_at = ends_at = None
+    size = SIZE
+
+
+@pytest.fixture
+def driver(monkeypatch):
+    FakeNvc.driver, FakeNvc.fails_at, FakeNvc.ends_at, FakeNvc.size = FakeDriver(), None, None, SIZE
+    FakeDecoder.made.clear()
+    monkeypatch.setattr(gpu_video, "require", lambda module, extra: FakeNvc)
+    return FakeNvc.driver
+
+
+@pytest.fixture
+def clip(tmp_path):
+    return write_clip(tmp_path / "clip.mp4", HW, COUNT)
+
+
+def engine_of(root, driver):
+    bundle = open_bundle(root)
+    return Engine(bundle, bundle.manifest.graphs[0], load(root, driver), "named by you")
+
+
+def test_frames_outlive_the_decoders_surfaces(driver, clip):
+    source = GpuVideoSource(clip, driver=driver)
+    assert (source.total, source.fps, source.is_live) == (COUNT, 30.0, False)
+    frames = list(source)
+    for frame, wanted in zip(frames, VideoSource(clip), strict=True):
+        assert frame.hw == HW
+        np.testing.assert_array_equal(frame.rgb, wanted.rgb)
+        assert frame.rgb is frame.rgb
+        assert (frame.index, frame.name, frame.source) == (wanted.index, "clip", source.name)
+        assert frame.pts_s == pytest.approx(wanted.pts_s, abs=1e-6)
+    assert source.transfers.counts == {
+        "upload": Count(),
+        "download": Count(COUNT, COUNT * SIZE),
+        "on_gpu": Count(COUNT, COUNT * SIZE),
+    }
+
+
+def test_what_the_decoder_is_asked_for(driver, clip):
+    list(GpuVideoSource(clip, driver=driver))
+    (decoder,) = FakeDecoder.made
+    stream = decoder.options.pop("cuda_stream")
+    assert ("new_stream",) in driver.calls
+    assert stream in {call[-1] for call in driver.calls if call[0] == "copy_on_gpu"}
+    assert decoder.options == {
+        "gpu_id": 0,
+        "cuda_context": driver.context,
+        "use_device_memory": True,
+        "output_color_type": "RGB",
+    }
+    assert decoder.ended
+
+
+def test_memory_is_used_again_and_released(driver, clip):
+    source = GpuVideoSource(clip, driver=driver)
+    for frame in source:
+        del frame
+    gc.collect()
+    assert driver.names().count("allocate") <= 2
+    assert driver.live == {}
+    assert driver.names()[-1] == "close"
+
+
+@pytest.mark.usefixtures("engine")
+@pytest.mark.parametrize("shown", [False, True])
+def test_the_loop_uploads_nothing_and_keeps_its_budget(root, driver, clip, shown):
+    results = []
+
+    def take(frame, depth, facts):
+        rgb = frame.rgb if shown else None
+        results.append((frame.index, rgb, depth))
+
+    with engine_of(root, driver) as engine:
+        source = GpuVideoSource(clip, driver=driver)
+        report = run_source(engine.bundle, source, [CallbackSink(take)], engine=engine)
+    mode = budget(
+        "gpu frame, shown" if shown else "gpu frame", frame_bytes=SIZE, result_bytes=4 * SIZE // 3
+    )
+    assert report.transfers == {
+        name: Count(count.calls * COUNT, count.bytes * COUNT) for name, count in mode.items()
+    }
+    assert [index for index, _, _ in results] == list(range(COUNT))
+    for (_, rgb, depth), wanted in zip(results, VideoSource(clip), strict=True):
+        np.testing.assert_allclose(depth, plain_depth(wanted.rgb), rtol=1e-6)
+        assert not shown or np.array_equal(rgb, wanted.rgb)
+
+
+def test_a_backend_on_the_host_refuses_them(root, driver, clip):
+    with pytest.raises(
+        UsageError, match="need a tensorrt backend, and this is onnxruntime; use --decode cpu"
+    ):
+        run_source(open_bundle(root), GpuVideoSource(clip, driver=driver), [])
+
+
+@pytest.mark.usefixtures("engine")
+def test_another_size_than_the_engines_is_refused(root, driver, tmp_path):
+    FakeNvc.size = 48 * 64 * 3
+    other = write_clip(tmp_path / "other.mp4", (48, 64), 3)
+    with engine_of(root, driver) as engine:
+        source = GpuVideoSource(other, driver=driver)
+        with pytest.raises(UsageError, match="export with --frame-size 48x64"):
+            run_source(engine.bundle, source, [], engine=engine)
+
+
+def test_what_the_decoder_refuses_is_one_sentence(driver, clip):
+    FakeNvc.fails_at = 2
+    with pytest.raises(
+        SourceError, match="after frame 2: CUDA_ERROR_NO_DEVICE NvDecoder; use --decode cpu"
+    ):
+        list(GpuVideoSource(clip, driver=driver))
+    assert FakeDecoder.made[0].ended
+
+
+def test_a_change_of_size_and_a_short_file_are_told(driver, clip):
+    FakeNvc.ends_at = 3
+    with pytest.raises(SourceError, match="is cut off: 3 of its 8 frames"):
+        list(GpuVideoSource(clip, driver=driver))
+    FakeNvc.size = 100
+    with pytest.raises(SourceError, match="changes its size at frame 0"):
+        list(GpuVideoSource(clip, driver=driver))
+
+
+def test_it_is_for_video_files_and_never_chosen(driver, clip, tmp_path):
+    assert type(open_source(str(clip))) is VideoSource
+    for spec in ("rtsp://me:pw@host/a", "test:", str(tmp_path)):
+        with pytest.raises(UsageError, match="--decode gpu is for video files") as caught:
+            open_source(spec, decode="gpu")
+        assert "pw" not in str(caught.value)
+    with pytest.raises(UsageError, match="the decoders are cpu, gpu"):
+        open_source(str(clip), decode="nvdec")
+
+
+@pytest.mark.skipif(cuda_device_count() > 0, reason="there is a GPU")
+def test_without_the_package_or_the_gpu_it_is_one_sentence(clip):
+    with pytest.raises(UnavailableError) as caught:
+        open_source(str(clip), decode="gpu")
+    assert caught.value.exit_code == 4
+    assert "e2e-deploy[video-gpu]" in str(caught.value) or "no NVIDIA GPU" in str(caught.value)
+    assert "\n" not in str(caught.value)
