@@ -1,4 +1,4 @@
-"""Writes the README's numbers from the JSON files in results/, between its markers.
+"""Writes the numbers of the README and of docs/performance.md from the JSON files in results/, between markers.
 
 python benchmarks/readme.py [--check]
 """
@@ -6,8 +6,11 @@ python benchmarks/readme.py [--check]
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import gpu_tables
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -123,35 +126,39 @@ def demo() -> str:
     )
 
 
-def fill(text: str) -> str:
-    """The README with its blocks rewritten."""
-    for name, content in (
-        ("demo", demo()),
-        ("numbers", numbers()),
-        ("accuracy", accuracy()),
-    ):
+PAGES: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {"demo": demo, "numbers": numbers, "accuracy": accuracy},
+    "docs/performance.md": {
+        name: lambda write=write: write(RESULTS)  # type: ignore[misc]  # each its own
+        for name, write in gpu_tables.BLOCKS.items()
+    },
+}
+"""Page: marker: what stands between its two halves."""
+
+
+def fill(text: str, blocks: dict[str, Callable[[], str]]) -> str:
+    """A page with its blocks rewritten."""
+    for name, write in blocks.items():
         begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
         head, _, rest = text.partition(begin)
         _, _, tail = rest.partition(end)
-        text = f"{head}{begin}\n{content}\n{end}{tail}"
+        text = f"{head}{begin}\n{write()}\n{end}{tail}"
     return text
 
 
 def main() -> None:
-    """Rewrite the README, or with --check say whether it would change."""
+    """Rewrite the pages, or with --check say which would change."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
-    path = ROOT / "README.md"
-    before = path.read_text(encoding="utf-8")
-    after = fill(before)
-    if arguments.check:
-        sys.exit(
-            0
-            if before == after
-            else "README.md is not what the results say: run python benchmarks/readme.py"
-        )
-    path.write_text(after, encoding="utf-8")
+    for name, blocks in PAGES.items():
+        path = ROOT / name
+        before = path.read_text(encoding="utf-8")
+        after = fill(before, blocks)
+        if arguments.check and before != after:
+            sys.exit(f"{name} is not what the results say: run python benchmarks/readme.py")
+        if not arguments.check:
+            path.write_text(after, encoding="utf-8")
 
 
 if __name__ == "__main__":

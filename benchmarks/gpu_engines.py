@@ -1,0 +1,149 @@
+"""The contenders that run a bundle: ONNX Runtime on a GPU with bound buffers, and TensorRT's two libraries.
+
+A bundle takes one frame. Its weights come from the checkpoint it was exported from, so it brings its own reference.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from full_size import full_size_checkpoint
+from gpu_contenders import Contender
+from torch import Tensor
+
+from e2e_deploy.bundle import Bundle, open_bundle
+from e2e_deploy.checkpoint import Checkpoint, open_checkpoint
+from e2e_deploy.errors import UnavailableError
+from e2e_deploy.export.exporter import export_bundle
+from e2e_deploy.export.rebuild import rebuild_engine
+from e2e_deploy.hardware import cuda_device_count
+from e2e_deploy.optional import require
+from e2e_deploy.runtime import Engine
+from e2e_deploy.runtime.ort_gpu import GpuProvider, find_gpu_provider
+from e2e_deploy.tiny import bundled_checkpoint
+from e2e_deploy.trt_api import find_api
+
+LIBRARIES = ("tensorrt", "tensorrt-rtx")
+SECONDS = 240.0
+"""What an export of the full size and an engine may take."""
+
+
+def find_provider() -> GpuProvider:
+    """ONNX Runtime's provider for the GPU.
+
+    Raises:
+        UnavailableError: no GPU, or an ONNX Runtime without one for it.
+    """
+    ort = require("onnxruntime", "export")
+    if not cuda_device_count():
+        raise UnavailableError("no CUDA device")
+    if (provider := find_gpu_provider(ort)) is None:
+        raise UnavailableError(
+            f"ONNX Runtime {ort.__version__} here has no provider for a GPU, only "
+            f"{', '.join(ort.get_available_providers())}"
+        )
+    return provider
+
+
+def require_backend(name: str, device: str) -> None:
+    """Raise UnavailableError if the backend cannot run on that device here."""
+    if name in LIBRARIES:
+        if device != "cuda" or not cuda_device_count():
+            raise UnavailableError("no CUDA device")
+        find_api(name)
+    elif device == "cuda" and name == "onnxruntime":
+        find_provider()
+    elif device == "cuda" and not torch.cuda.is_available():
+        raise UnavailableError("torch sees no CUDA device")
+
+
+def make_bundle(
+    work: Path,
+    frame_hw: tuple[int, int],
+    *,
+    precision: str,
+    small: bool,
+    task: str = "depth",
+    resolution: int = 0,
+) -> Bundle:
+    """The bundle of the full-size random checkpoint, or of e2e-tiny, for one frame size; kept below ``work``."""
+    size = f"{frame_hw[0]}x{frame_hw[1]}"
+    root = work / f"{'tiny' if small else 'full'}-{task}-{precision}-{size}"
+    if (root / "manifest.json").is_file():
+        return open_bundle(root)
+    work.mkdir(parents=True, exist_ok=True)
+    checkpoint: Checkpoint = open_checkpoint(
+        bundled_checkpoint(task) if small else full_size_checkpoint(work)
+    )
+    return export_bundle(
+        checkpoint, root, frame_sizes=[frame_hw], resolution=resolution, precision=precision
+    )
+
+
+def _reference(bundle: Bundle) -> tuple[Tensor, Any]:
+    """The bundle's first frame on the GPU, [1, H, W, 3], and its result [1, H, W]."""
+    frames, results = bundle.reference(bundle.manifest.graphs[0])
+    return torch.from_numpy(frames[:1]).cuda(), results[:1]
+
+
+def build_onnxruntime(bundle: Bundle, *, graph: bool) -> Contender:
+    """ONNX Runtime with input and output bound to GPU memory; with ``graph`` it records a CUDA graph itself.
+
+    Raises:
+        UnavailableError: it cannot start on the GPU.
+    """
+    ort, provider = require("onnxruntime", "export"), find_provider()
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    chosen = provider.options | ({"enable_cuda_graph": "1"} if graph else {})
+    providers: list[Any] | None = [(provider.name, chosen), "CPUExecutionProvider"]
+    if provider.devices:
+        options.add_provider_for_devices(provider.devices, chosen)
+        providers = None
+    entry = bundle.manifest.graphs[0]
+    session = ort.InferenceSession(str(bundle.file(entry.onnx)), options, providers=providers)
+    if provider.name not in session.get_providers():
+        raise UnavailableError(f"ONNX Runtime could not start its {provider.title}")
+    given = torch.empty(entry.inputs[0].shape, dtype=torch.uint8, device="cuda")
+    result = torch.empty(entry.outputs[0].shape, dtype=torch.float32, device="cuda")
+    binding = session.io_binding()
+    binding.bind_input(
+        entry.inputs[0].name, "cuda", 0, np.uint8, tuple(given.shape), given.data_ptr()
+    )
+    binding.bind_output(
+        entry.outputs[0].name, "cuda", 0, np.float32, tuple(result.shape), result.data_ptr()
+    )
+
+    def call(frame_1HW3: Tensor) -> Tensor:
+        given.copy_(frame_1HW3)
+        torch.cuda.current_stream().synchronize()  # ONNX Runtime works in a stream of its own
+        session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        return result
+
+    weights = sum(
+        file.bytes for name, file in bundle.manifest.files.items() if name.startswith("model")
+    )
+    return Contender(call, weights_bytes=weights, work="specialised", owns=_reference(bundle))
+
+
+def build_engine(bundle: Bundle, library: str) -> Contender:
+    """An engine for this GPU, called as a user calls it: frame on the host to result on the host.
+
+    Raises:
+        UnavailableError: the library or the GPU is not here.
+        E2EDeployError: it does not build or does not run here.
+    """
+    require_backend(library, "cuda")
+    bundle = rebuild_engine(bundle, bundle.manifest.graphs[0], library)
+    engine = Engine.load(bundle, backend=library)
+    on_host: dict[int, Any] = {}
+
+    def call(frame_1HW3: Tensor) -> Tensor:
+        key = frame_1HW3.data_ptr()
+        if key not in on_host:  # in the warm-up; what is timed begins on the host
+            on_host[key] = frame_1HW3[0].cpu().numpy()
+        return torch.from_numpy(engine(on_host[key]))[None]
+
+    return Contender(call, work="specialised", owns=_reference(bundle), close=engine.close)

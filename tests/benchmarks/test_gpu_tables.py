@@ -1,0 +1,143 @@
+"""The page's tables: numbers of a GPU and nothing else."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def tables(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module("gpu_tables")
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a result file as the script does; returns the folder."""
+
+    def write(name, content, *, device="cuda", small=False):
+        facts = {
+            "small": small,
+            "device": {"type": device, "name": "GPU X", "driver_version": "580.1", "cuda": "13.0"},
+            "versions": {"torch": "2.11.0"},
+            "commit": "0123abcd",
+            "date": "2026-11-22T12:00:00+00:00",
+            "command": "python benchmarks/gpu_acceptance.py --out DIR",
+        }
+        (tmp_path / f"gpu_{name}.json").write_text(json.dumps(facts | content))
+        return tmp_path
+
+    return write
+
+
+def row(median, **more):
+    return {
+        "latency": {"p50_ms": median, "p99_ms": 2 * median},
+        "share_of_roofline": 10 / median,
+        "share_of_matrix_rate": 8 / median,
+        "parity": {"abs_rel": 0.0012},
+        **more,
+    }
+
+
+SPEED = {
+    "frame_size": [576, 768],
+    "batch": 1,
+    "precision": "fp16",
+    "rounds": 40,
+    "roof": {"matrix_tflops": 790.0, "copy_gb_s": 3000.0},
+    "work": {"plain": {"all": {"tflop": 7.704, "arithmetic_ms": 9.75, "floor_ms": 12.8}}},
+    "contenders": {
+        "diffusers_eager": row(60.0, times_as_fast_as_diffusers=1.0),
+        "specialised_graph": row(
+            20.0,
+            times_as_fast_as_diffusers=3.0,
+            split_ms={"encoder": 5.0, "unet": 4.0, "decoder": 11.0},
+            weights_gib=1.75,
+            activations_gib=2.0,
+        ),
+        "tensorrt": {"not_run": "no package"},
+        "plain": {"error": "OutOfMemoryError: 1 GiB"},
+    },
+}
+
+
+def test_without_results_nothing_was_measured(tables, tmp_path):
+    assert {block(tmp_path) for block in tables.BLOCKS.values()} == {"Not measured."}
+
+
+@pytest.mark.parametrize("facts", [{"device": "cpu"}, {"small": True}])
+def test_trials_are_no_numbers(tables, write, facts):
+    assert tables.speed(write("speed_576x768_batch1", SPEED, **facts)) == "Not measured."
+
+
+def test_speed_is_sorted_and_says_what_is_missing(tables, write):
+    text = tables.speed(write("speed_576x768_batch1", SPEED))
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    assert lines[1:] == [
+        "| specialised graph | 20.00 (40.00) | 3.00x | 50 % | 40 % | 5.00 / 4.00 / 11.00 | 3.8 | 1.2e-03 |",
+        "| diffusers eager | 60.00 (120.00) | 1.00x | 17 % | 13 % |  |  | 1.2e-03 |",
+    ]
+    assert "tensorrt (no package); plain (OutOfMemoryError: 1 GiB)" in text
+    assert "7.70 TFLOP" in text
+    assert "GPU X, driver 580.1, CUDA 13.0, torch 2.11.0, commit 0123abcd, 2026-11-22" in text
+
+
+def test_a_part_that_broke_says_so(tables, write):
+    folder = write("training", {"error": "RuntimeError: gone"})
+    assert tables.training(folder).startswith("The part broke: RuntimeError: gone\n")
+
+
+def test_parity_shows_verdicts_and_reasons(tables, write):
+    facts = {"model": "m", "task": "depth", "precision": "fp16", "specialised": True}
+    good = {"relative": 1e-3, "abs_rel": 2e-3, "mean_angle_deg": None}
+    rows = [
+        facts | {"backend": "torch", "parity": good, "passed": True, "outside": []},
+        facts | {"backend": "tensorrt", "not_run": "no package"},
+    ]
+    text = tables.parity(write("parity", {"rows": rows, "passed": 1, "measured": 1}))
+    assert "| m | depth | torch | fp16 | specialised | 1.0e-03 | 2.0e-03 | inside |" in text
+    assert "| m | depth | tensorrt | fp16 | specialised |  |  | no package |" in text
+
+
+def test_loop_training_and_device(tables, write):
+    stage = {"p50_ms": 12.0, "p99_ms": 15.0}
+    engine = {
+        "model": "SD2",
+        "stages": {"engine": stage, "age": stage},
+        "frames_per_second": 31.4,
+        "device_idle_share": 0.25,
+        "grown_after_warm_up": {"gpu_reserved_mib": 0.0},
+    }
+    content = {"frame_size": [1080, 1920], "clip_frames": 300}
+    folder = write("loop", content | {"engines": {"torch_in_memory": engine}})
+    assert (
+        "| torch in memory | SD2 | 31.4 | 12.0 (15.0) | 12.0 (15.0) | 25 % | 0.0 |"
+        in tables.loop(folder)
+    )
+    content = {"size_hw": [480, 640], "batch": 1, "effective_batch": 32, "trained": "unet"}
+    content["precisions"] = {
+        "fp32": {"images_per_second": 2.5, "peak_gib": 31.0},
+        "bf16": {"not_run": "no"},
+    }
+    text = tables.training(write("training", content))
+    assert "| fp32 | 2.50 | 31.0 |" in text
+    assert "bf16 (no)" in text
+    content = {"matrix_tflops": {"fp16": 790.2}, "copy_gb_s": 3001.0}
+    write("tests", {"passed": [{}, {}], "failed": [], "not_run": [{}]})
+    text = tables.device(write("report", content | {"transfer_gb_s": {"to_device": 25.0}}))
+    assert "| matrix product, fp16 | 790 TFLOP/s |" in text
+    assert "2 passed, 0 failed, 1 not run" in text
+
+
+def test_the_page_is_what_the_results_say(tables):
+    readme = importlib.import_module("readme")
+    page = (ROOT / "docs" / "performance.md").read_text()
+    blocks = readme.PAGES["docs/performance.md"]
+    assert set(blocks) == set(tables.BLOCKS)
+    assert all(page.count(f"<!-- begin {name} -->") == 1 for name in blocks)
+    assert readme.fill(page, blocks) == page
