@@ -57,8 +57,13 @@ PARSE_REMEDIES = (
 )
 BUILD_REMEDIES = (
     Remedy(
+        r"FP32 GEMM is not supported",
+        "Turing has no fp32 products, which this graph needs: leave out --target sm75",
+    ),
+    Remedy(
         r"bad_alloc|[Oo]ut ?[Oo]f ?[Mm]emory|OOM|insufficient memory|allocat",
-        "it ran out of memory: close other programs, or use a smaller frame size or a lower optimisation level",
+        "it ran out of memory: close other programs, use a smaller frame size or a lower optimisation level, or fix "
+        "the sides of an open graph",
     ),
     Remedy(
         r"Could not find any implementation",

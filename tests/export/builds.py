@@ -58,3 +58,17 @@ def plan_of(api, path, **options):
     with Network(api, path) as network:
         plan, _ = network.build(BuildOptions(**options))
         return bytes(plan), network.decomposed
+
+
+def plan_for_all(api, path, targets, **options):
+    """One engine that carries the code for every one of ``targets``; the package builds one for each."""
+
+    class Several(Network):
+        def _set_target(self, config, target):
+            config.num_compute_capabilities = len(targets)
+            for index, name in enumerate(targets):
+                kind = getattr(api.module.ComputeCapability, name.upper())
+                config.set_compute_capability(kind, index)
+
+    with Several(api, path) as network:
+        return bytes(network.build(BuildOptions(**options))[0])

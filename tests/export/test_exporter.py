@@ -9,11 +9,12 @@ import pytest
 
 from e2e_deploy.bundle import open_bundle
 from e2e_deploy.checkpoint import open_checkpoint
-from e2e_deploy.errors import BundleError, E2EDeployError, ParityError, UsageError
+from e2e_deploy.errors import BundleError, E2EDeployError, ParityError, UnavailableError, UsageError
 from e2e_deploy.export import exporter, onnx_export
 from e2e_deploy.export.exporter import export_bundle
 from e2e_deploy.limits import Limit
 from e2e_deploy.runtime import Engine
+from e2e_deploy.tiny import bundled_checkpoint
 from tests.e2e_deploy.test_model import peer
 
 SIZES, RESOLUTION = [(32, 48), (36, 32)], 40
@@ -199,3 +200,22 @@ def test_a_killed_export_leaves_no_bundle_and_the_next_one_works(small, tmp_path
         open_checkpoint(small), out, frame_sizes=SIZES[:1], resolution=RESOLUTION
     )
     assert open_bundle(out).manifest == bundle.manifest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["depth", "normals"])
+def test_bf16_is_verified_in_torch_because_no_cpu_runs_it_in_onnx_runtime(task, tmp_path):
+    checkpoint = open_checkpoint(bundled_checkpoint(task))
+    bundle = export_bundle(
+        checkpoint, tmp_path / "b", frame_sizes=[(64, 64)], resolution=64, precision="bf16"
+    )
+    (entry,) = bundle.manifest.verification
+    assert (entry.backend, entry.precision, entry.passed) == ("torch", "bf16", True)
+    assert bundle.manifest.opset == 22
+    assert 1e-4 < entry.parity["relative"] < 2e-2  # fp32 would be below
+    types = {t.data_type for t in onnx.load(bundle.file("model.onnx")).graph.initializer}
+    assert onnx.TensorProto.BFLOAT16 in types
+    with pytest.raises(
+        UnavailableError, match=r"no bf16 kernels for this device .*another precision"
+    ):
+        Engine.load(bundle, backend="onnxruntime", device="cpu")
