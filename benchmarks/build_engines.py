@@ -6,15 +6,46 @@ python benchmarks/build_engines.py --work DIR [--targets sm89,sm120] [--precisio
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import full_size
 from report import write_result
 
+from e2e_deploy.bundle import Bundle
 from e2e_deploy.export.engine_cache import EngineCache
 from e2e_deploy.export.engines import build_engines
 from e2e_deploy.progress import Stages, peak_memory_gib
+from e2e_deploy.trt_messages import BuildError
 
 TARGETS = "sm89,sm75,sm80,sm86,sm120,sm121"
+
+
+def build(work: Path, bundle: Bundle, target: str, stages: Stages) -> dict[str, Any]:
+    """One engine, built without the cache and thrown away; or why the library refuses it."""
+    with tempfile.TemporaryDirectory(dir=work) as cache:
+        try:
+            built = build_engines(
+                bundle.root,
+                bundle.manifest,
+                engine="tensorrt-rtx",
+                targets=[target],
+                cache=EngineCache(Path(cache)),
+                stages=stages,
+            )
+        except BuildError as error:
+            return {"target": target, "refused": str(error)}
+    (entry,) = built.entries
+    size = (bundle.root / entry.file).stat().st_size
+    shutil.rmtree(bundle.root / "engines")  # each is as large as the model
+    return {
+        "target": target,
+        "version": entry.version,
+        "build_seconds": entry.seconds,
+        "seconds": stages.done[-1].seconds,  # with hashing, writing and caching
+        "bytes": size,
+        "peak_gib": peak_memory_gib(),
+        "options": entry.options,
+    }
 
 
 def main() -> None:
@@ -25,30 +56,9 @@ def main() -> None:
     stages = Stages()
     bundle = full_size.export(arguments, stages)
     onnx = {"seconds": sum(s.seconds for s in stages.done), "peak_gib": peak_memory_gib()}
-    engines = []
-    for target in arguments.targets.split(","):
-        with tempfile.TemporaryDirectory(dir=arguments.work) as cache:
-            built = build_engines(
-                bundle.root,
-                bundle.manifest,
-                engine="tensorrt-rtx",
-                targets=[target],
-                cache=EngineCache(Path(cache)),
-                stages=stages,
-            )
-            (entry,) = built.entries
-            engines.append(
-                {
-                    "target": target,
-                    "version": entry.version,
-                    "build_seconds": entry.seconds,
-                    "seconds": stages.done[-1].seconds,  # with hashing, writing and caching
-                    "bytes": (bundle.root / entry.file).stat().st_size,
-                    "peak_gib": peak_memory_gib(),
-                    "options": entry.options,
-                }
-            )
-            shutil.rmtree(bundle.root / "engines")  # each is as large as the model
+    engines = [
+        build(arguments.work, bundle, target, stages) for target in arguments.targets.split(",")
+    ]
     write_result(
         f"build_engines_{arguments.precision}",
         {

@@ -131,7 +131,7 @@ def weights_of(*modules: nn.Module) -> int:
 def recorded(call: Call, example: Tensor, pool: Any) -> Call:
     """A call as a CUDA graph: the input is copied in, the output is the same tensor every time."""
     given = example.clone()
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):  # lazy loading, compilation and the choice of kernels cannot be recorded
@@ -139,7 +139,7 @@ def recorded(call: Call, example: Tensor, pool: Any) -> Call:
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, pool=pool):
-        result = call(given)
+        result: Tensor = call(given)
 
     def replay(value: Tensor) -> Tensor:
         given.copy_(value)

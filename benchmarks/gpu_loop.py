@@ -71,7 +71,8 @@ class InMemory(OneAtATime):
         end = self._device.mark()
         self._device.synchronise()
         self.gpu_ms = self._device.between_ms(start, end)
-        return self._taken.numpy()[0].copy()
+        result: Result = self._taken.numpy()[0].copy()
+        return result
 
 
 def memory_now() -> dict[str, float]:

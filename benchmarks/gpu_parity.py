@@ -7,6 +7,7 @@ module. Limits are those of e2e_deploy.limits, which the tests and ``verify`` re
 import copy
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +84,9 @@ def module_rows(
 
     def measure(precision: str, specialised: bool) -> Row:
         fresh = make(device.name)
-        body = specialise(fresh)[0] if specialised else fresh
-        body = to_precision(body, precision, fused_attention=True)
+        body = to_precision(
+            specialise(fresh)[0] if specialised else fresh, precision, fused_attention=True
+        )
         parities = [
             measure_parity(task, result, reference)
             for result, reference in zip(results(body, fresh, device.name), references, strict=True)
@@ -94,9 +96,10 @@ def module_rows(
     rows = []
     for specialised in (False, True):
         for precision in PRECISIONS:
-            facts = {"model": name, "task": task, "backend": "torch", "precision": precision}
-            facts |= {"specialised": specialised, "frame_size": list(frame_hw)}
-            rows.append(attempted(facts, lambda p=precision, s=specialised: measure(p, s)))
+            facts: Row = {"model": name, "task": task, "backend": "torch"}
+            facts |= {"precision": precision, "specialised": specialised}
+            facts |= {"frame_size": list(frame_hw)}
+            rows.append(attempted(facts, partial(measure, precision, specialised)))
             device.reserved()
     return rows
 
@@ -105,7 +108,7 @@ def bundle_rows(
     device: Device, task: str, precision: str, frame_hw: tuple[int, int], work: Path
 ) -> list[Row]:
     """Each backend on e2e-tiny's bundle, against the reference that the bundle carries; as ``verify`` runs them."""
-    facts = {"model": "bundle of e2e-tiny", "task": task, "precision": precision}
+    facts: Row = {"model": "bundle of e2e-tiny", "task": task, "precision": precision}
     facts |= {"frame_size": list(frame_hw), "specialised": True}
 
     def measure(backend: str) -> Row:
@@ -120,7 +123,7 @@ def bundle_rows(
     for backend in BACKENDS:
         if backend == "torch" and precision != "fp32":
             continue  # of a bundle it is the fp32 reference whatever the precision; the modules are above
-        rows.append(attempted(facts | {"backend": backend}, lambda b=backend: measure(b)))
+        rows.append(attempted(facts | {"backend": backend}, partial(measure, backend)))
     return rows
 
 
@@ -135,9 +138,7 @@ def run_parity(device: Device, work: Path, *, small: bool, say: Callable[[str], 
     rows = []
     for task in TASKS:
         say(f"e2e-tiny {task} in torch")
-        rows += module_rows(
-            "e2e-tiny, trained", lambda where, t=task: tiny_model(t, where), device, frame_hw
-        )
+        rows += module_rows("e2e-tiny, trained", partial(tiny_model, task), device, frame_hw)
     for task in TASKS[:1] if small else TASKS:
         for precision in PRECISIONS[:1] if small else PRECISIONS:
             say(f"e2e-tiny {task} {precision} bundle")

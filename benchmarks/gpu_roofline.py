@@ -102,11 +102,11 @@ def _bytes(*values: Any) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-class _Products(TorchDispatchMode):
+class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
     """Notes convolutions, products and normalisations as they are dispatched."""
 
     def __init__(self, found: list[Operation]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's
         self.found = found
 
     def __torch_dispatch__(

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,7 @@ class Device:
         """A point in the current stream."""
         if not self.is_cuda:
             return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch's
         event.record()
         return event
 
@@ -104,7 +105,7 @@ class Device:
             "multiprocessors": found.multi_processor_count,
             "memory_gib": round(found.total_memory / 2**30, 1),
             "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version(),
+            "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]  # torch's
             **_ask_driver(),
         }
 
@@ -148,8 +149,8 @@ def versions() -> dict[str, str]:
     found = report.versions()
     for name in PACKAGES:
         try:
-            found[name] = report.version(name)
-        except report.PackageNotFoundError:
+            found[name] = version(name)
+        except PackageNotFoundError:
             continue
     return found | {"kernel": platform.release()}
 

@@ -103,7 +103,8 @@ def accuracy() -> str:
             f"({normals['held_out']['median_deg']:.1f}) degrees | the scene's mean normal: {mean['mean_deg']:.1f} "
             f"({mean['median_deg']:.1f}) degrees |",
             "",
-            f"{where(r)}; trained on {r['train_images']['depth']} rendered scenes.",
+            f"{where(r)}; trained on {r['train_images']['depth']} rendered scenes (normals: "
+            f"{r['train_images']['normals']}).",
         ]
     if r := load("paper_in_miniature"):
         lines += ["", "| the paper in miniature | AbsRel | delta1 | s/image |", "|---|---|---|---|"]

@@ -51,11 +51,15 @@ def versions() -> dict[str, str]:
 def commit() -> str:
     """The checkout's commit, with a mark when files differ from it."""
     try:
-        head = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
-        )
-        dirty = subprocess.run(
-            ["git", "status", "--porcelain"], capture_output=True, text=True, check=True
+        head, dirty = (
+            subprocess.run(
+                ["git", *words],
+                cwd=RESULTS.parent,  # wherever the script was started
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            for words in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain"])
         )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

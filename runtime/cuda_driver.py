@@ -161,8 +161,16 @@ class CudaDriver:
 
         Raises:
             E2EDeployError: CUDA's name of the error and its text.
+            UnavailableError: the driver is too old for the installed cuda-python.
         """
-        status, *results = getattr(self._cuda, name)(*arguments)
+        try:
+            status, *results = getattr(self._cuda, name)(*arguments)
+        except RuntimeError as error:  # how the bindings say that the driver lacks a function
+            raise UnavailableError(
+                f"the NVIDIA driver does not fit the installed cuda-python ({error}); install a newer driver"
+            ) from error
+        except ValueError as error:  # how they say that they do not know an error
+            raise E2EDeployError(f"the GPU reports an unknown error in {name}: {error}") from error
         if int(status) != 0:
             _, text = self._cuda.cuGetErrorString(status)
             reason = text.decode() if isinstance(text, bytes) else str(text)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from e2e_deploy.errors import SourceError
+from e2e_deploy.errors import SourceError, UnavailableError
 from e2e_deploy.optional import require
 from e2e_deploy.runtime.backend import GpuPicture
 from e2e_deploy.runtime.cuda_driver import CudaDriver, Driver
@@ -68,7 +68,13 @@ class GpuVideoSource(BaseSource):
         header = VideoSource(path)
         super().__init__(header.name, fps=header.fps, total=header.total)
         self._path, self._hw = path, header.hw
-        self._nvc: Any = require("PyNvVideoCodec", "video-gpu")
+        try:
+            self._nvc: Any = require("PyNvVideoCodec", "video-gpu")
+        except (OSError, RuntimeError) as error:  # it asks the driver when it is imported
+            raise UnavailableError(
+                f"the package 'PyNvVideoCodec' does not load ({error}); install a newer NVIDIA driver with its video "
+                "libraries, or use --decode cpu"
+            ) from error
         self._driver = driver = driver or CudaDriver("video-gpu")
         self.transfers = self._counted = Transfers(driver)
         self._lock = (
@@ -83,7 +89,9 @@ class GpuVideoSource(BaseSource):
 
     def __iter__(self) -> Iterator[SourceFrame]:
         self._driver.use()
-        count, decoder = 0, None
+        count = 0
+        decoder: Any = None
+        surfaces: Any = None
         try:
             decoder = self._ask(self._decoder, count)
             while not self._stopping.is_set():
@@ -93,11 +101,14 @@ class GpuVideoSource(BaseSource):
                 yield self._keep(surfaces[0], count)
                 count += 1
         finally:
-            if decoder is not None:
-                decoder.end()
-            with self._lock:
-                self._finished = True
-                self._release()
+            try:
+                if decoder is not None:
+                    decoder.end()
+            finally:
+                decoder = surfaces = None  # they go before the stream and context that they use
+                with self._lock:
+                    self._finished = True
+                    self._release()
         if self.total and count < self.total and not self._stopping.is_set():
             raise SourceError(
                 f"{self.name} is cut off: {count} of its {self.total} frames could be decoded"
@@ -118,11 +129,11 @@ class GpuVideoSource(BaseSource):
         try:
             return call()
         except Exception as error:
-            # PyNvVideoCodec documents no common base class of its exceptions.
+            # PyNvVideoCodec documents no common base class of its exceptions. Their traceback would keep the decoder.
             said = " ".join(str(error).split())
             raise SourceError(
                 f"{self.name} cannot be decoded on the GPU after frame {count}: {said}; use --decode cpu"
-            ) from error
+            ) from error.with_traceback(None)
 
     def _keep(self, surface: Any, index: int) -> SourceFrame:
         """A frame of its own: the decoder uses its surface again."""

@@ -79,10 +79,11 @@ class OrtBackend(OneAtATime):
                     f"run {graph.onnx} as an engine on a GPU, or export another precision"
                 ) from error
             raise BundleError(f"ONNX Runtime cannot load {graph.onnx}: {said}") from error
-        # No silent fallback: a session that cannot start on the GPU must fail, not run on the CPU.
+        # No silent fallback: a session that cannot start or go on on the GPU must fail, not run on the CPU.
+        self._session.disable_fallback()
         if gpu is not None and gpu.name not in self._session.get_providers():
             raise UnavailableError(
-                f"onnxruntime could not start its {gpu.title}; e2e-deploy doctor shows what is missing"
+                f"onnxruntime could not start its {gpu.title}; {gpu.remedy}, or use --device cpu"
             )
         for spec, found in (
             (graph.inputs[0], self._session.get_inputs()),

@@ -166,8 +166,7 @@ class Pipeline:
                 self._queue(slot)
                 self._driver.wait(slot.downloaded)
         self._synchronise()
-        capturable = getattr(self._context, "is_stream_capturable", None)
-        if capturable is not None and not capturable(self._compute):
+        if not self._capturable():
             self.cuda_graph_reason = f"{self._who} says this engine cannot be captured"
         else:
             for slot in self._slots:
@@ -181,6 +180,11 @@ class Pipeline:
             self._queue(slot)
         self._synchronise()
         self.transfers.reset()
+
+    def _capturable(self) -> bool:
+        # No local of _warm_up: what it raises would keep the context past the memory and streams it uses.
+        ask = getattr(self._context, "is_stream_capturable", None)
+        return ask is None or bool(ask(self._compute))
 
     def _capture(self, slot: _Slot) -> str:
         """Record a slot's computation as a CUDA graph and run it; why that cannot be done, empty when it was."""

@@ -281,12 +281,16 @@ class _Run:
             self._failed(error)
         finally:
             self._stop()
-            for left in pending:
-                with suppress(E2EDeployError):
-                    engine.collect(left.slot) if engine is not None else None
-            if engine is not None and engine is not self._engine:
-                engine.close()
-            self._results.close()
+            try:
+                for left in pending:
+                    with suppress(E2EDeployError):
+                        engine.collect(left.slot) if engine is not None else None
+                if engine is not None and engine is not self._engine:
+                    engine.close()
+            except BaseException as error:  # a GPU that failed fails again here
+                self._failed(error)
+            finally:
+                self._results.close()
 
     def _submit(self, engine: Engine, frame: SourceFrame, fit: Fit) -> _Pending:
         start = time.perf_counter()

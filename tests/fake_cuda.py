@@ -2,12 +2,14 @@
 
 An engine here is JSON: version of the library, compute capability, name, tensors. What it computes is the depth of
 tests/plain_bundle.py. Queued work runs as late as it may, when somebody waits for it, and of other streams only what an
-event demands: a missing wait, or memory that is used again too early, gives a wrong result.
+event demands: a missing wait, or memory that is used again too early, gives a wrong result. A thread that did not make
+the GPU current cannot use it.
 """
 
 import enum
 import itertools
 import json
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -31,6 +33,7 @@ class FakeDriver:
         self.gpu = gpu
         self.calls = []
         self.live = {}
+        self.threads = {threading.get_ident()}  # where the GPU is current
         self.memory = {}
         self.fails = fails or {}
         self.queues = {}  # of each stream: work, and marks of events
@@ -43,6 +46,7 @@ class FakeDriver:
         self._marks = itertools.count()
 
     def note(self, name, *arguments):
+        assert name == "close" or threading.get_ident() in self.threads, "no current context"
         self.calls.append((name, *arguments))
         if name in self.fails:
             raise E2EDeployError(self.fails[name])
@@ -77,6 +81,7 @@ class FakeDriver:
                 self.run(owner, until=("mark", owner, number))
 
     def use(self):
+        self.threads.add(threading.get_ident())
         self.note("use")
 
     def new_stream(self):
@@ -154,6 +159,7 @@ class FakeDriver:
         self.run(mark[1], until=mark)
 
     def elapsed_ms(self, start, end):
+        assert {self.recorded[start], self.recorded[end]} <= self.passed, "not ready"
         return 1.5
 
     def destroy_event(self, event):

@@ -13,6 +13,10 @@ def install(monkeypatch, cache, *, libraries=("tensorrt",), driver=None):
     driver = driver or FakeDriver()
     apis = {name: TrtApi(name, fake_tensorrt(VERSION, driver)) for name in libraries}
 
+    def new_driver(*_):
+        driver.use()  # as the real one does in the thread that makes it
+        return driver
+
     def find_api(name):
         if name not in apis:
             raise UnavailableError(f"the package {name!r} is not installed")
@@ -23,7 +27,7 @@ def install(monkeypatch, cache, *, libraries=("tensorrt",), driver=None):
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     monkeypatch.setattr(engine, "cuda_device_count", lambda: 1)
-    monkeypatch.setattr(trt_backend, "CudaDriver", lambda *_: driver)
+    monkeypatch.setattr(trt_backend, "CudaDriver", new_driver)
     monkeypatch.setattr(trt_backend, "find_api", find_api)
     monkeypatch.setattr(engines, "find_api", find_api)
     monkeypatch.setattr(rebuild, "current_gpu", lambda: driver.gpu)

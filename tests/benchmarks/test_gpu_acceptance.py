@@ -1,5 +1,6 @@
 """The whole acceptance run as a user starts it, at its smallest; then what its files say."""
 
+import importlib
 import json
 import math
 import os
@@ -158,3 +159,10 @@ def test_gpu_tests_are_counted(results):
     if ON == "cpu":
         assert result["passed"] == result["failed"] == []
         assert all("no CUDA device" in test["why"] for test in result["not_run"])
+
+
+def test_the_files_with_gpu_tests_are_found_and_no_others(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    names = {Path(file).name for file in importlib.import_module("gpu_acceptance").gpu_tests()}
+    assert {"test_cuda_driver.py", "test_engine.py", "test_transfers.py"} <= names
+    assert not {Path(__file__).name, "test_render.py"} & names

@@ -20,7 +20,7 @@ class FakeBindings:
         self.CUevent_flags = real.CUevent_flags
         self.CUstreamCaptureMode = real.CUstreamCaptureMode
         self.calls = []
-        self.fails = {}
+        self.fails, self.raises = {}, {}
         self.host = (ctypes.c_uint8 * 64)()
 
     def _answers(self):
@@ -50,6 +50,8 @@ class FakeBindings:
 
         def call(*arguments):
             self.calls.append((name, *arguments))
+            if name in self.raises:
+                raise self.raises[name]
             status = self.fails.get(name, self.CUresult.CUDA_SUCCESS)
             answers = self._answers()
             return (status, answers[name]) if name in answers else (status,)
@@ -141,6 +143,28 @@ def test_an_error_says_which_call_and_why(bindings):
         E2EDeployError, match=r"CUDA_ERROR_OUT_OF_MEMORY in cuMemAlloc: out of memory"
     ):
         driver.allocate(1 << 50)
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind", "message"),
+    [  # seen of cuda-python 13.4.4 with a driver older and one newer than it
+        (
+            RuntimeError("function cuEventElapsedTime_v2 is not found"),
+            UnavailableError,
+            "driver does not fit the installed cuda-python .*cuEventElapsedTime_v2",
+        ),
+        (
+            ValueError("9999 is not a valid CUresult"),
+            E2EDeployError,
+            "unknown error in cuEventElapsedTime: 9999",
+        ),
+    ],
+)
+def test_a_driver_of_another_time_is_one_sentence(bindings, raised, kind, message):
+    driver = CudaDriver()
+    bindings.raises["cuEventElapsedTime"] = raised
+    with pytest.raises(kind, match=message):
+        driver.elapsed_ms("start", "end")
 
 
 def test_a_graph_that_cannot_be_instantiated_is_destroyed(bindings):

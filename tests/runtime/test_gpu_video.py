@@ -1,6 +1,7 @@
 """Frames decoded on the GPU, with a double of PyNvVideoCodec's ThreadedDecoder; the real one was not executed."""
 
 import gc
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
@@ -45,15 +46,15 @@ def write_clip(path, hw, count):
 class FakeDecoder:
     """Decodes on the host into two surfaces of the fake GPU, which it uses in turn."""
 
-    made: ClassVar[list] = []
+    made: ClassVar[list] = []  # what became of each; the source alone keeps the decoder
 
     def __init__(self, enc_file_path, buffer_size, **options):
-        self.options, self.ended = options, False
+        self.told = SimpleNamespace(options=options, ended=False)
         self.driver = FakeNvc.driver
         self.frames = iter(VideoSource(Path(enc_file_path)))
         self.surfaces = [0xD000, 0xE000]
         self.fails_at, self.count = FakeNvc.fails_at, 0
-        FakeDecoder.made.append(self)
+        FakeDecoder.made.append(self.told)
 
     def get_batch_frames(self, batch_size):
         assert batch_size == 1
@@ -70,18 +71,25 @@ class FakeDecoder:
         ]
 
     def end(self):
-        self.ended = True
+        self.told.ended = True
+        if FakeNvc.fails_to_end:
+            raise RuntimeError("NvDecoder")
+
+    def __del__(self):
+        self.driver.calls.append(("delete_decoder",))
 
 
 class FakeNvc:
     ThreadedDecoder = FakeDecoder
     OutputColorType = SimpleNamespace(RGB="RGB")
     driver = fails_at = ends_at = None
+    fails_to_end = False
     size = SIZE
 
 
 @pytest.fixture
 def driver(monkeypatch):
+    FakeNvc.fails_to_end = False
     FakeNvc.driver, FakeNvc.fails_at, FakeNvc.ends_at, FakeNvc.size = FakeDriver(), None, None, SIZE
     FakeDecoder.made.clear()
     monkeypatch.setattr(gpu_video, "require", lambda module, extra: FakeNvc)
@@ -138,6 +146,24 @@ def test_memory_is_used_again_and_released(driver, clip):
     assert driver.names().count("allocate") <= 2
     assert driver.live == {}
     assert driver.names()[-1] == "close"
+
+
+@pytest.mark.parametrize("fails_at", [None, 0, 2])
+def test_the_decoder_goes_before_its_stream_and_context(driver, clip, fails_at):
+    FakeNvc.fails_at = fails_at
+    with pytest.raises(SourceError) if fails_at is not None else nullcontext():
+        for frame in GpuVideoSource(clip, driver=driver):
+            del frame
+    order = ["delete_decoder", "destroy_stream", "close"]
+    assert sorted(order, key=driver.names().index) == order
+
+
+def test_a_decoder_that_does_not_end_well_is_released(driver, clip):
+    FakeNvc.fails_to_end = True
+    with pytest.raises(RuntimeError, match="NvDecoder"):
+        for frame in GpuVideoSource(clip, driver=driver):
+            del frame
+    assert driver.live == {}
 
 
 @pytest.mark.usefixtures("engine")
@@ -197,6 +223,17 @@ def test_a_change_of_size_and_a_short_file_are_told(driver, clip):
     FakeNvc.size = 100
     with pytest.raises(SourceError, match="changes its size at frame 0"):
         list(GpuVideoSource(clip, driver=driver))
+
+
+def test_a_driver_that_is_too_old_is_said(clip, monkeypatch):
+    def load(module, extra):
+        raise RuntimeError("Driver version is too old")
+
+    monkeypatch.setattr(gpu_video, "require", load)
+    with pytest.raises(
+        UnavailableError, match="does not load .Driver version is too old.; install"
+    ):
+        GpuVideoSource(clip)
 
 
 def test_it_is_for_video_files_and_never_chosen(driver, clip, tmp_path):

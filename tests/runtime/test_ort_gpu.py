@@ -6,10 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import onnxruntime as ort
 import pytest
+from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
 
 from e2e_deploy.errors import UnavailableError
-from e2e_deploy.runtime import Engine, ort_gpu
-from e2e_deploy.runtime.ort_gpu import CUDA, find_gpu_provider
+from e2e_deploy.runtime import Engine, ort_backend, ort_gpu
+from e2e_deploy.runtime.ort_gpu import CUDA, GpuProvider, find_gpu_provider
 from tests.plain_bundle import HW, plain_depth
 
 CPU = "CPUExecutionProvider"
@@ -17,9 +18,11 @@ CPU = "CPUExecutionProvider"
 
 @pytest.fixture(autouse=True)
 def forget():
-    ort_gpu._register.cache_clear()
+    for cached in (ort_gpu._preload, ort_gpu._register):
+        cached.cache_clear()
     yield
-    ort_gpu._register.cache_clear()
+    for cached in (ort_gpu._preload, ort_gpu._register):
+        cached.cache_clear()
 
 
 @pytest.fixture
@@ -35,10 +38,45 @@ def plugin(monkeypatch):
     return told
 
 
-def test_the_cuda_provider_comes_first(plugin, monkeypatch):
+def test_the_cuda_provider_comes_first(plugin, monkeypatch, capsys):
     monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, CPU])
-    assert find_gpu_provider(ort).name == CUDA
+    monkeypatch.setattr(ort, "preload_dlls", lambda: print("Failed to load libcudnn.so.9"))
+    for _ in range(2):
+        assert find_gpu_provider(ort).name == CUDA
     assert plugin == []
+    told = capsys.readouterr()  # its libraries were looked for, once; stdout is for results
+    assert (told.out, told.err) == ("", "Failed to load libcudnn.so.9\n")
+
+
+def test_a_provider_that_does_not_start_is_said(root, monkeypatch):
+    provider = GpuProvider("NoneExecutionProvider", "CUDA", "bring its libraries")
+    monkeypatch.setattr(ort_backend, "cuda_device_count", lambda: 1)
+    monkeypatch.setattr(ort_backend, "find_gpu_provider", lambda ort: provider)
+    with (
+        pytest.warns(UserWarning, match="NoneExecutionProvider"),
+        pytest.raises(
+            UnavailableError, match="start its CUDA; bring its libraries, or use --device cpu"
+        ),
+    ):
+        Engine.load(root, backend="onnxruntime")
+
+
+def test_a_provider_that_fails_while_it_runs_is_not_replaced(root):
+    class Failing:
+        def __init__(self, real):
+            self.real = real
+
+        def __getattr__(self, name):
+            return getattr(self.real, name)
+
+        def run(self, *given):
+            raise EPFail("CUDNN_STATUS_EXECUTION_FAILED")
+
+    with Engine.load(root, backend="onnxruntime") as engine:
+        session = engine.backend._session
+        session._sess = Failing(session._sess)
+        with pytest.raises(EPFail):
+            engine(np.zeros((*HW, 3), np.uint8))
 
 
 def test_without_either_there_is_none(monkeypatch):

@@ -4,6 +4,7 @@ import pytest
 
 from e2e_deploy.bundle import open_bundle
 from e2e_deploy.errors import E2EDeployError, SourceError, UnavailableError
+from e2e_deploy.runtime.engine import Engine
 from e2e_deploy.runtime.run import run_source
 from e2e_deploy.runtime.sinks import Painter
 from e2e_deploy.runtime.sources import BaseSource, SourceFrame
@@ -145,3 +146,18 @@ def test_steps_change_results_and_tell_sinks_about_it(bundle, rng):
     run_source(bundle, ListSource([rgb]), [sink], steps=[double, more])
     np.testing.assert_allclose(sink.got[0][1], 2 * plain_depth(rgb) + 1, atol=1e-5)
     assert sink.facts == {"doubled": 0}
+
+
+def test_an_engine_that_fails_again_when_it_closes_does_not_hang(bundle, rng, monkeypatch):
+    def fail(self, *given):
+        raise E2EDeployError("the GPU reports CUDA_ERROR_ILLEGAL_ADDRESS")
+
+    def fail_again(self):
+        raise E2EDeployError("the GPU reports it again")
+
+    monkeypatch.setattr(Engine, "collect", fail)
+    monkeypatch.setattr(Engine, "close", fail_again)
+    sink = ListSink()
+    with pytest.raises(E2EDeployError, match="ILLEGAL_ADDRESS"):
+        run_source(bundle, ListSource(pictures(rng, HW)), [sink])
+    assert sink.closed == 1

@@ -180,6 +180,15 @@ class TestFallback:
             load(root, driver, failing_runs={SLOTS * WARM_UP + 1, SLOTS * WARM_UP + 2})
         assert driver.live == {}
 
+    def test_a_context_broken_by_the_capture_goes_before_its_memory(self, root):
+        add_engine(root, backend="tensorrt-rtx", gpu="")
+        driver, broken = FakeDriver(), {SLOTS * WARM_UP + 1, SLOTS * WARM_UP + 2}
+        with pytest.raises(E2EDeployError, match="boom"):
+            load(root, driver, library="tensorrt-rtx", capturable=True, failing_runs=broken)
+        names = driver.names()
+        order = ["delete_context", "destroy_stream", "delete_engine", "close"]
+        assert sorted(order, key=names.index) == order
+
 
 @pytest.mark.usefixtures("engine")
 class TestFailures:
