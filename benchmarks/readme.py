@@ -75,6 +75,38 @@ def numbers() -> str:
             f"{r['onnx_and_first_engine_seconds']:.0f} s ({first['seconds']:.0f} s of it the engine), peak memory "
             f"{first['peak_gib']:.1f} GiB; built, not executed | {where(r)} |"
         )
+    if r := load("loop_overhead"):
+        times = r["ms_per_frame_median_of_rounds"]
+        lines.append(
+            f"| a video file through the whole loop, e2e-tiny, {r['size'][0]}x{r['size'][1]} | {times['ours']:.1f} ms "
+            f"a frame; the engine alone {times['bare']:.1f}, a plain OpenCV loop {times['plain']:.1f}, diffusers' pipeline "
+            f"{times['diffusers']:.1f} (in turn); p99 {r['p99_over_p50_in_the_loop']:.2f} times p50 | {where(r)} |"
+        )
+    if r := load("soak"):
+        lines.append(
+            f"| {r['minutes']:.0f} minutes of a looped clip | memory grew by {r['growth_mib']:.1f} MiB in "
+            f"{r['frames']} frames, threads and open files did not | {where(r)} |"
+        )
+    if r := load("flicker"):
+        aligned, whole = (
+            r["summary"][f"exact_depth_{kind}_error_percent"]
+            for kind in ("scale_shift", "temporal")
+        )
+        lines.append(
+            "| steady depth against stretching each frame by its minimum and maximum, rendered clips | error of scale "
+            f"and shift {aligned['min_max_over_ours']:.1f} times smaller, of single pixels "
+            f"{whole['min_max_over_ours']:.2f} times | {where(r)} |"
+        )
+    if r := load("training_memory"):
+        lines.append(
+            "| memory of SD2-size training, one image of 480x640 at a time, counted without a GPU | "
+            + ", ".join(
+                f"{row['precision']} {row['peak_gb']:.1f} GB"
+                for row in r["rows"]
+                if row["gradient_checkpointing"] and row["trained"] == ["unet"]
+            )
+            + f" with gradient checkpointing | {where(r)} |"
+        )
     return "\n".join(lines)
 
 
