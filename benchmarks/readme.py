@@ -80,7 +80,8 @@ def numbers() -> str:
         lines.append(
             f"| a video file through the whole loop, e2e-tiny, {r['size'][0]}x{r['size'][1]} | {times['ours']:.1f} ms "
             f"a frame; the engine alone {times['bare']:.1f}, a plain OpenCV loop {times['plain']:.1f}, diffusers' "
-            f"pipeline {times['diffusers']:.1f} (in turn); p99 {r['p99_over_p50_in_the_loop']:.2f} times p50 | {where(r)} |"
+            f"pipeline {times['diffusers']:.1f} (in turn); p99 "
+            f"{r['p99_over_p50_in_the_loop']:.2f} times p50 | {where(r)} |"
         )
     if r := load("soak"):
         lines.append(
