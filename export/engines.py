@@ -6,7 +6,7 @@ Knows bundles and the rules of ``--engine``; the libraries are behind export/net
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ import onnx_ir as ir
 from e2e_deploy.bundle import sha256_of
 from e2e_deploy.engine_files import engine_name, graph_digest
 from e2e_deploy.errors import E2EDeployError, UnavailableError, UsageError
+from e2e_deploy.export.builder import Request, build_apart
 from e2e_deploy.export.engine_cache import EngineCache, cache_key, default_folder, private_folder
 from e2e_deploy.export.lint import require_clean
-from e2e_deploy.export.network import BuildOptions, Network, Progress
+from e2e_deploy.export.network import BuildOptions, Progress
 from e2e_deploy.files import whole_file
 from e2e_deploy.hardware import cuda_device_count
 from e2e_deploy.manifest import EngineEntry, GraphEntry, Manifest
@@ -160,18 +161,16 @@ def _timing_file(job: Job) -> Path | None:
 
 
 def _build(
-    path: Path, name: str, job: Job, options: BuildOptions, progress: Progress | None
-) -> tuple[Any, dict[str, Any]]:
-    """The engine as a buffer, and what was decided on the way."""
-    timing = _timing_file(job)
-    known = timing.read_bytes() if timing is not None and timing.is_file() else None
-    with Network(job.api, path, name) as network:
-        plan, timings = network.build(options, progress, known)
-        decided = {"decomposed_attention": network.decomposed, "network": network.layers()}
-    if timing is not None and timings is not None:
-        with whole_file(timing) as partial:
-            partial.write_bytes(timings)
-    return plan, decided
+    graph: Path, plan: Path, name: str, job: Job, options: BuildOptions, progress: Progress | None
+) -> dict[str, Any]:
+    """Write the engine to ``plan``; gives what was decided on the way."""
+    request = Request(graph=str(graph), plan=str(plan), name=name, options=options)
+    timings = _timing_file(job)
+    if timings is None:
+        return build_apart(job.api.name, request, progress)
+    with whole_file(timings) as partial:
+        request = replace(request, timings=str(timings), new_timings=str(partial))
+        return build_apart(job.api.name, request, progress)
 
 
 def _layers(job: Job, engine: Path) -> dict[str, int]:
@@ -234,11 +233,9 @@ def build_engine(
     if record is None:
         _check(folder / graph.onnx, job.api)
         start = time.perf_counter()
-        plan, decided = _build(folder / graph.onnx, digest, job, options, progress)
-        seconds = max(0.1, round(time.perf_counter() - start, 1))
         with whole_file(file) as partial:
-            partial.write_bytes(memoryview(plan))
-        del plan
+            decided = _build(folder / graph.onnx, partial, digest, job, options, progress)
+        seconds = max(0.1, round(time.perf_counter() - start, 1))
         layers = _layers(job, file)
         shown |= decided
         cache.store(key, file, options=shown, layers=layers)

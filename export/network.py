@@ -3,11 +3,8 @@
 Knows files and bytes; knows nothing of bundles, manifests or caches.
 """
 
-import signal
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -47,7 +44,7 @@ class BuildOptions:
     )
 
 
-def _monitor(module: Any, progress: Progress | None, stop: threading.Event) -> Any:
+def _monitor(module: Any, progress: Progress | None) -> Any:
     """An IProgressMonitor; ``raised`` holds what ``progress`` raised, which may not pass through the library."""
 
     class Monitor(module.IProgressMonitor):  # type: ignore[misc]
@@ -65,26 +62,12 @@ def _monitor(module: Any, progress: Progress | None, stop: threading.Event) -> A
                     progress(phase, step, self.steps.get(phase, 0))
                 except BaseException as error:
                     self.raised = error
-            return self.raised is None and not stop.is_set()
+            return self.raised is None
 
         def phase_finish(self, phase: str) -> None:
             self.steps.pop(phase, None)
 
     return Monitor()
-
-
-@contextmanager
-def _held_interrupt(stop: threading.Event) -> Iterator[None]:
-    """Ctrl-C sets ``stop`` within the block: an exception in a callback would unwind the library's own frames."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, lambda *_: stop.set())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
 
 
 class Network:
@@ -224,7 +207,7 @@ class Network:
         progress: Progress | None = None,
         timing_cache: bytes | None = None,
     ) -> tuple[Any, bytes | None]:
-        """Build an engine; Ctrl-C ends it at the builder's next step.
+        """Build an engine; what ``progress`` raises ends it at the builder's next step, and is raised.
 
         Returns:
             The engine, readable as a buffer, and the timing cache to keep, None where the library has none.
@@ -232,24 +215,19 @@ class Network:
         Raises:
             UsageError: a target or shapes that cannot be used.
             BuildError: the builder gave up; says what it said and what to do.
-            KeyboardInterrupt: Ctrl-C.
         """
-        stop = threading.Event()
-        monitor = _monitor(self._api.module, progress, stop)
+        monitor = _monitor(self._api.module, progress)
         config = self._config(options, monitor, timing_cache)
         self._api.take_errors()
-        with _held_interrupt(stop):
-            self._decompose_attention(only_fp32=True)
-            plan = self._builder.build_serialized_network(self._network, config)
-            said = self._api.take_errors()
-            if plan is None and any(NO_KERNEL.search(message) for message in said):
-                log.warning("no fused attention kernel fits; attention is split into products")
-                if self._decompose_attention(only_fp32=False):
-                    plan = self._builder.build_serialized_network(self._network, config)
+        self._decompose_attention(only_fp32=True)
+        plan = self._builder.build_serialized_network(self._network, config)
+        said = self._api.take_errors()
+        if plan is None and any(NO_KERNEL.search(message) for message in said):
+            log.warning("no fused attention kernel fits; attention is split into products")
+            if self._decompose_attention(only_fp32=False):
+                plan = self._builder.build_serialized_network(self._network, config)
         if monitor.raised is not None:
             raise monitor.raised
-        if stop.is_set():
-            raise KeyboardInterrupt
         if plan is None:
             raise explain(
                 f"{self._api.title} cannot build the engine",
