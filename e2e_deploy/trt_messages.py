@@ -57,8 +57,8 @@ PARSE_REMEDIES = (
 )
 BUILD_REMEDIES = (
     Remedy(
-        r"FP32 GEMM is not supported",
-        "Turing has no fp32 products, which this graph needs: leave out --target sm75",
+        r"FP32 GEMM is not supported|HW-specific datatypes: b16",
+        "Turing has neither fp32 products nor bf16: leave out --target sm75, or export with --precision fp16",
     ),
     Remedy(
         r"bad_alloc|[Oo]ut ?[Oo]f ?[Mm]emory|OOM|insufficient memory|allocat",

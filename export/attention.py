@@ -18,14 +18,19 @@ from e2e_deploy.export.multi_head import multi_head_attention
 def attend(query: Tensor, key: Tensor, value: Tensor, *, fused: bool) -> Tensor:
     """softmax(query key^T) value over the last two axes, in the dtype of ``value``.
 
+    In an exported graph half precision becomes one node too, in float32 between casts. So TensorRT is asked for its
+    half-precision kernel with float32 sums (release notes 11.3; without the casts it may sum in half precision, and the
+    logits of SD2.1 overflow), and a runtime without such a kernel has float32 logits.
+
     Args:
         query: [..., T, d], already scaled.
-        key: [..., L, d].
+        key: [..., L, d]; not the same tensor as ``value``, which TensorRT-RTX 1.7 cannot compile.
         value: [..., L, d].
         fused: leave it to one kernel of the runtime; else logits and softmax are explicit and at least float32.
     """
-    if fused and query.dtype == torch.float32 and torch.onnx.is_in_onnx_export():
-        return multi_head_attention(query, key, value)
+    half = query.dtype in (torch.float16, torch.bfloat16)
+    if torch.onnx.is_in_onnx_export() and (half or (fused and query.dtype == torch.float32)):
+        return multi_head_attention(query.float(), key.float(), value.float()).to(value.dtype)
     if fused:
         return F.scaled_dot_product_attention(query, key, value, scale=1.0)
     wide = torch.promote_types(query.dtype, torch.float32)
@@ -126,7 +131,7 @@ class SingleHeadAttention(nn.Module):
     """Self attention of one head as wide as its input, on a normalised map, the map added: two projections, not four.
 
     Logits x_i Wq^T Wk x_j^T + bq Wk x_j^T: what depends on i alone cancels in the softmax. The weights of a row sum to
-    one, so values and output are one matrix Wo Wv and one bias Wo bv + bo.
+    one, so values and output are one matrix Wo Wv and one bias Wo bv + bo, which the values can take beforehand.
 
     Attributes:
         fused: see ``attend``.
@@ -142,6 +147,7 @@ class SingleHeadAttention(nn.Module):
     def forward(self, hidden_NCHW: Tensor, *_: Any, **__: Any) -> Tensor:
         """[N, C, H, W]."""
         tokens_N1TC = self.group_norm(hidden_NCHW).flatten(2).transpose(1, 2).unsqueeze(1)
-        mixed_N1TC = attend(self.to_q(tokens_N1TC), tokens_N1TC, tokens_N1TC, fused=self.fused)
-        mixed: Tensor = self.to_out(mixed_N1TC).squeeze(1).transpose(1, 2)
-        return mixed.reshape(hidden_NCHW.shape) + hidden_NCHW
+        mixed_N1TC = attend(
+            self.to_q(tokens_N1TC), tokens_N1TC, self.to_out(tokens_N1TC), fused=self.fused
+        )
+        return mixed_N1TC.squeeze(1).transpose(1, 2).reshape(hidden_NCHW.shape) + hidden_NCHW

@@ -17,7 +17,7 @@ from e2e_deploy.engine_files import engine_name, graph_digest
 from e2e_deploy.errors import E2EDeployError, UnavailableError, UsageError
 from e2e_deploy.export.builder import Request, build_apart
 from e2e_deploy.export.engine_cache import EngineCache, cache_key, default_folder, private_folder
-from e2e_deploy.export.lint import require_clean
+from e2e_deploy.export.lint import TARGETS, require_clean
 from e2e_deploy.export.network import BuildOptions, Progress
 from e2e_deploy.files import whole_file
 from e2e_deploy.hardware import cuda_device_count
@@ -38,6 +38,10 @@ NOT_BY_ITSELF = {
     "int8": "this int8 graph is made for ONNX Runtime on a CPU",
 }
 """Precision: why ``auto`` builds no engine of it, unless a target was named."""
+
+
+LEAST_OPSET = {"bf16": 22}
+"""Precision: the first operator set whose convolutions take it."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +90,10 @@ def job_for(library: str, gpu: Gpu) -> Job:
     return Job(api, gpu.target if gpu.target in api.targets else PORTABLE, None)
 
 
-def plan_jobs(engine: str, targets: Sequence[str] = ()) -> tuple[list[Job], list[str]]:
-    """What ``--engine`` and ``--target`` mean on this machine, and why.
+def plan_jobs(
+    engine: str, targets: Sequence[str] = (), precision: str = "fp16"
+) -> tuple[list[Job], list[str]]:
+    """What ``--engine`` and ``--target`` mean on this machine for a graph in ``precision``, and why.
 
     Raises:
         UsageError: an unknown engine or target, or a target where none can be chosen.
@@ -102,6 +108,8 @@ def plan_jobs(engine: str, targets: Sequence[str] = ()) -> tuple[list[Job], list
         )
     if engine == "onnx":
         return [], []
+    if engine == "auto" and not targets and precision in NOT_BY_ITSELF:
+        return [], [f"no engine: {NOT_BY_ITSELF[precision]}"]
     if engine == "tensorrt":
         return [_tensorrt_job()], []
     if engine == "tensorrt-rtx":
@@ -138,11 +146,21 @@ def _rtx_jobs(targets: Sequence[str]) -> list[Job]:
     return [Job(api, target, None) for target in wanted]
 
 
+def _lint_target(api: TrtApi) -> str:
+    """The key of lint's TARGETS."""
+    return "tensorrt-10" if api.name == "tensorrt" and api.version.startswith("10.") else api.name
+
+
+def opset_for(precision: str, jobs: Sequence[Job]) -> int:
+    """The ONNX operator set of graphs that engines are built of, or ONNX Runtime runs where there are none."""
+    names = [_lint_target(job.api) for job in jobs] or ["onnxruntime"]
+    return max(min(TARGETS[name].opset for name in names), LEAST_OPSET.get(precision, 0))
+
+
 def _check(path: Path, api: TrtApi) -> None:
     """Before the parser, which lets float64 and operator sets from the future pass."""
-    old = api.name == "tensorrt" and api.version.startswith("10.")
     try:
-        require_clean(ir.load(path), "tensorrt-10" if old else api.name)
+        require_clean(ir.load(path), _lint_target(api))
     except E2EDeployError as error:
         raise BuildError(str(error)) from error
 
@@ -293,9 +311,7 @@ def build_engines(
     if not 0 <= level <= 5:
         raise UsageError(f"the optimisation level is 0 to 5, not {level}")
     stages = stages or Stages(quiet=True)
-    if engine == "auto" and not targets and manifest.precision in NOT_BY_ITSELF:
-        return Engines(notes=[f"no engine: {NOT_BY_ITSELF[manifest.precision]}"])
-    jobs, notes = plan_jobs(engine, targets)
+    jobs, notes = plan_jobs(engine, targets, manifest.precision)
     done = Engines(notes=notes)
     if not jobs:
         return done

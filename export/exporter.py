@@ -19,7 +19,7 @@ from e2e_deploy.bundle import Bundle, new_bundle, open_bundle, write_manifest
 from e2e_deploy.checkpoint import Checkpoint
 from e2e_deploy.errors import ParityError, UsageError
 from e2e_deploy.export import onnx_export, quantise
-from e2e_deploy.export.engines import Engines, build_engines
+from e2e_deploy.export.engines import Engines, build_engines, opset_for, plan_jobs
 from e2e_deploy.export.lint import require_clean, require_whole
 from e2e_deploy.export.precision import FP32_PARTS
 from e2e_deploy.export.prepare import prepare
@@ -29,8 +29,6 @@ from e2e_deploy.manifest import KINDS, PRECISIONS, CheckpointEntry, Manifest, Ve
 from e2e_deploy.progress import Stages
 from e2e_deploy.runtime.verify import Verdict, verify_bundle
 
-# bf16 convolutions came with opset 22; 20 is understood by the oldest runtimes we support.
-OPSETS = {"fp32": 20, "fp16": 20, "bf16": 22, "int8": 20}
 KEPT_FP32 = {"fp16": FP32_PARTS, "bf16": FP32_PARTS, "int8": quantise.FP32_PARTS}
 NO_CPU_KERNELS = ("bf16",)
 """Precisions ONNX Runtime cannot run on a CPU; their graph is verified as the torch module it was traced from."""
@@ -55,7 +53,7 @@ def package_versions() -> dict[str, str]:
 
 
 def _return_memory() -> None:
-    """Give freed memory back to the system before ONNX Runtime takes its own copy of the weights."""
+    """Give freed memory back to the system before others take their own copies of the weights."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # only glibc has it
         ctypes.CDLL(None).malloc_trim(0)
@@ -239,6 +237,8 @@ def export_bundle(
     sizes = list(dict.fromkeys(frame_sizes or [DEFAULT_FRAME_SIZE]))
     longest_edge = checkpoint.resolution if resolution is None else resolution
     task, is_int8 = checkpoint.identity.task, precision == "int8"
+    jobs = plan_jobs(engine, targets, precision)[0] if graph == "frame" else []
+    opset = opset_for(precision, jobs)
     with new_bundle(out) as folder:
         with stages("load checkpoint"):
             model = load_model(checkpoint)
@@ -268,7 +268,7 @@ def export_bundle(
         traced = subjects[:1] if dynamic else subjects
         source = folder / FP32 if is_int8 else folder
         source.mkdir(exist_ok=True)
-        _trace(body, traced, source, opset=OPSETS[precision], lint=specialised, stages=stages)
+        _trace(body, traced, source, opset=opset, lint=specialised, stages=stages)
         verdicts = []
         if precision in NO_CPU_KERNELS:
             for subject in subjects:
@@ -287,7 +287,7 @@ def export_bundle(
             resolution=longest_edge,
             precision=precision,
             fp32_ops=list(KEPT_FP32.get(precision, ())),
-            opset=OPSETS[precision],
+            opset=opset,
             graphs=[subject.entry for subject in subjects],
             passes=passes,
             versions=package_versions(),
@@ -308,6 +308,7 @@ def export_bundle(
             said = ["no engine: engines take frames, a core graph does not"]
             built = Engines(notes=said if engine == "auto" else [])
         else:
+            _return_memory()  # the builder's process has gigabytes of its own
             built = build_engines(folder, verified, engine=engine, targets=targets, stages=stages)
         for note in built.notes:
             on_note(note)

@@ -2,7 +2,9 @@
 
 The operator is ONNX Runtime's own, com.microsoft.MultiHeadAttention. The graph also carries it as an ONNX function of
 standard operators, so that parsers that do not know it (ONNX's reference) read the products it stands for;
-TensorRT-RTX 1.7's parser knows it and makes its own attention of it, with this scale.
+TensorRT-RTX 1.7's parser knows it and makes its own attention of it, with this scale. From opset 23 on it is the
+standard's Attention instead, which TensorRT's parser is documented to know (10.14); ONNX Runtime's CPU kernel for that
+takes a quarter longer and holds the logits.
 At 6912 tokens and five heads the logits alone are 955 MB a copy; the kernel keeps blocks of them.
 
 N batch, T L tokens, h heads, d channels a head.
@@ -79,9 +81,22 @@ def _function(opset: int) -> ir.Function:
     return ir.serde.deserialize_function(function)
 
 
-def add_function(model: ir.Model) -> None:
-    """Put the function into ``model`` if one of its nodes is the operator."""
-    if any(node.domain == DOMAIN and node.op_type == NAME for node in model.graph):
-        function = _function(model.opset_imports[""])
+STANDARD_OPSET = 23
+"""From here on the standard has the operator Attention."""
+
+
+def settle_attention(model: ir.Model) -> None:
+    """What every MultiHeadAttention of a traced ``model`` needs: the function, or from opset 23 on to be Attention."""
+    nodes = [node for node in model.graph if node.op_identifier() == (DOMAIN, NAME, "")]
+    opset = model.opset_imports[""]
+    if opset >= STANDARD_OPSET:
+        for node in nodes:
+            heads = node.attributes.pop("num_heads").value
+            node.domain, node.op_type = "", "Attention"
+            node.attributes.add(ir.AttrInt64("q_num_heads", heads))
+            node.attributes.add(ir.AttrInt64("kv_num_heads", heads))
+        model.opset_imports.pop(DOMAIN, None)
+    elif nodes:
+        function = _function(opset)
         model.functions[function.identifier()] = function
         model.opset_imports[DOMAIN] = 1

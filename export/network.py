@@ -83,7 +83,7 @@ class Network:
         UnavailableError: the library needs a driver and there is none.
 
     Attributes:
-        decomposed: attentions that may be split into products because no fused kernel takes them.
+        decomposed: attentions that may be split into products where no fused kernel takes them.
     """
 
     def __init__(self, api: TrtApi, path: Path, name: str = "") -> None:
@@ -144,10 +144,10 @@ class Network:
         """Let the builder split attention into products; whether there is any to split.
 
         In half precision the logits of such products are half precision too, which large models overflow: our exports
-        spell fp16 and bf16 attention out with fp32 logits, so only foreign graphs get there.
+        attend in fp32 between casts, so only foreign graphs get there.
 
         Args:
-            only_fp32: only those in float32, for which no fused kernel exists.
+            only_fp32: only those in float32, for which a fused kernel exists only where they stand between casts.
         """
         module = self._api.module
         kind = getattr(module.LayerType, "ATTENTION_INPUT", None)

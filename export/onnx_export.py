@@ -11,12 +11,13 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from e2e_deploy.export.multi_head import add_function
+from e2e_deploy.export.multi_head import settle_attention
 
 OPSET = 20
 """Understood by ONNX Runtime 1.17+, TensorRT 10 and 11, and TensorRT-RTX."""
@@ -84,9 +85,36 @@ def trace(
         )
     assert program is not None  # dynamo=True always returns a program
     model: ir.Model = program.model
+    settle_attention(model)
     _name_nodes(model)
-    add_function(model)
+    if multiple_of:
+        _state_multiple(model.graph, multiple_of)
     return model
+
+
+def _state_multiple(graph: ir.Graph, multiple_of: int) -> None:
+    """Reshape the input to sides of (side / multiple_of) * multiple_of, which they are.
+
+    Without it TensorRT-RTX 1.7 cannot tell that a side halved and doubled three times is itself, and fails with
+    std::bad_alloc or a crash. A side that is no multiple is refused at this node.
+    """
+    whole = graph.inputs[0]
+    readers, added = tuple(whole.uses()), []
+
+    def add(op: str, name: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
+        node = ir.node(op, inputs, attributes, name=f"frame/{name}")
+        added.append(node)
+        return node.outputs[0]
+
+    step = add("Constant", "multiple_of", value_ints=[multiple_of])
+    kept = add("Constant", "batch_and_channels", value_ints=[0, 0])  # 0: as it is
+    steps = add("Div", "steps", add("Shape", "sides", whole, start=2, end=4), step)
+    shape = add("Concat", "shape", kept, add("Mul", "whole_steps", steps, step), axis=0)
+    stated = add("Reshape", "state_multiple", whole, shape)
+    stated.type, stated.shape = whole.type, whole.shape
+    graph.insert_before(graph[0], added)
+    for node, index in readers:
+        node.replace_input_with(index, stated)
 
 
 def _name_nodes(model: ir.Model) -> None:

@@ -3,7 +3,8 @@
 Weights and activations become fp16 or bf16. These stay fp32, each for a reason:
 - statistics of GroupNorm and LayerNorm: a group of SD's decoder sums 2.4 million squares, fp16 ends at 65504;
 - attention logits and softmax: the logits of SD2.1 reach -55 616 and beyond (q is scaled before the product, and
-  the product is taken in fp32), unless the target fuses attention and accumulates in fp32 by itself;
+  the product is taken in fp32), unless the target fuses attention and accumulates in fp32 by itself, which an
+  exported graph leaves to it (export/attention.py);
 - the last convolution and everything after it: near 1.0 a step of fp16 is 0.001, which shows as bands in 16-bit depth.
 
 Knows torch modules; knows nothing of ONNX or of engines.

@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
@@ -63,6 +64,26 @@ def test_the_lint_looks_into_the_function(example, tmp_path):
     assert any("Hardmax" in str(finding) for finding in lint(graph, "onnxruntime"))
     del graph.functions[DOMAIN, NAME, ""]
     assert any(f"{DOMAIN}.{NAME}" in str(finding) for finding in lint(graph, "onnxruntime"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_attends_in_float32_between_casts(example, tmp_path, dtype):
+    """Logits of 100 000, beyond fp16: softmax then picks one value, and a single infinity would make it NaN."""
+    large = Mixing(fused=False)
+    large.prompt *= 300
+    graph, path = traced(large.to(dtype), (300 * example).to(dtype), tmp_path)
+    nodes = [node for node in graph.graph if node.domain]
+    assert [node.op_identifier() for node in nodes] == [(DOMAIN, NAME, "")] * 2
+    for node in nodes:
+        assert {value.dtype for value in (*node.inputs, *node.outputs)} == {ir.DataType.FLOAT}
+    assert lint(graph, "tensorrt-rtx") == []
+    if dtype == torch.float16:  # ONNX Runtime has no bf16 on a CPU
+        x = (300 * example).half()
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        found = session.run(None, {"x": x.numpy()})[0].astype(np.float32)
+        expected = large.float()(x.float()).numpy()
+        assert np.isfinite(found).all()
+        np.testing.assert_allclose(found, expected, rtol=2e-3, atol=0.5)
 
 
 @pytest.mark.parametrize("module", [Mixing(fused=False), Mixing().double()])

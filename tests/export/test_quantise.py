@@ -10,7 +10,7 @@ from e2e_deploy.checkpoint import open_checkpoint
 from e2e_deploy.errors import ParityError, UsageError
 from e2e_deploy.export import exporter
 from e2e_deploy.export.exporter import export_bundle
-from e2e_deploy.export.multi_head import DOMAIN, add_function
+from e2e_deploy.export.multi_head import DOMAIN, settle_attention
 from e2e_deploy.export.onnx_export import WeightFile, save
 from e2e_deploy.export.quantise import calibration_frames, nodes_to_quantise, quantise
 from e2e_deploy.limits import LIMITS, measure_parity
@@ -75,7 +75,7 @@ def graph(rng, tmp_path):
         ir_version=10,
     )
     model = ir.from_proto(proto)
-    add_function(model)
+    settle_attention(model)
     save(model, tmp_path / "fp32.onnx")
     return tmp_path / "fp32.onnx"
 

@@ -1,20 +1,26 @@
 """e2e-tiny built for real with TensorRT-RTX: both tasks, both precisions, fixed and open sides, every GPU it knows."""
 
 import functools
+import re
 import shutil
 
 import pytest
 
 from e2e_deploy.export.engine_cache import EngineCache
+from e2e_deploy.export.engines import LEAST_OPSET
+from e2e_deploy.export.lint import TARGETS
 from e2e_deploy.trt_messages import BuildError
 from tests.export.builds import PLAN, build, plan_for_all, plan_of
+from tests.small_graphs import F16, write_attention
 
 pytestmark = [pytest.mark.rtx, pytest.mark.slow]
 
 HW = (64, 64)
 SIX = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 OPEN_SIDES = {"rgb": ((1, 3, 128, 128), (1, 3, 128, 192), (1, 3, 256, 256))}
-TASKS, PRECISIONS = ("depth", "normals"), ("fp16", "fp32")
+TASKS = ("depth", "normals")
+KERNEL = re.compile(rb"fmha::\w+_traits\b")
+"""How TensorRT-RTX's plans name their fused attention: they hold its source."""
 
 
 @pytest.fixture(scope="module")
@@ -46,44 +52,53 @@ def graph(tmp_path_factory):
         else:
             example = torch.zeros(1, 3, 128, 192)
             options = {"input_name": "rgb", "multiple_of": 64}
-        onnx_export.save(
-            onnx_export.trace(module, example, output_name=task, **options), folder / "m.onnx"
-        )
+        opset = max(TARGETS["tensorrt-rtx"].opset, LEAST_OPSET.get(precision, 0))
+        traced = onnx_export.trace(module, example, output_name=task, opset=opset, **options)
+        onnx_export.save(traced, folder / "m.onnx")
         return folder
 
     return traced
 
 
-# What TensorRT-RTX 1.7 makes of each: None builds. Open sides with attention spelled out end in its std::bad_alloc.
-OUT_OF_MEMORY = r"ran out of memory.*or fix the sides of an open graph"
+KINDS = ("frame", "core")
 BUILDS = [
-    ("depth", "fp16", "frame", None),
-    ("normals", "fp16", "frame", None),
-    ("depth", "fp32", "frame", None),
-    ("normals", "fp32", "frame", None),
-    ("depth", "fp16", "core", OUT_OF_MEMORY),
-    ("normals", "fp32", "core", OUT_OF_MEMORY),
+    *((task, "fp16", kind, SIX) for task in TASKS for kind in KINDS),
+    *((task, "fp32", kind, SIX[1:]) for task in TASKS for kind in KINDS),
+    ("depth", "bf16", "frame", SIX[1:]),
 ]
 
 
-@pytest.mark.parametrize(("task", "precision", "kind", "refused"), BUILDS)
-def test_it_builds_for_five_gpus_at_once(rtx, graph, task, precision, kind, refused):
+@pytest.mark.parametrize(("task", "precision", "kind", "targets"), BUILDS)
+def test_it_builds_for_every_gpu_at_once(rtx, graph, task, precision, kind, targets):
     """One build for all of them: the library gives up as a whole if one is beyond it."""
     path = graph(task, precision, kind) / "m.onnx"
+    plan = plan_for_all(rtx, path, targets, shapes=OPEN_SIDES if kind == "core" else {})
+    assert plan.startswith(PLAN)
+
+
+@pytest.mark.parametrize(
+    ("precision", "reason"),
+    [("fp32", "FP32 GEMM is not supported"), ("bf16", "HW-specific datatypes: b16")],
+)
+def test_turing_is_refused_with_the_reason(rtx, graph, precision, reason):
+    with pytest.raises(BuildError, match=f"{reason}.*leave out --target sm75"):
+        plan_of(rtx, graph("depth", precision, "frame") / "m.onnx", target="sm75")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("target", "family"), [("sm75", b"Turing"), ("sm89", b"Ampere")])
+def test_half_precision_attention_is_fused_and_sums_in_float32(rtx, graph, kind, target, family):
+    """Sums in half precision are what the logits of SD2.1 overflow."""
+    path = graph("depth", "fp16", kind) / "m.onnx"
     shapes = OPEN_SIDES if kind == "core" else {}
-    if refused is None:
-        assert plan_for_all(rtx, path, SIX[1:], shapes=shapes).startswith(PLAN)
-        return
-    with pytest.raises(BuildError, match=refused):
-        plan_for_all(rtx, path, SIX[1:], shapes=shapes)
+    plan, _ = plan_of(rtx, path, target=target, shapes=shapes)
+    assert set(KERNEL.findall(plan)) == {b"fmha::" + family + b"_hmma_fp32_traits"}
 
 
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_turing_is_refused_with_the_reason(rtx, graph, task, precision):
-    """The logits of attention are fp32 products, which no kernel for sm75 takes."""
-    with pytest.raises(BuildError, match=r"FP32 GEMM is not supported.*leave out --target sm75"):
-        plan_of(rtx, graph(task, precision, "frame") / "m.onnx", target="sm75")
+def test_without_the_casts_it_would_sum_in_half_precision(rtx, tmp_path):
+    """So the test above can fail."""
+    plan, _ = plan_of(rtx, write_attention(tmp_path / "m.onnx", dtype=F16), target="sm89")
+    assert set(KERNEL.findall(plan)) == {b"fmha::Ampere_hmma_fp16_traits"}
 
 
 @pytest.mark.parametrize(("task", "precision"), [("depth", "fp16"), ("normals", "fp32")])
@@ -93,11 +108,10 @@ def test_what_the_entry_says(rtx, cache, graph, tmp_path, task, precision):
     folder = shutil.copytree(graph(task, precision, "frame"), tmp_path / "b")
     entry, data = build(folder, rtx, cache, target="sm89", precision=precision)
     assert data.startswith(PLAN)
-    # TensorRT-RTX's parser knows the operator that fp32 graphs attend with, and no kernel fuses it in fp32.
+    # TensorRT-RTX's parser knows the operator that our graphs attend with; its inputs are fp32 in both precisions.
     nodes = onnx.load(folder / "m.onnx").graph.node
     attentions = sum(node.op_type == "MultiHeadAttention" for node in nodes)
-    assert (attentions > 0) == (precision == "fp32")
-    assert entry.options["decomposed_attention"] == attentions
+    assert entry.options["decomposed_attention"] == attentions > 0
     counted = entry.options["network"]
     kinds = [counted[kind] for kind in ("fp16", "fp32", "int") if kind in counted]
     assert sum(kinds) == counted["layers"] > 500
