@@ -1,83 +1,109 @@
 """From a Stable-Diffusion-2-size checkpoint to TensorRT-RTX engines on this machine: seconds and peak memory.
 
-The builder has a process of its own; the peak of an engine is that process at its largest and this one beside it.
+One export makes the ONNX graph and the first engine, as a user would; then an engine is built for every other target.
+The builder has a process of its own: peaks are this process and its children together, looked at ten times a second.
 
 python benchmarks/build_engines.py --work DIR [--targets sm89,sm120] [--precision fp16]
 """
 
-import resource
+import os
 import shutil
 import tempfile
-from pathlib import Path
+import threading
 from typing import Any
 
 import full_size
+import psutil
 from report import write_result
 
 from e2e_deploy.bundle import Bundle
-from e2e_deploy.export.engine_cache import EngineCache
 from e2e_deploy.export.engines import build_engines
-from e2e_deploy.progress import Stages, peak_memory_gib
+from e2e_deploy.progress import Stages
 from e2e_deploy.trt_messages import BuildError
 
 TARGETS = "sm89,sm75,sm80,sm86,sm120,sm121"
 
 
-def peak_with_builder_gib() -> float:
-    """This process now, and the largest builder so far."""
-    kib = int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0])
-    return (kib + resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) / 2**20
+class Peak(threading.Thread):
+    """The most memory that this process and its children held together since it was last asked, in GiB."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._most, self._stop = 0, threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        """Look until the process ends."""
+        this = psutil.Process()
+        while not self._stop.wait(0.1):
+            held = 0
+            for process in (this, *this.children(recursive=True)):
+                try:
+                    held += process.memory_info().rss
+                except psutil.NoSuchProcess:
+                    continue
+            self._most = max(self._most, held)
+
+    def take_gib(self) -> float:
+        """The peak in GiB; it starts anew."""
+        most, self._most = self._most, 0
+        return most / 2**30
 
 
-def build(work: Path, bundle: Bundle, target: str, stages: Stages) -> dict[str, Any]:
-    """One engine, built without the cache and thrown away; or why the library refuses it."""
-    with tempfile.TemporaryDirectory(dir=work) as cache:
-        try:
-            built = build_engines(
-                bundle.root,
-                bundle.manifest,
-                engine="tensorrt-rtx",
-                targets=[target],
-                cache=EngineCache(Path(cache)),
-                stages=stages,
-            )
-        except BuildError as error:
-            return {"target": target, "refused": str(error)}
-    (entry,) = built.entries
-    size = (bundle.root / entry.file).stat().st_size
-    shutil.rmtree(bundle.root / "engines")  # each is as large as the model
+def facts(bundle: Bundle, entry: Any, stages: Stages, peak_gib: float) -> dict[str, Any]:
+    """One engine's row."""
     return {
-        "target": target,
+        "target": entry.target,
         "version": entry.version,
         "build_seconds": entry.seconds,
         "seconds": stages.done[-1].seconds,  # with hashing, writing and caching
-        "bytes": size,
-        "peak_gib": peak_with_builder_gib(),
+        "bytes": (bundle.root / entry.file).stat().st_size,
+        "peak_gib": peak_gib,
         "options": entry.options,
     }
+
+
+def build(bundle: Bundle, target: str, stages: Stages, peak: Peak) -> dict[str, Any]:
+    """One engine, thrown away at once; or why the library refuses it."""
+    shutil.rmtree(bundle.root / "engines")  # each is as large as the model
+    peak.take_gib()
+    try:
+        built = build_engines(
+            bundle.root, bundle.manifest, engine="tensorrt-rtx", targets=[target], stages=stages
+        )
+    except BuildError as error:
+        return {"target": target, "refused": str(error)}
+    return facts(bundle, built.entries[0], stages, peak.take_gib())
 
 
 def main() -> None:
     """Make the checkpoint if needed, export it, build an engine for each target, write the result."""
     parser = full_size.options(__doc__, "fp16")
-    parser.add_argument("--targets", default=TARGETS, help="the first counts with the export")
+    parser.add_argument("--targets", default=TARGETS, help="the first is built by the export")
     arguments = parser.parse_args()
-    stages = Stages()
-    bundle = full_size.export(arguments, stages)
-    onnx = {"seconds": sum(s.seconds for s in stages.done), "peak_gib": peak_memory_gib()}
-    engines = [
-        build(arguments.work, bundle, target, stages) for target in arguments.targets.split(",")
-    ]
+    first, *others = arguments.targets.split(",")
+    full_size.full_size_checkpoint(arguments.work)
+    stages, peak = Stages(), Peak()
+    with tempfile.TemporaryDirectory(dir=arguments.work) as cache:  # no engine of an earlier run
+        os.environ["XDG_CACHE_HOME"] = cache
+        bundle = full_size.export(arguments, stages, engine="tensorrt-rtx", targets=[first])
+        seconds, peak_gib = sum(s.seconds for s in stages.done), peak.take_gib()
+        (entry,) = bundle.manifest.engines
+        engines = [facts(bundle, entry, stages, peak_gib)]
+        engines += [build(bundle, target, stages, peak) for target in others]
+    shutil.rmtree(bundle.root)
     write_result(
         f"build_engines_{arguments.precision}",
         {
             "frame_size": bundle.manifest.graphs[0].frame_size,
             "processing_size": bundle.manifest.graphs[0].processing_size,
             "precision": arguments.precision,
+            "opset": bundle.manifest.opset,
+            "parity": bundle.manifest.verification[0].parity,
             "stages": [vars(stage) for stage in stages.done],
-            "onnx": onnx,
+            "onnx_and_first_engine_seconds": seconds,
+            "onnx_and_first_engine_peak_gib": peak_gib,
             "engines": engines,
-            "onnx_and_first_engine_seconds": onnx["seconds"] + engines[0]["seconds"],
         },
     )
 

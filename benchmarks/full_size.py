@@ -102,8 +102,8 @@ def options(description: str | None, precision: str) -> argparse.ArgumentParser:
     return parser
 
 
-def export(arguments: argparse.Namespace, stages: Stages) -> Bundle:
-    """The checkpoint's bundle below ``--work``, as the other options say."""
+def export(arguments: argparse.Namespace, stages: Stages, **engines: Any) -> Bundle:
+    """The checkpoint's bundle below ``--work``, as the other options say; ``engines`` as in export_bundle."""
     return export_bundle(
         open_checkpoint(full_size_checkpoint(arguments.work)),
         arguments.work / f"bundle-{arguments.precision}",
@@ -111,4 +111,5 @@ def export(arguments: argparse.Namespace, stages: Stages) -> Bundle:
         resolution=arguments.resolution,
         precision=arguments.precision,
         stages=stages,
+        **engines,
     )

@@ -73,7 +73,7 @@ def numbers() -> str:
         lines.append(
             f"| ONNX and a TensorRT-RTX engine for {first['target']} without a GPU, SD2 size, fp16, {height}x{width} | "
             f"{r['onnx_and_first_engine_seconds']:.0f} s ({first['seconds']:.0f} s of it the engine), peak memory "
-            f"{first['peak_gib']:.1f} GiB; built, not executed | {where(r)} |"
+            f"{r['onnx_and_first_engine_peak_gib']:.1f} GiB; built, not executed | {where(r)} |"
         )
     if r := load("loop_overhead"):
         times = r["ms_per_frame_median_of_rounds"]

@@ -58,7 +58,7 @@ PARSE_REMEDIES = (
 BUILD_REMEDIES = (
     Remedy(
         r"FP32 GEMM is not supported|HW-specific datatypes: b16",
-        "Turing has neither fp32 products nor bf16: leave out --target sm75, or export with --precision fp16",
+        "Turing has neither fp32 products nor bf16, and this graph needs them: leave out --target sm75",
     ),
     Remedy(
         r"bad_alloc|[Oo]ut ?[Oo]f ?[Mm]emory|OOM|insufficient memory|allocat",

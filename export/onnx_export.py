@@ -22,8 +22,8 @@ from e2e_deploy.export.multi_head import settle_attention
 OPSET = 20
 """Understood by ONNX Runtime 1.17+, TensorRT 10 and 11, and TensorRT-RTX."""
 
-MAX_INLINE_BYTES = 2_000_000_000
-"""Protocol buffers end at 2 GiB; above this the weights go to a file beside the graph."""
+MAX_INLINE_BYTES = 256 * 2**20
+"""Above this the weights go to a file beside the graph: runtimes map them there instead of copying them twice."""
 
 MIN_STEPS, MAX_SIDE_PX = 2, 2048
 """Sides a dynamic graph takes: from twice its step, since a side of one is a case of its own, to 2048 px."""
