@@ -18,7 +18,7 @@ from e2e_deploy.errors import E2EDeployError, UnavailableError, UsageError
 from e2e_deploy.export.builder import Request, build_apart
 from e2e_deploy.export.engine_cache import EngineCache, cache_key, default_folder, private_folder
 from e2e_deploy.export.lint import TARGETS, require_clean
-from e2e_deploy.export.network import BuildOptions, Progress
+from e2e_deploy.export.network import DEFAULT_LEVEL, BuildOptions, Progress
 from e2e_deploy.files import whole_file
 from e2e_deploy.hardware import cuda_device_count
 from e2e_deploy.manifest import EngineEntry, GraphEntry, Manifest
@@ -281,7 +281,7 @@ def build_engines(
     *,
     engine: str = "auto",
     targets: Sequence[str] = (),
-    level: int = 3,
+    level: int = DEFAULT_LEVEL,
     workspace_bytes: int | None = None,
     cache: EngineCache | None = None,
     progress: Progress | None = None,

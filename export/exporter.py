@@ -21,6 +21,7 @@ from e2e_deploy.errors import ParityError, UsageError
 from e2e_deploy.export import onnx_export, quantise
 from e2e_deploy.export.engines import Engines, build_engines, opset_for, plan_jobs
 from e2e_deploy.export.lint import require_clean, require_whole
+from e2e_deploy.export.network import DEFAULT_LEVEL
 from e2e_deploy.export.precision import FP32_PARTS
 from e2e_deploy.export.prepare import prepare
 from e2e_deploy.export.subject import Subject, plan_subjects
@@ -200,6 +201,8 @@ def export_bundle(
     accept_accuracy: bool = False,
     engine: str = "onnx",
     targets: Sequence[str] = (),
+    level: int = DEFAULT_LEVEL,
+    workspace_bytes: int | None = None,
     on_note: Callable[[str], None] = lambda note: None,
     stages: Stages | None = None,
 ) -> Bundle:
@@ -220,6 +223,8 @@ def export_bundle(
         accept_accuracy: write an int8 bundle whose accuracy is outside its limit; every output says so.
         engine: onnx (the graph alone), tensorrt-rtx, tensorrt, or auto: what can be built here.
         targets: GPUs to build TensorRT-RTX engines for, for example sm89; one portable engine if empty.
+        level: the engine builder's optimisation level, 0 (fast to build) to 5.
+        workspace_bytes: most memory a kernel of the engine may use besides its tensors; the library's default if None.
         on_note: told what ``auto`` built, what not and why.
         stages: says what is being done; silent if None.
 
@@ -234,6 +239,10 @@ def export_bundle(
     """
     stages = stages or Stages(quiet=True)
     _check(precision, graph, engine, targets, accept_accuracy=accept_accuracy)
+    if engine == "onnx" and (level != DEFAULT_LEVEL or workspace_bytes is not None):
+        raise UsageError(
+            "an optimisation level and a workspace are an engine's, and --engine onnx has none"
+        )
     sizes = list(dict.fromkeys(frame_sizes or [DEFAULT_FRAME_SIZE]))
     longest_edge = checkpoint.resolution if resolution is None else resolution
     task, is_int8 = checkpoint.identity.task, precision == "int8"
@@ -309,7 +318,15 @@ def export_bundle(
             built = Engines(notes=said if engine == "auto" else [])
         else:
             _return_memory()  # the builder's process has gigabytes of its own
-            built = build_engines(folder, verified, engine=engine, targets=targets, stages=stages)
+            built = build_engines(
+                folder,
+                verified,
+                engine=engine,
+                targets=targets,
+                level=level,
+                workspace_bytes=workspace_bytes,
+                stages=stages,
+            )
         for note in built.notes:
             on_note(note)
         write_manifest(folder, replace(verified, engines=built.entries))

@@ -71,6 +71,21 @@ from e2e_deploy.cli import options
     multiple=True,
     help="GPUs to build TensorRT-RTX engines for: sm75 sm80 sm86 sm89 sm120 sm121; repeat or separate by commas.",
 )
+@click.option(
+    "--opt-level",
+    type=click.IntRange(0, 5),
+    default=3,
+    show_default=True,
+    help="How long TensorRT searches for a faster engine; 0 builds quickest.",
+)
+@click.option(
+    "--workspace",
+    "workspace_mib",
+    metavar="MIB",
+    type=click.IntRange(min=1),
+    default=None,
+    help="Most GPU memory that a kernel of the engine may use besides its tensors.  [default: the library's]",
+)
 @options.task
 @options.family
 def command(
@@ -85,6 +100,8 @@ def command(
     no_specialize: bool,
     engine: str,
     targets: tuple[str, ...],
+    opt_level: int,
+    workspace_mib: int | None,
     task: str | None,
     family: str | None,
 ) -> None:
@@ -131,6 +148,8 @@ def command(
         accept_accuracy=accept_accuracy,
         engine=engine,
         targets=split_targets,
+        level=opt_level,
+        workspace_bytes=None if workspace_mib is None else workspace_mib << 20,
         on_note=lambda note: click.echo(f"note: {note}", err=True),
         stages=Stages(),
     )

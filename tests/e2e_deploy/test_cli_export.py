@@ -55,14 +55,27 @@ def test_a_checkpoint_becomes_a_bundle_in_the_folder_one_is_in(small, tmp_path):
 def test_half_precision_ends_in_an_engine(cli, tiny_depth, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     options = ["--precision", "fp16", "--frame-size", "64x64", "--resolution", "64"]
+    options += ["--opt-level", "2", "--workspace", "512"]
     code, stdout, stderr = cli("export", tiny_depth, "--out", tmp_path / "b", *options)
     assert (code, stdout) == (0, f"{tmp_path / 'b'}\n")
     assert "note: no TensorRT engine: TensorRT builds only on a machine with an NVIDIA" in stderr
     assert "note: TensorRT-RTX engine 64x64 sm80+: built in " in stderr
-    (entry,) = open_bundle(tmp_path / "b").manifest.engines
+    manifest = open_bundle(tmp_path / "b").manifest
+    (entry,) = manifest.engines
+    assert manifest.opset == 21
     assert (entry.backend, entry.target, entry.precision) == ("tensorrt-rtx", "sm80+", "fp16")
+    assert (entry.options["level"], entry.options["workspace_bytes"]) == (2, 512 << 20)
     with Engine.load(tmp_path / "b", device="cpu") as engine:
         assert engine.backend.name == "onnxruntime"
+
+
+@pytest.mark.parametrize("option", [["--opt-level", "5"], ["--workspace", "64"]])
+def test_what_only_an_engine_has_is_refused_without_one(cli, small, tmp_path, option):
+    given = ["export", small, "--out", tmp_path / "b", "--engine", "onnx", *option]
+    code, _, stderr = cli(*given)
+    assert code == 2
+    assert "an engine's, and --engine onnx has none" in one_sentence(stderr)
+    assert not (tmp_path / "b").exists()
 
 
 def test_auto_without_any_library_is_a_note(cli, stopped, small, tmp_path, monkeypatch):

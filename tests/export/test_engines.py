@@ -13,7 +13,7 @@ from e2e_deploy.errors import UnavailableError, UsageError
 from e2e_deploy.export import engines
 from e2e_deploy.export.builder import build_here
 from e2e_deploy.export.engine_cache import EngineCache
-from e2e_deploy.export.engines import build_engines, plan_jobs
+from e2e_deploy.export.engines import Job, build_engines, opset_for, plan_jobs
 from e2e_deploy.manifest import parse_manifest
 from e2e_deploy.runtime.cuda_driver import Gpu
 from e2e_deploy.trt_api import PORTABLE, TrtApi
@@ -177,6 +177,20 @@ class TestPlan:
             root, replace(manifest, precision="fp16"), cache=EngineCache(tmp_path / "c")
         )
         assert half.notes == ["no TensorRT engine 24x32 sm90: the builder was asked"]
+
+    @pytest.mark.parametrize(
+        ("name", "version", "opset"),
+        [
+            (None, "", 20),
+            ("tensorrt", "10.13", 20),
+            ("tensorrt", "11.4", 23),
+            ("tensorrt-rtx", "1.7", 21),
+        ],
+    )
+    def test_the_operator_set_is_the_librarys(self, name, version, opset):
+        jobs = [Job(TrtApi(name, fake_tensorrt(version)), "sm89", None)] if name else []
+        assert opset_for("fp16", jobs) == opset
+        assert opset_for("bf16", jobs) == max(22, opset)
 
     def test_onnx_builds_none(self, tmp_path):
         root = write_plain_bundle(tmp_path / "b")

@@ -36,8 +36,8 @@ def example():
     return torch.randn(1, 16, 20, generator=torch.Generator().manual_seed(1))
 
 
-def traced(module, example, tmp_path):
-    graph = onnx_export.trace(module.eval(), example, input_name="x", output_name="y")
+def traced(module, example, tmp_path, opset=20):
+    graph = onnx_export.trace(module.eval(), example, input_name="x", output_name="y", opset=opset)
     onnx_export.save(graph, tmp_path / "m.onnx")
     return graph, tmp_path / "m.onnx"
 
@@ -54,6 +54,20 @@ def test_kernel_and_function_both_give_torchs_result(example, tmp_path):
     onnx.checker.check_model(model, full_check=True)
     explained = ReferenceEvaluator(model).run(None, {"x": example.numpy()})[0]
     np.testing.assert_allclose(explained, expected, atol=1e-6)
+
+
+def test_from_opset_23_on_it_is_the_standards_operator(example, tmp_path):
+    graph, path = traced(Mixing(), example, tmp_path, opset=23)
+    assert [node.name for node in graph.graph if node.op_type == "Attention"] == [
+        "frame/Attention",
+        "frame/Attention_2",
+    ]
+    assert not graph.functions
+    assert dict(graph.opset_imports) == {"": 23}
+    onnx.checker.check_model(path, full_check=True)
+    expected = Mixing()(example).numpy()
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(None, {"x": example.numpy()})[0], expected, atol=1e-6)
 
 
 def test_the_lint_looks_into_the_function(example, tmp_path):

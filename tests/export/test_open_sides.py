@@ -56,6 +56,13 @@ def test_the_graph_equals_torch_at_every_size(net, open_graph, hw):
     np.testing.assert_allclose(got, net(rgb).numpy(), atol=1e-5)
 
 
+def test_a_side_that_is_no_multiple_is_refused(open_graph):
+    """The first node says that they are multiples, for builders; whoever gives others is told there."""
+    session = onnxruntime.InferenceSession(open_graph, providers=["CPUExecutionProvider"])
+    with pytest.raises(Exception, match="frame/state_multiple"):
+        session.run(None, {"rgb": np.zeros((1, 3, 2 * STEP, 2 * STEP + 8), np.float32)})
+
+
 def test_only_the_sides_are_open_and_long_groups_sum_by_rows(open_graph):
     """Nobody knows at export how large a picture will come, so the sums that stay short are taken."""
     model = onnx.load(open_graph)
