@@ -7,7 +7,7 @@ and by pixels whose colour does not change. All errors are in per cent of the me
 the clip. The cameras move forward, which takes the same amount off every depth: no alignment can tell that from a shift
 of the model, so it stays in our error (4 mm a frame, 0.1 % where everything is within 5 m).
 
-    python benchmarks/flicker.py [--work DIR] [--bundle DIR] [--frames 60] [--scenes 3] [--size 240x320]
+    python benchmarks/flicker.py [--work DIR] [--bundle DIR] [--frames 60] [--scenes 5] [--size 240x320]
 """
 
 import argparse
@@ -182,7 +182,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "e2e-flicker")
     parser.add_argument("--bundle", type=Path, help="default: e2e-tiny, exported at --size")
     parser.add_argument("--frames", type=int, default=60)
-    parser.add_argument("--scenes", type=int, default=3, choices=range(1, len(SCENE_SEEDS) + 1))
+    parser.add_argument("--scenes", type=int, default=5, choices=range(1, len(SCENE_SEEDS) + 1))
     parser.add_argument("--size", default="240x320")
     arguments = parser.parse_args()
     size = parse_size(arguments.size)

@@ -87,7 +87,8 @@ def build_apart(library: str, request: Request, progress: Progress | None) -> di
         E2EDeployError: as build_here.
         OSError: the disk is full.
     """
-    command = [sys.executable, "-m", __name__, library]
+    # -P: modules are not looked for in the folder one happens to be in.
+    command = [sys.executable, "-P", "-m", __name__, library]
     command += [str(log.getEffectiveLevel()), json.dumps(asdict(request))]
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said,

@@ -36,7 +36,7 @@ def child(monkeypatch):
         monkeypatch.setattr(
             builder.subprocess,
             "Popen",
-            lambda command, **rest: start([sys.executable, "-c", script, *command[3:]], **rest),
+            lambda command, **rest: start([sys.executable, "-c", script, *command[4:]], **rest),
         )
 
     return runs
@@ -86,6 +86,12 @@ class TestApart:
         with caplog.at_level(logging.ERROR, logger="e2e_deploy.tensorrt"):
             build_apart("tensorrt-rtx", request(tmp_path), None)
         assert not caplog.records
+
+    def test_modules_of_the_folder_one_is_in_are_left_alone(self, rtx, tmp_path, monkeypatch):
+        write_conv(tmp_path / "m.onnx")
+        (tmp_path / "json.py").write_text("raise SystemExit('imported')")
+        monkeypatch.chdir(tmp_path)
+        build_apart("tensorrt-rtx", request(tmp_path), None)
 
     def test_it_ends_when_its_parent_is_gone(self, rtx, tmp_path):
         """A builder that nobody waits for would hold gigabytes for a minute."""
