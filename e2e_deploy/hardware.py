@@ -1,8 +1,9 @@
-"""What accelerators this machine has, asked of the driver itself; imports no framework."""
+"""What this machine has: accelerators, asked of the driver itself, and free memory; imports no framework."""
 
 import ctypes
 import sys
 from functools import cache
+from pathlib import Path
 
 
 @cache
@@ -16,3 +17,12 @@ def cuda_device_count() -> int:
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return 0
     return count.value
+
+
+def available_memory_bytes() -> int | None:
+    """Memory that can be had without swapping, as Linux estimates it; None elsewhere."""
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:
+        return None
+    return int(text.split("MemAvailable:")[1].split()[0]) * 1024

@@ -11,6 +11,7 @@ Knows ONNX files and bundles; knows nothing of checkpoints or torch.
 """
 
 import logging
+import math
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,7 +25,9 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from e2e_deploy.bundle import Bundle
+from e2e_deploy.errors import UnavailableError
 from e2e_deploy.export import onnx_export
+from e2e_deploy.hardware import available_memory_bytes
 from e2e_deploy.manifest import GraphEntry
 from e2e_deploy.onnx_paths import external_locations
 from e2e_deploy.optional import require
@@ -80,6 +83,43 @@ def nodes_to_quantise(model: ir.Model) -> list[str]:
     return found
 
 
+ALLOCATED = 1.5
+"""What ONNX Runtime's arena takes for what it is asked for; 21.8 GB counted were more than 23 GB."""
+
+
+def calibration_bytes(model: ir.Model) -> int:
+    """Memory that taking the ranges needs.
+
+    Every result the quantiser looks at, which it holds until a run ends, and the weights twice, as they are and as laid
+    out for ONNX Runtime's kernels. Open sides count nothing.
+    """
+    values = {
+        str(value.name): math.prod(int(side) for side in value.shape.numpy()) * 4
+        for node in model.graph
+        if node.op_type in OPERATORS
+        for value in (*node.inputs, *node.outputs)
+        if value is not None
+        and not value.is_initializer()
+        and value.shape is not None
+        and value.shape.is_static()
+    }
+    return int(ALLOCATED * (sum(values.values()) + 2 * onnx_export.weight_bytes(model)))
+
+
+def _require_memory(model: ir.Model) -> None:
+    """Raise before the system ends this process, which is how it says that memory has run out.
+
+    Raises:
+        UnavailableError: the ranges cannot be taken in the memory that is free.
+    """
+    needed, free = calibration_bytes(model), available_memory_bytes()
+    if free is not None and needed > free:
+        raise UnavailableError(
+            f"taking the ranges for int8 needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB of "
+            "memory are free: use a smaller --frame-size or --resolution, or a machine with more"
+        )
+
+
 class _Inputs:
     """Inputs one at a time, as the quantiser wants to be given them."""
 
@@ -117,9 +157,13 @@ def quantise(
 
     Returns:
         How many nodes are 8 bits wide.
+
+    Raises:
+        UnavailableError: too little memory is free.
     """
     tools = require("onnxruntime.quantization", "export")
     graph = ir.load(source)
+    _require_memory(graph)
     nodes, name = nodes_to_quantise(graph), str(graph.graph.inputs[0].name)
     del graph
     with tempfile.TemporaryDirectory(prefix="int8-", dir=source.parent) as folder, _quiet():

@@ -7,12 +7,18 @@ from onnx import TensorProto, helper, numpy_helper
 
 from e2e_deploy.bundle import open_bundle
 from e2e_deploy.checkpoint import open_checkpoint
-from e2e_deploy.errors import ParityError, UsageError
+from e2e_deploy.errors import ParityError, UnavailableError, UsageError
 from e2e_deploy.export import exporter
+from e2e_deploy.export import quantise as quantise_module
 from e2e_deploy.export.exporter import export_bundle
 from e2e_deploy.export.multi_head import DOMAIN, settle_attention
-from e2e_deploy.export.onnx_export import WeightFile, save
-from e2e_deploy.export.quantise import calibration_frames, nodes_to_quantise, quantise
+from e2e_deploy.export.onnx_export import WeightFile, save, weight_bytes
+from e2e_deploy.export.quantise import (
+    calibration_bytes,
+    calibration_frames,
+    nodes_to_quantise,
+    quantise,
+)
 from e2e_deploy.limits import LIMITS, measure_parity
 from e2e_deploy.onnx_paths import external_locations
 from e2e_deploy.pictures import reference_frames
@@ -97,6 +103,17 @@ def weight_types(path):
         for node in model.graph.node
         if node.op_type in ("Conv", "MatMul")
     }
+
+
+def test_too_little_memory_is_said_before_the_system_ends_the_process(graph, tmp_path, monkeypatch):
+    """A model of SD2's size at 576x768 holds 14.6 GB of results; a session with its weights comes on top."""
+    model = ir.load(graph)
+    held = 4 * 2 * 1024  # x and y; what is between them has no shape here
+    assert calibration_bytes(model) == 1.5 * (held + 2 * weight_bytes(model))
+    monkeypatch.setattr(quantise_module, "available_memory_bytes", lambda: held)
+    with pytest.raises(UnavailableError, match=r"int8 needs 0\.0 GB, and 0\.0 GB.*--frame-size"):
+        quantise(graph, tmp_path / "int8.onnx", np.zeros((1, 16, 8, 8), np.float32))
+    assert not (tmp_path / "int8.onnx").exists()
 
 
 def test_wide_layers_become_8_bits_and_the_others_stay(graph, rng):
