@@ -133,15 +133,18 @@ def relative_scale(stabiliser, noise, *, moved=0, frames=200, every=20, rng):
     return np.array(found) / found[0]
 
 
-@settings(deadline=None, max_examples=3)
-@given(seed=st.integers(0, 2**16), noise=st.sampled_from([0.03, 0.06]))
-def test_noise_does_not_change_the_scale(seed, noise):
-    """5 and 10 % of the range in each pixel; a regression on noisy maps was 6 % too flat."""
-    rng = np.random.default_rng(seed)
-    found = relative_scale(Stabiliser(), noise, rng=rng)
-    # The first frame's own scale is known to 0.3 % only, and so is each of the others.
-    assert np.abs(found - 1).max() < 0.02
-    assert abs(np.median(found) - 1) < 0.01
+@pytest.mark.parametrize("noise", [0.03, 0.06])
+def test_noise_does_not_change_the_scale(noise):
+    """5 and 10 % of the range in each pixel; a regression on noisy maps was 6 % too flat.
+
+    One video's scale walks at random (0.35 and 0.7 % after 200 frames, over 60 seeds): no limit on a single one tells
+    a walk from a bias. The mean of twelve videos does.
+    """
+    found = np.stack(
+        [relative_scale(Stabiliser(), noise, rng=np.random.default_rng(s)) for s in range(12)]
+    )
+    assert abs(found[:, -5:].mean() - 1) < 0.1 * noise
+    assert found[:, -1].std() < 0.2 * noise
 
 
 def test_a_long_video_from_a_moving_camera_does_not_drift(rng):
