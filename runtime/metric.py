@@ -31,7 +31,9 @@ PAIRS = (
     500  # at half the points wrong, one pair in four is good: 500 pairs miss with a chance of 1e-62
 )
 MAX_POINTS = 2000
-HUBER = 1.345  # in standard deviations: 95 % as good as least squares where the noise is Gaussian
+BISQUARE = (
+    4.685  # in standard deviations: 95 % as good as least squares where the noise is Gaussian
+)
 MAX_PLANE_M = 50.0
 MILLIMETRES_16 = (
     0.0,
@@ -77,8 +79,8 @@ def fit_metric(
 ) -> MetricFit:
     """Scale and shift that bring depth to points of known distance, whatever up to half of them say.
 
-    The best of PAIRS lines through two points each (RANSAC, scored by truncated squares as MSAC), then Huber's
-    M-estimator on its inliers by reweighted least squares. The same input gives the same fit.
+    The best of PAIRS lines through two points each (RANSAC, scored by truncated squares as MSAC), then Tukey's
+    bisquare on its inliers by reweighted least squares. The same input gives the same fit.
 
     Args:
         depth: affine-invariant [H, W].
@@ -161,7 +163,10 @@ def _error(scale: float, shift: float, d: Float64, z: Float64, space: Space) -> 
 def _refine(
     scale: float, shift: float, d: Float64, z: Float64, space: Space
 ) -> tuple[float, float]:
-    """Huber's estimate from a start: relative residuals, so that a far point weighs no more than a near one."""
+    """Tukey's bisquare from a start: relative residuals, so that a far point weighs no more than a near one.
+
+    Wrong points that lie within TOLERANCE by chance lose all weight; Huber's would keep pulling.
+    """
     inside = _error(scale, shift, d, z, space) <= TOLERANCE
     d, z = d[inside], z[inside]
     if d.size < 2:
@@ -170,7 +175,7 @@ def _refine(
     for _ in range(10):
         residual = np.abs((scale * d + shift) - target) / target
         sigma = max(1.4826 * float(np.median(residual)), 1e-9)
-        weight = np.minimum(1.0, HUBER * sigma / np.maximum(residual, 1e-12)) / target**2
+        weight = (1.0 - np.minimum(1.0, residual / (BISQUARE * sigma)) ** 2) ** 2 / target**2
         mean_d, mean_t = np.average(d, weights=weight), np.average(target, weights=weight)
         variance = float(np.sum(weight * (d - mean_d) ** 2))
         if variance <= 0:

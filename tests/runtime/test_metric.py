@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from e2e_deploy.errors import InputError, UsageError
@@ -19,7 +19,7 @@ def points_of(truth_m, count, rng):
     return np.stack([columns, rows, truth_m[rows, columns]], axis=1)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=100)
 @given(
     near=st.floats(0.3, 5.0),
     depth=st.floats(1.0, 40.0),
@@ -27,6 +27,7 @@ def points_of(truth_m, count, rng):
     space=st.sampled_from(["depth", "disparity"]),
     seed=st.integers(0, 2**16),
 )
+@example(near=4.0, depth=1.0, wrong=0.375, space="depth", seed=0)  # half of the wrong ones are near
 def test_the_metric_map_comes_back_with_two_fifths_of_the_points_wrong(
     near, depth, wrong, space, seed
 ):
@@ -38,7 +39,7 @@ def test_the_metric_map_comes_back_with_two_fifths_of_the_points_wrong(
     points[: int(200 * wrong), 2] = rng.uniform(near, near + depth, int(200 * wrong))
     fit = fit_metric(model, points, space=space)
     got = fit.apply(model.astype(np.float32))
-    np.testing.assert_allclose(got, truth, rtol=2e-3)
+    np.testing.assert_allclose(got, truth, rtol=1e-4)
     assert fit.inliers >= 0.99 - wrong
     assert fit.residual < 1e-6
     assert fit.points == 200
