@@ -1,11 +1,13 @@
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from e2e_deploy.bundle import open_bundle
 from e2e_deploy.errors import BundleError, CheckpointError, UnavailableError, UsageError
 from e2e_deploy.limits import LIMITS, measure_parity
-from e2e_deploy.runtime import Engine
+from e2e_deploy.runtime import Engine, ort_backend
 from tests.plain_bundle import HW, edit_manifest, plain_model, rehash, write_plain_bundle
 
 GRAPH = "model_24x32.onnx"
@@ -104,6 +106,50 @@ def test_a_graph_that_is_not_the_one_described(tmp_path, task):
     rehash(bundle, GRAPH)
     with pytest.raises(BundleError, match="is not the graph its manifest describes"):
         Engine.load(bundle)
+
+
+def half_bundle(root):
+    """A plain bundle whose mean over the colours is a product with a fp16 weight."""
+    model = plain_model(HW)
+    shared = numpy_helper.from_array(np.full((3, 1), 1 / 3, np.float16), "third")
+    model.graph.initializer.append(shared)
+    del model.graph.node[:]
+    model.graph.node.extend(
+        [
+            helper.make_node("Cast", ["frame"], ["rgb"], to=TensorProto.FLOAT16),
+            helper.make_node("MatMul", ["rgb", "third"], ["mean"]),
+            helper.make_node("Squeeze", ["mean", "axes"], ["flat"]),
+            helper.make_node("Cast", ["flat"], ["wide"], to=TensorProto.FLOAT),
+            helper.make_node("Div", ["wide", "scale"], ["depth"]),
+        ]
+    )
+    bundle = write_plain_bundle(root)
+    onnx.save(model, bundle / GRAPH)
+    rehash(bundle, GRAPH)
+    edit_manifest(bundle, lambda m: m.update(precision="fp16"))
+    return bundle
+
+
+@pytest.mark.parametrize(("large_bytes", "held"), [(1, "FLOAT16"), (2**28, "FLOAT")])
+def test_large_half_precision_weights_stay_narrow_in_memory(
+    tmp_path, monkeypatch, large_bytes, held
+):
+    """Widened at the start, a full-size model takes 6 GiB before its first frame."""
+    optimised = tmp_path / "optimised.onnx"
+
+    class Saving(onnxruntime.InferenceSession):
+        def __init__(self, path, options, **kwargs):
+            options.optimized_model_filepath = str(optimised)
+            super().__init__(path, options, **kwargs)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Saving)
+    monkeypatch.setattr(ort_backend, "LARGE_BYTES", large_bytes)
+    bundle = open_bundle(half_bundle(tmp_path / "b"))
+    frames, references = bundle.reference(bundle.manifest.graphs[0])
+    with Engine.load(bundle, backend="onnxruntime", device="cpu") as engine:
+        np.testing.assert_allclose(engine(frames[0]), references[0], atol=2e-3)
+    weights = {t.dims[0]: t.data_type for t in onnx.load(optimised).graph.initializer}
+    assert weights[3] == TensorProto.DataType.Value(held)
 
 
 def test_running_leaves_the_floating_point_rules_of_the_process_alone(depth_bundle, photo):
