@@ -34,11 +34,11 @@ from e2e_deploy.train.pretrain import (
 
 ROOT = Path(__file__).parents[1]
 TASKS = ("depth", "normals")
-STEPS: dict[str, Any] = {"autoencoder": 1200, "unet": {"depth": 4000, "normals": 800}}
-NUM_VIEWS = 5
+STEPS: dict[str, Any] = {"autoencoder": 1200, "unet": {"depth": 12000, "normals": 800}}
+NUM_VIEWS = 8
 """Windows of every scene that are encoded before the UNet learns on latents."""
 END_TO_END = {
-    "depth": (("128x160", 2000), ("256x320", 800)),
+    "depth": (("128x160", 1600), ("256x320", 1200)),
     "normals": (("128x160", 400), ("256x320", 100)),
 }
 """Size and steps of each end-to-end run; the last is the size that the model is used at."""
