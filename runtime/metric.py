@@ -31,9 +31,7 @@ PAIRS = (
     500  # at half the points wrong, one pair in four is good: 500 pairs miss with a chance of 1e-62
 )
 MAX_POINTS = 2000
-BISQUARE = (
-    4.685  # in standard deviations: 95 % as good as least squares where the noise is Gaussian
-)
+BISQUARE = 4.685  # standard deviations: 95 % as good as least squares where noise is Gaussian
 MAX_PLANE_M = 50.0
 MILLIMETRES_16 = (
     0.0,
