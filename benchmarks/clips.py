@@ -10,7 +10,7 @@ import numpy.typing as npt
 from e2e_deploy.bundle import Bundle, open_bundle
 from e2e_deploy.checkpoint import open_checkpoint
 from e2e_deploy.export.exporter import export_bundle
-from e2e_deploy.runtime.sources import VideoSource
+from e2e_deploy.runtime.video_source import VideoSource
 from e2e_deploy.tiny import bundled_checkpoint
 from e2e_deploy.train.scene_stage import SceneCamera
 from e2e_deploy.train.scene_view import load_scene, pick_camera, render_view

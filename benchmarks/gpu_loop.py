@@ -29,8 +29,9 @@ from e2e_deploy.runtime.bench import resident_mib
 from e2e_deploy.runtime.gpu_video import GpuVideoSource
 from e2e_deploy.runtime.run import STAGES, RunReport, run_source
 from e2e_deploy.runtime.sinks import CallbackSink
-from e2e_deploy.runtime.sources import Source, VideoSource
+from e2e_deploy.runtime.sources import Source
 from e2e_deploy.runtime.transfers import Count, budget
+from e2e_deploy.runtime.video_source import VideoSource
 from e2e_deploy.tasks import TASKS
 
 FULL_HW, SMALL_HW = (1080, 1920), (64, 96)

@@ -28,9 +28,10 @@ from e2e_deploy.runtime.backend import Result
 from e2e_deploy.runtime.pattern import PatternSource
 from e2e_deploy.runtime.run import RunReport, run_source
 from e2e_deploy.runtime.sinks import CallbackSink, Painter
-from e2e_deploy.runtime.sources import SourceFrame, VideoSource
+from e2e_deploy.runtime.sources import SourceFrame
 from e2e_deploy.runtime.steps import Facts
 from e2e_deploy.runtime.timing import summarise
+from e2e_deploy.runtime.video_source import VideoSource
 from e2e_deploy.tiny import bundled_checkpoint
 
 

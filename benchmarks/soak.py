@@ -21,9 +21,10 @@ from e2e_deploy.frames import parse_size
 from e2e_deploy.runtime.bench import resident_mib
 from e2e_deploy.runtime.run import RunReport, run_source
 from e2e_deploy.runtime.sinks import CallbackSink, Painter, Sink
-from e2e_deploy.runtime.sources import BaseSource, SourceFrame, VideoSource
+from e2e_deploy.runtime.sources import BaseSource, SourceFrame
 from e2e_deploy.runtime.steps import steady
 from e2e_deploy.runtime.video_sink import VideoSink
+from e2e_deploy.runtime.video_source import VideoSource
 
 EVERY_S = 5.0
 

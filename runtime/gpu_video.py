@@ -17,8 +17,9 @@ from e2e_deploy.errors import SourceError, UnavailableError
 from e2e_deploy.optional import require
 from e2e_deploy.runtime.backend import GpuPicture
 from e2e_deploy.runtime.cuda_driver import CudaDriver, Driver
-from e2e_deploy.runtime.sources import BaseSource, SourceFrame, VideoSource
+from e2e_deploy.runtime.sources import BaseSource, SourceFrame
 from e2e_deploy.runtime.transfers import Transfers
+from e2e_deploy.runtime.video_source import VideoSource
 
 Rgb = npt.NDArray[np.uint8]
 

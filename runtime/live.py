@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from e2e_deploy.errors import SourceError, UnavailableError, UsageError
 from e2e_deploy.opencv import cv2
-from e2e_deploy.runtime.sources import BaseSource, SourceFrame, check_size, reason
+from e2e_deploy.runtime.sources import BaseSource, SourceFrame, check_size
+from e2e_deploy.runtime.video_source import reason
 
 Rgb = npt.NDArray[np.uint8]
 

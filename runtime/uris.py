@@ -16,7 +16,8 @@ from e2e_deploy.runtime.live import (
     masked,
 )
 from e2e_deploy.runtime.pattern import PatternSource
-from e2e_deploy.runtime.sources import PICTURE_SUFFIXES, PictureSource, Source, VideoSource
+from e2e_deploy.runtime.sources import PICTURE_SUFFIXES, PictureSource, Source
+from e2e_deploy.runtime.video_source import VideoSource
 
 CAMERA_OPTIONS = ("size", "fps", "format")
 TEST_OPTIONS = ("size", "fps", "frames")

@@ -18,8 +18,9 @@ from e2e_deploy.pictures import reference_frames
 from e2e_deploy.runtime.engine import Engine
 from e2e_deploy.runtime.run import run_source
 from e2e_deploy.runtime.sinks import Painter
-from e2e_deploy.runtime.sources import VideoSource, read_picture
+from e2e_deploy.runtime.sources import read_picture
 from e2e_deploy.runtime.video_sink import VideoSink
+from e2e_deploy.runtime.video_source import VideoSource
 
 # Middlebury 2014 calibration of the scene at the size scikit-image ships (a quarter): pixels and metres.
 FOCAL_PX, BASELINE_M, OFFSET_PX = 994.978, 0.193001, 31.086

@@ -218,7 +218,7 @@ def test_ctrl_c_leaves_a_playable_video(cli, bundle, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     source = clip(tmp_path / "in.mp4")
-    monkeypatch.setattr("e2e_deploy.runtime.sources.VideoSource.__iter__", three_then_ctrl_c)
+    monkeypatch.setattr("e2e_deploy.runtime.video_source.VideoSource.__iter__", three_then_ctrl_c)
     code, stdout, _ = cli("run", source, "--bundle", bundle, "--out", tmp_path / "out.mp4")
     assert (code, stdout) == (130, f"{tmp_path / 'out.mp4'}\n")
     with av.open(str(tmp_path / "out.mp4")) as container:

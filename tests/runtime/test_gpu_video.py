@@ -19,9 +19,9 @@ from e2e_deploy.runtime.gpu_video import GpuVideoSource
 from e2e_deploy.runtime.pattern import PatternSource
 from e2e_deploy.runtime.run import run_source
 from e2e_deploy.runtime.sinks import CallbackSink
-from e2e_deploy.runtime.sources import VideoSource
 from e2e_deploy.runtime.transfers import Count, budget
 from e2e_deploy.runtime.uris import open_source
+from e2e_deploy.runtime.video_source import VideoSource
 from tests.fake_cuda import FakeDriver
 from tests.plain_bundle import HW, plain_depth
 from tests.runtime.fake_engines import load
