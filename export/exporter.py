@@ -15,7 +15,7 @@ from pathlib import Path
 from torch import nn
 
 import e2e_deploy
-from e2e_deploy.bundle import Bundle, new_bundle, open_bundle, write_manifest
+from e2e_deploy.bundle import Bundle, open_bundle
 from e2e_deploy.checkpoint import Checkpoint
 from e2e_deploy.errors import ParityError, UsageError
 from e2e_deploy.export import onnx_export, quantise
@@ -27,6 +27,7 @@ from e2e_deploy.export.prepare import prepare
 from e2e_deploy.export.subject import Subject, plan_subjects
 from e2e_deploy.loading import load_model
 from e2e_deploy.manifest import KINDS, PRECISIONS, CheckpointEntry, Manifest, VerificationEntry
+from e2e_deploy.new_bundle import new_bundle, write_manifest
 from e2e_deploy.progress import Stages
 from e2e_deploy.runtime.verify import Verdict, verify_bundle
 

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from e2e_deploy.bundle import write_manifest
 from e2e_deploy.manifest import parse_manifest
+from e2e_deploy.new_bundle import write_manifest
 from tests import fake_gpu
 from tests.plain_bundle import edit_manifest, write_plain_bundle
 from tests.runtime.fake_engines import add_engine

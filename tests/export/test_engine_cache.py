@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from e2e_deploy.bundle import new_bundle, sha256_of
+from e2e_deploy.bundle import sha256_of
 from e2e_deploy.errors import E2EDeployError
 from e2e_deploy.export import engine_cache, engines
 from e2e_deploy.export.engine_cache import private_folder
 from e2e_deploy.export.engines import build_engines
 from e2e_deploy.manifest import parse_manifest
+from e2e_deploy.new_bundle import new_bundle
 from e2e_deploy.trt_api import TrtApi
 from tests.export.builds import build, nothing_was_written, write_plain_bundle
 from tests.small_graphs import write_conv

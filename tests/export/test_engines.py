@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import onnx
 import pytest
 
-from e2e_deploy.bundle import new_bundle, open_bundle, write_manifest
+from e2e_deploy.bundle import open_bundle
 from e2e_deploy.engine_files import rebuild_command, require_private
 from e2e_deploy.errors import UnavailableError, UsageError
 from e2e_deploy.export import engines
@@ -15,6 +15,7 @@ from e2e_deploy.export.builder import build_here
 from e2e_deploy.export.engine_cache import EngineCache
 from e2e_deploy.export.engines import Job, build_engines, opset_for, plan_jobs
 from e2e_deploy.manifest import parse_manifest
+from e2e_deploy.new_bundle import new_bundle, write_manifest
 from e2e_deploy.runtime.cuda_driver import Gpu
 from e2e_deploy.trt_api import PORTABLE, TrtApi
 from e2e_deploy.trt_messages import BuildError

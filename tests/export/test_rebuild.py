@@ -3,12 +3,13 @@ from dataclasses import replace
 
 import pytest
 
-from e2e_deploy.bundle import open_bundle, sha256_of, write_manifest
+from e2e_deploy.bundle import open_bundle, sha256_of
 from e2e_deploy.errors import BundleError, E2EDeployError, UnavailableError, UsageError
 from e2e_deploy.export import engines, rebuild
 from e2e_deploy.export.engines import build_engines
 from e2e_deploy.export.rebuild import rebuild_engine
 from e2e_deploy.manifest import parse_manifest
+from e2e_deploy.new_bundle import write_manifest
 from e2e_deploy.runtime.cuda_driver import Gpu
 from tests.export.builds import PLAN, write_plain_bundle
 

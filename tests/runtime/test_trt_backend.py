@@ -4,10 +4,11 @@ from collections import namedtuple
 import numpy as np
 import pytest
 
-from e2e_deploy.bundle import open_bundle, write_manifest
+from e2e_deploy.bundle import open_bundle
 from e2e_deploy.errors import E2EDeployError, UnavailableError, UsageError
 from e2e_deploy.hardware import cuda_device_count
 from e2e_deploy.manifest import parse_manifest
+from e2e_deploy.new_bundle import write_manifest
 from e2e_deploy.runtime.engine import Engine
 from e2e_deploy.runtime.pattern import PatternSource, read_number
 from e2e_deploy.runtime.pipeline import SLOTS, WARM_UP
