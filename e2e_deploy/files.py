@@ -1,31 +1,43 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and reading that neither waits nor grows without end."""
 
+import errno
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from e2e_deploy.errors import E2EDeployError
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary path in the same folder, with the same suffix; it becomes ``path`` when the block ends well.
 
+    A link at ``path`` is replaced; what it points to stays as it is.
+
     Raises:
-        E2EDeployError: the folder cannot be written or the disk is full; ``path`` is as it was before.
+        E2EDeployError: something other than a file is there, the folder cannot be written or the disk is full;
+            ``path`` is as it was before.
     """
     partial: Path | None = None
     try:
+        check_target(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent
-        )
-        os.close(handle)
-        partial = Path(name)
+        hidden = path.with_name(f".{path.stem[:40]}.{secrets.token_hex(4)}{path.suffix}")
+        os.close(os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
+        partial = hidden
         yield partial
-        partial.chmod(0o666 & ~_umask())
         os.replace(partial, path)
     except OSError as error:
         raise E2EDeployError(f"{path} could not be written: {error.strerror or error}") from error
@@ -34,7 +46,54 @@ def whole_file(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def check_target(path: Path) -> None:
+    """Raise an OSError if a file at ``path`` would take the place of a folder, device, pipe or socket."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # nothing is there, or a link to nothing
+        return
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, f"it is {_kind(mode)}, not a file", str(path))
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading. A pipe without a writer would wait for one, a device may never end: neither is opened.
+
+    Raises:
+        OSError: it cannot be opened, or is not a regular file; ``strerror`` says which in words.
+    """
+    _check_regular(path, path.stat().st_mode)  # opening a device can already do something to it
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _check_regular(path, os.fstat(descriptor).st_mode)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return os.fdopen(descriptor, "rb")
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """The content of a regular file of at most ``limit`` bytes.
+
+    Raises:
+        OSError: as ``open_regular``, or it is larger.
+    """
+    with open_regular(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        data = stream.read(limit + 1) if size <= limit else b""
+    if max(size, len(data)) > limit:
+        raise OSError(
+            errno.EFBIG,
+            f"it holds {max(size, len(data)):,} bytes, and at most {limit:,} are read",
+            str(path),
+        )
+    return data
+
+
+def _check_regular(path: Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, f"it is {_kind(mode)}, not a regular file", str(path))
+
+
+def _kind(mode: int) -> str:
+    return _KINDS.get(stat.S_IFMT(mode), "no regular file")
