@@ -4,11 +4,10 @@ Between a loss and the return nothing is given out: no black frame, no repeated 
 and message.
 """
 
-import re
 import time
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import av
 import numpy as np
@@ -16,6 +15,7 @@ import numpy.typing as npt
 
 from e2e_deploy.errors import SourceError, UnavailableError, UsageError
 from e2e_deploy.opencv import cv2
+from e2e_deploy.runtime.addresses import masked
 from e2e_deploy.runtime.sources import BaseSource, SourceFrame, check_size
 from e2e_deploy.runtime.video_source import reason
 
@@ -34,29 +34,12 @@ _STREAMS: dict[str, tuple[str, dict[str, str]]] = {
     "srt": ("mpegts", {"protocol_whitelist": "srt"}),
 }
 SCHEMES = tuple(_STREAMS)
-_SECRET = re.compile(r"pass|pwd|key|token|secret|auth|sig|user", re.IGNORECASE)
 _HOPELESS = (
     av.error.HTTPUnauthorizedError,
     av.error.HTTPForbiddenError,
     av.error.HTTPNotFoundError,
     av.error.HTTPBadRequestError,
 )
-
-
-def masked(url: str) -> str:
-    """The URL without user name and password, and without the values of query entries that look secret."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return re.sub(r"//.*@", "//***@", url)
-    where = parts.netloc
-    if "@" in where:
-        where = "***@" + where.rpartition("@")[2]
-    query = [
-        (name, "***" if _SECRET.search(name) else value)
-        for name, value in parse_qsl(parts.query, keep_blank_values=True)
-    ]
-    return urlunsplit((parts.scheme, where, parts.path, urlencode(query, safe="*/:"), ""))
 
 
 class LostError(SourceError):

@@ -6,6 +6,7 @@ from urllib.parse import parse_qsl
 
 from e2e_deploy.errors import SourceError, UsageError
 from e2e_deploy.frames import parse_size
+from e2e_deploy.runtime.addresses import masked
 from e2e_deploy.runtime.gpu_video import GpuVideoSource
 from e2e_deploy.runtime.live import (
     RECONNECT_S,
@@ -13,7 +14,6 @@ from e2e_deploy.runtime.live import (
     TIMEOUT_S,
     CameraSource,
     StreamSource,
-    masked,
 )
 from e2e_deploy.runtime.pattern import PatternSource
 from e2e_deploy.runtime.sources import PICTURE_SUFFIXES, PictureSource, Source
@@ -64,7 +64,7 @@ def open_source(
         size = _size(options)
         pixel_format = options.get("format", "")
         if len(pixel_format) not in (0, 4) or not pixel_format.isascii():
-            raise UsageError(f"{spec}: a pixel format has four letters, for example MJPG")
+            raise UsageError(f"{masked(spec)}: a pixel format has four letters, for example MJPG")
         return CameraSource(
             int(match[1]),
             size=None if size is None else (size[1], size[0]),
@@ -97,11 +97,14 @@ def _open_path(spec: str) -> Source:
             )
         return PictureSource(spec, pictures)
     if not path.exists():
+        shown = masked(spec)
+        if spec.lower().startswith(tuple(f"{scheme}:" for scheme in SCHEMES)):
+            raise UsageError(f"{shown} was given without the two slashes that an address has")
         if counter := re.search(r"%(0?\d*)d", path.name):
             return PictureSource(spec, _sequence(path, counter), sequence=path.parent.name or "seq")
         raise SourceError(
-            f"{spec} does not exist; a source is a picture, a folder, a sequence like frames/%06d.png, a video file, a "
-            f"camera index, test: or a stream ({', '.join(SCHEMES)})"
+            f"{shown} does not exist; a source is a picture, a folder, a sequence like frames/%06d.png, a video file, "
+            f"a camera index, test: or a stream ({', '.join(SCHEMES)})"
         )
     if path.suffix.lower() in PICTURE_SUFFIXES:
         return PictureSource(spec, [path])
@@ -120,7 +123,7 @@ def _sequence(path: Path, counter: re.Match[str]) -> list[Path]:
             if match and len(match[1]) >= digits:
                 found[int(match[1])] = file
     if not found:
-        raise SourceError(f"no file matches the sequence {path}")
+        raise SourceError(f"no file matches the sequence {masked(str(path))}")
     return [found[number] for number in sorted(found)]
 
 
@@ -128,7 +131,9 @@ def _options(spec: str, query: str | None, known: tuple[str, ...]) -> dict[str, 
     options = dict(parse_qsl((query or "").removeprefix("?"), keep_blank_values=True))
     for name in options:
         if name not in known:
-            raise UsageError(f"{spec}: unknown option {name!r}; there are {', '.join(known)}")
+            raise UsageError(
+                f"{masked(spec)}: unknown option {name!r}; there are {', '.join(known)}"
+            )
     return options
 
 
@@ -142,5 +147,5 @@ def _number(spec: str, options: dict[str, str], name: str, default: float) -> fl
     except ValueError:
         value = -1.0
     if not 0 <= value < 1e6:
-        raise UsageError(f"{spec}: {name} must be a number from 0, not {options[name]!r}")
+        raise UsageError(f"{masked(spec)}: {name} must be a number from 0, not {options[name]!r}")
     return value

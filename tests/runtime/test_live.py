@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from e2e_deploy.errors import SourceError, UnavailableError, UsageError
-from e2e_deploy.runtime.live import CameraSource, StreamSource, masked
+from e2e_deploy.runtime.live import CameraSource, StreamSource
 from e2e_deploy.runtime.pattern import read_number
 from e2e_deploy.runtime.uris import open_source
 from tests.rtsp_server import RtspServer, ts_bytes
@@ -34,7 +34,7 @@ def test_an_rtsp_stream_gives_its_frames():
         source = stream(server.url, reconnect_s=0)
         frames = []
         with pytest.raises(
-            SourceError, match=r"rtsp://\*\*\*@127.0.0.1:\d+/cam .* after \d+ frames"
+            SourceError, match=r"rtsp://\*\*\*@127.0.0.1:\d+/\*\*\* .* after \d+ frames"
         ):
             for frame in source:
                 frames.append(frame)
@@ -249,23 +249,6 @@ def test_nothing_listens():
     with pytest.raises(SourceError, match=r"tcp://\*\*\*@127.0.0.1:\d+ cannot be opened") as caught:
         list(stream(f"tcp://user:pw@127.0.0.1:{free_port()}"))
     assert "pw" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("rtsp://me:pw@host:554/a/b", "rtsp://***@host:554/a/b"),
-        ("rtsp://host/a?token=abc&w=3", "rtsp://host/a?token=***&w=3"),
-        (
-            "srt://host:1?passphrase=abcdefghij&mode=caller",
-            "srt://host:1?passphrase=***&mode=caller",
-        ),
-        ("rtsp://me:p@ss@host/", "rtsp://***@host/"),
-        ("rtsp://me:pw@[bad/", "rtsp://***@[bad/"),
-    ],
-)
-def test_credentials_are_masked(url, shown):
-    assert masked(url) == shown
 
 
 @pytest.mark.parametrize("spec", ["http://me:pw@host/a.m3u8", "concat://a|b", "file:///etc/passwd"])
