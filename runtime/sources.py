@@ -21,7 +21,9 @@ from e2e_deploy.frames import MAX_PIXELS, MIN_SIDE_PX
 from e2e_deploy.opencv import cv2
 from e2e_deploy.runtime.backend import Picture
 from e2e_deploy.runtime.transfers import Transfers
+from e2e_deploy.text import clean
 
+MAX_NOTES = 100
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 
 
@@ -67,6 +69,7 @@ class Source(Protocol):
         total: number of frames where it is known, else None.
         skipped: damaged frames that were left out so far.
         gaps: times that it was lost and came back.
+        notes: what was done to frames before the engine, and why some were left out; grows while it runs.
         transfers: counts what it copied between host and GPU; None when its frames are on the host.
     """
 
@@ -77,6 +80,7 @@ class Source(Protocol):
     total: int | None
     skipped: int
     gaps: int
+    notes: list[str]
     transfers: Transfers | None
 
     def __iter__(self) -> Iterator[SourceFrame]: ...
@@ -97,7 +101,14 @@ class BaseSource:
         self.name = name
         self.fps, self.total = fps, total
         self.skipped = self.gaps = 0
+        self.notes: list[str] = []
         self._stopping = threading.Event()
+
+    def note(self, text: str) -> None:
+        """Say something of this source, once: one sentence. After MAX_NOTES different ones, counts must do."""
+        sentence = clean(text)
+        if sentence not in self.notes and len(self.notes) < MAX_NOTES:
+            self.notes.append(sentence)
 
     def stop(self) -> None:
         """Let an iteration in another thread end soon."""

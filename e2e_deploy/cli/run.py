@@ -183,7 +183,7 @@ def command(
         worst = Path(f"{manifest.task}-parity-worst.npz")
         watch = ParityWatch(parity_every, strict=parity == "strict", save_to=worst)
     words = watch.words if watch else lambda: ""
-    line = StatusLine(limit or frames.total, words)
+    line = StatusLine(frames, limit or frames.total, words)
     sinks = outputs.open(manifest, frames, camera, words)
     viewers = [sink for sink in sinks if isinstance(sink, ViewerSink)]
 

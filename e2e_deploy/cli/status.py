@@ -17,20 +17,27 @@ EVERY_S = 0.5
 
 
 class StatusLine:
-    """Frames a second, engine p50 and p99, drops and age, rewritten in place; nothing where stderr is no terminal.
+    """Frames a second, engine p50 and p99, drops and age, rewritten in place; without them where stderr is no terminal.
+
+    What the source notes is printed when it comes, in lines that stay.
 
     Args:
-        total: frames that will come, where it is known.
+        source: whose frames come.
+        total: how many will come, where it is known.
         more: further words for the line.
     """
 
-    def __init__(self, total: int | None, more: Callable[[], str] = lambda: "") -> None:
-        self._total, self._more = total, more
+    def __init__(
+        self, source: Source, total: int | None, more: Callable[[], str] = lambda: ""
+    ) -> None:
+        self._source, self._total, self._more = source, total, more
+        self._noted = 0
         self._shown = sys.stderr.isatty()
         self._last, self._frames = time.monotonic(), 0
 
     def __call__(self, report: RunReport) -> None:
         """Show the report, at most twice a second."""
+        self._say_notes()
         now = time.monotonic()
         if not self._shown or now - self._last < EVERY_S:
             return
@@ -51,6 +58,12 @@ class StatusLine:
         """Leave the line."""
         if self._shown:
             click.echo("\r\x1b[K", err=True, nl=False)
+        self._say_notes()
+
+    def _say_notes(self) -> None:
+        for note in self._source.notes[self._noted :]:
+            click.echo(("\r\x1b[K" if self._shown else "") + note, err=True)
+            self._noted += 1
 
 
 def _row(name: str, latency: Latency) -> str:
@@ -119,6 +132,7 @@ def as_json(report: RunReport, source: Source) -> dict[str, Any]:
         "dropped": report.dropped,
         "skipped": source.skipped,
         "gaps": source.gaps,
+        "notes": source.notes,
         "seconds": report.seconds,
         "engine": report.engine,
         "latency": None if report.latency is None else asdict(report.latency),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from e2e_deploy.errors import SourceError
-from e2e_deploy.runtime.sources import read_picture
+from e2e_deploy.runtime.sources import BaseSource, read_picture
 from e2e_deploy.runtime.uris import open_source
 
 
@@ -41,6 +41,13 @@ def blank_png(path, width, height):
 @pytest.fixture
 def rgb(rng):
     return rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+
+
+def test_a_source_says_a_thing_once_and_no_more_than_a_hundred(tmp_path):
+    source = BaseSource("a")
+    for count in range(300):
+        source.note(f"frame {count // 2}\x1b[2J is odd")
+    assert source.notes == [f"frame {count}\ufffd[2J is odd" for count in range(100)]
 
 
 def test_a_picture_is_rgb(tmp_path, rgb):
