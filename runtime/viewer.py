@@ -1,10 +1,13 @@
 """A browser view of a run, on this machine only: http://127.0.0.1:PORT, the frame beside its coloured result.
 
 Clients get the newest picture when they are ready for one, so slow ones skip pictures and cost no memory. Requests must
-name this machine as their host, so that no other web page can reach the view through a name of its own.
+name this machine as their host, so that no other web page can reach the view through a name of its own, and must not be
+made by another site's page: it could show the pictures, or draw conclusions from their sizes.
 """
 
 import json
+import os
+import select
 import socket
 import threading
 import time
@@ -34,6 +37,7 @@ HOST = "127.0.0.1"
 MAX_CLIENTS = 8
 MAX_BODY = 1024
 STUCK_S = 5.0  # a client that takes no byte for so long is cut off
+LOOK_S = 0.5  # while no picture comes: how often it is looked whether a client is still there
 JPEG_QUALITY = 85
 BOUNDARY = "frame"
 
@@ -100,11 +104,13 @@ class ViewerSink:
         self._report = report
 
     def newer(self, than: int) -> tuple[int, bytes] | None:
-        """(number, JPEG) of a picture newer than number ``than``, when there is one; None when the run is over."""
+        """(number, JPEG) of a picture newer than ``than``; (than, b"") after LOOK_S without one; None at the end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._number > than)
+            came = self._changed.wait_for(lambda: self._closed or self._number > than, LOOK_S)
             if self._closed:
                 return None
+            if not came:
+                return than, b""
             number, picture = self._number, self._picture
         with self._encoding:  # once for all clients, and not in the sink's thread
             if self._jpeg[0] < number and picture is not None:
@@ -162,9 +168,24 @@ class ViewerSink:
         return []
 
 
+# Of every answer: what the page may do, and that no other page may show it or what belongs to it.
+_GUARDS = (
+    ("Cache-Control", "no-store"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    (
+        "Content-Security-Policy",
+        "default-src 'none'; img-src 'self'; connect-src 'self'; style-src 'unsafe-inline'; "
+        "script-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    ),
+)
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    allow_reuse_address = False
+    # A run that was restarted finds its old connections in TIME_WAIT. Elsewhere the option would share a used port.
+    allow_reuse_address = os.name == "posix"
+    allow_reuse_port = False
 
     def __init__(self, address: tuple[str, int], sink: ViewerSink) -> None:
         self.sink = sink
@@ -185,24 +206,24 @@ class _Handler(BaseHTTPRequestHandler):
     def _is_ours(self) -> bool:
         """Whether the request names this machine, and comes from our own page if from any."""
         port = self.server.server_port
-        hosts = (f"{HOST}:{port}", f"localhost:{port}")
+        hosts = [f"{name}:{port}" for name in (HOST, "localhost")]
+        if port == 80:  # which browsers leave out
+            hosts += [HOST, "localhost"]
         origin = self.headers.get("Origin")
-        return self.headers.get("Host") in hosts and (
-            origin is None or urlsplit(origin).netloc in hosts
+        return (
+            self.headers.get("Host") in hosts
+            and (origin is None or urlsplit(origin).netloc in hosts)
+            and self.headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin")
         )
 
-    def _answer(self, code: int, kind: str, body: bytes) -> None:
+    def _head(self, code: int, kind: str, *lines: tuple[str, str]) -> None:
         self.send_response(code)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Cache-Control", "no-store")
-        self.send_header("X-Content-Type-Options", "nosniff")
-        self.send_header(
-            "Content-Security-Policy",
-            "default-src 'none'; img-src 'self'; connect-src 'self'; "
-            "style-src 'unsafe-inline'; script-src 'unsafe-inline'; frame-ancestors 'none'",
-        )
+        for line in (("Content-Type", kind), *lines, *_GUARDS):
+            self.send_header(*line)
         self.end_headers()
+
+    def _answer(self, code: int, kind: str, body: bytes) -> None:
+        self._head(code, kind, ("Content-Length", str(len(body))))
         self.wfile.write(body)
 
     def do_GET(self) -> None:
@@ -243,15 +264,15 @@ class _Handler(BaseHTTPRequestHandler):
             return
         sink.clients.add(self.connection)
         try:
-            self.send_response(200)
-            self.send_header("Content-Type", f"multipart/x-mixed-replace; boundary={BOUNDARY}")
-            self.send_header("Cache-Control", "no-store")
-            self.end_headers()
+            self._head(200, f"multipart/x-mixed-replace; boundary={BOUNDARY}")
             number = 0
             while (found := sink.newer(number)) is not None:
                 number, jpeg = found
-                head = f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
-                self.wfile.write(head.encode() + jpeg + b"\r\n")
+                if jpeg:
+                    head = f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+                    self.wfile.write(head.encode() + jpeg + b"\r\n")
+                elif select.select([self.connection], [], [], 0)[0]:
+                    break  # it left; or it speaks, which no browser does here
         except OSError:  # gone, or stuck for STUCK_S
             self.close_connection = True
         finally:

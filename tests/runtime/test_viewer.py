@@ -74,7 +74,20 @@ def test_the_page_and_what_it_may_do(viewer):
     assert status == 200
     assert b"<title>e2e-deploy</title>" in body
     assert "default-src 'none'" in headers["Content-Security-Policy"]
+    assert b"innerHTML" not in body  # notes and names come from outside
     assert viewer.url.startswith("http://127.0.0.1:")
+
+
+@pytest.mark.parametrize("path", ["/", "/status", "/stream", "/nothing"])
+def test_no_other_page_may_show_anything_of_it(viewer, path):
+    connection = http.client.HTTPConnection("127.0.0.1", port_of(viewer), timeout=10)
+    connection.request("GET", path)
+    headers = connection.getresponse().headers
+    connection.close()
+    assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Cache-Control"] == "no-store"
+    assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
 
 
 def test_the_newest_picture_comes_side_by_side(viewer, rng):
@@ -127,12 +140,24 @@ def test_other_hosts_and_other_pages_are_refused(viewer):
     assert ask(viewer, "GET", "/stream", headers={"Host": f"evil.example:{port}"})[0] == 403
     for origin, code in (("http://evil.example", 403), (f"http://localhost:{port}", 200)):
         assert ask(viewer, "POST", "/set", good, {"Origin": origin})[0] == code
+    for site, code in (
+        ("cross-site", 403),
+        ("same-site", 403),
+        ("same-origin", 200),
+        ("none", 200),
+    ):
+        assert ask(viewer, "GET", "/status", headers={"Sec-Fetch-Site": site})[0] == code
+        assert (ask(viewer, "POST", "/set", good, {"Sec-Fetch-Site": site})[0]) == code
+    for site in ("cross-site", "same-site"):
+        for path in ("/", "/stream"):
+            assert ask(viewer, "GET", path, headers={"Sec-Fetch-Site": site})[0] == 403
     assert ask(viewer, "GET", "/etc/passwd")[0] == 404
     assert ask(viewer, "POST", "/status", good)[0] == 404
     assert ask(viewer, "POST", "/set", "x" * 2000)[0] == 413
 
 
-def test_clients_that_never_read_slow_nothing_and_are_limited(viewer, rng):
+def test_clients_that_never_read_slow_nothing_and_are_limited(viewer, rng, monkeypatch):
+    monkeypatch.setattr("e2e_deploy.runtime.viewer._Handler.timeout", 1.0)
     stuck = []
     for _ in range(MAX_CLIENTS):
         client = socket.create_connection(("127.0.0.1", port_of(viewer)))
@@ -192,6 +217,22 @@ def test_closing_ends_connections_threads_and_the_port(manifests):
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port_of(sink)), timeout=1)
     client.close()
+
+
+def test_clients_that_left_before_a_picture_came_keep_no_place(viewer):
+    for _ in range(MAX_CLIENTS):
+        with streaming(viewer):
+            pass
+    wait_until(lambda: not viewer.clients)
+
+
+def test_a_restart_takes_the_port_again(viewer, manifests, rng):
+    """The side that closes first keeps the connection in TIME_WAIT for a minute: here the server."""
+    with streaming(viewer) as next_picture:
+        viewer.write(source_frame(rng), result_for("depth", rng), {})
+        next_picture()
+        viewer.close()
+    ViewerSink(port_of(viewer), manifests["depth"], painter(manifests["depth"])).close()
 
 
 def test_a_port_that_is_taken(viewer, manifests):
