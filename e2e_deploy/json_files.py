@@ -5,13 +5,12 @@ Who uses it: checkpoints, bundles, training states, data sets. Types and ranges 
 
 import json
 import math
-import os
-import stat
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from e2e_deploy.errors import InputError
+from e2e_deploy.files import read_bytes
 
 MAX_BYTES = 2**24
 """16 MiB: the largest of our files, a bundle's manifest with many engines, has tens of KiB."""
@@ -96,16 +95,10 @@ def read_json(
         InputError: as ``error``: missing, no regular file, too large, or what parse_json refuses.
     """
     try:
-        # Without blocking: opening a pipe would wait for its writer.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
-            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-                raise error(f"{path} is no regular file")
-            data = stream.read(limit + 1)
+        data = read_bytes(path, limit)
     except FileNotFoundError:
         raise error(f"{path} is missing") from None
     except (OSError, ValueError) as reason:  # ValueError: a zero byte in the name
         said = reason.strerror if isinstance(reason, OSError) else None
         raise error(f"{path} cannot be read: {said or reason}") from None
-    if len(data) > limit:
-        raise error(f"{path} has more than {limit} bytes; expected a JSON file of a few kilobytes")
     return parse_json(data, path, error=error)

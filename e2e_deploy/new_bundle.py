@@ -1,64 +1,62 @@
-"""A bundle's folder while it is written: it appears whole or not at all."""
+"""A bundle's folder while it is written: it appears whole or not at all, and replaces a bundle and nothing else."""
 
 import contextlib
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from e2e_deploy.bundle import sha256_of
-from e2e_deploy.errors import E2EDeployError, UsageError
-from e2e_deploy.manifest import MANIFEST, FileEntry, Manifest
+from e2e_deploy.bundle import safe_path, sha256_of
+from e2e_deploy.errors import BundleError, UsageError
+from e2e_deploy.files import read_bytes
+from e2e_deploy.json_files import MAX_BYTES
+from e2e_deploy.manifest import MANIFEST, FileEntry, Manifest, parse_manifest
+from e2e_deploy.whole_folder import whole_folder
+
+# What a killed rebuild of an engine leaves: an engine not yet listed, and half-written files of ours.
+_LEFTOVERS = re.compile(r"engines/[^/]+\.engine|(engines/)?\.[^/]+\.[0-9a-f]{8}\.(engine|json)")
+
+
+def bundle_files(root: Path) -> list[str]:
+    """Names of the files that make the bundle at ``root``, the manifest last; their hashes are not checked.
+
+    Raises:
+        UsageError: no bundle that this version can read is there.
+    """
+    try:
+        manifest = parse_manifest(read_bytes(root / MANIFEST, MAX_BYTES).decode("utf-8"))
+        for name in manifest.files:
+            safe_path(root, name)
+    except (OSError, ValueError, BundleError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UsageError(
+            f"{root} exists and is not a bundle that this version can replace ({MANIFEST}: {reason}); choose "
+            "another folder"
+        ) from None
+    below = [Path(folder, name) for folder, _, names in os.walk(root) for name in names]
+    names = [path.relative_to(root).as_posix() for path in below]
+    return [*manifest.files, *(name for name in names if _LEFTOVERS.fullmatch(name)), MANIFEST]
 
 
 @contextlib.contextmanager
-def new_bundle(path: Path) -> Iterator[Path]:
+def new_bundle(path: Path, on_note: Callable[[str], None] = lambda note: None) -> Iterator[Path]:
     """A folder to fill; it becomes ``path`` when the block ends well, and vanishes when it does not.
 
     An existing bundle at ``path`` is replaced only then.
 
+    Args:
+        path: of the bundle.
+        on_note: told what was removed that a killed export had left.
+
     Raises:
-        UsageError: ``path`` exists and is not a bundle.
+        UsageError: ``path`` exists and is not a bundle, or holds something else besides.
         E2EDeployError: the folder cannot be written, or the disk is full.
     """
-    if (
-        path.exists()
-        and not (path / MANIFEST).is_file()
-        and not (path.is_dir() and not any(path.iterdir()))
-    ):
-        raise UsageError(f"{path} exists and is not a bundle; choose another folder")
-    partial: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
-        yield partial
-        partial.chmod(0o755)
-        if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old-", dir=path.parent))
-            try:
-                os.replace(path, old / "bundle")
-                try:
-                    os.replace(partial, path)
-                except OSError:
-                    os.replace(old / "bundle", path)
-                    raise
-                shutil.rmtree(old / "bundle", ignore_errors=True)
-            finally:
-                with contextlib.suppress(OSError):
-                    old.rmdir()
-        else:
-            os.replace(partial, path)
-    except OSError as error:
-        raise E2EDeployError(
-            f"the bundle {path} could not be written: {error.strerror or error}; nothing was changed"
-        ) from error
-    finally:
-        if partial is not None and partial.exists():
-            shutil.rmtree(partial, ignore_errors=True)
+    with whole_folder(path, bundle_files, on_note) as folder:
+        yield folder
 
 
 def write_manifest(root: Path, manifest: Manifest) -> Manifest:

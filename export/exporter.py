@@ -249,7 +249,7 @@ def export_bundle(
     task, is_int8 = checkpoint.identity.task, precision == "int8"
     jobs = plan_jobs(engine, targets, precision)[0] if graph == "frame" else []
     opset = opset_for(precision, jobs)
-    with new_bundle(out) as folder:
+    with new_bundle(out, on_note) as folder:
         with stages("load checkpoint"):
             model = load_model(checkpoint)
             digest = checkpoint.sha256()

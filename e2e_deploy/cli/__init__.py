@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 import e2e_deploy
+from e2e_deploy.cli.signals import ending_like_ctrl_c
 from e2e_deploy.errors import E2EDeployError
 
 # verb: (module, what --help says)
@@ -65,7 +66,8 @@ def _one_line(message: object) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of ``e2e-deploy``: errors raised on purpose become one line and an exit code."""
     try:
-        result: Any = group.main(arguments, prog_name="e2e-deploy", standalone_mode=False)
+        with ending_like_ctrl_c():
+            result: Any = group.main(arguments, prog_name="e2e-deploy", standalone_mode=False)
         code = result if isinstance(result, int) else 0
     except click.exceptions.Exit as stop:
         code = stop.exit_code
