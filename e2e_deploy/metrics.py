@@ -30,6 +30,13 @@ RELATIVE_FLOOR = 0.05
 
 The zero of affine-invariant depth is arbitrary, so a ratio to a depth near it measures nothing."""
 
+MIN_PIXELS = 3
+"""Scale and shift fit one or two pixels exactly, whatever was predicted."""
+
+MIN_SPREAD = 1e-6
+"""A truth whose farthest and nearest pixel differ by less than this share of its mean is the same depth everywhere;
+every prediction fits that with a scale of zero."""
+
 ANGLE_LIMITS_DEG = (5.0, 7.5, 11.25, 22.5, 30.0)
 
 
@@ -55,6 +62,9 @@ class DepthMetrics:
     """The same for 1.25^2"""
     delta3: float
     """The same for 1.25^3"""
+    negative_scale: float
+    """1 where the fitted scale is negative, else 0; over images the share of them. The other numbers cannot tell such
+    a prediction, which is inverted, from a right one."""
     num_valid: int
     """Pixels that were compared."""
 
@@ -90,6 +100,18 @@ def align_scale_shift(pred: Array, target: Array, valid: Array) -> tuple[float, 
     """
     x, y = _valid_pixels(pred, target, valid)
     return _fit(x, y)
+
+
+def why_unmeasurable(target: Array, valid: Array) -> str | None:
+    """Why no depth can be measured against ``target`` [H, W] where ``valid`` [H, W] is true, or None if it can."""
+    y = np.asarray(target, dtype=np.float64)[np.asarray(valid, dtype=bool)]
+    if y.size == 0:
+        return "no valid pixel"
+    if y.size < MIN_PIXELS:
+        return f"fewer than {MIN_PIXELS} valid pixels"
+    if np.ptp(y) <= MIN_SPREAD * abs(y.mean()):
+        return "the same depth everywhere"
+    return None
 
 
 def depth_metrics(
@@ -129,7 +151,7 @@ def depth_metrics(
     else:
         raise ValueError(f"space must be 'depth' or 'disparity', got {space!r}")
     aligned = np.maximum(np.clip(aligned, min_depth, max_depth), MIN_DEPTH)
-    return _compare(aligned, y)
+    return _compare(aligned, y, negative_scale=scale < 0)
 
 
 def depth_from_disparity(
@@ -276,7 +298,7 @@ def _fit(x: Float64, y: Float64) -> tuple[float, float]:
     return float(scale), float(y_mean - scale * x_mean)
 
 
-def _compare(d: Float64, target: Float64) -> DepthMetrics:
+def _compare(d: Float64, target: Float64, *, negative_scale: bool) -> DepthMetrics:
     difference, log_difference = d - target, np.log(d) - np.log(target)
     ratio = np.maximum(d / target, target / d)
     return DepthMetrics(
@@ -289,6 +311,7 @@ def _compare(d: Float64, target: Float64) -> DepthMetrics:
         delta1=float(np.mean(ratio < 1.25)),
         delta2=float(np.mean(ratio < 1.25**2)),
         delta3=float(np.mean(ratio < 1.25**3)),
+        negative_scale=float(negative_scale),
         num_valid=d.size,
     )
 

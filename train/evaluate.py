@@ -7,7 +7,8 @@ pooled over all valid pixels. Knows no backend: a predictor is a function from f
 import csv
 import heapq
 import io
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -22,7 +23,9 @@ from e2e_deploy.metrics import (
     NormalsMetrics,
     depth_metrics,
     mean_depth_metrics,
+    why_unmeasurable,
 )
+from e2e_deploy.normals_axes import AxesComparison, AxesFit
 from e2e_deploy.tasks import TaskName
 from e2e_deploy.train.files import write_bytes, write_picture
 from e2e_deploy.train.pictures import Picture, captioned_rows, comparison_row
@@ -37,9 +40,18 @@ Predict = Callable[[npt.NDArray[np.uint8]], npt.NDArray[Any]]
 
 NUM_WORST = 8
 
+MAX_NEGATIVE_SCALES = 0.25
+"""Largest share of images whose fitted scale may be negative. Chance gives a half and an inverted model gives nearly
+all; a good one gives a few per cent, on pictures with hardly any depth to see."""
+
 
 class Readable(Protocol):
     """What is measured on: ``FolderDataset`` and anything like it."""
+
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        """Images of the set that can never be read, by reason."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -56,10 +68,13 @@ class EvalResult:
     metrics: Metrics
     num_images: int
     """Images measured."""
-    num_empty: int
-    """Images left out because nothing in them is valid."""
+    left_out: dict[str, int]
+    """Images that were not measured, by reason: those of the data set that cannot be read, and those whose truth
+    nothing can be measured against."""
     worst: tuple[str, ...]
     """Paths of the worst images, worst first."""
+    problem: str | None
+    """A sentence if the numbers belong to inverted depth or to normals in other axes, which makes them worthless."""
 
     def values(self) -> dict[str, float]:
         """The metrics by name, the pixel count left out."""
@@ -105,17 +120,22 @@ def evaluate(
     indices = spread_indices(len(dataset), limit)
     rows: list[tuple[str, Metrics]] = []
     worst: list[tuple[float, int, Picture | None]] = []  # a heap, the least bad on top
-    pooled = NormalsAccumulator()
+    pooled, axes = NormalsAccumulator(), AxesComparison()
+    left_out = Counter(dataset.left_out)
     for done, index in enumerate(indices, start=1):
         sample = dataset.read(index)
         target, valid = _target(sample, task)
-        if valid.any():
+        reason = _why_left_out(target, valid, task)
+        if reason is not None:
+            left_out[reason] += 1
+        else:
             prediction = np.asarray(predict(sample.rgb))
             try:
                 if task == "depth":
                     metrics = _depth(prediction, target, valid, alignment, depth_range_m)
                 else:
                     metrics = _normals(prediction, target, valid, pooled)
+                    axes.add(prediction, target, valid)
             except ValueError as error:
                 raise E2EDeployError(
                     f"{sample.path}: the prediction cannot be measured: {error}"
@@ -131,7 +151,8 @@ def evaluate(
         if on_progress is not None:
             on_progress(done, len(indices))
     if not rows:
-        raise DataError(f"none of the {len(indices)} images has a valid pixel to measure {task} on")
+        counts = "; ".join(f"{reason}: {count}" for reason, count in left_out.items())
+        raise DataError(f"none of the {len(indices)} images can be measured for {task} ({counts})")
     worst.sort(reverse=True)
     if csv_path is not None:
         _write_csv(csv_path, rows)
@@ -144,9 +165,42 @@ def evaluate(
         task=task,
         metrics=mean_depth_metrics(depth_rows) if task == "depth" else pooled.result(),
         num_images=len(rows),
-        num_empty=len(indices) - len(rows),
+        left_out=dict(left_out),
         worst=tuple(rows[i][0] for _, i, _ in worst),
+        problem=(
+            depth_problem(depth_rows, alignment) if task == "depth" else axes_problem(axes.result())
+        ),
     )
+
+
+def depth_problem(per_image: Sequence[DepthMetrics], alignment: Alignment) -> str | None:
+    """A sentence if more than ``MAX_NEGATIVE_SCALES`` of the images have a negative fitted scale, else None."""
+    negative = sum(metrics.negative_scale > 0 for metrics in per_image)
+    if negative <= MAX_NEGATIVE_SCALES * len(per_image):
+        return None
+    other = {"depth": "disparity", "disparity": "depth"}[alignment]
+    return (
+        f"the {alignment} is inverted: the fitted scale is negative in {negative} of {len(per_image)} images "
+        f"(at most {MAX_NEGATIVE_SCALES:.0%} may be); train it with a loss.direction_weight, or measure it with the "
+        f"alignment {other} if that is what the model gives"
+    )
+
+
+def axes_problem(fit: AxesFit | None) -> str | None:
+    """A sentence if the normals agree far better in other axes, else None."""
+    if fit is None or not fit.differ:
+        return None
+    return (
+        f"the normals are in other axes than the truth: x, y, z of the truth are {fit.axes} of the model "
+        f"(correlation {fit.correlation:.2f}, {fit.as_given:.2f} as they are); check normals.axes of the data set "
+        "and the family of the model"
+    )
+
+
+def _why_left_out(target: Array, valid: Array, task: TaskName) -> str | None:
+    if task == "depth":
+        return why_unmeasurable(target, valid)
+    return None if valid.any() else "no valid pixel"
 
 
 def _depth(

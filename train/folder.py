@@ -70,6 +70,7 @@ class FolderDataset:
     Attributes:
         stems: the complete samples, in reading order.
         missing: files that should exist because one of their pair does.
+        left_out: number of samples that can never be read, by reason.
         has_normals: whether the set stores normals.
         spec: what ``dataset.toml`` says.
 
@@ -102,6 +103,8 @@ class FolderDataset:
             for kind in self._suffix
             if stem not in found[kind]
         ]
+        incomplete = len(every - complete)
+        self.left_out = {"picture or truth file missing": incomplete} if incomplete else {}
         if not self.stems:
             raise DataError(f"{self.folder}: no sample with {', '.join(self._suffix)} of one stem")
 

@@ -30,6 +30,7 @@ class HeldOut:
     def __init__(self, config: EvalConfig, task: str) -> None:
         self.config = config
         self.dataset = FolderDataset(config.root, config.split)
+        self.left_out = self.dataset.left_out
         if task == "normals" and not self.dataset.has_normals:
             raise UsageError(f"{config.root} has no normals, which this task needs")
 

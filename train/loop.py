@@ -238,7 +238,7 @@ class _Run:
                 raise
             reporter.say(f"the held-out pictures could not be measured: {error}")
             return None
-        reporter.evaluation(self.progress.step, result.values())
+        reporter.evaluation(self.progress.step, result.values(), result.problem)
         return result
 
     def _panel(self) -> Picture:

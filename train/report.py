@@ -6,6 +6,7 @@ machines; TensorBoard scalars and pictures in ``<out>/logs``. Knows no model.
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -123,15 +124,19 @@ class Reporter:
         values |= {"images_per_s": self._images_per_s, "degenerate": report.num_degenerate}
         self.scalars(report.step, values)
 
-    def evaluation(self, step: int, metrics: dict[str, float]) -> None:
-        """Tell about held-out pictures."""
+    def evaluation(
+        self, step: int, metrics: Mapping[str, float], problem: str | None = None
+    ) -> None:
+        """Tell about held-out pictures, and what makes their numbers worthless."""
         if not self.enabled:
             return
         self._last_time = time.perf_counter()  # the next step's speed leaves the evaluation out
-        self._write_log({"step": step, "evaluation": metrics})
+        self._write_log({"step": step, "evaluation": metrics, "problem": problem})
         self.scalars(step, {f"eval/{name}": value for name, value in metrics.items()})
         shown = "  ".join(f"{name} {value:.4f}" for name, value in list(metrics.items())[:4])
         self.say(f"step {step}  held-out: {shown}")
+        if problem:
+            self.say(f"step {step}  held-out: {problem}")
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Numbers into TensorBoard."""

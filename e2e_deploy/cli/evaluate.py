@@ -62,6 +62,7 @@ def command(
     from rich.console import Console
     from rich.progress import Progress
 
+    from e2e_deploy.errors import ParityError
     from e2e_deploy.train.evaluate import evaluate
     from e2e_deploy.train.folder import FolderDataset
 
@@ -86,12 +87,14 @@ def command(
         )
     if as_json:
         click.echo(json.dumps({"model": model, "data": str(data), "split": split} | asdict(result)))
-        return
-    click.echo(f"{found} on {data} ({split}): {result.num_images} images")
-    if result.num_empty:
-        click.echo(f"{result.num_empty} images have no valid pixel and were left out", err=True)
-    for name, value in result.values().items():
-        click.echo(f"  {name:<12} {value:.4f}")
+    else:
+        click.echo(f"{found} on {data} ({split}): {result.num_images} images")
+        for name, value in result.values().items():
+            click.echo(f"  {name:<14} {value:.4f}")
+    for reason, count in result.left_out.items():
+        click.echo(f"{count} images were left out: {reason}", err=True)
+    if result.problem:
+        raise ParityError(result.problem)
 
 
 def _bundle(folder: str, backend: str, device: str) -> "tuple[Any, Predict]":

@@ -51,6 +51,36 @@ def test_depth_metrics_by_hand():
     assert got.num_valid == 4
 
 
+@pytest.mark.parametrize("space", ["depth", "disparity"])
+def test_a_negative_scale_is_the_only_sign_of_inverted_depth(rng, space):
+    target = rng.random((9, 9)) * 5 + 1
+    near = 1 / target if space == "disparity" else target
+    valid = np.ones(target.shape, bool)
+    right = metrics.depth_metrics(0.3 * near, target, valid, space=space)
+    inverted = metrics.depth_metrics(1 - 0.3 * near, target, valid, space=space)
+    assert (right.negative_scale, inverted.negative_scale) == (0, 1)
+    assert inverted.abs_rel == pytest.approx(right.abs_rel, abs=1e-12)
+    assert metrics.mean_depth_metrics([right, right, inverted]).negative_scale == pytest.approx(
+        1 / 3
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ([0, 0, 0, 0], "no valid pixel"),
+        ([0, 2, 0, 0], "fewer than 3 valid pixels"),
+        ([0, 2, 5, 0], "fewer than 3 valid pixels"),
+        ([3.3, 3.3, 3.3, 0], "the same depth everywhere"),
+        ([3.3, 3.3000002, 3.3, 0], "the same depth everywhere"),
+        ([3.3, 3.31, 3.3, 0], None),
+    ],
+)
+def test_truths_that_any_prediction_fits_are_named(values, reason):
+    target = np.array([values], np.float32)
+    assert metrics.why_unmeasurable(target, target > 0) == reason
+
+
 def test_aligned_depth_is_clipped_to_the_range():
     pred = np.array([[0.0, 1.0, 2.0, 10.0]])
     target = np.array([[1.0, 2.0, 3.0, 4.0]])

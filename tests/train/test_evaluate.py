@@ -53,7 +53,7 @@ def test_depth_is_the_mean_over_images(dataset, tmp_path):
     samples = [dataset.read(i) for i in range(10)]
     expected = [depth_metrics(predict(s.rgb), s.depth_m, s.valid) for s in samples]
     assert result.metrics == mean_depth_metrics(expected)
-    assert (result.num_images, result.num_empty) == (10, 0)
+    assert (result.num_images, result.left_out, result.problem) == (10, {}, None)
     assert seen == [(i, 10) for i in range(1, 11)]
     rows = list(csv.DictReader((tmp_path / "rows.csv").read_text().splitlines()))
     assert [float(row["abs_rel"]) for row in rows] == [metrics.abs_rel for metrics in expected]
@@ -63,12 +63,85 @@ def test_depth_is_the_mean_over_images(dataset, tmp_path):
     assert sheet.shape == (8 * (18 + 240), 960, 3)
 
 
+def inverted(truth, count):
+    """Exact depth, near = 1 in the first ``count`` images."""
+
+    def predict(frame):
+        index, sample = truth.answers[frame.tobytes()]
+        return sample.depth_m * (-0.5 if index < count else 0.5) + 3
+
+    return predict
+
+
 def test_perfect_affine_depth_has_no_error(dataset):
-    truth = Truth(dataset, "depth")
-    exact = lambda frame: 3 - 0.5 * truth.answers[frame.tobytes()][1].depth_m  # noqa: E731
-    result = evaluate(exact, dataset, task="depth")
+    result = evaluate(inverted(Truth(dataset, "depth"), 0), dataset, task="depth")
     assert result.metrics.abs_rel < 1e-6
     assert result.metrics.delta1 == 1
+    assert result.metrics.negative_scale == 0
+    assert result.problem is None
+
+
+def test_inverted_depth_has_no_error_but_a_problem(dataset):
+    result = evaluate(inverted(Truth(dataset, "depth"), 10), dataset, task="depth")
+    assert result.metrics.abs_rel < 1e-6
+    assert result.metrics.negative_scale == 1
+    assert "negative in 10 of 10 images" in result.problem
+
+
+def test_a_few_hard_pictures_do_not_make_a_model_inverted(dataset):
+    truth = Truth(dataset, "depth")
+    few = evaluate(inverted(truth, 2), dataset, task="depth")
+    assert (few.metrics.negative_scale, few.problem) == (0.2, None)
+    many = evaluate(inverted(truth, 3), dataset, task="depth")
+    assert "negative in 3 of 10 images" in many.problem
+
+
+def test_a_disparity_measured_as_depth_is_told(dataset):
+    truth = Truth(dataset, "depth")
+
+    def disparity(frame):
+        return 1 / truth.answers[frame.tobytes()][1].depth_m
+
+    result = evaluate(disparity, dataset, task="depth")
+    assert "measure it with the alignment disparity" in result.problem
+    assert evaluate(disparity, dataset, task="depth", alignment="disparity").problem is None
+
+
+def test_normals_in_other_axes_are_told(tmp_path):
+    root = write_folder(tmp_path / "data", num_samples=4, normals_format="npy")
+    rng = np.random.default_rng(0)
+    for file in (root / "train" / "normals").iterdir():
+        vectors = rng.normal([0, 0.4, 1], 0.5, (48, 64, 3))
+        np.save(file, (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype("f4"))
+    dataset = FolderDataset(root)
+    truth = Truth(dataset, "normals")
+
+    def mirrored(frame):
+        return truth.answers[frame.tobytes()][1].normals * [-1, 1, 1]
+
+    assert evaluate(truth, dataset, task="normals").problem is None
+    assert "are -x y z of the model" in evaluate(mirrored, dataset, task="normals").problem
+
+
+def test_truths_that_fit_anything_never_score(tmp_path):
+    root = write_folder(tmp_path / "data", num_samples=6, depth_format="npy", unit_m=1.0)
+    depth = root / "train" / "depth"
+    np.save(depth / "s000.npy", np.full((48, 64), 3.3, np.float32))
+    for stem, count in (("s001", 1), ("s002", 2)):
+        sparse = np.zeros((48, 64), np.float32)
+        sparse.flat[:count] = [2, 5][:count]
+        np.save(depth / f"{stem}.npy", sparse)
+    (depth / "s003.npy").unlink()
+    dataset = FolderDataset(root)
+    result = evaluate(Truth(dataset, "depth"), dataset, task="depth")
+    assert result.num_images == 2
+    assert result.left_out == {
+        "picture or truth file missing": 1,
+        "the same depth everywhere": 1,
+        "fewer than 3 valid pixels": 2,
+    }
+    with pytest.raises(DataError, match="the same depth everywhere: 1"):
+        evaluate(Truth(dataset, "depth"), dataset, task="depth", limit=1)
 
 
 def test_disparity_is_fitted_in_disparity(dataset):
