@@ -30,6 +30,7 @@ _SPECTRAL = (
 )
 _OPENCV = {"inferno": cv2.COLORMAP_INFERNO, "turbo": cv2.COLORMAP_TURBO}
 COLORMAPS = ("spectral", *_OPENCV)
+UNKNOWN_RGB = (128, 128, 128)  # in no colour map, and as a normal the zero vector
 
 
 @cache
@@ -55,18 +56,21 @@ def lookup_table(name: str) -> Rgb:
 
 
 def colour_depth(depth: npt.NDArray[np.float32], name: str, low: float, high: float) -> Rgb:
-    """Depth [H, W] as RGB [H, W, 3]; ``low`` maps to the near end and ``high`` to the far end."""
+    """Depth [H, W] as RGB [H, W, 3]; ``low`` maps to the near end, ``high`` to the far; NaN and infinity are grey."""
     span = max(high - low, 1e-6)
-    scaled = np.nan_to_num((depth - low) * (255.0 / span), nan=255.0)  # NaN is shown as far
-    index = np.clip(scaled, 0, 255).astype(np.uint8)
-    coloured: Rgb = lookup_table(name)[index]
+    known = np.isfinite(depth)
+    scaled = np.where(known, depth - low, 0.0) * (255.0 / span)
+    coloured: Rgb = lookup_table(name)[np.clip(scaled, 0, 255).astype(np.uint8)]
+    coloured[~known] = UNKNOWN_RGB
     return coloured
 
 
 def colour_normals(normals: npt.NDArray[np.float32]) -> Rgb:
-    """Normals [H, W, 3] as RGB: (n + 1) / 2, the usual violet-blue for surfaces that face the viewer."""
-    scaled = np.nan_to_num((normals + 1.0) * 127.5, nan=0.0)
+    """Normals [H, W, 3] as RGB: (n + 1) / 2, the usual violet-blue for surfaces that face the viewer; NaN is grey."""
+    known: npt.NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(normals), axis=2)
+    scaled = (np.where(known[..., None], normals, 0.0) + 1.0) * 127.5
     coloured: Rgb = np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
+    coloured[~known] = UNKNOWN_RGB
     return coloured
 
 

@@ -33,10 +33,8 @@ PAIRS = (
 MAX_POINTS = 2000
 BISQUARE = 4.685  # standard deviations: 95 % as good as least squares where noise is Gaussian
 MAX_PLANE_M = 50.0
-MILLIMETRES_16 = (
-    0.0,
-    65.535,
-)  # what 16-bit files hold of metric depth, in metres: millimetres, 0 = invalid
+# What 16-bit files hold of metric depth, in metres: its codes 1 to 65535 are millimetres, 0 is unknown.
+MILLIMETRES_16 = (0.001, 65.535)
 
 
 @dataclass(frozen=True)

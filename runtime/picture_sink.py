@@ -18,7 +18,7 @@ from e2e_deploy.manifest import Manifest
 from e2e_deploy.opencv import cv2
 from e2e_deploy.runtime.backend import Result
 from e2e_deploy.runtime.intrinsics import Intrinsics
-from e2e_deploy.runtime.sinks import Painter, about, to_uint16
+from e2e_deploy.runtime.sinks import Painter, SixteenBits, about
 from e2e_deploy.runtime.sources import SourceFrame
 from e2e_deploy.runtime.steps import Facts
 
@@ -47,14 +47,11 @@ def _png(bgr_or_grey: npt.NDArray[Any]) -> bytes:
 
 
 def _png16(picture: Picture) -> Encoded:
-    stored, scale, offset = to_uint16(picture.result, picture.told["range"])
+    bits = SixteenBits(*picture.told["range"])
+    stored = bits.store(picture.result)
     single = stored.ndim == 2
-    return _png(stored if single else stored[..., ::-1]), {
-        "value": "stored * scale + offset",
-        "scale": scale,
-        "offset": offset,
-        "channels": "one" if single else "R, G, B = x, y, z",
-    }
+    told = bits.told() | {"channels": "one" if single else "R, G, B = x, y, z"}
+    return _png(stored if single else stored[..., ::-1]), told
 
 
 def _npy(picture: Picture) -> Encoded:

@@ -6,6 +6,7 @@
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ from e2e_deploy.runtime.sources import SourceFrame
 from e2e_deploy.runtime.steps import Facts
 
 Rgb = npt.NDArray[np.uint8]
+UNKNOWN = 0  # in 16-bit files; as in ROS (REP-118), where 0 is no measurement
 
 
 class Sink(Protocol):
@@ -76,16 +78,50 @@ class Painter:
         return write_note(picture, self.note)
 
 
-def to_uint16(
-    result: Result, value_range: tuple[float, float]
-) -> tuple[npt.NDArray[np.uint16], float, float]:
-    """(stored, scale, offset) with value = stored * scale + offset; out-of-range saturates, NaN becomes 0."""
-    low, high = value_range
-    finite = np.nan_to_num(result, nan=low, posinf=high, neginf=low)
-    stored = np.rint((np.clip(finite, low, high) - low) * (65535.0 / (high - low))).astype(
-        np.uint16
-    )
-    return stored, (high - low) / 65535.0, low
+@dataclass(frozen=True)
+class SixteenBits:
+    """How 16-bit files hold values of a range: ``value = stored * scale + offset``; UNKNOWN is no value.
+
+    Codes from 1 on are values; what is outside the range saturates.
+    """
+
+    low: float
+    high: float
+
+    @property
+    def scale(self) -> float:
+        """Value of one step."""
+        return (self.high - self.low) / (65535 - UNKNOWN - 1)
+
+    @property
+    def offset(self) -> float:
+        """Value that code 0 would have."""
+        return self.low - self.scale * (UNKNOWN + 1)
+
+    def store(self, result: Result) -> npt.NDArray[np.uint16]:
+        """A result in codes; a pixel of which any component is NaN or infinite is UNKNOWN in all of them."""
+        codes = np.clip(result, self.low, self.high)
+        codes -= self.low
+        codes /= self.scale
+        np.rint(codes, out=codes)
+        codes += UNKNOWN + 1
+        codes[~known_pixels(result)] = UNKNOWN
+        return codes.astype(np.uint16)
+
+    def told(self) -> dict[str, Any]:
+        """What a sidecar says of it."""
+        return {
+            "value": "stored * scale + offset, where stored is not unknown",
+            "scale": self.scale,
+            "offset": self.offset,
+            "unknown": UNKNOWN,
+        }
+
+
+def known_pixels(result: Result) -> npt.NDArray[np.bool_]:
+    """Where a result [H, W] or [H, W, 3] is a number in all components, bool [H, W]."""
+    finite: npt.NDArray[np.bool_] = np.isfinite(result)
+    return finite if result.ndim == 2 else np.logical_and.reduce(finite, axis=2)
 
 
 def about(manifest: Manifest, frame: SourceFrame, result: Result, facts: Facts) -> dict[str, Any]:

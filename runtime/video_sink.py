@@ -20,7 +20,7 @@ from e2e_deploy.files import whole_file
 from e2e_deploy.manifest import Manifest
 from e2e_deploy.runtime.backend import Result
 from e2e_deploy.runtime.fit import Fit
-from e2e_deploy.runtime.sinks import Painter, about, to_uint16
+from e2e_deploy.runtime.sinks import Painter, SixteenBits, about
 from e2e_deploy.runtime.sources import SourceFrame
 from e2e_deploy.runtime.steps import Facts
 
@@ -192,8 +192,7 @@ class NumbersVideoSink:
         """
         told = about(self._manifest, frame, result, facts)
         if not self._told:
-            _, scale, offset = to_uint16(result[:1, :1], told["range"])
-            told["ffv1"] = {"value": "stored * scale + offset", "scale": scale, "offset": offset}
+            told["ffv1"] = SixteenBits(*told["range"]).told()
             self._told = told
             note = json.dumps({key: told[key] for key in ("units", "metric", "ffv1")})
             self._file.begin(
@@ -205,7 +204,7 @@ class NumbersVideoSink:
                 f"{frame.name} is {told['size']}, but {self.name} began with {self._told['size']} (height, width); "
                 "numbers are not resized: use --out FOLDER"
             )
-        self._file.add(to_uint16(result, self._told["range"])[0], "gray16le")
+        self._file.add(SixteenBits(*self._told["range"]).store(result), "gray16le")
 
     def close(self) -> list[Path]:
         """Finish the file and write its sidecar."""

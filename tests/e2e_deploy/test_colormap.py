@@ -47,12 +47,16 @@ def test_flat_depth_has_one_colour():
     assert len(np.unique(got.reshape(-1, 3), axis=0)) == 1
 
 
-def test_bad_numbers_have_a_colour_too():
-    depth = np.array([[np.nan, np.inf, -np.inf, 0.5]], np.float32)
-    table = lookup_table("spectral")
-    got = colour_depth(depth, "spectral", 0, 1)
-    np.testing.assert_array_equal(got[0, :3], table[[255, 255, 0]])
-    assert colour_normals(np.full((1, 1, 3), np.nan, np.float32)).tolist() == [[[0, 0, 0]]]
+@pytest.mark.parametrize("name", COLORMAPS)
+def test_unknown_is_grey_and_nothing_else_is(name):
+    depth = np.array([[np.nan, np.inf, -np.inf, 0.0, 1.0]], np.float32)
+    table = lookup_table(name)
+    got = colour_depth(depth, name, 0, 1)
+    assert got[0, :3].tolist() == [[128, 128, 128]] * 3
+    np.testing.assert_array_equal(got[0, 3:], table[[0, 255]])
+    assert np.abs(table.astype(int) - 128).max(axis=1).min() > 30
+    normals = np.array([[[np.nan, 0, 1], [0, 0, 1]]], np.float32)
+    assert colour_normals(normals)[0].tolist() == [[128, 128, 128], [128, 128, 255]]
 
 
 def test_normals_facing_the_viewer_are_violet_blue():

@@ -168,7 +168,7 @@ def test_the_step_says_metres_and_how_well_they_fit(rng):
     assert told["metric"] is True
     assert told["units"].startswith("metres")
     assert told["metric_fit"]["inliers"] == 1.0
-    assert told["range"] == [0.0, 65.535]
+    assert told["range"] == [0.001, 65.535]
 
 
 def test_a_fit_that_fails_gives_no_metres(rng):

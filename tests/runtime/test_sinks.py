@@ -3,15 +3,30 @@ import numpy as np
 import pytest
 
 from e2e_deploy.errors import UnavailableError
-from e2e_deploy.runtime.sinks import CallbackSink, WindowSink, to_uint16
+from e2e_deploy.runtime.metric import MILLIMETRES_16
+from e2e_deploy.runtime.sinks import CallbackSink, SixteenBits, WindowSink
 from tests.sink_inputs import painter, result_for, source_frame
 
 
-def test_png16_saturates():
-    values = np.array([[-0.5, 0, 1, 1.5, np.nan, np.inf]], np.float32)
-    stored, scale, offset = to_uint16(values, (0.0, 1.0))
-    assert stored.tolist() == [[0, 0, 65535, 65535, 0, 65535]]
-    assert (scale * 65535, offset) == (1, 0)
+def test_sixteen_bits_saturate_and_unknown_is_a_code_of_its_own():
+    bits = SixteenBits(0.0, 1.0)
+    values = np.array([[-0.5, 0, 1, 1.5, np.nan, np.inf, -np.inf]], np.float32)
+    assert bits.store(values).tolist() == [[1, 1, 65535, 65535, 0, 0, 0]]
+    told = bits.told()
+    assert told["unknown"] == 0
+    assert [code * told["scale"] + told["offset"] for code in (1, 65535)] == pytest.approx([0, 1])
+
+
+def test_a_normal_with_one_component_missing_is_unknown_in_all():
+    values = np.array([[[0, 0, 1], [np.nan, 0.6, 0.8]]], np.float32)
+    assert SixteenBits(-1.0, 1.0).store(values).tolist() == [[[32768, 32768, 65535], [0, 0, 0]]]
+
+
+def test_metric_depth_is_in_millimetres():
+    bits = SixteenBits(*MILLIMETRES_16)
+    values = np.array([[np.nan, 1.234, 40.0, 99.0]], np.float32)
+    assert bits.store(values).tolist() == [[0, 1234, 40000, 65535]]
+    assert (bits.scale, bits.offset) == pytest.approx((0.001, 0), abs=1e-12)
 
 
 def test_untrained_weights_are_said_in_the_pixels(manifests, rng):
