@@ -27,7 +27,7 @@ PACKAGES = (
 @click.option(
     "--frames",
     "count",
-    type=click.IntRange(min=1),
+    type=options.COUNT,
     default=50,
     show_default=True,
     help="Timed frames.",
@@ -41,14 +41,14 @@ PACKAGES = (
     "--rate",
     "rates",
     multiple=True,
-    type=click.FloatRange(min=0.1),
+    type=options.RATE,
     default=(10.0, 30.0, 60.0),
     show_default=True,
     help="With --loop: frames a second; repeat for several.",
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0.1),
+    type=options.SECONDS,
     default=3.0,
     show_default=True,
     help="With --loop: length of each run.",

@@ -24,7 +24,7 @@ def command() -> None:
 @click.argument("kind", type=click.Choice(["hypersim", "vkitti2"]))
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--workers", type=options.WORKERS, default=1, show_default=True)
 @click.option(
     "--on-bad",
     type=click.Choice(["skip", "stop"]),
@@ -84,20 +84,32 @@ def prepare(
 
 @command.command("render")
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--train", type=click.IntRange(min=0), default=4000, show_default=True)
-@click.option("--val", type=click.IntRange(min=0), default=100, show_default=True)
-@click.option("--test", type=click.IntRange(min=0), default=100, show_default=True)
-@click.option("--size", default="256x320", show_default=True, metavar="HxW")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--train", type=options.COUNT_OR_NONE, default=4000, show_default=True)
+@click.option("--val", type=options.COUNT_OR_NONE, default=100, show_default=True)
+@click.option("--test", type=options.COUNT_OR_NONE, default=100, show_default=True)
 @click.option(
-    "--samples", type=click.IntRange(min=1), default=16, show_default=True, help="Paths per pixel."
+    "--size", type=options.frame_size, default="256x320", show_default=True, metavar="HxW"
 )
-@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--seed", type=options.SEED, default=0, show_default=True)
+@click.option(
+    "--samples",
+    type=click.IntRange(1, 65536),
+    default=16,
+    show_default=True,
+    help="Paths per pixel.",
+)
+@click.option("--workers", type=options.WORKERS, default=1, show_default=True)
 def render(
-    out: Path, train: int, val: int, test: int, size: str, seed: int, samples: int, workers: int
+    out: Path,
+    train: int,
+    val: int,
+    test: int,
+    size: tuple[int, int],
+    seed: int,
+    samples: int,
+    workers: int,
 ) -> None:
     """Render a data set with exact depth and normals into OUT; killed runs continue."""
-    from e2e_deploy.frames import parse_size
     from e2e_deploy.optional import require
 
     require("mitsuba", "train")
@@ -108,7 +120,7 @@ def render(
         render_dataset(
             out,
             {split: count for split, count in counts.items() if count},
-            size_hw=parse_size(size),
+            size_hw=size,
             seed=seed,
             samples=samples,
             workers=workers,

@@ -16,12 +16,10 @@ if TYPE_CHECKING:
 @click.argument("model", type=click.Path(path_type=str))
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--split", default="test", show_default=True)
-@click.option(
-    "--limit", type=click.IntRange(min=1), help="Measure this many images, evenly spread."
-)
+@click.option("--limit", type=options.COUNT, help="Measure this many images, evenly spread.")
 @click.option(
     "--resolution",
-    type=click.IntRange(min=0),
+    type=options.RESOLUTION,
     default=None,
     help="Longest edge the network sees, for a checkpoint; 0 keeps the pictures' own.  [default: the checkpoint's]",
 )

@@ -30,13 +30,14 @@ from e2e_deploy.cli import options
 @click.option(
     "--frame-size",
     "frame_sizes",
+    type=options.frame_size,
     metavar="HxW",
     multiple=True,
     help="Frames the graph takes, height x width; repeat for several in one bundle.  [default: 480x640]",
 )
 @click.option(
     "--resolution",
-    type=click.IntRange(min=0),
+    type=options.RESOLUTION,
     default=None,
     help="Longest edge the network sees; 0 keeps the frame's own size.  [default: the checkpoint's]",
 )
@@ -82,7 +83,7 @@ from e2e_deploy.cli import options
     "--workspace",
     "workspace_mib",
     metavar="MIB",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 2**20),
     default=None,
     help="Most GPU memory that a kernel of the engine may use besides its tensors.  [default: the library's]",
 )
@@ -93,7 +94,7 @@ def command(
     out: Path | None,
     precision: str,
     accept_accuracy: bool,
-    frame_sizes: tuple[str, ...],
+    frame_sizes: tuple[tuple[int, int], ...],
     resolution: int | None,
     graph: str,
     dynamic: bool,
@@ -116,11 +117,9 @@ def command(
     from e2e_deploy.checkpoint import open_checkpoint
     from e2e_deploy.export.engines import plan_jobs
     from e2e_deploy.export.exporter import export_bundle
-    from e2e_deploy.frames import parse_size
     from e2e_deploy.progress import Stages
     from e2e_deploy.tiny import bundled_checkpoint, bundled_id
 
-    sizes = [parse_size(text) for text in frame_sizes]
     split_targets = [name for text in targets for name in text.split(",") if name]
     plan_jobs(engine, split_targets)  # a named engine that cannot be built is said before the work
     bundled = bundled_id(task or "depth") if checkpoint is None else None
@@ -139,7 +138,7 @@ def command(
         opened,
         target,
         checkpoint_id=bundled,
-        frame_sizes=sizes or None,
+        frame_sizes=list(frame_sizes) or None,
         resolution=resolution,
         precision=precision,
         specialised=not no_specialize,

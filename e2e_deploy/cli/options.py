@@ -1,6 +1,47 @@
-"""Options that several verbs share."""
+"""Options that several verbs share, and the kinds of numbers that options take: none without an end."""
+
+import math
+from typing import Any
 
 import click
+
+
+class Number(click.FloatRange):
+    """A number from ``low`` to ``high``; nan, which compares with nothing, is in no range."""
+
+    def __init__(self, low: float, high: float) -> None:
+        super().__init__(low, high)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number, or click's sentence and exit code 2."""
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value} is not in the range {self._describe_range()}.", param, ctx)
+        return number
+
+
+def frame_size(text: str) -> tuple[int, int]:
+    """(H, W) of frames that can be processed, from ``HxW``; else click's exit code 2 with what is wrong."""
+    from e2e_deploy.errors import UsageError
+    from e2e_deploy.frames import check_frame_size, parse_size
+
+    try:
+        size = parse_size(text)
+        check_frame_size(*size)
+    except UsageError as error:
+        raise click.BadParameter(str(error)) from None
+    return size
+
+
+COUNT = click.IntRange(1, 1_000_000_000)
+COUNT_OR_NONE = click.IntRange(0, 1_000_000)
+SEED = click.IntRange(0, 2**32 - 1)
+WORKERS = click.IntRange(1, 256)
+RESOLUTION = click.IntRange(0, 65536)  # of the longest edge in pixels; 0 keeps a frame's own size
+SECONDS = Number(0.1, 86400.0)
+RATE = Number(0.1, 10_000.0)  # frames a second
 
 backend = click.option(
     "--backend",

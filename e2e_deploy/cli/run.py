@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from e2e_deploy.runtime.intrinsics import Intrinsics
     from e2e_deploy.runtime.steps import Step
 
+YEAR_S = 365 * 86400.0
+
 
 @click.command("run")
 @click.argument("source")
@@ -55,13 +57,13 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--camera-height",
-    type=float,
+    type=options.Number(0.001, 10_000.0),
     default=None,
     help="Depth in metres: height of the camera above flat ground; needs --intrinsics.",
 )
 @click.option(
     "--camera-pitch",
-    type=click.FloatRange(-80, 80),
+    type=options.Number(-80.0, 80.0),
     default=0.0,
     show_default=True,
     help="With --camera-height: degrees by which the camera looks down.",
@@ -75,12 +77,10 @@ if TYPE_CHECKING:
     metavar="PORT",
     help="Show it in a browser at http://127.0.0.1:PORT; 0 takes a free port.",
 )
-@click.option(
-    "--limit", type=click.IntRange(min=1), default=None, help="Stop after this many frames."
-)
+@click.option("--limit", type=options.COUNT, default=None, help="Stop after this many frames.")
 @click.option(
     "--parity-every",
-    type=click.IntRange(min=1),
+    type=options.COUNT,
     default=None,
     help="Compare each Nth frame with PyTorch, and the stored frames at the start.",
 )
@@ -93,14 +93,14 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0.1),
+    type=options.SECONDS,
     default=5.0,
     show_default=True,
     help="Seconds of silence after which a stream counts as lost.",
 )
 @click.option(
     "--reconnect",
-    type=click.FloatRange(min=0),
+    type=options.Number(0.0, YEAR_S),
     default=60.0,
     show_default=True,
     help="Seconds for which a lost stream or camera is opened again.",

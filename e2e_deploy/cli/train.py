@@ -4,13 +4,15 @@ from pathlib import Path
 
 import click
 
+from e2e_deploy.cli import options
+
 
 @click.command("train")
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--out", default=None, help="Folder of the run, instead of the config's run.out.")
 @click.option(
     "--steps",
-    type=click.IntRange(min=1),
+    type=options.COUNT,
     default=None,
     help="Optimizer steps, instead of the config's optim.steps.",
 )
