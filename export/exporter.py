@@ -24,7 +24,7 @@ from e2e_deploy.export.lint import require_clean, require_whole
 from e2e_deploy.export.network import DEFAULT_LEVEL
 from e2e_deploy.export.precision import FP32_PARTS
 from e2e_deploy.export.prepare import prepare
-from e2e_deploy.export.subject import Subject, plan_subjects
+from e2e_deploy.export.subject import Subject, check_sizes, plan_subjects
 from e2e_deploy.loading import load_model
 from e2e_deploy.manifest import KINDS, PRECISIONS, CheckpointEntry, Manifest, VerificationEntry
 from e2e_deploy.new_bundle import new_bundle, write_manifest
@@ -245,6 +245,7 @@ def export_bundle(
             "an optimisation level and a workspace are an engine's, and --engine onnx has none"
         )
     sizes = list(dict.fromkeys(frame_sizes or [DEFAULT_FRAME_SIZE]))
+    check_sizes(sizes, kind=graph, dynamic=dynamic)
     longest_edge = checkpoint.resolution if resolution is None else resolution
     task, is_int8 = checkpoint.identity.task, precision == "int8"
     jobs = plan_jobs(engine, targets, precision)[0] if graph == "frame" else []

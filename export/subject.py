@@ -17,7 +17,7 @@ from torch import nn
 
 from e2e_deploy.errors import UsageError
 from e2e_deploy.export.onnx_export import MAX_SIDE_PX, MIN_STEPS
-from e2e_deploy.frames import FramePlan, plan_frame
+from e2e_deploy.frames import FramePlan, check_frame_size, plan_frame
 from e2e_deploy.limits import LIMITS, measure_parity
 from e2e_deploy.manifest import GraphEntry, TensorSpec
 from e2e_deploy.model import FrameModel
@@ -132,6 +132,29 @@ def _dynamic_plans(plans: list[FramePlan], step: int) -> list[FramePlan]:
     return [*plans, plan_frame((width, height) if height != width else (height, other), 0, step)]
 
 
+def check_sizes(sizes: list[tuple[int, int]], *, kind: str, dynamic: bool) -> None:
+    """Refuse what no graph is made for, before a checkpoint is loaded; arguments as of ``plan_subjects``.
+
+    Raises:
+        UsageError: a size that cannot be used, or a dynamic graph of frames.
+    """
+    for height, width in sizes:
+        check_frame_size(height, width)
+    if not dynamic:
+        return
+    if kind != "core":
+        raise UsageError(
+            "--dynamic needs --graph core: the resize steps of a frame graph are constants of its frame size"
+        )
+    smallest = MIN_STEPS * STEP_PX
+    for height, width in sizes:
+        if min(height, width) < smallest:
+            raise UsageError(
+                f"a dynamic graph takes sides of {smallest} to {MAX_SIDE_PX} px, and {height}x{width} is smaller; "
+                "choose another --frame-size"
+            )
+
+
 def plan_subjects(
     sizes: list[tuple[int, int]],
     *,
@@ -154,10 +177,7 @@ def plan_subjects(
     Raises:
         UsageError: a size that cannot be used, or a dynamic graph of frames.
     """
-    if dynamic and kind != "core":
-        raise UsageError(
-            "--dynamic needs --graph core: the resize steps of a frame graph are constants of its frame size"
-        )
+    check_sizes(sizes, kind=kind, dynamic=dynamic)
     step = math.lcm(STEP_PX, stride) if dynamic else stride
     plans = [plan_frame(size, resolution, step) for size in sizes]
     if kind == "core":

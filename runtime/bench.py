@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from e2e_deploy.errors import UsageError
 from e2e_deploy.runtime.backend import Result
 from e2e_deploy.runtime.engine import Engine
 from e2e_deploy.runtime.run import STAGES, run_source
@@ -24,6 +25,7 @@ Frames = Sequence[npt.NDArray[np.uint8]]
 
 ALLOWED_DROPS = 0.05  # as in ros2_benchmark
 SEARCH_STEPS = 5
+MAX_FRAMES = 100_000_000
 
 
 class ReplaySource(BaseSource):
@@ -77,7 +79,15 @@ def at_rate(engine: Engine, frames: Frames, rate_hz: float, seconds: float) -> R
     """Run the loop on ``frames`` at ``rate_hz`` for ``seconds``; the engine should be warm.
 
     The frames are of the engine's size or any other; the sink takes results and does nothing.
+
+    Raises:
+        UsageError: a rate or a time that is not positive and finite, or together more than MAX_FRAMES.
     """
+    if not (rate_hz > 0 and seconds > 0 and rate_hz * seconds <= MAX_FRAMES):
+        raise UsageError(
+            f"{rate_hz:g} frames a second for {seconds:g} s cannot be measured; both must be above 0, "
+            f"and together at most {MAX_FRAMES:,} frames"
+        )
     total = max(2, round(rate_hz * seconds))
     sink = CallbackSink(lambda frame, result, facts: None)
     cpu, wall = time.process_time(), time.perf_counter()

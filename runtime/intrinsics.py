@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from e2e_deploy.errors import UsageError
 
+MAX_PX = 1e6
 Float64 = npt.NDArray[np.float64]
 
 
@@ -28,15 +29,15 @@ class Intrinsics:
         """From ``fx,fy,cx,cy``.
 
         Raises:
-            UsageError: not four finite numbers, or a focal length that is not positive.
+            UsageError: not four numbers up to MAX_PX, or a focal length below a pixel.
         """
         try:
             fx, fy, cx, cy = (float(word) for word in text.split(","))
         except ValueError:
             fx = fy = cx = cy = float("nan")
-        if not (np.isfinite([fx, fy, cx, cy]).all() and fx > 0 and fy > 0):
+        if not (np.abs([fx, fy, cx, cy]).max() <= MAX_PX and min(fx, fy) >= 1):
             raise UsageError(
-                f"intrinsics are fx,fy,cx,cy in pixels with positive focal lengths, not {text!r}; "
+                f"intrinsics are fx,fy,cx,cy in pixels, up to {MAX_PX:g} and focal lengths from 1, not {text!r}; "
                 "for example 600,600,320,240"
             )
         return cls(fx, fy, cx, cy)

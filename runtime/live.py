@@ -22,6 +22,7 @@ from e2e_deploy.runtime.video_source import reason
 Rgb = npt.NDArray[np.uint8]
 
 TIMEOUT_S = 5.0
+MIN_TIMEOUT_S, MAX_TIMEOUT_S = 0.01, 86400.0  # FFmpeg takes what is beyond as 0 or as never
 RECONNECT_S = 60.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 5.0
 
@@ -55,6 +56,7 @@ class LiveSource(BaseSource):
         reconnect_s: how long to try before giving up; 0 gives up at once. The first opening is tried once.
 
     Raises:
+        UsageError: a ``reconnect_s`` below 0.
         SourceError: while iterating: it cannot be opened, or was lost for longer than ``reconnect_s``.
     """
 
@@ -62,6 +64,10 @@ class LiveSource(BaseSource):
 
     def __init__(self, name: str, stem: str, *, reconnect_s: float = RECONNECT_S) -> None:
         super().__init__(name)
+        if not reconnect_s >= 0:
+            raise UsageError(
+                f"{name}: the time to reconnect is {reconnect_s} s; it must be 0 s or more"
+            )
         self._stem, self._reconnect_s = stem, reconnect_s
 
     def _connect(self) -> Iterator[tuple[Rgb, float | None]]:
@@ -162,7 +168,7 @@ class StreamSource(LiveSource):
         reconnect_s: as LiveSource.
 
     Raises:
-        UsageError: another scheme, or no host.
+        UsageError: another scheme, or a ``timeout_s`` outside MIN_TIMEOUT_S to MAX_TIMEOUT_S.
         UnavailableError: while iterating: this FFmpeg does not know the scheme.
     """
 
@@ -177,6 +183,10 @@ class StreamSource(LiveSource):
         if scheme not in _STREAMS:
             raise UsageError(
                 f"{self.name} is no stream that can be read; the schemes are {', '.join(_STREAMS)}"
+            )
+        if not MIN_TIMEOUT_S <= timeout_s <= MAX_TIMEOUT_S:
+            raise UsageError(
+                f"{self.name}: the time-out is {timeout_s} s; it must be {MIN_TIMEOUT_S:g} to {MAX_TIMEOUT_S:g} s"
             )
         self._url, self._timeout_s = url, timeout_s
         self._format, self._options = _STREAMS[scheme]

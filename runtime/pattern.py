@@ -6,11 +6,13 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from e2e_deploy.errors import UsageError
 from e2e_deploy.frames import MIN_SIDE_PX
 from e2e_deploy.runtime.sources import BaseSource, SourceFrame, check_size
 
 Rgb = npt.NDArray[np.uint8]
 
+MIN_FPS, MAX_FPS = 0.01, 10_000.0
 COLUMNS, ROWS = 8, 3  # cells of the number: 24 bits, highest first
 
 
@@ -54,19 +56,25 @@ class PatternSource(BaseSource):
 
     Raises:
         SourceError: a size that cannot be processed.
+        UsageError: a rate outside MIN_FPS to MAX_FPS that is not 0.
     """
 
     def __init__(
         self, height: int = 480, width: int = 640, *, fps: float = 30.0, total: int | None = None
     ) -> None:
         name = f"test pattern {width}x{height}"
+        if fps and not MIN_FPS <= fps <= MAX_FPS:
+            raise UsageError(
+                f"a test pattern has {MIN_FPS} to {MAX_FPS:g} frames a second, or 0 to be taken; not {fps:g}"
+            )
         super().__init__(name, fps=fps or None, total=total)
         check_size(name, height, width)
         self.is_live = fps > 0
         self._hw = height, width
-        down, right = np.mgrid[:height, :width]
-        ground = [40 + 160 * down / height, 200 - 120 * down / height, 60 + 120 * right / width]
-        self._ground = np.stack(ground, axis=2).astype(np.uint8)
+        down, right = np.arange(height)[:, None] / height, np.arange(width)[None] / width
+        self._ground = np.empty((height, width, 3), dtype=np.uint8)
+        for channel, shade in enumerate((40 + 160 * down, 200 - 120 * down, 60 + 120 * right)):
+            self._ground[..., channel] = shade
 
     def _picture(self, number: int) -> Rgb:
         height, width = self._hw

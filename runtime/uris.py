@@ -75,9 +75,11 @@ def open_source(
     if match := re.fullmatch(r"test:(\?.*)?", spec):
         options = _options(spec, match[1], TEST_OPTIONS)
         height, width = _size(options) or (480, 640)
-        total = int(_number(spec, options, "frames", 0))
+        total = _number(spec, options, "frames", 0)
+        if total != int(total):
+            raise UsageError(f"{masked(spec)}: frames must be a whole number, not {total:g}")
         fps = _number(spec, options, "fps", 30.0)
-        return PatternSource(height, width, fps=fps, total=total or None)
+        return PatternSource(height, width, fps=fps, total=int(total) or None)
     if "://" in spec:
         if not spec.lower().startswith(tuple(f"{scheme}://" for scheme in SCHEMES)):
             raise UsageError(

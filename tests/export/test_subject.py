@@ -80,6 +80,16 @@ def test_sizes_a_dynamic_graph_does_not_take(size):
         plan([size], kind="core", dynamic=True)
 
 
+@pytest.mark.parametrize("size", [(100, 100), (15, 640)])
+def test_sizes_are_refused_before_a_checkpoint_is_loaded(small, tmp_path, monkeypatch, size):
+    monkeypatch.setattr(
+        "e2e_deploy.export.exporter.load_model", lambda checkpoint: pytest.fail("loaded")
+    )
+    options = {"frame_sizes": [size], "resolution": 768, "graph": "core", "dynamic": True}
+    with pytest.raises(UsageError, match="smaller|at least 16 px"):
+        export_bundle(open_checkpoint(small), tmp_path / "b", **options)
+
+
 def test_a_dynamic_graph_of_frames_is_refused_with_the_reason(small, tmp_path):
     with pytest.raises(UsageError, match="--dynamic needs --graph core"):
         export_bundle(open_checkpoint(small), tmp_path / "b", dynamic=True)

@@ -129,7 +129,9 @@ def test_no_plane(distance, normal):
         plane_points((H, W), CAMERA, distance, normal)
 
 
-@pytest.mark.parametrize("text", ["", "1,2,3", "a,b,c,d", "0,1,2,3", "1,nan,2,3"])
+@pytest.mark.parametrize(
+    "text", ["", "1,2,3", "a,b,c,d", "0,1,2,3", "1,nan,2,3", "1e308,1,2,3", "1,1,-inf,3"]
+)
 def test_intrinsics_that_are_none(text):
     with pytest.raises(UsageError, match="fx,fy,cx,cy"):
         Intrinsics.parse(text)
