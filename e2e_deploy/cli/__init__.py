@@ -5,13 +5,14 @@ The only place that joins train, export and runtime. Results go to stdout, every
 
 import importlib
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
 import e2e_deploy
 from e2e_deploy.cli.signals import ending_like_ctrl_c
-from e2e_deploy.errors import E2EDeployError
+from e2e_deploy.errors import E2EDeployError, UsageError
 
 # verb: (module, what --help says)
 VERBS = {
@@ -63,9 +64,20 @@ def _one_line(message: object) -> str:
     return " ".join(str(message).split())
 
 
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """An empty argument is most often an unset variable, and as a path it would be the current folder."""
+    for index, argument in enumerate(arguments):
+        if not argument or (argument.startswith("--") and argument.endswith("=")):
+            before = arguments[index - 1] if index else ""
+            option = argument or (before if before.startswith("-") and "=" not in before else "")
+            name = option.rstrip("=") or f"argument {index + 1}"
+            raise UsageError(f"{name} is given an empty text; is a variable unset?")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of ``e2e-deploy``: errors raised on purpose become one line and an exit code."""
     try:
+        _refuse_empty(sys.argv[1:] if arguments is None else arguments)
         with ending_like_ctrl_c():
             result: Any = group.main(arguments, prog_name="e2e-deploy", standalone_mode=False)
         code = result if isinstance(result, int) else 0
