@@ -18,7 +18,7 @@ from e2e_deploy.errors import UnavailableError
 from e2e_deploy.export.exporter import export_bundle
 from e2e_deploy.export.rebuild import rebuild_engine
 from e2e_deploy.hardware import cuda_device_count
-from e2e_deploy.optional import require
+from e2e_deploy.onnxruntime import import_onnxruntime
 from e2e_deploy.runtime import Engine
 from e2e_deploy.runtime.ort_gpu import GpuProvider, find_gpu_provider
 from e2e_deploy.tiny import bundled_checkpoint
@@ -35,7 +35,7 @@ def find_provider() -> GpuProvider:
     Raises:
         UnavailableError: no GPU, or an ONNX Runtime without one for it.
     """
-    ort = require("onnxruntime", "export")
+    ort = import_onnxruntime()
     if not cuda_device_count():
         raise UnavailableError("no CUDA device")
     if (provider := find_gpu_provider(ort)) is None:
@@ -93,7 +93,7 @@ def build_onnxruntime(bundle: Bundle, *, graph: bool) -> Contender:
     Raises:
         UnavailableError: it cannot start on the GPU.
     """
-    ort, provider = require("onnxruntime", "export"), find_provider()
+    ort, provider = import_onnxruntime(), find_provider()
     options = ort.SessionOptions()
     options.log_severity_level = 3
     chosen = provider.options | ({"enable_cuda_graph": "1"} if graph else {})

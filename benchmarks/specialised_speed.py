@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import torch
 from full_size import full_size_checkpoint
 from report import write_result
@@ -25,6 +24,7 @@ from e2e_deploy.export.prepare import prepare
 from e2e_deploy.frames import parse_size, plan_frame
 from e2e_deploy.loading import load_model
 from e2e_deploy.model import FrameModel
+from e2e_deploy.onnxruntime import import_onnxruntime
 from e2e_deploy.pictures import reference_frames
 from e2e_deploy.runtime.ort_backend import physical_cores
 from e2e_deploy.runtime.timing import summarise
@@ -67,6 +67,7 @@ def write_graph(
 
 def session(path: Path) -> Any:
     """As the runtime makes it."""
+    ort = import_onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = physical_cores()
     options.log_severity_level = 3

@@ -30,6 +30,7 @@ from e2e_deploy.export import onnx_export
 from e2e_deploy.hardware import available_memory_bytes
 from e2e_deploy.manifest import GraphEntry
 from e2e_deploy.onnx_paths import external_locations
+from e2e_deploy.onnxruntime import import_onnxruntime
 from e2e_deploy.optional import require
 from e2e_deploy.pictures import reference_frames
 from e2e_deploy.runtime.ort_backend import OrtBackend
@@ -161,6 +162,7 @@ def quantise(
     Raises:
         UnavailableError: too little memory is free.
     """
+    import_onnxruntime()
     tools = require("onnxruntime.quantization", "export")
     graph = ir.load(source)
     _require_memory(graph)

@@ -9,7 +9,7 @@ from e2e_deploy.bundle import Bundle
 from e2e_deploy.errors import BundleError, UnavailableError, UsageError
 from e2e_deploy.hardware import cuda_device_count
 from e2e_deploy.manifest import FREE, GraphEntry
-from e2e_deploy.optional import require
+from e2e_deploy.onnxruntime import import_onnxruntime
 from e2e_deploy.runtime.backend import OneAtATime, Result
 from e2e_deploy.runtime.ort_gpu import find_gpu_provider
 
@@ -47,7 +47,7 @@ class OrtBackend(OneAtATime):
     name = "onnxruntime"
 
     def __init__(self, bundle: Bundle, graph: GraphEntry, device: str = "auto") -> None:
-        ort = require("onnxruntime", "export")
+        ort = import_onnxruntime()
         gpu = find_gpu_provider(ort) if device != "cpu" and cuda_device_count() else None
         if device == "auto":
             device = "cuda" if gpu else "cpu"

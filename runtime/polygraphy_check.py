@@ -14,6 +14,7 @@ from e2e_deploy.bundle import Bundle
 from e2e_deploy.errors import BundleError
 from e2e_deploy.limits import LIMITS
 from e2e_deploy.manifest import GraphEntry
+from e2e_deploy.onnxruntime import import_onnxruntime
 from e2e_deploy.optional import require
 
 
@@ -110,4 +111,5 @@ def check_with_polygraphy(bundle: Bundle) -> list[PolygraphyVerdict]:
         BundleError: the reference cannot be read, or ONNX Runtime refuses the graph.
     """
     require("polygraphy", "export")
+    import_onnxruntime()  # before polygraphy does
     return [_check(bundle, graph) for graph in bundle.manifest.graphs]

@@ -3,6 +3,7 @@
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any hub library is imported: no test needs a network
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # many tests import onnxruntime themselves
 
 import functools
 import importlib.util

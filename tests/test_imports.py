@@ -85,6 +85,16 @@ def test_tensorrt_is_imported_in_one_place(name, file):
         assert not tops & {"tensorrt", "tensorrt_rtx"}
 
 
+@pytest.mark.parametrize(("name", "file"), MODULES)
+def test_onnx_runtime_is_imported_in_one_place(name, file):
+    """Where its telemetry is off; its own parts, and what imports it, come after."""
+    found = set(imported(file))
+    if name != "e2e_deploy.onnxruntime":
+        assert "onnxruntime" not in found
+    if any(other.startswith(("onnxruntime.", "polygraphy")) for other in found):
+        assert "e2e_deploy.onnxruntime.import_onnxruntime" in found
+
+
 def test_the_static_test_sees_imports(tmp_path):
     """It must see what it judges."""
     file = tmp_path / "m.py"

@@ -42,7 +42,9 @@ def _package(module: str, extra: str) -> Callable[[], tuple[bool, str, str]]:
 
 
 def _onnxruntime() -> tuple[bool, str, str]:
-    import onnxruntime as ort
+    from e2e_deploy.onnxruntime import import_onnxruntime
+
+    ort = import_onnxruntime()
 
     providers = ", ".join(
         name.removesuffix("ExecutionProvider") for name in ort.get_available_providers()

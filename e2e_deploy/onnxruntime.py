@@ -1,0 +1,35 @@
+"""ONNX Runtime without its telemetry. Whatever imports onnxruntime, or a package that imports it, calls this first.
+
+Importing ONNX Runtime 1.31 makes a device id and a database of events under ~/.cache/Microsoft, and some seconds later
+looks up mobile.events.data.microsoft.com. Its disable_telemetry_events() stops neither (seen with strace and a
+getaddrinfo of our own); the variable, read once while it is imported, stops both.
+"""
+
+import importlib
+import os
+from types import ModuleType
+
+from e2e_deploy.errors import UnavailableError
+
+_SWITCH = "ORT_DISABLE_TELEMETRY"
+
+
+def import_onnxruntime() -> ModuleType:
+    """The onnxruntime package. A process that imported it before, or set the variable itself, keeps what it chose.
+
+    Raises:
+        UnavailableError: it is not installed, or does not load.
+    """
+    is_ours = _SWITCH not in os.environ
+    if is_ours:
+        os.environ[_SWITCH] = "1"
+    try:
+        return importlib.import_module("onnxruntime")
+    except ImportError as error:
+        reason = "is not installed" if isinstance(error, ModuleNotFoundError) else "does not load"
+        raise UnavailableError(
+            f"onnxruntime {reason} ({error}): pip install onnxruntime, or onnxruntime-gpu for NVIDIA GPUs"
+        ) from error
+    finally:
+        if is_ours:  # other programs that this process starts decide for themselves
+            del os.environ[_SWITCH]
