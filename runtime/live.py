@@ -13,9 +13,9 @@ import av
 import numpy as np
 import numpy.typing as npt
 
+from e2e_deploy.addresses import masked
 from e2e_deploy.errors import SourceError, UnavailableError, UsageError
 from e2e_deploy.opencv import cv2
-from e2e_deploy.runtime.addresses import masked
 from e2e_deploy.runtime.sources import BaseSource, SourceFrame, check_size
 from e2e_deploy.runtime.video_source import reason
 

@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 from urllib.parse import parse_qsl
 
+from e2e_deploy.addresses import masked
 from e2e_deploy.errors import SourceError, UsageError
 from e2e_deploy.frames import parse_size
-from e2e_deploy.runtime.addresses import masked
 from e2e_deploy.runtime.gpu_video import GpuVideoSource
 from e2e_deploy.runtime.live import (
     RECONNECT_S,

@@ -3,8 +3,8 @@ import string
 
 import pytest
 
+from e2e_deploy.addresses import masked
 from e2e_deploy.errors import E2EDeployError
-from e2e_deploy.runtime.addresses import masked
 from e2e_deploy.runtime.uris import open_source
 
 # Where cameras and servers take a secret; {} is it.
