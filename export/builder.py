@@ -2,28 +2,18 @@
 
 Seen with TensorRT-RTX 1.7.1: a graph with open sides ends in std::bad_alloc on one machine and in a segmentation fault
 on another; five full-size engines in one process leave it at 16 GiB; its compiler prints to stdout.
-
-The child tells what happens as lines of JSON. It ends when nobody listens any more.
 """
 
-import json
 import logging
-import os
-import signal
-import subprocess
 import sys
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from e2e_deploy.errors import E2EDeployError, UnavailableError, UsageError
+from e2e_deploy.child import Child, Parent
 from e2e_deploy.export.network import BuildOptions, Network, Progress
 from e2e_deploy.trt_api import TITLES, TrtApi, find_api, log
 from e2e_deploy.trt_messages import BuildError, tidy
-
-ERRORS = {kind.__name__: kind for kind in (BuildError, UnavailableError, UsageError)}
-"""What crosses the pipe as what it is; anything else becomes an E2EDeployError."""
 
 CRASHED = "export at fixed sides or in another precision, or with --engine onnx to have a bundle without an engine"
 KILLED = (
@@ -87,57 +77,30 @@ def build_apart(library: str, request: Request, progress: Progress | None) -> di
         E2EDeployError: as build_here.
         OSError: the disk is full.
     """
-    # -P: modules are not looked for in the folder one happens to be in.
-    command = [sys.executable, "-P", "-m", __name__, library]
-    command += [str(log.getEffectiveLevel()), json.dumps(asdict(request))]
-    with (
-        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said,
-        subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said, text=True
-        ) as child,
-    ):
-        assert child.stdout is not None
-        try:
-            for line in child.stdout:
-                event = json.loads(line)
-                if "progress" in event and progress is not None:
-                    progress(*event["progress"])
-                elif "log" in event:
-                    log.log(event["log"][0], "%s", event["log"][1])
-                elif "built" in event:
-                    return dict(event["built"])
-                elif "errno" in event:
-                    raise OSError(event["errno"], event["text"])
-                elif "error" in event:
-                    raise ERRORS.get(event["error"], E2EDeployError)(event["text"])
-            code = child.wait()  # it closed the pipe without a last word
-        finally:
-            child.kill()
-        said.seek(0)
-        raise _crash(TITLES[library], code, said.read().splitlines()[-3:])
-
-
-def _crash(title: str, code: int, last: list[str]) -> BuildError:
-    """The child ended without a word: by which signal, what was last on its stderr, and what to do."""
-    how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
-    words = f": {tidy(last)}" if last else ""
-    remedy = KILLED if code == -signal.SIGKILL else CRASHED
-    return BuildError(f"{title}'s builder crashed with {how}{words}; {remedy}")
+    with Child(__name__, library, str(log.getEffectiveLevel())) as child:
+        child.tell(request=asdict(request))
+        for event in child.events():
+            if "progress" in event and progress is not None:
+                progress(*event["progress"])
+            elif "log" in event:
+                log.log(event["log"][0], "%s", event["log"][1])
+            elif "built" in event:
+                return dict(event["built"])
+        crash = child.crash()
+    words = f": {tidy(crash.said[-3:])}" if crash.said else ""
+    remedy = KILLED if crash.was_killed else CRASHED
+    raise BuildError(f"{TITLES[library]}'s builder crashed with {crash.how}{words}; {remedy}")
 
 
 class _Forward(logging.Handler):
     """Log records to the parent."""
 
-    def __init__(self, events: IO[str]) -> None:
+    def __init__(self, parent: Parent) -> None:
         super().__init__()
-        self._events = events
+        self._parent = parent
 
     def emit(self, record: logging.LogRecord) -> None:
-        _tell(self._events, log=[record.levelno, record.getMessage()])
-
-
-def _tell(events: IO[str], **event: Any) -> None:
-    print(json.dumps(event), file=events, flush=True)
+        self._parent.tell(log=[record.levelno, record.getMessage()])
 
 
 def _options(values: dict[str, Any]) -> BuildOptions:
@@ -149,28 +112,22 @@ def _options(values: dict[str, Any]) -> BuildOptions:
 
 
 def main() -> None:
-    """The child: library, log level and request as arguments."""
-    library, level, values = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
-    # The library prints to stdout, which is the pipe: what it prints goes to stderr, the pipe gets another number.
-    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
+    """The child: library and log level as arguments, then one request."""
+    parent = Parent()
+    library, level = sys.argv[1], int(sys.argv[2])
     log.setLevel(level)
-    log.addHandler(_Forward(events))
+    log.addHandler(_Forward(parent))
     log.propagate = False
-    try:
+    with parent.told_of_errors():
+        values = next(parent.requests())["request"]
         request = Request(**values | {"options": _options(values["options"])})
-        built = build_here(find_api(library), request, lambda *at: _tell(events, progress=list(at)))
-    except BrokenPipeError:  # nobody listens: the parent is gone
-        os._exit(1)
-    except OSError as error:
-        _tell(events, errno=error.errno, text=error.strerror or str(error))
-    except MemoryError:
-        _tell(events, error="BuildError", text=f"{TITLES[library]} ran out of memory; {KILLED}")
-    except E2EDeployError as error:
-        _tell(events, error=type(error).__name__, text=str(error))
-    else:
-        _tell(events, built=built)
+        try:
+            built = build_here(
+                find_api(library), request, lambda *at: parent.tell(progress=list(at))
+            )
+        except MemoryError:
+            raise BuildError(f"{TITLES[library]} ran out of memory; {KILLED}") from None
+        parent.tell(built=built)
 
 
 if __name__ == "__main__":

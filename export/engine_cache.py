@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from e2e_deploy.bundle import sha256_of
+from e2e_deploy.cache_folder import default_folder, private_folder
 from e2e_deploy.errors import E2EDeployError
 from e2e_deploy.files import whole_file
 
@@ -38,37 +39,6 @@ class CacheRecord:
     bytes: int
     options: dict[str, Any]
     layers: dict[str, int]
-
-
-def default_folder() -> Path:
-    """The user's own cache folder of this package."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "e2e-deploy"
-
-
-def private_folder(path: Path) -> Path:
-    """``path``, made if needed, readable and writable by this user alone.
-
-    Raises:
-        E2EDeployError: it belongs to somebody else, is a link, or cannot be made.
-    """
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if path.is_symlink() or (os.name == "posix" and path.stat().st_uid != os.geteuid()):
-            raise E2EDeployError(
-                f"the cache folder {path} is a link or belongs to another user; set XDG_CACHE_HOME to a folder of yours"
-            )
-        path.chmod(0o700)
-    except OSError as error:
-        raise E2EDeployError(
-            f"the cache folder {path} cannot be used: {error.strerror or error}; set XDG_CACHE_HOME to another"
-        ) from error
-    return path
-
-
-def cache_key(facts: dict[str, Any]) -> str:
-    """Hash of ``facts``, which JSON can hold; their order does not matter."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 class EngineCache:

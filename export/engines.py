@@ -13,10 +13,11 @@ from typing import Any
 import onnx_ir as ir
 
 from e2e_deploy.bundle import sha256_of
+from e2e_deploy.cache_folder import cache_key, default_folder, private_folder
 from e2e_deploy.engine_files import engine_name, graph_digest
 from e2e_deploy.errors import E2EDeployError, UnavailableError, UsageError
 from e2e_deploy.export.builder import Request, build_apart
-from e2e_deploy.export.engine_cache import EngineCache, cache_key, default_folder, private_folder
+from e2e_deploy.export.engine_cache import EngineCache
 from e2e_deploy.export.lint import TARGETS, require_clean
 from e2e_deploy.export.network import DEFAULT_LEVEL, BuildOptions, Progress
 from e2e_deploy.files import whole_file

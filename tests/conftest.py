@@ -9,6 +9,8 @@ import functools
 import importlib.util
 import platform
 import shutil
+import subprocess
+import sys
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 
@@ -188,3 +190,20 @@ def cli(capfd):
         return stop.value.code or 0, out, err
 
     return run
+
+
+@pytest.fixture
+def child_runs(monkeypatch):
+    """child_runs(script): from then on this code is what every e2e_deploy.child.Child is, with its arguments."""
+    from e2e_deploy import child
+
+    start = subprocess.Popen
+
+    def runs(script):
+        monkeypatch.setattr(
+            child.subprocess,
+            "Popen",
+            lambda command, **rest: start([sys.executable, "-c", script, *command[4:]], **rest),
+        )
+
+    return runs

@@ -8,7 +8,6 @@ import time
 import pytest
 
 from e2e_deploy.errors import E2EDeployError, UsageError
-from e2e_deploy.export import builder
 from e2e_deploy.export.builder import Request, build_apart, build_here
 from e2e_deploy.export.network import BuildOptions
 from e2e_deploy.trt_messages import BuildError
@@ -25,21 +24,6 @@ def request(folder, **options):
         name="mine",
         options=BuildOptions(**options),
     )
-
-
-@pytest.fixture
-def child(monkeypatch):
-    """child(script): what runs in place of the builder's process."""
-
-    def runs(script):
-        start = subprocess.Popen
-        monkeypatch.setattr(
-            builder.subprocess,
-            "Popen",
-            lambda command, **rest: start([sys.executable, "-c", script, *command[4:]], **rest),
-        )
-
-    return runs
 
 
 @pytest.mark.rtx
@@ -132,18 +116,18 @@ class TestCrash:
             ("raise ValueError('no')", "crashed with exit code 1: .*ValueError: no; "),
         ],
     )
-    def test_it_is_an_error_that_an_export_survives(self, child, tmp_path, script, message):
-        child(script)
+    def test_it_is_an_error_that_an_export_survives(self, child_runs, tmp_path, script, message):
+        child_runs(script)
         with pytest.raises(BuildError, match=message):
             build_apart("tensorrt-rtx", request(tmp_path), None)
 
-    def test_an_error_of_another_kind(self, child, tmp_path):
-        child('print(\'{"error": "Strange", "text": "this"}\')')
+    def test_an_error_of_another_kind(self, child_runs, tmp_path):
+        child_runs('print(\'{"error": "Strange", "text": "this"}\')')
         with pytest.raises(E2EDeployError, match="this"):
             build_apart("tensorrt-rtx", request(tmp_path), None)
 
-    def test_what_progress_raises_ends_the_process(self, child, tmp_path):
-        child(
+    def test_what_progress_raises_ends_the_process(self, child_runs, tmp_path):
+        child_runs(
             'import os, time; print(\'{"progress": ["%d", 0, 1]}\' % os.getpid(), flush=True); time.sleep(60)'
         )
         seen = []

@@ -10,7 +10,6 @@ import pytest
 from e2e_deploy.bundle import sha256_of
 from e2e_deploy.errors import E2EDeployError
 from e2e_deploy.export import engine_cache, engines
-from e2e_deploy.export.engine_cache import private_folder
 from e2e_deploy.export.engines import build_engines
 from e2e_deploy.manifest import parse_manifest
 from e2e_deploy.new_bundle import new_bundle
@@ -155,25 +154,7 @@ print(len(built.entries))
         assert list(cache.folder.iterdir()) == []
 
 
-class TestFolder:
-    def test_it_is_this_users_alone(self, tmp_path):
-        folder = tmp_path / "a" / "b"
-        assert private_folder(folder).stat().st_mode & 0o777 == 0o700
-        folder.chmod(0o777)
-        assert private_folder(folder).stat().st_mode & 0o777 == 0o700
-
-    def test_links_and_others_folders_are_refused(self, tmp_path, monkeypatch):
-        (tmp_path / "real").mkdir()
-        (tmp_path / "link").symlink_to("real")
-        with pytest.raises(E2EDeployError, match="is a link or belongs to another user"):
-            private_folder(tmp_path / "link")
-        monkeypatch.setattr(os, "geteuid", lambda: 12345)
-        with pytest.raises(E2EDeployError, match="is a link or belongs to another user"):
-            private_folder(tmp_path / "real")
-        (tmp_path / "file").write_text("")
-        with pytest.raises(E2EDeployError, match="cannot be used"):
-            private_folder(tmp_path / "file" / "cache")
-
+class TestSize:
     def test_what_was_used_longest_ago_goes_first(self, cache, tmp_path, monkeypatch):
         monkeypatch.setattr(engine_cache, "MAX_BYTES", 250)
         for age, name in ((3, "a"), (1, "b"), (2, "c")):
