@@ -17,6 +17,7 @@ import report
 import torch
 from torch import Tensor
 
+from e2e_deploy.hardware import cpu_name
 from e2e_deploy.runtime.timing import summarise
 
 Call = Callable[[Any], Any]
@@ -96,7 +97,7 @@ class Device:
     def facts(self) -> dict[str, Any]:
         """The GPU and its driver for a result file; the device alone on a CPU."""
         if not self.is_cuda:
-            return {"type": "cpu", "name": report.cpu_name()}
+            return {"type": "cpu", "name": cpu_name()}
         found = torch.cuda.get_device_properties(0)
         return {
             "type": "cuda",

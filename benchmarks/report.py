@@ -11,19 +11,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from e2e_deploy.hardware import cpu_name
+
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "diffusers", "onnx", "onnxruntime-gpu", "tensorrt-rtx", "numpy", "mitsuba")
-
-
-def cpu_name() -> str:
-    """The processor's name as the kernel gives it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def machine() -> dict[str, Any]:

@@ -4,31 +4,25 @@
     <out>/<split>/camera/<stem>.json     fx, fy, cx, cy in pixels (centres at whole numbers): they vary
     the rest                             see ``folder``
 
-Knows seeds, files and workers. What is in a scene: see ``scenes``; how it is rendered: ``scene_view``.
+Knows seeds and settings. What is in a scene: see ``scenes``; how it is rendered: ``render_worker``, ``scene_view``.
 """
 
-import gc
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from e2e_deploy.errors import UsageError
-from e2e_deploy.optional import require
-from e2e_deploy.train.encoding import encode_depth, encode_normals
-from e2e_deploy.train.files import read_bytes, write_bytes, write_picture
+from e2e_deploy.train.files import read_bytes, write_bytes
 from e2e_deploy.train.folder_spec import DEFAULT_SPLITS, FolderSpec, save_spec
-from e2e_deploy.train.scene_view import choose_variant, load_scene, pick_camera, render_view
-from e2e_deploy.train.scenes import build_scene
+from e2e_deploy.train.render_sample import DEPTH_UNIT_M
+from e2e_deploy.train.render_variant import choose_variant
+from e2e_deploy.train.render_worker import RenderJob, render_jobs
 
 log = logging.getLogger(__name__)
 
-DEPTH_UNIT_M = 0.001
 MIN_M, MAX_M = 0.05, 65.0
 SEEDS_PER_SPLIT = 1_000_000
 
@@ -54,7 +48,7 @@ def render_dataset(
 ) -> None:
     """Renders a data set into ``out``; complete samples that are there already stay as they are.
 
-    The picture is written last, so a sample whose picture and partners exist is complete.
+    Each sample is rendered in a worker process, which the renderer's compiler may end: see ``render_worker``.
 
     Args:
         out: the folder; made when missing.
@@ -68,6 +62,8 @@ def render_dataset(
     Raises:
         UsageError: a value cannot be used, or ``out`` holds a set rendered with other settings.
         UnavailableError: mitsuba is not installed.
+        E2EDeployError: a scene ends every renderer.
+        OSError: a file cannot be written.
     """
     if min(size_hw) < 8 or samples < 1 or workers < 1 or seed < 0 or not any(counts.values()):
         raise UsageError(
@@ -75,7 +71,9 @@ def render_dataset(
             f"workers={workers}, seed={seed}: sizes from 8 pixels, the others from 1, the seed from 0"
         )
     jobs = [
-        _Job(out / split, f"{index:06d}", scene_seed(split, index, seed), size_hw, samples)
+        RenderJob(
+            str(out / split), f"{index:06d}", scene_seed(split, index, seed), size_hw, samples
+        )
         for split in counts
         for index in range(counts[split])
     ]
@@ -86,52 +84,10 @@ def render_dataset(
     log.info("%d of %d samples are there already", done, len(jobs))
     report = progress or (lambda done, total: None)
     report(done, len(jobs))
-    if workers == 1:
-        for job in waiting:
-            _render_job(job)
+    with closing(render_jobs(waiting, variant, workers)) as rendered:
+        for _ in rendered:
             done += 1
             report(done, len(jobs))
-        return
-    with ProcessPoolExecutor(
-        workers, get_context("spawn"), _start_worker, (variant, workers)
-    ) as pool:
-        for _ in pool.map(_render_job, waiting, chunksize=4):
-            done += 1
-            report(done, len(jobs))
-
-
-@dataclass(frozen=True)
-class _Job:
-    folder: Path
-    stem: str
-    seed: int
-    size_hw: tuple[int, int]
-    samples: int
-
-    def file(self, kind: str) -> Path:
-        return self.folder / kind / f"{self.stem}{'.json' if kind == 'camera' else '.png'}"
-
-    def is_complete(self) -> bool:
-        return all(self.file(kind).is_file() for kind in ("rgb", "depth", "normals", "camera"))
-
-
-def _start_worker(variant: str, workers: int) -> None:
-    mi = require("mitsuba", "train")
-    mi.set_variant(variant)
-    require("drjit", "train").set_thread_count(max((os.cpu_count() or 1) // workers, 1))
-
-
-def _render_job(job: _Job) -> None:
-    scene = load_scene(build_scene(job.seed))
-    camera = pick_camera(scene)
-    view = render_view(scene, camera, job.size_hw, samples=job.samples)
-    write_picture(job.file("depth"), encode_depth(view.depth_m, DEPTH_UNIT_M))
-    write_picture(job.file("normals"), encode_normals(view.normals))
-    intrinsics = json.dumps(asdict(camera.intrinsics(job.size_hw)))
-    write_bytes(job.file("camera"), intrinsics.encode())
-    write_picture(job.file("rgb"), view.rgb)
-    del scene
-    gc.collect()  # Mitsuba's objects refer to each other; without this they pile up
 
 
 def _claim(out: Path, settings: Mapping[str, Any]) -> None:

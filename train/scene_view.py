@@ -1,11 +1,9 @@
 """From a scene as data to a picture with exact depth and normals, with Mitsuba.
 
-Light comes from path tracing, geometry from one ray through each pixel centre. Mitsuba's variant is
-the compiled ``llvm_ad_rgb`` where an LLVM library loads and ``scalar_rgb`` (about five times slower)
-elsewhere; one chosen before with ``mitsuba.set_variant`` is kept. Does not know: files, data sets.
+Light comes from path tracing, geometry from one ray through each pixel centre. Mitsuba's variant is chosen by
+``render_variant``; one set before with ``mitsuba.set_variant`` is kept. Does not know: files, data sets.
 """
 
-import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +12,11 @@ import numpy.typing as npt
 
 from e2e_deploy.optional import require
 from e2e_deploy.train.develop import auto_exposure, denoise, develop
+from e2e_deploy.train.render_variant import choose_variant
 from e2e_deploy.train.scene_props import Material
 from e2e_deploy.train.scene_shapes import Mesh, merged
 from e2e_deploy.train.scene_textures import TEXTURE_SIZE
 from e2e_deploy.train.scenes import SceneCamera, SceneSpec
-
-log = logging.getLogger(__name__)
 
 Float32 = npt.NDArray[np.float32]
 Size = tuple[int, int]
@@ -54,21 +51,6 @@ class View:
     depth_m: Float32
     normals: Float32
     exposure: float
-
-
-def choose_variant() -> str:
-    """Sets Mitsuba's fastest variant that works here, unless one is set; returns its name."""
-    mi = require("mitsuba", "train")
-    if mi.variant() is not None:
-        return str(mi.variant())
-    try:
-        mi.set_variant("llvm_ad_rgb")
-        mi.Float([0.0, 1.0]).numpy()  # LLVM loads at the first use, not before
-    except (ImportError, RuntimeError) as error:
-        mi.set_variant("scalar_rgb")
-        log.warning("LLVM does not load, rendering is about five times slower: %s", error)
-    log.info("rendering with mitsuba %s, variant %s", mi.__version__, mi.variant())
-    return str(mi.variant())
 
 
 def load_scene(spec: SceneSpec) -> LoadedScene:

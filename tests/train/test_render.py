@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from e2e_deploy.errors import UsageError
-from e2e_deploy.train import render, scene_view
+from e2e_deploy.train import render, render_sample, scene_view
 from e2e_deploy.train import scene_shapes as shapes
 from e2e_deploy.train.develop import Look, auto_exposure, denoise, develop
 from e2e_deploy.train.files import read_bytes
 from e2e_deploy.train.folder import FolderDataset
+from e2e_deploy.train.render_worker import RenderJob
 from e2e_deploy.train.scene_props import Material
 from e2e_deploy.train.scenes import SceneCamera, SceneSpec, build_scene
 
@@ -273,7 +274,7 @@ def test_interrupted_sample_is_not_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A crash while one sample is written leaves no picture that lacks its depth."""
-    write, calls = render.write_picture, []
+    write, calls = render_sample.write_picture, []
 
     def crash_at_third(path: Path, picture: np.ndarray) -> None:
         calls.append(path)
@@ -281,12 +282,15 @@ def test_interrupted_sample_is_not_complete(
             raise KeyboardInterrupt
         write(path, picture)
 
-    settings = {"size_hw": (8, 8), "samples": 1}
-    monkeypatch.setattr(render, "write_picture", crash_at_third)
-    with pytest.raises(KeyboardInterrupt):
-        render.render_dataset(tmp_path, {"train": 1}, **settings)
+    job = RenderJob(str(tmp_path / "train"), "000000", 0, (8, 8), 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(render_sample, "write_picture", crash_at_third)
+        with pytest.raises(KeyboardInterrupt):
+            render_sample.render_sample(job)
     assert not list((tmp_path / "train").glob("rgb/*"))
-    render.render_dataset(tmp_path, {"train": 1}, **settings)
+    assert not job.is_complete()
+    render.render_dataset(tmp_path, {"train": 1}, size_hw=(8, 8), samples=1)
+    assert job.is_complete()
     assert len(FolderDataset(tmp_path, "train")) == 1
 
 
