@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from e2e_deploy.errors import DataError, UsageError
+from e2e_deploy.tasks import TaskName
 from e2e_deploy.train.folder import FolderDataset
 from e2e_deploy.train.mixing import MixingPlan
 from e2e_deploy.train.resize import fit
@@ -34,9 +35,9 @@ class Batch(TypedDict):
     depth_m: torch.Tensor
     """float32 [B, 1, H, W], metres, clamped; the far value where invalid"""
     normals: torch.Tensor
-    """float32 [B, 3, H, W], x right, y up, z toward the viewer; zero where invalid or absent"""
+    """float32 [B, 3, H, W], x right, y up, z toward the viewer; zero where unknown or absent"""
     valid: torch.Tensor
-    """bool [B, 1, H, W]"""
+    """bool [B, 1, H, W], where the truth of the task is known; nowhere in an image of flat depth"""
     paths: list[str]
     """The pictures."""
     bad: list[str]
@@ -64,11 +65,11 @@ class MixedBatches(Dataset[Batch]):
         seed: of order and flips.
         world: number of processes.
         rank: of this process.
-        need_normals: refuse data sets without normals.
+        task: whose truth the masks are for.
         on_bad: replace a sample that cannot be read by the next one and name it in ``bad``, or stop.
 
     Raises:
-        UsageError: a size is not a multiple of 8, or normals are needed and absent.
+        UsageError: a size is not a multiple of 8.
         ValueError: numbers that make no plan, see ``MixingPlan``.
     """
 
@@ -81,15 +82,14 @@ class MixedBatches(Dataset[Batch]):
         seed: int = 0,
         world: int = 1,
         rank: int = 0,
-        need_normals: bool = False,
+        task: TaskName = "depth",
         on_bad: Literal["skip", "stop"] = "skip",
     ) -> None:
         for part in parts:
             if part.size is not None and (part.size[0] % STRIDE or part.size[1] % STRIDE):
                 raise UsageError(f"training size {part.size} must be a multiple of {STRIDE}")
-            if need_normals and not part.dataset.has_normals:
-                raise UsageError(f"{part.dataset.root} has no normals, which this task needs")
         self.parts = tuple(parts)
+        self.task = task
         self.on_bad = on_bad
         self.plan = MixingPlan(
             lengths=tuple(len(part.dataset) for part in parts),
@@ -120,7 +120,7 @@ class MixedBatches(Dataset[Batch]):
             flip(sample) if flipped else sample
             for sample, flipped in zip(samples, chosen.flips, strict=True)
         ]
-        return collate(mirrored, bad)
+        return collate(mirrored, bad, task=self.task)
 
     def __getitem__(self, index: int) -> Batch:
         return self.batch_at(*divmod(index, self.plan.accumulation))
@@ -187,9 +187,14 @@ def depth_target(
     return clamped, valid if far > near else np.zeros_like(valid)
 
 
-def collate(samples: Sequence[Sample], bad: Sequence[str] = ()) -> Batch:
-    """Samples of one size as a batch; targets are prepared here."""
+def collate(
+    samples: Sequence[Sample], bad: Sequence[str] = (), *, task: TaskName = "depth"
+) -> Batch:
+    """Samples of one size as a batch for ``task``; targets are prepared here."""
     targets = [depth_target(sample.depth_m, sample.valid) for sample in samples]
+    masks = [mask for _, mask in targets]
+    if task == "normals":
+        masks = [sample.known(task) for sample in samples]
     normals = [
         np.zeros((*sample.valid.shape, 3), np.float32) if sample.normals is None else sample.normals
         for sample in samples
@@ -199,7 +204,7 @@ def collate(samples: Sequence[Sample], bad: Sequence[str] = ()) -> Batch:
         rgb=_channels_first(rgb).float() / 127.5 - 1,
         depth_m=torch.from_numpy(np.stack([depth for depth, _ in targets]))[:, None],
         normals=_channels_first(np.stack(normals)),
-        valid=torch.from_numpy(np.stack([valid for _, valid in targets]))[:, None],
+        valid=torch.from_numpy(np.stack(masks))[:, None],
         paths=[sample.path for sample in samples],
         bad=list(bad),
     )

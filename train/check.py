@@ -81,7 +81,10 @@ def check_dataset(
         rows, bad = list[tuple[float, ...]](), list[BadSample]()
         for index, stem in enumerate(dataset.stems):
             try:
-                rows.append(_statistics(dataset.read(index)))
+                sample = dataset.read(index)
+                if not sample.valid.any():
+                    raise DataError(f"{sample.path}: no valid depth pixel")
+                rows.append(_statistics(sample))
             except DataError as error:
                 bad.append(BadSample(stem, str(error)))
             done += 1
@@ -130,7 +133,9 @@ def contact_sheet(
     rows = list[Array]()
     for index in wanted:
         try:
-            rows.append(_row(dataset.read(int(index))))
+            sample = dataset.read(int(index))
+            if sample.valid.any():
+                rows.append(_row(sample))
         except DataError:
             continue
     if not rows:

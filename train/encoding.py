@@ -40,20 +40,28 @@ def encode_normals(normals: Float32) -> npt.NDArray[np.uint8]:
 
 
 def decode_normals(stored: Array, axes: Axes = "right-up-back") -> Float32:
-    """Stored [H, W, 3] to unit normals, x right, y up, z toward the viewer; zero where invalid."""
+    """Stored [H, W, 3] to unit normals, x right, y up, z toward the viewer; zero where unknown.
+
+    Vectors of any length are normalised. Unknown are the zero vector, also as an integer picture rounds it
+    (mid grey), an all-zero pixel of one, and what is not finite.
+    """
     if stored.dtype in (np.uint8, np.uint16):
+        # Twice the vector in steps of the picture: whole numbers, and 1 or -1 where zero was rounded.
+        vectors = 2.0 * stored - float(np.iinfo(stored.dtype).max)
         known = stored.any(axis=-1, keepdims=True)
-        vectors = stored.astype(np.float32) * (2.0 / np.iinfo(stored.dtype).max) - 1.0
+        known &= (np.abs(vectors) > 1).any(axis=-1, keepdims=True)
     else:
-        known = np.isfinite(stored).all(axis=-1, keepdims=True)
-        vectors = np.where(known, stored, 0).astype(np.float32)
+        vectors = stored.astype(np.float64)
+        known = np.isfinite(vectors).all(axis=-1, keepdims=True)
     if axes == "right-down-front":
-        vectors = vectors * np.array([1, -1, -1], dtype=np.float32)
-    return unit_or_zero(np.where(known, vectors, np.float32(0)))
+        vectors = vectors * (1, -1, -1)
+    return unit_or_zero(np.where(known, vectors, 0.0))
 
 
-def unit_or_zero(vectors: Float32) -> Float32:
-    """Normalise [H, W, 3]; vectors shorter than 0.5 are blends with nothing and become zero."""
-    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    known = length > 0.5
-    return np.where(known, vectors / np.where(known, length, 1.0), 0.0).astype(np.float32)
+def unit_or_zero(vectors: Array, shortest: float = 0.0) -> Float32:
+    """Normalise [H, W, 3]; vectors not longer than ``shortest`` become zero."""
+    largest = np.abs(vectors).max(axis=-1, keepdims=True)
+    scaled = vectors / np.where(largest > 0, largest, 1.0)  # squares of tiny numbers would be zero
+    length = np.linalg.norm(scaled, axis=-1, keepdims=True)
+    known = largest * length > shortest
+    return np.where(known, scaled / np.where(known, length, 1.0), 0.0).astype(np.float32)

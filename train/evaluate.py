@@ -228,7 +228,7 @@ def _target(
         return sample.depth_m, sample.valid
     if sample.normals is None:
         raise DataError(f"{sample.path} has no normals to measure against")
-    return sample.normals, sample.valid & sample.normals.any(axis=-1)
+    return sample.normals, sample.known(task)
 
 
 def _badness(metrics: Metrics) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from e2e_deploy.errors import UsageError
+from e2e_deploy.tasks import TaskName
 from e2e_deploy.train.batches import STRIDE
 from e2e_deploy.train.config import EvalConfig
 from e2e_deploy.train.evaluate import EvalResult, evaluate
@@ -24,15 +24,13 @@ class HeldOut:
 
     Raises:
         DataError: as ``FolderDataset``.
-        UsageError: normals are asked for and the data set has none.
+        UsageError: the data set has no truth for the task.
     """
 
-    def __init__(self, config: EvalConfig, task: str) -> None:
+    def __init__(self, config: EvalConfig, task: TaskName) -> None:
         self.config = config
-        self.dataset = FolderDataset(config.root, config.split)
+        self.dataset = FolderDataset(config.root, config.split, task=task)
         self.left_out = self.dataset.left_out
-        if task == "normals" and not self.dataset.has_normals:
-            raise UsageError(f"{config.root} has no normals, which this task needs")
 
     def __len__(self) -> int:
         return len(self.dataset)

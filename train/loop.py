@@ -101,7 +101,7 @@ class _Run:
         self.stepper = Stepper(forward, config, self.accelerator)
         self.data = MixedBatches(
             [
-                Part(FolderDataset(part.root, part.split), part.ratio, part.size)
+                Part(FolderDataset(part.root, part.split, task=config.task), part.ratio, part.size)
                 for part in config.data
             ],
             batch_size=config.optim.micro_batch,
@@ -109,7 +109,7 @@ class _Run:
             seed=config.run.seed,
             world=self.accelerator.num_processes,
             rank=self.accelerator.process_index,
-            need_normals=config.task == "normals",
+            task=config.task,
             on_bad=config.run.on_bad,
         )
         self.held_out = HeldOut(config.eval, config.task) if config.eval else None
@@ -262,6 +262,10 @@ class _Run:
                 f"data: {part.dataset.root} ({part.dataset.split}), {len(part.dataset)} images, "
                 f"ratio {part.weight}"
             )
+        held_out = [self.held_out.dataset] if self.held_out else []
+        for dataset in (*(part.dataset for part in self.data.parts), *held_out):
+            if sentence := dataset.left_out_sentence():
+                reporter.say(f"  {sentence}")
         reporter.say(
             f"training {' and '.join(stepper.forward.parts)} ({million:.1f} million weights) for "
             f"{self.config.task} on {stepper.device}, {self.config.model.precision}: "

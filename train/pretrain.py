@@ -118,13 +118,11 @@ def load_pictures(root: Path, view_hw: tuple[int, int], *, split: str = "train")
     """Read a split of a folder data set into memory, at twice the size of its views.
 
     Raises:
-        DataError: the split has no samples or no normals.
+        DataError: the split has no samples, or no depth or normals.
     """
     dataset = FolderDataset(root, split)
-    if len(dataset) == 0 or not dataset.has_normals:
-        raise DataError(
-            f"{root} has {len(dataset)} samples in {split!r}; pretraining needs some, with normals"
-        )
+    if not (dataset.has_normals and dataset.spec.depth_format):
+        raise DataError(f"{root} has depth or normals alone; pretraining needs both")
     rgb, depths, normals = [], [], []
     for index in range(len(dataset)):
         sample = fit(dataset.read(index), 2 * view_hw[0], 2 * view_hw[1])

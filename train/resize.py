@@ -15,6 +15,9 @@ from e2e_deploy.train.sample import Sample
 
 Array = npt.NDArray[Any]
 
+SHORTEST_BLEND = 0.5
+"""A bilinear mixture of normals below this length is mostly of nothing, or of opposite directions."""
+
 
 def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample:
     """Cut a window out of every array of ``sample``."""
@@ -46,7 +49,7 @@ def resize(sample: Sample, height: int, width: int) -> Sample:
     if normals is not None:
         nearest = cv2.resize(normals, size, interpolation=cv2.INTER_NEAREST_EXACT)
         blended = unit_or_zero(
-            cv2.resize(normals, size, interpolation=cv2.INTER_LINEAR).astype(np.float32)
+            cv2.resize(normals, size, interpolation=cv2.INTER_LINEAR), SHORTEST_BLEND
         )
         normals = blended * np.any(nearest != 0, axis=-1, keepdims=True)
     return replace(

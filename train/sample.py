@@ -5,10 +5,13 @@ Does not know: files, tensors, augmentation.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+
+from e2e_deploy.tasks import TaskName
+from e2e_deploy.train.tables import Limits
 
 SUSPECT_BELOW_M, SUSPECT_ABOVE_M = 0.05, 200.0
 """A median depth outside this range is more likely a wrong unit than a real scene."""
@@ -18,8 +21,8 @@ SUSPECT_BELOW_M, SUSPECT_ABOVE_M = 0.05, 200.0
 class Camera:
     """Pinhole intrinsics in pixels; pixel centres are at whole numbers."""
 
-    fx: float
-    fy: float
+    fx: Annotated[float, Limits(0, open_low=True)]
+    fy: Annotated[float, Limits(0, open_low=True)]
     cx: float
     cy: float
 
@@ -31,13 +34,22 @@ class Sample:
     rgb: npt.NDArray[np.uint8]
     """[H, W, 3], RGB."""
     depth_m: npt.NDArray[np.float32]
-    """[H, W], planar depth in metres, 0 where invalid."""
+    """[H, W], planar depth in metres, 0 where invalid or not read."""
     normals: npt.NDArray[np.float32] | None
-    """[H, W, 3], unit length, x right, y up, z toward the viewer, zero if invalid, or None."""
+    """[H, W, 3], unit length, x right, y up, z toward the viewer, zero where unknown; None if not read."""
     valid: npt.NDArray[np.bool_]
     """[H, W], where depth is known and inside the data set's range."""
     path: str
     """Where the image came from, for messages."""
+
+    def known(self, task: TaskName) -> npt.NDArray[np.bool_]:
+        """[H, W], where the truth of ``task`` is known: normals need no depth, and depth no normals."""
+        if task == "depth":
+            return self.valid
+        if self.normals is None:
+            return np.zeros_like(self.valid)
+        known: npt.NDArray[np.bool_] = (self.normals != 0).any(axis=-1)
+        return known
 
 
 def valid_depth(

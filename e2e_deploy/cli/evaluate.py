@@ -62,13 +62,15 @@ def command(
 
     from e2e_deploy.errors import ParityError
     from e2e_deploy.train.evaluate import evaluate
-    from e2e_deploy.train.folder import FolderDataset
+    from e2e_deploy.train.folder import FolderDataset, split_folder
+    from e2e_deploy.train.folder_spec import load_spec
 
-    dataset = FolderDataset(data, split)
+    split_folder(data, load_spec(data), split)  # a wrong name is said before the model is loaded
     if (Path(model) / "manifest.json").is_file():
         found, predict = _bundle(model, backend, device)
     else:
         found, predict = _checkpoint(model, family, task, resolution, device)
+    dataset = FolderDataset(data, split, task=found)
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as bar:
         line = bar.add_task("measuring", total=limit or len(dataset))

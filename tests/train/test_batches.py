@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -162,10 +163,28 @@ def test_sizes_must_suit_the_network(parts, tmp_path):
 
 
 def test_missing_normals_are_refused_where_needed_and_zero_elsewhere(tmp_path):
-    plain = FolderDataset(write_folder(tmp_path, normals_format=None))
+    plain = write_folder(tmp_path, normals_format=None)
     with pytest.raises(UsageError, match="has no normals"):
-        batches([Part(plain, 1)], need_normals=True)
-    assert batches([Part(plain, 1)])[0]["normals"].abs().max() == 0
+        FolderDataset(plain, task="normals")
+    assert batches([Part(FolderDataset(plain), 1)])[0]["normals"].abs().max() == 0
+
+
+def test_the_mask_is_that_of_the_task():
+    sample = leaning_sample()
+    sample.valid[:, :32] = False
+    sample.normals[:24] = 0
+    depth, normals = (collate([sample], task=task)["valid"][0, 0] for task in ("depth", "normals"))
+    assert np.array_equal(depth, sample.valid)
+    assert normals.sum() == 24 * 64
+    assert not normals[:24].any()
+
+
+def test_an_image_without_truth_is_an_image_without_mask(parts):
+    for stem in parts[0].dataset.stems:
+        cv2.imwrite(str(parts[0].dataset.file("depth", stem)), np.zeros((48, 64), np.uint16))
+    batch = batches(parts[:1], on_bad="stop")[0]
+    assert batch["bad"] == []
+    assert not batch["valid"].any()
 
 
 def test_ranks_share_one_step(parts):

@@ -63,6 +63,24 @@ def test_a_normal_that_is_no_number_is_invalid():
     assert decode_normals(normals)[0, 1].tolist() == [0, 0, 0]
 
 
+@pytest.mark.parametrize("axes", ["right-up-back", "right-down-front"])
+def test_only_the_zero_vector_is_unknown(axes):
+    unit = random_normals(size=(1, 4))
+    lengths = np.array([1e-30, 0.3, 7.0, 1e18], np.float32)[:, None]
+    whole, scaled = decode_normals(unit, axes), decode_normals(unit * lengths, axes)
+    assert np.abs(whole - scaled).max() < 1e-6
+    assert not decode_normals(np.zeros((1, 1, 3), np.float32), axes).any()
+
+
+@pytest.mark.parametrize(("dtype", "grey"), [(np.uint8, 127), (np.uint16, 32767)])
+def test_mid_grey_is_the_zero_vector(dtype, grey):
+    stored = np.array(
+        [[[grey] * 3, [grey + 1] * 3, [grey, grey + 1, grey], [grey + 2, grey, grey]]]
+    )
+    got = decode_normals(stored.astype(dtype))
+    assert got.any(axis=-1).tolist() == [[False, False, False, True]]
+
+
 def test_blends_with_nothing_become_zero():
-    got = unit_or_zero(np.array([[[0.0, 0.0, 0.4], [0.0, 0.0, 0.6]]], np.float32))
+    got = unit_or_zero(np.array([[[0.0, 0.0, 0.4], [0.0, 0.0, 0.6]]], np.float32), 0.5)
     assert got.tolist() == [[[0, 0, 0], [0, 0, 1]]]

@@ -136,7 +136,7 @@ def test_truths_that_fit_anything_never_score(tmp_path):
     result = evaluate(Truth(dataset, "depth"), dataset, task="depth")
     assert result.num_images == 2
     assert result.left_out == {
-        "picture or truth file missing": 1,
+        "truth file missing": 1,
         "the same depth everywhere": 1,
         "fewer than 3 valid pixels": 2,
     }

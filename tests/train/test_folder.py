@@ -8,6 +8,9 @@ from e2e_deploy.train.folder_spec import FolderSpec, load_spec, save_spec
 from e2e_deploy.train.sample import Camera
 from tests.train.fixtures import plane_scene, write_folder, write_sample
 
+DEPTH = 'name = "x"\n[depth]\nformat = "npy"\n'
+NORMALS = 'name = "x"\n[normals]\nformat = "npy"\n'
+
 
 @pytest.mark.parametrize(
     ("depth", "unit_m", "normals"),
@@ -77,6 +80,59 @@ def test_missing_pairs_are_named_and_left_out(tmp_path):
     ]
 
 
+def test_a_split_that_shrank_says_so(tmp_path):
+    write_folder(tmp_path, num_samples=4)
+    assert FolderDataset(tmp_path).left_out_sentence() is None
+    (tmp_path / "train/depth/s001.png").unlink()
+    (tmp_path / "train/normals/s002.png").unlink()
+    (tmp_path / "train/rgb/s003.png").unlink()
+    data = FolderDataset(tmp_path, task="depth")
+    assert data.stems == ["s000", "s002"]  # depth needs no normals
+    assert data.left_out == {"truth file missing": 1, "picture missing": 1}
+    sentence = data.left_out_sentence()
+    assert "(train): 2 of 4 samples are left out (" in sentence
+    assert sentence.endswith("depth/s001.png)")
+    assert FolderDataset(tmp_path, task="normals").stems == ["s000", "s001"]
+
+
+def test_each_task_reads_its_own_truth(tmp_path):
+    write_folder(tmp_path, num_samples=1)
+    depth, normals = (FolderDataset(tmp_path, task=task).read(0) for task in ("depth", "normals"))
+    assert depth.normals is None
+    assert depth.known("depth").all()
+    assert not depth.known("normals").any()
+    assert not normals.known("depth").any()
+    assert normals.known("normals").all()
+
+
+def test_normals_need_no_depth(tmp_path):
+    write_folder(tmp_path, num_samples=2, depth_format="npy", normals_format="npy", unit_m=1.0)
+    np.save(tmp_path / "train/depth/s000.npy", np.zeros((48, 64), np.float32))
+    sample = FolderDataset(tmp_path).read(0)
+    assert not sample.valid.any()
+    assert sample.known("normals").all()
+    (tmp_path / "dataset.toml").write_text(NORMALS)
+    alone = FolderDataset(tmp_path)
+    assert len(alone) == 2
+    assert np.array_equal(alone.read(0).normals, sample.normals)
+    with pytest.raises(UsageError, match="has no depth"):
+        FolderDataset(tmp_path, task="depth")
+
+
+def test_the_fingerprint_sees_what_was_added_or_changed(tmp_path):
+    write_folder(tmp_path, num_samples=2)
+    before = FolderDataset(tmp_path).fingerprint()
+    assert FolderDataset(tmp_path).fingerprint() == before
+    path = tmp_path / "dataset.toml"
+    path.write_text(path.read_text().replace("unit_m = 0.001", "unit_m = 0.01"))
+    other_unit = FolderDataset(tmp_path).fingerprint()
+    write_folder(tmp_path, num_samples=3)
+    grown = FolderDataset(tmp_path).fingerprint()
+    cv2.imwrite(str(tmp_path / "train/depth/s000.png"), np.ones((48, 64), np.uint16))
+    changed = FolderDataset(tmp_path).fingerprint()
+    assert len({before, other_unit, grown, changed}) == 4
+
+
 def test_bad_files_are_named(tmp_path):
     write_folder(tmp_path, num_samples=6)
     train = tmp_path / "train"
@@ -84,7 +140,7 @@ def test_bad_files_are_named(tmp_path):
     depth.write_bytes(depth.read_bytes()[:100])
     cv2.imwrite(str(train / "depth/s001.png"), np.ones((48, 64), np.uint8))
     cv2.imwrite(str(train / "depth/s002.png"), np.ones((24, 32), np.uint16))
-    cv2.imwrite(str(train / "depth/s003.png"), np.zeros((48, 64), np.uint16))
+    cv2.imwrite(str(train / "normals/s003.png"), np.ones((24, 32, 3), np.uint8))
     cv2.imwrite(str(train / "normals/s004.png"), np.ones((48, 64, 3), np.uint16))
     (train / "rgb/s005.png").write_bytes(b"")
     data = FolderDataset(tmp_path)
@@ -93,7 +149,7 @@ def test_bad_files_are_named(tmp_path):
             r"s000\.png: not a readable picture",
             r"s001\.png: expected a 16-bit PNG, got uint8",
             r"s002\.png: depth is \(24, 32\), its picture is \(48, 64\)",
-            r"s003\.png: no valid depth pixel",
+            r"s003\.png: normals are \(24, 32, 3\), expected \(48, 64, 3\)",
             r"s004\.png: expected png8, got uint16",
             r"s005\.png: not a readable picture \(0 bytes",
         ]
@@ -157,22 +213,19 @@ def test_all_mistakes_of_a_spec_are_reported_at_once(tmp_path):
         axes = "left"
         [camera]
         fx = 1.0
-        [split]
-        val = "../elsewhere"
         """
     )
     with pytest.raises(DataError) as caught:
         load_spec(tmp_path)
     for part in [
-        "unknown key 'colour'",
+        "unknown key colour (known: name, depth, normals, camera, split)",
         "name is missing",
-        "[depth] format must be one of png16, npy, exr, got 'png8'",
-        "[depth] unit_m must be a number, got 'mm'",
-        "[depth] unknown key 'speed'",
-        "[normals] format is missing",
-        "[normals] axes must be one of",
-        "[camera] cy is missing",
-        "[split] must name plain folders",
+        "depth.format is 'png8'; expected 'png16' or 'npy' or 'exr'",
+        "depth.unit_m is 'mm'; expected a value of type float",
+        "unknown key depth.speed",
+        "normals.format is missing",
+        "normals.axes is 'left'",
+        "camera.cy is missing",
     ]:
         assert part in str(caught.value)
 
@@ -181,9 +234,28 @@ def test_all_mistakes_of_a_spec_are_reported_at_once(tmp_path):
     ("text", "message"),
     [
         ("name = ", "not valid TOML"),
-        ('name = "x"', r"the table \[depth\] is missing"),
-        ('name = "x"\n[depth]\nformat = "npy"\nunit_m = 0', "unit_m must be positive"),
-        ('name = "x"\n[depth]\nformat = "npy"\nunit_m = 1\nmin_m = 3\nmax_m = 2', "below max_m"),
+        ('name = "x"', r"expected a table \[depth\], \[normals\] or both"),
+        ('name = ""', "name is ''; expected a text that is not empty"),
+        ('name = "\\u001b[2J"', "without control characters"),
+        (DEPTH + "unit_m = 0", "depth.unit_m is 0.0; expected above 0"),
+        (DEPTH + "unit_m = nan", "depth.unit_m is nan"),
+        (DEPTH + "unit_m = inf", "depth.unit_m is inf"),
+        (DEPTH + "unit_m = true", "depth.unit_m is True; expected a value of type float"),
+        (DEPTH + "unit_m = 1" + 400 * "0", "depth.unit_m is inf"),
+        (DEPTH + "unit_m = 1" + 5000 * "0", "not valid TOML"),
+        (DEPTH + "unit_m = 1\nmin_m = 3\nmax_m = 2", "min_m 3 must be below depth.max_m 2"),
+        (DEPTH + "unit_m = 1\nmax_m = nan", "depth.max_m is nan"),
+        (NORMALS + "[camera]\nfx = 0\nfy = -1\ncx = nan\ncy = 1", "fx is 0.*fy is -1.*cx is nan"),
+        (
+            NORMALS + '[split]\nval = ".."',
+            "split.val is '..'; expected the name of a folder inside",
+        ),
+        (NORMALS + '[split]\nval = "/"', "split.val is '/'"),
+        (NORMALS + '[split]\nval = "../elsewhere"', "split.val is '../elsewhere'"),
+        (NORMALS + '[split]\nval = ""', "split.val is ''"),
+        (NORMALS + "[split]\nval = 3", "split.val is 3; expected a value of type str"),
+        (NORMALS + "split = 3", "unknown key normals.split"),
+        ("split = " + 5000 * "[" + 5000 * "]", "nested too deep"),
         ('name = "x"\n[depth]\nformat = "npy"\nunit_m = 1\nkind = "ray"', r"needs the table \[cam"),
     ],
 )
