@@ -66,9 +66,10 @@ class AxesComparison:
             return None
         mean = self._sums.reshape(6) / self._count
         covariance = self._products / self._count - np.outer(mean, mean)
-        spread = np.sqrt(np.trace(covariance[:3, :3]) * np.trace(covariance[3:, 3:]))
-        if not spread > 1e-9:
+        variances = np.trace(covariance[:3, :3]), np.trace(covariance[3:, 3:])
+        if min(variances) < 1e-9:  # rounding makes the smallest ones negative
             return None
+        spread = np.sqrt(variances[0] * variances[1])
         cross = covariance[:3, 3:] / spread  # [component of the prediction, component of the truth]
         fits = {
             (order, signs): float(
