@@ -108,10 +108,12 @@ class Child:
 
 
 class Parent:
-    """In the child: whoever started it. Made first, and once: Ctrl-C is the parent's, what prints goes to stderr."""
+    """In the child: whoever started it. Made first, and once: what prints then goes to stderr."""
 
     def __init__(self) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # A terminal sends these to parent and child at once; what they mean is the parent's to decide.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
         # Native libraries print to stdout, which is the pipe: their prints go to stderr, the pipe gets another number.
         self._events = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)
