@@ -1,10 +1,19 @@
 """The package as it is installed: what pyproject.toml lists against what is on disk."""
 
+import re
+import shutil
+import subprocess
+import sys
 import tomllib
+import venv
+from importlib.metadata import distribution
 from importlib.resources import files
 from pathlib import Path
 
+import cv2
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 import e2e_deploy
 from e2e_deploy.cli import VERBS
@@ -89,3 +98,100 @@ def test_no_arguments_and_unknown_verbs_are_wrong_usage(cli):
     assert "No such command 'paint'" in stderr
     code, stdout, _ = cli("--version")
     assert (code, stdout.strip()) == (0, f"e2e-deploy, version {e2e_deploy.__version__}")
+
+
+def required(requirements):
+    """The distributions that ``requirements`` ask for on this machine, with all that those ask for."""
+    found, names = {}, [Requirement(text) for text in requirements]
+    while names:
+        name = names.pop()
+        if name.name not in found and (name.marker is None or name.marker.evaluate({"extra": ""})):
+            found[name.name] = distribution(name.name)
+            names += [Requirement(text) for text in found[name.name].requires or ()]
+    return found.values()
+
+
+@pytest.fixture(scope="module")
+def plain_install(tmp_path_factory):
+    """The programs of a new environment that holds a wheel of this package and what it requires, nothing else.
+
+    Built and filled without a network: what it requires is linked from the environment that runs the tests.
+    """
+    if Version(distribution("setuptools").version) < Version("77"):
+        pytest.skip("building a wheel needs setuptools 77 or later")
+    top = tmp_path_factory.mktemp("install")
+    for folder in set(SETUPTOOLS["package-dir"].values()):
+        shutil.copytree(
+            ROOT / folder, top / "source" / folder, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, top / "source")
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    offline = ["--no-index", "--no-deps"]
+    wheel = [*pip, "wheel", *offline, "--no-build-isolation", "--wheel-dir", top, top / "source"]
+    subprocess.run(wheel, check=True)
+    venv.create(top / "venv", with_pip=False, symlinks=True)
+    programs = top / "venv" / "bin"
+    install = [*pip, "--python", programs / "python", "install", *offline, *top.glob("*.whl")]
+    subprocess.run(install, check=True)
+    (packages,) = (top / "venv").glob("lib/python*/site-packages")
+    for needed in required(PROJECT["project"]["dependencies"]):
+        for name in {file.parts[0] for file in needed.files} - {"..", "__pycache__"}:
+            if not (packages / name).exists():
+                (packages / name).symlink_to(needed.locate_file(name))
+    return programs
+
+
+@pytest.mark.slow
+class TestPlainInstall:
+    """What ``pip install e2e-deploy`` gives: a runtime without torch."""
+
+    @pytest.fixture
+    def ran(self, plain_install, depth_bundle, photo, tmp_path):
+        """ran(program, *arguments) beside my-bundle and photo.jpg."""
+        shutil.copytree(depth_bundle, tmp_path / "my-bundle")
+        cv2.imwrite(str(tmp_path / "photo.jpg"), cv2.cvtColor(photo, cv2.COLOR_RGB2BGR))
+
+        def run(program, *arguments):
+            return subprocess.run(
+                [plain_install / program, *arguments],
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+
+        return run
+
+    @pytest.mark.parametrize("name", ["torch", "diffusers", "transformers", "onnx", "mitsuba"])
+    def test_it_has_none_of_the_heavy_packages(self, ran, name):
+        assert "ModuleNotFoundError" in ran("python", "-c", f"import {name}").stderr
+
+    def test_the_readmes_five_lines(self, ran, photo):
+        (lines,) = re.findall(
+            r"## Five lines of Python\n+```python\n(.*?)```",
+            (ROOT / "README.md").read_text(),
+            re.DOTALL,
+        )
+        done = ran("python", "-I", "-c", lines)
+        assert (done.returncode, done.stderr) == (0, "")
+        height, width, low, high = map(float, re.findall(r"[\d.]+", done.stdout))
+        assert (height, width) == photo.shape[:2]
+        assert 0 <= low < high <= 1
+
+    def test_the_command_line(self, ran, tmp_path):
+        assert ran("e2e-deploy", "--version").stdout.strip().endswith(e2e_deploy.__version__)
+        assert ran("e2e-deploy", "doctor").returncode == 0
+        done = ran("e2e-deploy", "run", "photo.jpg", "--bundle", "my-bundle", "--out", "out")
+        assert done.returncode == 0, done.stderr
+        assert list((tmp_path / "out").glob("photo*.png"))
+
+    def test_what_needs_an_extra_names_it(self, ran):
+        for arguments, extra in (
+            (("export",), "export"),
+            (("data", "render", "set", "--train", "1"), "train"),
+        ):
+            done = ran("e2e-deploy", *arguments)
+            assert (done.returncode, done.stdout) == (4, "")
+            assert f"pip install 'e2e-deploy[{extra}]'" in done.stderr
+            assert done.stderr.startswith("error: ")
