@@ -34,6 +34,12 @@ def _shown_host(text: str) -> str:
     return f"{f'{HIDDEN}@' if who else ''}{host}{f'/{HIDDEN}' if path.strip('/') else ''}"
 
 
+def is_address(text: str) -> bool:
+    """Whether a text may hold a password as addresses do, rather than name a file."""
+    plain = _decoded(text)
+    return bool(_SCHEME.match(text.strip()) or re.search(r"://|\?|:.*@", plain, re.DOTALL))
+
+
 def masked(address: str) -> str:
     """What may be shown of what was given as a source: ``rtsp://***@host:554/***``.
 

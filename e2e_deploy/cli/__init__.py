@@ -4,15 +4,21 @@ The only place that joins train, export and runtime. Results go to stdout, every
 """
 
 import importlib
+import io
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import click
 
 import e2e_deploy
+from e2e_deploy.addresses import is_address, masked
 from e2e_deploy.cli.signals import ending_like_ctrl_c
-from e2e_deploy.errors import E2EDeployError, UsageError
+from e2e_deploy.cli.streams import flush_streams, open_streams
+from e2e_deploy.errors import E2EDeployError, InputError, UsageError
+from e2e_deploy.text import clean
 
 # verb: (module, what --help says)
 VERBS = {
@@ -28,6 +34,7 @@ VERBS = {
     "doctor": ("doctor", "Say what works on this machine."),
 }
 INTERRUPTED = 130
+MAX_MESSAGE = 2000  # characters
 
 
 class Verbs(click.Group):
@@ -60,10 +67,6 @@ def group() -> None:
     """
 
 
-def _one_line(message: object) -> str:
-    return " ".join(str(message).split())
-
-
 def _refuse_empty(arguments: Sequence[str]) -> None:
     """An empty argument is most often an unset variable, and as a path it would be the current folder."""
     for index, argument in enumerate(arguments):
@@ -74,26 +77,59 @@ def _refuse_empty(arguments: Sequence[str]) -> None:
             raise UsageError(f"{name} is given an empty text; is a variable unset?")
 
 
+def _say(text: str, arguments: Sequence[str]) -> None:
+    """Print a line on stderr: without control characters, and without the passwords of addresses in the arguments."""
+    for argument in arguments:
+        for given in (argument, argument.partition("=")[2]):
+            if is_address(given):
+                for form in (given, str(Path(given)), repr(given)[1:-1]):
+                    text = text.replace(form, masked(given))
+    with suppress(OSError):  # nobody is there to read it; the exit code says it
+        click.echo(clean(text, MAX_MESSAGE), err=True)
+
+
+def _ending(error: BaseException) -> tuple[str, int]:
+    """What is said about an error, and the exit code."""
+    if isinstance(error, click.Abort) and isinstance(error.__cause__, EOFError):
+        error = error.__cause__  # click takes it for Ctrl-D at a prompt, and there are none
+    match error:
+        case click.Abort() | KeyboardInterrupt():
+            return "interrupted", INTERRUPTED
+        case click.ClickException():
+            shown = io.StringIO()
+            error.show(shown)
+            return shown.getvalue(), error.exit_code
+        case E2EDeployError():
+            return f"error: {error}", error.exit_code
+        case OSError():
+            where = f"{error.filename}: " if error.filename else ""
+            return f"error: {where}{error.strerror or error}", 1
+        # The rest should not come this far: whoever reads an input knows what to say about it.
+        case MemoryError():
+            return f"error: there is not enough memory here: {error}", 1
+        case RecursionError():
+            return "error: an input is nested too deeply", InputError.exit_code
+        case UnicodeError():
+            return f"error: a text cannot be read or written: {error}", 1
+        case EOFError():
+            return "error: an input ends too early", InputError.exit_code
+        case _:
+            raise error
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of ``e2e-deploy``: errors raised on purpose become one line and an exit code."""
+    open_streams()
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        _refuse_empty(sys.argv[1:] if arguments is None else arguments)
+        _refuse_empty(given)
         with ending_like_ctrl_c():
             result: Any = group.main(arguments, prog_name="e2e-deploy", standalone_mode=False)
         code = result if isinstance(result, int) else 0
     except click.exceptions.Exit as stop:
         code = stop.exit_code
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except E2EDeployError as error:
-        click.echo(f"error: {_one_line(error)}", err=True)
-        code = error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
-        code = INTERRUPTED
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        click.echo(f"error: {where}{_one_line(error.strerror or error)}", err=True)
-        code = 1
-    sys.exit(code)
+    except (Exception, KeyboardInterrupt) as error:
+        text, code = _ending(error)
+        for line in text.splitlines() if isinstance(error, click.ClickException) else [text]:
+            _say(line, given)
+    sys.exit(code if flush_streams() else code or 1)
