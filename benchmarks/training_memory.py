@@ -103,7 +103,7 @@ def measure(
                 for _micro_batch in range(2):  # the second one adds to gradients that are there
                     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
                         prediction = forward(rgb, None)
-                    depth_loss(prediction, depth, valid).loss.backward()  # type: ignore[no-untyped-call]
+                    depth_loss(prediction, depth, valid).error_sum.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 optimizer.zero_grad()
     trained_bytes = sum(parameter.numel() * parameter.element_size() for parameter in trained)

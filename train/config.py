@@ -1,7 +1,7 @@
 """What a training run is: every setting, its default from the paper, and the TOML that holds them.
 
-Defaults are E2E-FT's (arXiv 2409.11355, section 5 and the published scripts). Paths are relative to
-the current folder. Knows: names, types, limits. Does not know: whether files exist, devices.
+Defaults are E2E-FT's (arXiv 2409.11355, section 5 and the published scripts), ``loss.mean`` apart. Paths are relative
+to the current folder. Knows: names, types, limits. Does not know: whether files exist, devices.
 """
 
 import hashlib
@@ -60,6 +60,19 @@ class ModelConfig:
     """Recompute activations of UNet and VAE in the backward pass: less memory, a third more time."""
     resolution: CountOrZero = 0
     """Default processing resolution written into the result; 0 keeps the start's."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossConfig:
+    """How the errors of pixels become the loss of an optimizer step."""
+
+    mean: Literal["step", "micro_batch"] = "step"
+    """Over all valid pixels of the step, whatever ``optim.micro_batch`` and the number of processes are; or, as the
+    paper's code, over those of each micro-batch and then over micro-batches, which gives the pixels of a sparse
+    one more weight."""
+    direction_weight: Annotated[float, Limits(0)] | None = None
+    """Depth only: weight of the term against inverted depth (near = 1), which the paper's loss cannot see. Left out:
+    1 where the run starts from random weights, 0 from a trained model, which has its direction."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,6 +143,7 @@ class TrainConfig:
     data: tuple[DataConfig, ...]
     run: RunConfig
     model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     eval: EvalConfig | None = None
 
@@ -224,6 +238,8 @@ def _contradictions(config: TrainConfig) -> list[str]:
         problems.append(
             f"model.train is {list(config.model.train)}; expected 'unet', 'vae' or both, each once"
         )
+    if config.task != "depth" and config.loss.direction_weight is not None:
+        problems.append("loss.direction_weight is for depth; normals have their sign in the loss")
     sizes = [(f"data[{i}].size", part.size) for i, part in enumerate(config.data)]
     if config.eval is not None:
         sizes.append(("eval.size", config.eval.size))

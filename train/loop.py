@@ -42,6 +42,13 @@ from e2e_deploy.train.step import Stepper
 MAX_NONFINITE_IN_A_ROW = 20
 """fp16 begins with a gradient scale that may be halved a dozen times before the first good step."""
 
+MAX_IDLE_IN_A_ROW = 20
+"""Steps in which no image gave a gradient; by chance that happens to a set in which hardly any image has a truth."""
+
+UNTRAINED_DIRECTION_WEIGHT = 1.0
+"""The term is zero wherever the scale is positive; at this weight it outweighs the paper's loss where that one is
+undecided, so that no picture settles on the wrong side."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainResult:
@@ -98,7 +105,13 @@ class _Run:
             train=config.model.train,
             gradient_checkpointing=config.model.gradient_checkpointing,
         )
-        self.stepper = Stepper(forward, config, self.accelerator)
+        self.direction_weight = config.loss.direction_weight or 0.0
+        if config.loss.direction_weight is None and config.task == "depth":
+            self.direction_weight = UNTRAINED_DIRECTION_WEIGHT * self.start.is_untrained
+        self.stepper = Stepper(
+            forward, config, self.accelerator, direction_weight=self.direction_weight
+        )
+        self._idle_in_a_row = 0
         self.data = MixedBatches(
             [
                 Part(FolderDataset(part.root, part.split, task=config.task), part.ratio, part.size)
@@ -146,6 +159,7 @@ class _Run:
                     raise KeyboardInterrupt
                 reporter.step(report)
                 self._stop_if_hopeless()
+                self._stop_if_idle(report)
                 if run.panel_every and progress.step % run.panel_every == 0 and self.is_main:
                     reporter.panel(progress.step, self._panel())
                 if progress.step % run.checkpoint_every == 0 or progress.step == steps:
@@ -206,6 +220,17 @@ class _Run:
         raise E2EDeployError(
             f"loss or gradient was NaN or infinite {in_a_row} steps in a row, up to step "
             f"{self.progress.step}: {advice[self.config.model.precision]}"
+        )
+
+    def _stop_if_idle(self, report: StepReport) -> None:
+        self._idle_in_a_row = self._idle_in_a_row + 1 if report.teaches_nothing else 0
+        if self._idle_in_a_row < min(MAX_IDLE_IN_A_ROW, self.config.optim.steps):
+            return
+        raise E2EDeployError(
+            f"nothing was learned {self._idle_in_a_row} steps in a row, up to step {report.step}: of the last "
+            f"{report.num_images} images {report.num_degenerate} have no usable truth (no or one valid pixel, or "
+            f"the same everywhere) and {report.num_flat} get the same prediction everywhere; look at the data with "
+            "`e2e-deploy data check`"
         )
 
     def _save(self) -> None:
@@ -272,6 +297,8 @@ class _Run:
             f"{optim.steps} steps of {optim.effective_batch} images = {optim.micro_batch} x "
             f"{stepper.accumulation} x {self.accelerator.num_processes} processes"
         )
+        if self.direction_weight:
+            reporter.say(f"  and against inverted depth, with weight {self.direction_weight:g}")
         if self.progress.step:
             reporter.say(f"continuing after step {self.progress.step}")
 

@@ -1,7 +1,7 @@
-"""Task losses on decoded predictions: scale-and-shift-invariant depth, angular normals, both.
+"""Task losses on decoded predictions: scale-and-shift-invariant depth with its direction, angular normals.
 
-Knows: the loss of one homogeneous micro-batch, masks, degenerate images.
-Does not know: the network, the decoder's scaling, accumulation, or what the optimizer does.
+Knows: what one homogeneous micro-batch adds to the loss of its step, masks, images that have no loss.
+Does not know: the network, the decoder's scaling, the mean over a step, or what the optimizer does.
 
 B = images, H, W = pixels. Formulas: arXiv 2409.11355, section 4 and supplement; the published
 code's disconnected zero for an empty batch and its cancelling fp32 determinant are avoided.
@@ -19,30 +19,43 @@ scale to fit, and the gradient through the fit grows with 1 / std."""
 MIN_NORMAL_LENGTH = 0.5
 """Target normals are unit vectors, or zero where invalid; the threshold tells the two apart."""
 
-DEPTH_WEIGHT, NORMALS_WEIGHT = 0.5, 1.0
-"""Weights of the joint loss (paper, appendix B: about equal magnitudes)."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LossResult:
-    """The loss of a micro-batch and what it was computed from; the counts need no device sync."""
+    """The sums of a micro-batch, so that a step can take one mean over all of its own; scalars, never synchronised.
 
-    loss: torch.Tensor
-    """Scalar, at least float32, always connected to the prediction's graph."""
+    Both sums are float64 and connected to the prediction's graph, also when they are zero.
+    """
+
+    error_sum: torch.Tensor
+    """Of the valid pixels: metres for depth, radians for normals."""
+    direction_sum: torch.Tensor
+    """Of the valid pixels, metres: ``depth_loss`` says what it is; zero for normals."""
     num_valid: torch.Tensor
-    """int64 scalar: pixels the mean was taken over."""
+    """int64: pixels that were summed over."""
     num_degenerate: torch.Tensor
-    """int64 scalar: images that contribute zero (nothing valid, flat target, flat prediction)."""
+    """int64: images without a usable truth (no or one valid pixel, flat); they add to no sum."""
+    num_flat: torch.Tensor
+    """int64: images whose truth is usable and whose prediction is flat; they add an error and no gradient."""
+    num_negative: torch.Tensor
+    """int64: images whose fitted scale is negative: near and far are exchanged."""
+
+    @property
+    def loss(self) -> torch.Tensor:
+        """Mean error over the valid pixels of this micro-batch; a connected zero if there are none."""
+        return self.error_sum / self.num_valid.clamp(min=1)
 
 
 def depth_loss(
     pred_B1HW: torch.Tensor, depth_m_B1HW: torch.Tensor, valid_B1HW: torch.Tensor
 ) -> LossResult:
-    """Mean absolute error in metres after the best scale and shift of every image.
+    """Absolute error in metres after the best scale and shift of every image, and the direction of that scale.
 
     Per image, least squares over the valid pixels maps the PREDICTION onto the METRIC depth; the
-    gradient flows through scale and shift. One mean is taken over all valid pixels of the
-    micro-batch. A NaN prediction gives a NaN loss: the caller has to see it.
+    gradient flows through scale and shift. The scale may be negative: ``error_sum`` is the paper's and does not
+    know near from far. ``direction_sum`` does: for every pixel of an image with a negative scale it adds the
+    deviation in metres that the fit explains with the wrong sign, ``-covariance / deviation of the prediction``,
+    and nothing for the others. A NaN prediction gives a NaN loss: the caller has to see it.
 
     Args:
         pred_B1HW: predicted depth in [-1, 1] or [0, 1]; the loss ignores affine changes of it.
@@ -69,19 +82,29 @@ def depth_loss(
         x_variance = x_centred.square().sum(1, keepdim=True) / count
         y_variance = y_centred.square().sum(1, keepdim=True) / count
         # NaN compares false here, so it is not hidden as degenerate.
-        degenerate = (x_variance <= MIN_STD**2) | (y_variance <= MIN_STD**2)
-        scale = (x_centred * y_centred).sum(1, keepdim=True) / count
-        scale = scale / torch.where(degenerate, 1.0, x_variance)
+        degenerate = y_variance <= MIN_STD**2
+        flat = ~degenerate & (x_variance <= MIN_STD**2)
+        x_variance = torch.where(degenerate | flat, 1.0, x_variance)
+        covariance = (x_centred * y_centred).sum(1, keepdim=True) / count
+        covariance = torch.where(flat, 0.0, covariance)
         used = valid & ~degenerate
         # scale * x + shift - y, with shift = y_mean - scale * x_mean.
-        error = torch.where(used, scale * x_centred - y_centred, 0.0).abs()
-        return _mean_over(error, used, degenerate, pred_B1HW.dtype)
+        error = (covariance / x_variance * x_centred - y_centred).abs()
+        wrong = (-covariance / x_variance.sqrt()).clamp(min=0).expand_as(error)
+        return LossResult(
+            error_sum=torch.where(used, error, 0.0).sum(),
+            direction_sum=torch.where(used, wrong, 0.0).sum(),
+            num_valid=used.sum(),
+            num_degenerate=degenerate.sum(),
+            num_flat=flat.sum(),
+            num_negative=(~degenerate & (covariance < 0)).sum(),
+        )
 
 
 def normals_loss(
     pred_B3HW: torch.Tensor, normals_B3HW: torch.Tensor, valid_B1HW: torch.Tensor
 ) -> LossResult:
-    """Mean angle in radians between predicted and true normals over the valid pixels.
+    """Angles in radians between predicted and true normals, summed over the valid pixels.
 
     The angle is ``atan2(|a x b|, a . b)``: equal to the arc cosine, with a finite gradient at 0 and
     180 degrees too. A zero prediction counts as 90 degrees and gets no gradient.
@@ -119,39 +142,12 @@ def normals_loss(
         angle = torch.atan2(sine, torch.where(nothing, 1.0, cosine))
         angle = angle + torch.where(nothing & used, math.pi / 2, 0.0)
         used = used.flatten(1)
-        degenerate = ~used.any(dim=1, keepdim=True)
-        error = torch.where(used, angle.flatten(1), 0.0)
-        return _mean_over(error, used, degenerate, pred_B3HW.dtype)
-
-
-def joint_loss(
-    pred_depth_B1HW: torch.Tensor,
-    pred_normals_B3HW: torch.Tensor,
-    depth_m_B1HW: torch.Tensor,
-    normals_B3HW: torch.Tensor,
-    valid_B1HW: torch.Tensor,
-) -> LossResult:
-    """``0.5 * depth_loss + 1.0 * normals_loss``; the counts are the sums of both.
-
-    Raises:
-        ValueError: as in ``depth_loss`` and ``normals_loss``.
-    """
-    depth = depth_loss(pred_depth_B1HW, depth_m_B1HW, valid_B1HW)
-    normals = normals_loss(pred_normals_B3HW, normals_B3HW, valid_B1HW)
-    return LossResult(
-        loss=DEPTH_WEIGHT * depth.loss + NORMALS_WEIGHT * normals.loss,
-        num_valid=depth.num_valid + normals.num_valid,
-        num_degenerate=depth.num_degenerate + normals.num_degenerate,
-    )
-
-
-def _mean_over(
-    error: torch.Tensor, used: torch.Tensor, degenerate: torch.Tensor, dtype: torch.dtype
-) -> LossResult:
-    num_valid = used.sum()
-    mean = error.sum() / num_valid.clamp(min=1)
-    return LossResult(
-        loss=mean.to(torch.promote_types(dtype, torch.float32)),
-        num_valid=num_valid,
-        num_degenerate=degenerate.sum(),
-    )
+        none = torch.zeros((), dtype=torch.int64, device=used.device)
+        return LossResult(
+            error_sum=torch.where(used, angle.flatten(1), 0.0).double().sum(),
+            direction_sum=none.double(),
+            num_valid=used.sum(),
+            num_degenerate=(~used.any(dim=1)).sum(),
+            num_flat=none,
+            num_negative=none,
+        )

@@ -29,17 +29,45 @@ class StepReport:
 
     step: int
     """Steps done after this one."""
-    loss: float
-    """Mean over the micro-batches: metres for depth, radians for normals."""
+    loss: float | None
+    """Mean over the valid pixels, see ``LossConfig.mean``: metres for depth, radians for normals; None when no image
+    of the step has a usable truth, and then nothing was changed."""
+    direction: float
+    """The same mean of the term against inverted depth, metres, before its weight."""
     grad_norm: float
     """Before clipping."""
     lr: float
     num_images: int
     num_degenerate: int
-    """Of this step, as the next two."""
+    """Of this step, as the next four: images without a usable truth."""
+    num_flat: int
+    """Images whose prediction is the same everywhere, so that it has no gradient."""
+    num_negative: int
+    """Images whose fitted scale is negative: their depth is inverted."""
     num_bad: int
+    """Samples that could not be read and were replaced."""
     skipped: bool
     """The step was left out because loss or gradient was NaN or infinite."""
+
+    @property
+    def teaches_nothing(self) -> bool:
+        """Whether no image gave a gradient."""
+        return self.num_degenerate + self.num_flat >= self.num_images
+
+    def __str__(self) -> str:
+        """The loss, and the images that are not as they should be."""
+        parts = ["loss none" if self.loss is None else f"loss {self.loss:.4f}"]
+        parts += [
+            f"{name} {count}/{self.num_images}"
+            for name, count in (
+                ("inverted", self.num_negative),
+                ("no usable truth", self.num_degenerate),
+                ("flat prediction", self.num_flat),
+                ("unreadable", self.num_bad),
+            )
+            if count
+        ]
+        return "  ".join(parts)
 
 
 class Reporter:
@@ -108,7 +136,7 @@ class Reporter:
         self._images_per_s += weight * (speed - self._images_per_s)
         self._num_timed += 1
         text = (
-            f"loss {report.loss:.4f}  lr {report.lr:.2e}  {self._images_per_s:.1f} images/s  "
+            f"{report}  lr {report.lr:.2e}  {self._images_per_s:.1f} images/s  "
             f"{_memory_gib():.1f} GiB"
         )
         self._bar.update(self._task, completed=report.step, text=text)
@@ -120,8 +148,10 @@ class Reporter:
             left = (self._steps - report.step) * report.num_images / self._images_per_s
             self.say(f"step {report.step}/{self._steps}  {text}  {_duration(left)} left")
         self._write_log({**asdict(report), "images_per_s": round(self._images_per_s, 3)})
-        values = {"loss": report.loss, "lr": report.lr, "grad_norm": report.grad_norm}
+        values = {"lr": report.lr, "grad_norm": report.grad_norm, "direction": report.direction}
         values |= {"images_per_s": self._images_per_s, "degenerate": report.num_degenerate}
+        values |= {"negative": report.num_negative, "flat": report.num_flat}
+        values |= {} if report.loss is None else {"loss": report.loss}
         self.scalars(report.step, values)
 
     def evaluation(

@@ -18,7 +18,7 @@ from e2e_deploy.errors import CheckpointError, UsageError
 from e2e_deploy.families import FAMILIES
 from e2e_deploy.loading import load_model
 from e2e_deploy.model import SingleStepModel
-from e2e_deploy.tiny import build_tiny
+from e2e_deploy.tiny import UNTRAINED, build_tiny
 from e2e_deploy.train.config import TrainConfig
 
 TINY = "e2e-tiny"
@@ -35,6 +35,11 @@ class Start:
     checkpoint: Checkpoint
     changes: tuple[str, ...]
     """What was changed in the loaded weights, one sentence each."""
+
+    @property
+    def is_untrained(self) -> bool:
+        """Whether the weights are random: nothing is learned yet, not even which way depth points."""
+        return self.checkpoint.note == UNTRAINED
 
 
 def load_start(config: TrainConfig) -> Start:

@@ -1,6 +1,6 @@
 """One optimizer step: accumulation over micro-batches and processes, precision, NaN.
 
-Knows: that a step is the mean over its micro-batches, however many processes share them; that
+Knows: that a step is one mean over its valid pixels, however they are dealt to micro-batches and processes; that
 everything random in it comes from (seed, step, micro-batch number). Does not know: files, reports.
 """
 
@@ -22,6 +22,10 @@ from e2e_deploy.train.noise import latent_noise
 from e2e_deploy.train.report import StepReport
 from e2e_deploy.train.schedule import lr_factor
 
+NOMINAL_PIXELS = 2.0**16
+"""Divides the sum of an image's errors in the backward pass, so that fp16 gradients have their usual size; how many
+valid pixels the step has is known after it, and the gradients are corrected then."""
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -31,6 +35,7 @@ class Stepper:
     Args:
         forward: the model, on the CPU; moved to the accelerator's device.
         config: of the run.
+        direction_weight: of the term against inverted depth; 0 for the paper's loss alone.
         accelerator: accelerate's Accelerator, without mixed precision of its own.
 
     Attributes:
@@ -45,8 +50,16 @@ class Stepper:
 
     last: tuple[Batch, Tensor]
 
-    def __init__(self, forward: TrainingForward, config: TrainConfig, accelerator: Any) -> None:
+    def __init__(
+        self,
+        forward: TrainingForward,
+        config: TrainConfig,
+        accelerator: Any,
+        *,
+        direction_weight: float = 0.0,
+    ) -> None:
         optim = config.optim
+        self.direction_weight = direction_weight
         self.config, self.accelerator = config, accelerator
         self.device: torch.device = accelerator.device
         self.accumulation = share_of_process(config, accelerator.num_processes)
@@ -75,10 +88,14 @@ class Stepper:
     ) -> StepReport | None:
         """Do step ``step``, counted from 0; None when it was given up because of ``should_stop``.
 
-        A step whose loss or gradient is NaN or infinite in any process changes nothing in all of them.
+        A step whose loss or gradient is NaN or infinite in any process changes nothing in all of them, nor does one in
+        which no image has a usable truth.
         """
-        world, totals = self.accelerator.num_processes, torch.zeros(2, device=self.device)
-        num_images = num_bad = 0
+        world, sums = self.accelerator.num_processes, _StepSums(self.device)
+        per_micro_batch = self.config.loss.mean == "micro_batch"
+        nominal = float(self.accumulation)
+        if not per_micro_batch:
+            nominal *= self.config.optim.micro_batch * NOMINAL_PIXELS
         self.optimizer.zero_grad()
         for slot in range(self.accumulation):
             # Several processes must agree to stop; they do after the step.
@@ -89,33 +106,34 @@ class Stepper:
             with nullcontext() if is_last else self.accelerator.no_sync(self._wrapped):
                 number = slot * world + self.accelerator.process_index
                 result = self._loss(batch, self._seed(step, number))
-                scaled: Tensor = self.scaler.scale(result.loss / self.accumulation)
+                share = sums.add(result, batch, per_micro_batch=per_micro_batch)
+                objective = result.error_sum + self.direction_weight * result.direction_sum
+                scaled: Tensor = self.scaler.scale(objective * share / nominal)
                 scaled.backward()  # type: ignore[no-untyped-call]  # torch's
-            totals += torch.stack([result.loss.detach().float(), result.num_degenerate.float()])
-            num_images += len(batch["paths"])
-            num_bad += len(batch["bad"])
         lr = self._set_lr(step)
+        total = sums.over_processes(self.accelerator)
         self.scaler.unscale_(self.optimizer)
+        # Several processes have averaged their gradients: the sum is world times as much.
+        correction = nominal * world / max(total["weight"], 1.0)
+        for parameter in self._parameters:
+            if parameter.grad is not None:
+                parameter.grad.mul_(correction)
         grad_norm = float(
             torch.nn.utils.clip_grad_norm_(self._parameters, self.config.optim.clip_norm)
         )
-        counts = torch.tensor([num_bad, num_images], device=self.device)
-        totals = self.accelerator.reduce(torch.cat([totals, counts]), "sum")
-        loss = float(totals[0]) / (world * self.accumulation)
+        loss, has_truth = total["error"] / max(total["weight"], 1.0), total["num_valid"] > 0
         finite = math.isfinite(loss) and math.isfinite(grad_norm)
-        if (
-            finite or self.scaler.is_enabled()
-        ):  # the scaler skips by itself, and must see it to adapt
+        # The scaler skips by itself, and must see NaN to adapt.
+        if has_truth and (finite or self.scaler.is_enabled()):
             self.scaler.step(self.optimizer)
         self.scaler.update()
         return StepReport(
             step=step + 1,
-            loss=loss,
+            loss=loss if has_truth else None,
+            direction=total["direction"] / max(total["weight"], 1.0),
             grad_norm=grad_norm,
             lr=lr,
-            num_images=int(totals[3]),
-            num_degenerate=int(totals[1]),
-            num_bad=int(totals[2]),
+            **{name: int(total[name]) for name in _StepSums.COUNTS},
             skipped=not finite,
         )
 
@@ -154,6 +172,45 @@ class Stepper:
         )
         self.optimizer.param_groups[0]["lr"] = lr
         return lr
+
+
+class _StepSums:
+    """What the micro-batches of a step add up to, on the device until the step is over."""
+
+    COUNTS = ("num_degenerate", "num_flat", "num_negative", "num_images", "num_bad")
+    NAMES = ("error", "direction", "weight", "num_valid", *COUNTS)
+
+    def __init__(self, device: torch.device) -> None:
+        # float64 counts the pixels of any step exactly.
+        self._sums = torch.zeros(len(self.NAMES), dtype=torch.float64, device=device)
+
+    def add(self, result: LossResult, batch: Batch, *, per_micro_batch: bool) -> Tensor:
+        """Add a micro-batch; returns what its sums are multiplied with in the step's.
+
+        Every pixel of the step weighs the same; or those of a micro-batch do, and each micro-batch weighs 1.
+        """
+        num_valid = result.num_valid.double()
+        one = torch.ones_like(num_valid)
+        share = one / num_valid.clamp(min=1) if per_micro_batch else one
+        self._sums += torch.stack(
+            [
+                result.error_sum.detach() * share,
+                result.direction_sum.detach() * share,
+                one if per_micro_batch else num_valid,
+                num_valid,
+                result.num_degenerate.double(),
+                result.num_flat.double(),
+                result.num_negative.double(),
+                one * len(batch["paths"]),
+                one * len(batch["bad"]),
+            ]
+        )
+        return share
+
+    def over_processes(self, accelerator: Any) -> dict[str, float]:
+        """The sums over all processes, by name."""
+        values = accelerator.reduce(self._sums, "sum").tolist()
+        return dict(zip(self.NAMES, values, strict=True))
 
 
 def share_of_process(config: TrainConfig, world: int) -> int:

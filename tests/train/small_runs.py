@@ -19,10 +19,10 @@ SMALL_UNET = {
 }
 
 
-def write_start(folder: Path, task: str = "depth", **unet: object) -> Path:
+def write_start(folder: Path, task: str = "depth", *, seed: int = 0, **unet: object) -> Path:
     """A checkpoint with the small network and random weights."""
     with patch.dict(tiny.VAE, SMALL_VAE), patch.dict(tiny.UNET, SMALL_UNET | unet):
-        return tiny.build_tiny(folder, task)
+        return tiny.build_tiny(folder, task, seed=seed)
 
 
 def run_table(root: Path, **sections: dict) -> dict:

@@ -84,6 +84,12 @@ def test_every_mistake_is_reported_at_once():
         ({"model": {"train": ["vae", "vae"]}}, "model.train is ['vae', 'vae']"),
         ({"eval": {"root": "d", "size": [8, 12]}}, "eval.size is [8, 12]"),
         ({"model": 3}, "model must be a table"),
+        ({"loss": {"mean": "pixels"}}, "loss.mean is 'pixels'; expected 'step' or 'micro_batch'"),
+        ({"loss": {"direction_weight": -1}}, "loss.direction_weight is -1.0; expected at least 0"),
+        (
+            {"task": "normals", "loss": {"direction_weight": 1.0}},
+            "loss.direction_weight is for depth",
+        ),
     ],
 )
 def test_contradictions(sections, mistake):
@@ -134,3 +140,8 @@ def test_files_that_cannot_be_read(tmp_path):
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.name)
 def test_shipped_configs_are_right(path):
     load_config(path)
+
+
+def test_the_papers_config_has_the_papers_loss():
+    loss = load_config(CONFIGS / "paper_depth.toml").loss
+    assert (loss.mean, loss.direction_weight) == ("micro_batch", 0)

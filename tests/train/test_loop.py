@@ -10,6 +10,8 @@ import threading
 import time
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -102,6 +104,15 @@ def test_killed_twice_and_continued_is_bitwise_the_unbroken_run(tmp_path):
     assert not equal(weights(whole / "model"), weights(tmp_path / "whole" / "start"))
 
 
+def sparse_masks(root):
+    """Leave most pictures with a few rows of truth; one row may have none left at the training size."""
+    for i, rows in enumerate((1, 2, 48, 5, 48, 1)):
+        path = str(root / "train" / "depth" / f"s{i:03d}.png")
+        depth = cv2.imread(path, cv2.IMREAD_UNCHANGED)
+        depth[rows:] = 0
+        cv2.imwrite(path, depth)
+
+
 def accelerate_on_cpus(root):
     """`accelerate launch` for two processes without a GPU: it starts them through MPI."""
     (root / "hosts").write_text("localhost slots=2\n")
@@ -131,7 +142,7 @@ def test_two_processes_are_one_with_twice_the_accumulation(tmp_path, launcher, m
     for variable in ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"):
         monkeypatch.setenv(variable, "1")  # test machines are often containers
     for name in ("one", "two"):
-        (tmp_path / name).mkdir()
+        sparse_masks(write_folder(tmp_path / name / "data", num_samples=6))
     optim = {"steps": 3, "effective_batch": 4, "micro_batch": 1}
     train(small_config(tmp_path / "one", optim=optim))
     table = run_table(tmp_path / "two", optim=optim)
@@ -151,6 +162,45 @@ def test_two_processes_are_one_with_twice_the_accumulation(tmp_path, launcher, m
     assert len(first) == len(set(first)) == 4
 
 
+def test_random_weights_learn_which_way_depth_points(tmp_path):
+    write_start(tmp_path / "start", seed=1)
+    optim = {"steps": 10, "micro_batch": 2, "effective_batch": 2}
+    negative = {}
+    for name, loss in (("off", {"direction_weight": 0.0}), ("on", {})):
+        train(small_config(tmp_path, optim=optim, loss=loss, run={"out": str(tmp_path / name)}))
+        negative[name] = [entry["num_negative"] for entry in logged(tmp_path / name)]
+    # These weights happen to begin inverted, and the paper's loss is content with that.
+    assert negative["off"] == [2] * 10
+    assert negative["on"][0] == 2
+    assert negative["on"][-4:] == [0] * 4
+
+
+def test_only_untrained_weights_get_a_direction_by_themselves(tmp_path, capsys):
+    train(small_config(tmp_path, optim={"steps": 1}))
+    assert "against inverted depth, with weight 1" in capsys.readouterr().err
+    other = {"start": {"checkpoint": str(tmp_path / "out")}, "optim": {"steps": 1}}
+    train(small_config(tmp_path, **other, run={"out": str(tmp_path / "next")}))
+    assert "against inverted depth" not in capsys.readouterr().err
+
+
+def test_a_run_that_nothing_can_be_learned_from_stops_without_a_model(tmp_path, monkeypatch):
+    root = write_folder(tmp_path / "data", num_samples=6)
+    for file in (root / "train" / "depth").iterdir():
+        cv2.imwrite(str(file), np.full((48, 64), 3000, np.uint16))
+    before = write_start(tmp_path / "start")
+    with pytest.raises(
+        E2EDeployError, match="3 steps in a row, up to step 3: of the last 4 images 4 have"
+    ):
+        train(small_config(tmp_path, optim={"steps": 3}))
+    assert not (tmp_path / "out" / "model").exists()
+    assert [entry["loss"] for entry in logged(tmp_path / "out")] == [None] * 3
+    monkeypatch.setattr(loop, "MAX_IDLE_IN_A_ROW", 2)
+    run = {"out": str(tmp_path / "long")}
+    with pytest.raises(E2EDeployError, match="2 steps in a row, up to step 2"):
+        train(small_config(tmp_path, optim={"steps": 100}, run=run))
+    assert before.is_dir()
+
+
 def test_a_step_with_nan_changes_nothing_and_is_counted(tmp_path, monkeypatch):
     compute, calls = loop.Stepper._loss, []
 
@@ -158,7 +208,8 @@ def test_a_step_with_nan_changes_nothing_and_is_counted(tmp_path, monkeypatch):
         result = compute(self, batch, seed)
         calls.append(1)
         # The second micro-batch of the second step.
-        return dataclasses.replace(result, loss=result.loss * (torch.nan if len(calls) == 4 else 1))
+        factor = torch.nan if len(calls) == 4 else 1
+        return dataclasses.replace(result, error_sum=result.error_sum * factor)
 
     monkeypatch.setattr(loop.Stepper, "_loss", poisoned)
     run = {"checkpoint_every": 1, "keep": 9}
@@ -182,7 +233,7 @@ def test_nan_without_end_stops_with_advice(tmp_path, monkeypatch):
 
     def poisoned(self, batch, seed):
         result = compute(self, batch, seed)
-        return dataclasses.replace(result, loss=result.loss * torch.nan)
+        return dataclasses.replace(result, error_sum=result.error_sum * torch.nan)
 
     monkeypatch.setattr(loop.Stepper, "_loss", poisoned)
     with pytest.raises(

@@ -9,7 +9,8 @@ from e2e_deploy.train.report import Reporter, StepReport
 
 def report(step, **changes):
     values = {"loss": 1 / step, "grad_norm": 2.0, "lr": 1e-4, "num_images": 4}
-    values |= {"num_degenerate": 0, "num_bad": 0, "skipped": False}
+    values |= {"num_degenerate": 0, "num_flat": 0, "num_negative": 0, "num_bad": 0}
+    values |= {"direction": 0.0, "skipped": False}
     return StepReport(step=step, **(values | changes))
 
 
@@ -35,6 +36,18 @@ def test_lines_in_a_pipe_go_to_stderr(tmp_path, capsys):
     assert lines[1] == "step 3 skipped: loss or gradient is NaN or infinite"
     assert lines[-1] == "step 4  held-out: abs_rel 0.2500"
     assert steps(tmp_path) == [2, 4, 4]
+
+
+def test_images_that_are_not_as_they_should_be_are_in_the_step_line(tmp_path, capsys):
+    with reporter(tmp_path, log_every=1) as told:
+        told.step(report(1, num_negative=3, num_degenerate=1))
+        told.step(report(2, loss=None, num_degenerate=3, num_flat=1, num_bad=2))
+    lines = capsys.readouterr().err.splitlines()
+    assert "loss 1.0000  inverted 3/4  no usable truth 1/4  lr" in lines[0]
+    assert "loss none  no usable truth 3/4  flat prediction 1/4  unreadable 2/4  lr" in lines[1]
+    first, second = (json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines())
+    assert (first["num_negative"], first["num_degenerate"]) == (3, 1)
+    assert (second["loss"], second["num_flat"]) == (None, 1)
 
 
 def test_continuing_forgets_what_is_redone(tmp_path):

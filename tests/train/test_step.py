@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from e2e_deploy.errors import UsageError
-from e2e_deploy.train.batches import MixedBatches, Part
+from e2e_deploy.train.batches import MixedBatches, Part, collate
 from e2e_deploy.train.folder import FolderDataset
 from e2e_deploy.train.forward import TrainingForward
 from e2e_deploy.train.start import load_start
@@ -17,7 +17,7 @@ def build(root, **sections):
         load_start(config).model, train=config.model.train, gradient_checkpointing=False
     )
     stepper = Stepper(forward, config, accelerate.Accelerator(mixed_precision="no"))
-    part = Part(FolderDataset(config.data[0].root), 1, config.data[0].size)
+    part = Part(FolderDataset(config.data[0].root, task=config.task), 1, config.data[0].size)
     data = MixedBatches(
         [part], batch_size=config.optim.micro_batch, accumulation=stepper.accumulation, seed=0
     )
@@ -29,21 +29,85 @@ def run(stepper, data, steps=1, stop=lambda: False):
     return [stepper.run(step, batches, stop) for step in range(steps)]
 
 
-def test_accumulated_gradient_is_the_mean_over_micro_batches(tmp_path):
-    optim = {"micro_batch": 2, "effective_batch": 6, "clip_norm": 1e9}
-    stepper, data = build(tmp_path, optim=optim)
-    singles, losses = [], []
-    for slot in range(3):
-        stepper.optimizer.zero_grad()
-        result = stepper._loss(data.batch_at(0, slot), seed=slot)
-        result.loss.backward()
-        singles.append([p.grad.clone() for _, p in stepper.named_parameters])
-        losses.append(result.loss.item())
-    (report,) = run(stepper, data)
-    assert report.loss == pytest.approx(sum(losses) / 3, rel=1e-6)
-    assert (report.num_images, report.step) == (6, 1)
-    for (_, parameter), *parts in zip(stepper.named_parameters, *singles, strict=True):
-        torch.testing.assert_close(parameter.grad, sum(parts) / 3, atol=1e-6, rtol=1e-4)
+def unequal_batch(data, task="depth"):
+    """Four pictures whose truth is whole, one pixel in nine, nothing, and constant or another whole one."""
+    batch = collate([data.parts[0].dataset.read(i) for i in range(4)], task=task)
+    dots = torch.zeros_like(batch["valid"][1])
+    dots[:, ::3, ::3] = True
+    batch["valid"][1] &= dots
+    batch["valid"][2] = False
+    if task == "depth":
+        batch["depth_m"][3] = 3.0
+    return batch
+
+
+def parts_of(batch, micro_batch):
+    """The same pictures as micro-batches."""
+    starts = range(0, len(batch["paths"]), micro_batch)
+    return [{k: v[i : i + micro_batch] for k, v in batch.items()} for i in starts]
+
+
+def plain_errors(task, prediction, batch):
+    """Errors of the valid pixels of every picture with a usable truth, float64, by the definition."""
+    errors = []
+    for x, depth, normals, valid in zip(
+        prediction.double(), batch["depth_m"], batch["normals"], batch["valid"], strict=True
+    ):
+        if not valid.any():
+            continue
+        if task == "normals":
+            cosine = torch.cosine_similarity(x, normals.double(), dim=0)
+            errors.append(torch.arccos(cosine)[valid[0]])
+        elif depth[valid].std() > 0:
+            design = torch.stack([x[valid], torch.ones_like(x[valid])], dim=1)
+            fit = torch.linalg.pinv(design) @ depth[valid].double()
+            errors.append((design @ fit - depth[valid]).abs())
+    return errors
+
+
+@pytest.mark.parametrize("task", ["depth", "normals"])
+@pytest.mark.parametrize("micro_batch", [1, 2, 4])
+def test_a_step_is_one_mean_over_its_pixels_for_any_micro_batch(tmp_path, task, micro_batch):
+    optim = {"micro_batch": micro_batch, "effective_batch": 4, "clip_norm": 1e9}
+    stepper, data = build(tmp_path, task=task, optim=optim)
+    batch = unequal_batch(data, task)
+    errors = torch.cat(plain_errors(task, stepper.forward(batch["rgb"], None), batch))
+    expected = torch.autograd.grad(errors.mean(), [p for _, p in stepper.named_parameters])
+    report = stepper.run(0, iter(parts_of(batch, micro_batch)), lambda: False)
+    assert report.loss == pytest.approx(errors.mean().item(), rel=1e-5)
+    assert (report.num_images, report.num_degenerate) == (4, 2 if task == "depth" else 1)
+    largest = max(gradient.abs().max() for gradient in expected)
+    for (_, parameter), gradient in zip(stepper.named_parameters, expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-4 * largest.item())
+
+
+def test_the_papers_code_takes_a_mean_in_each_micro_batch(tmp_path):
+    optim = {"micro_batch": 1, "effective_batch": 4, "clip_norm": 1e9}
+    stepper, data = build(tmp_path, optim=optim, loss={"mean": "micro_batch"})
+    batch = unequal_batch(data)
+    means = [
+        part.mean() for part in plain_errors("depth", stepper.forward(batch["rgb"], None), batch)
+    ]
+    expected = torch.autograd.grad(sum(means) / 4, [p for _, p in stepper.named_parameters])
+    report = stepper.run(0, iter(parts_of(batch, 1)), lambda: False)
+    assert len(means) == 2
+    assert report.loss == pytest.approx(sum(means).item() / 4, rel=1e-5)  # an empty one counts as 0
+    norm = torch.stack([gradient.norm() for gradient in expected]).norm().item()
+    assert report.grad_norm == pytest.approx(norm, rel=1e-3)
+
+
+def test_a_step_without_any_truth_changes_nothing(tmp_path):
+    stepper, data = build(tmp_path, optim={"micro_batch": 2, "effective_batch": 4})
+    (first,) = run(stepper, data)
+    assert first.loss is not None  # AdamW has a momentum now, which would go on
+    before = [p.detach().clone() for _, p in stepper.named_parameters]
+    batch = unequal_batch(data)
+    batch["valid"][:2] = False
+    report = stepper.run(1, iter(parts_of(batch, 2)), lambda: False)
+    assert (report.loss, report.num_degenerate, report.skipped) == (None, 4, False)
+    assert report.teaches_nothing
+    after = [p for _, p in stepper.named_parameters]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 def test_gradients_are_clipped_and_the_schedule_is_followed(tmp_path):
