@@ -67,7 +67,7 @@ class GpuVideoSource(BaseSource):
 
     def __init__(self, path: Path, *, driver: Driver | None = None) -> None:
         header = VideoSource(path)
-        super().__init__(header.name, fps=header.fps, total=header.total)
+        super().__init__(header.name, fps=header.fps, total=header.total, files=[path])
         self._path, self._hw = path, header.hw
         try:
             self._nvc: Any = require("PyNvVideoCodec", "video-gpu")

@@ -7,8 +7,7 @@ Every source yields uint8 RGB frames; conversion from BGR or YUV happens here an
 
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -18,13 +17,11 @@ import numpy.typing as npt
 
 from e2e_deploy.errors import SourceError
 from e2e_deploy.frames import MAX_PIXELS, MIN_SIDE_PX
-from e2e_deploy.opencv import cv2
 from e2e_deploy.runtime.backend import Picture
 from e2e_deploy.runtime.transfers import Transfers
 from e2e_deploy.text import clean
 
 MAX_NOTES = 100
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +64,7 @@ class Source(Protocol):
         is_live: whether frames come when they want; then only the newest counts. Others wait until they are taken.
         fps: frames per second of a video, else None.
         total: number of frames where it is known, else None.
+        files: that it reads; nothing may be written to them.
         skipped: damaged frames that were left out so far.
         gaps: times that it was lost and came back.
         notes: what was done to frames before the engine, and why some were left out; grows while it runs.
@@ -78,6 +76,7 @@ class Source(Protocol):
     is_live: bool
     fps: float | None
     total: int | None
+    files: list[Path]
     skipped: int
     gaps: int
     notes: list[str]
@@ -97,9 +96,17 @@ class BaseSource:
     is_live = False
     transfers: Transfers | None = None
 
-    def __init__(self, name: str, *, fps: float | None = None, total: int | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        fps: float | None = None,
+        total: int | None = None,
+        files: Sequence[Path] = (),
+    ) -> None:
         self.name = name
         self.fps, self.total = fps, total
+        self.files = list(files)
         self.skipped = self.gaps = 0
         self.notes: list[str] = []
         self._stopping = threading.Event()
@@ -126,40 +133,3 @@ def check_size(name: str, height: int, width: int) -> None:
             f"{name} is {width}x{height} ({height * width / 1e6:.0f} Mpx); the limit is {MAX_PIXELS / 1e6:.0f} Mpx: "
             "make it smaller first"
         )
-
-
-def read_picture(path: Path) -> npt.NDArray[np.uint8]:
-    """A picture as uint8 RGB [H, W, 3], turned as its EXIF says; grey is repeated, an alpha channel is dropped.
-
-    Raises:
-        SourceError: missing, unreadable, not a picture, or of a size that cannot be processed.
-    """
-    try:
-        data = np.fromfile(path, dtype=np.uint8)
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error.strerror}") from None
-    try:
-        picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    except cv2.error:  # larger than OpenCV's own limit
-        picture = None
-    if picture is None:
-        raise SourceError(f"{path} is not a picture that can be decoded")
-    check_size(str(path), *picture.shape[:2])
-    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), dtype=np.uint8)
-
-
-class PictureSource(BaseSource):
-    """Some picture files, in the order given; ``sequence`` says that they are the frames of one video of that name."""
-
-    def __init__(self, name: str, paths: list[Path], *, sequence: str = "") -> None:
-        super().__init__(name, total=len(paths))
-        self.is_video = bool(sequence)
-        self._paths, self._sequence = paths, sequence
-        self._stems = Counter(path.stem for path in paths)
-
-    def __iter__(self) -> Iterator[SourceFrame]:
-        for index, path in enumerate(self._paths):
-            # a.png and a.jpg in one folder must not write to the same output
-            name = path.stem if self._stems[path.stem] == 1 else path.name
-            rgb = read_picture(path)
-            yield SourceFrame(rgb, index, None, self._sequence or name, source=self.name)

@@ -1,5 +1,7 @@
 """What a SOURCE on the command line means."""
 
+import mimetypes
+import os
 import re
 from pathlib import Path
 from urllib.parse import parse_qsl
@@ -16,11 +18,14 @@ from e2e_deploy.runtime.live import (
     StreamSource,
 )
 from e2e_deploy.runtime.pattern import PatternSource
-from e2e_deploy.runtime.sources import PICTURE_SUFFIXES, PictureSource, Source
+from e2e_deploy.runtime.picture_file import FORMATS, PICTURE_SUFFIXES, is_picture
+from e2e_deploy.runtime.picture_source import PictureSource, open_folder, open_sequence
+from e2e_deploy.runtime.sources import Source
 from e2e_deploy.runtime.video_source import VideoSource
 
 CAMERA_OPTIONS = ("size", "fps", "format")
 TEST_OPTIONS = ("size", "fps", "frames")
+MOVING_SUFFIXES = (".gif", ".mjpeg", ".mjpg")  # videos that begin as pictures do
 
 
 DECODERS = ("cpu", "gpu")
@@ -33,7 +38,7 @@ def open_source(
     reconnect_s: float = RECONNECT_S,
     decode: str = "cpu",
 ) -> Source:
-    """The source that ``spec`` names.
+    """The source that ``spec`` names: what exists on disk of that name, else what its form says.
 
     A picture, a folder of pictures, a sequence ``frames/%06d.png``, a video file, ``camera:0?size=720x1280&fps=30&
     format=MJPG`` (sizes are height x width) or the index alone, ``test:?size=480x640&fps=30&frames=100``, ``rtsp://``,
@@ -50,15 +55,19 @@ def open_source(
         UsageError: an option or a scheme that does not exist, or the GPU for what is no video file.
         UnavailableError: no GPU or no PyNvVideoCodec for ``decode="gpu"``.
     """
+    if not spec:
+        raise UsageError("the source is an empty text; is a variable unset?")
     if decode not in DECODERS:
         raise UsageError(f"unknown decoder {decode!r}; the decoders are {', '.join(DECODERS)}")
     if decode == "gpu":
         path = Path(spec)
-        if "://" in spec or not path.is_file() or path.suffix.lower() in PICTURE_SUFFIXES:
+        if not _exists(spec) or not path.is_file() or path.suffix.lower() in PICTURE_SUFFIXES:
             raise UsageError(
                 f"--decode gpu is for video files, and {masked(spec)} is none; leave it out"
             )
         return GpuVideoSource(path)
+    if _exists(spec):  # a folder of that name before the camera 2024
+        return _open_path(spec)
     if match := re.fullmatch(r"(?:camera:)?([0-9]{1,4})(\?.*)?", spec):
         options = _options(spec, match[2], CAMERA_OPTIONS)
         size = _size(options)
@@ -89,44 +98,39 @@ def open_source(
     return _open_path(spec)
 
 
+def _exists(spec: str) -> bool:
+    return "://" not in spec and os.path.lexists(spec)
+
+
 def _open_path(spec: str) -> Source:
     path = Path(spec)
-    if path.is_dir():
-        pictures = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
-        if not pictures:
-            raise SourceError(
-                f"the folder {path} holds no pictures ({', '.join(PICTURE_SUFFIXES)})"
-            )
-        return PictureSource(spec, pictures)
-    if not path.exists():
+    if os.path.isdir(spec):
+        return open_folder(path)
+    if not _exists(spec):
         shown = masked(spec)
         if spec.lower().startswith(tuple(f"{scheme}:" for scheme in SCHEMES)):
             raise UsageError(f"{shown} was given without the two slashes that an address has")
-        if counter := re.search(r"%(0?\d*)d", path.name):
-            return PictureSource(spec, _sequence(path, counter), sequence=path.parent.name or "seq")
+        if counter := re.search(r"%(0?[0-9]*)d", path.name):
+            return open_sequence(path, counter)
         raise SourceError(
             f"{shown} does not exist; a source is a picture, a folder, a sequence like frames/%06d.png, a video file, "
             f"a camera index, test: or a stream ({', '.join(SCHEMES)})"
         )
-    if path.suffix.lower() in PICTURE_SUFFIXES:
+    try:
+        picture = is_picture(path)
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror}") from None
+    suffix = path.suffix.lower()
+    if suffix not in MOVING_SUFFIXES and (picture or suffix in PICTURE_SUFFIXES):
         return PictureSource(spec, [path])
-    return VideoSource(path)
-
-
-def _sequence(path: Path, counter: re.Match[str]) -> list[Path]:
-    """The files that a printf pattern names, by number; numbers may be missing."""
-    before, after = path.name[: counter.start()], path.name[counter.end() :]
-    digits = int(counter[1] or 0)
-    pattern = re.compile(re.escape(before) + r"(\d+)" + re.escape(after))
-    found: dict[int, Path] = {}
-    if path.parent.is_dir():
-        for file in path.parent.iterdir():
-            match = pattern.fullmatch(file.name)
-            if match and len(match[1]) >= digits:
-                found[int(match[1])] = file
-    if not found:
-        raise SourceError(f"no file matches the sequence {masked(str(path))}")
-    return [found[number] for number in sorted(found)]
+    try:
+        return VideoSource(path)
+    except SourceError as error:
+        if (mimetypes.guess_type(path.name)[0] or "").startswith("video/"):
+            raise
+        raise SourceError(
+            f"{path} begins as no picture does ({', '.join(FORMATS)}), and was tried as a video: {error}"
+        ) from None
 
 
 def _options(spec: str, query: str | None, known: tuple[str, ...]) -> dict[str, str]:

@@ -29,7 +29,7 @@ class VideoSource(BaseSource):
     """
 
     def __init__(self, path: Path) -> None:
-        super().__init__(str(path))
+        super().__init__(str(path), files=[path])
         self._path = path
         with self._open() as container:
             stream = container.streams.video[0]

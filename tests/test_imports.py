@@ -21,7 +21,15 @@ MAY_IMPORT = {
     "e2e_deploy.cli": ("e2e_deploy.train", "e2e_deploy.export", "e2e_deploy.runtime"),
 }
 HEAVY = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnx_ir", "safetensors")
-HEAVY += ("huggingface_hub", "accelerate", "tensorrt", "tensorrt_rtx", "PIL", "scipy", "skimage")
+HEAVY += (
+    "huggingface_hub",
+    "accelerate",
+    "tensorrt",
+    "tensorrt_rtx",
+    "pi_heif",
+    "scipy",
+    "skimage",
+)
 
 
 def modules():

@@ -152,6 +152,7 @@ def command(
     from e2e_deploy.errors import UsageError
     from e2e_deploy.runtime.intrinsics import Intrinsics
     from e2e_deploy.runtime.parity_watch import ParityWatch
+    from e2e_deploy.runtime.picture_source import PictureSource
     from e2e_deploy.runtime.run import RunReport, run_source
     from e2e_deploy.runtime.steps import steady as steady_step
     from e2e_deploy.runtime.uris import open_source
@@ -222,7 +223,8 @@ def command(
     failures = [sink for sink in report.sinks if sink.failure]
     for sink in failures:
         click.echo(f"error: {sink.name} stopped early: {sink.failure}", err=True)
-    return INTERRUPTED if report.interrupted else bool(failures)
+    left_out = isinstance(frames, PictureSource) and frames.skipped > 0
+    return INTERRUPTED if report.interrupted else bool(failures) or left_out
 
 
 def _metric_step(

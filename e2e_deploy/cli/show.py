@@ -16,9 +16,9 @@ from e2e_deploy.metrics import DepthMetrics, depth_from_disparity, depth_metrics
 from e2e_deploy.opencv import cv2
 from e2e_deploy.pictures import reference_frames
 from e2e_deploy.runtime.engine import Engine
+from e2e_deploy.runtime.picture_file import read_picture
 from e2e_deploy.runtime.run import run_source
 from e2e_deploy.runtime.sinks import Painter
-from e2e_deploy.runtime.sources import read_picture
 from e2e_deploy.runtime.video_sink import VideoSink
 from e2e_deploy.runtime.video_source import VideoSource
 

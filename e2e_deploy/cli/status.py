@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from e2e_deploy.runtime.parity_watch import ParityReport
+from e2e_deploy.runtime.picture_source import PictureSource
 from e2e_deploy.runtime.run import STAGES, RunReport
 from e2e_deploy.runtime.sources import Source
 from e2e_deploy.runtime.timing import Latency
@@ -82,7 +83,9 @@ def print_summary(report: RunReport, source: Source) -> None:
             f"{w}x{h} frames were fitted into the engine's {engine_w}x{engine_h}; "
             f"for full detail: e2e-deploy export --frame-size {h}x{w}"
         )
-    if source.skipped:
+    if source.skipped and isinstance(source, PictureSource):
+        say(f"{source.skipped} of the {source.total} pictures of {source.name} were left out")
+    elif source.skipped:
         say(f"{source.skipped} damaged frames of {source.name} were skipped")
     if source.gaps:
         say(f"{source.name} was lost and came back {source.gaps} times")

@@ -12,9 +12,9 @@ import pytest
 from e2e_deploy.runtime.ort_backend import OrtBackend
 from e2e_deploy.runtime.pattern import read_number
 from e2e_deploy.runtime.sources import SourceFrame
+from tests.picture_files import blank_png
 from tests.plain_bundle import HW, NOTE, plain_depth, write_plain_bundle
 from tests.rtsp_server import RtspServer
-from tests.runtime.test_sources import blank_png
 
 
 def clip(path, count=6, hw=HW):
@@ -142,15 +142,37 @@ def test_sources_that_cannot_be_read(cli, bundle, tmp_path, monkeypatch, name, t
     assert {p for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
-def test_a_bad_picture_in_a_folder_keeps_what_was_done(cli, bundle, tmp_path):
+@pytest.mark.parametrize("sequence", [False, True])
+def test_bad_pictures_are_left_out_said_and_counted(cli, bundle, tmp_path, sequence):
     folder, out = tmp_path / "photos", tmp_path / "out"
     folder.mkdir()
-    cv2.imwrite(str(folder / "a.png"), np.zeros((*HW, 3), np.uint8))
-    (folder / "b.png").write_text("not a picture")
-    code, _, stderr = cli("run", folder, "--bundle", bundle, "--out", out, "--save", "npy")
-    assert code == 5
+    for number in (1, 4):
+        cv2.imwrite(str(folder / f"{number}.png"), np.zeros((*HW, 3), np.uint8))
+    (folder / "2.png").write_text("not a picture")
+    cv2.imwrite(str(folder / "3.png"), np.zeros((400, 5, 3), np.uint8))
+    (folder / "._1.png").write_text("of another system")
+    (folder / "notes.txt").write_text("not a picture")
+    source = folder / "%d.png" if sequence else folder
+    options = ["--bundle", bundle, "--out", out, "--save", "npy"]
+    code, stdout, stderr = cli("run", source, *options, "--json")
+    told = json.loads(stdout)
+    assert (code, told["frames"], told["skipped"]) == (1, 2, 2)
+    assert len(list(out.glob("*.npy"))) == 2
+    assert f"left out: {folder}/2.png is not a picture" in stderr
+    assert f"left out: {folder}/3.png is 5x400" in stderr
+    assert f"2 of the 4 pictures of {source} were left out" in stderr
+    assert ("1 of 5 entries of" in stderr) is not sequence
+    assert all(note in stderr.splitlines() for note in told["notes"])
+
+
+def test_one_bad_picture_alone_is_an_unreadable_input(cli, bundle, tmp_path):
+    (tmp_path / "b.png").write_text("not a picture")
+    code, stdout, stderr = cli(
+        "run", tmp_path / "b.png", "--bundle", bundle, "--out", tmp_path / "o"
+    )
+    assert (code, stdout) == (5, "")
     assert "b.png is not a picture" in one_sentence(stderr)
-    assert {p.name for p in out.iterdir()} == {"a_depth.npy", "a_depth.json"}
+    assert not (tmp_path / "o").exists()
 
 
 def test_a_bundle_that_is_none(cli, picture, tmp_path):
@@ -228,7 +250,7 @@ def test_ctrl_c_leaves_a_playable_video(cli, bundle, tmp_path, monkeypatch):
 LEAN = """
 import sys
 for name in ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnx_ir", "safetensors",
-             "tensorrt", "tensorrt_rtx", "skimage", "scipy", "PIL"):
+             "tensorrt", "tensorrt_rtx", "skimage", "scipy", "pi_heif"):
     sys.modules[name] = None
 from e2e_deploy.cli import main
 main(sys.argv[1:])
