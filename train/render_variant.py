@@ -39,7 +39,7 @@ def choose_variant() -> str:
         mi.set_variant(SCALAR if fault else COMPILED)
         if fault:
             log.warning(
-                "%s; rendering with %s, about five times slower (LLVM 19 is known to work)",
+                "%s; rendering with %s, about six times slower (LLVM 19 is known to work)",
                 fault,
                 SCALAR,
             )
