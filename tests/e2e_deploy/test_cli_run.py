@@ -362,7 +362,12 @@ def test_outputs_that_do_not_go_together(cli, bundle, picture, tmp_path):
         (["--save", "npy", "--out", "a.mp4"], "--out names a video", bundle),
         (["--side-by-side", "--out", "b"], "--side-by-side needs", bundle),
         (["--out", "b", "--out", "b"], "twice", bundle),
-        (["--save", "ply", "--out", "b"], "--save ply needs --intrinsics", bundle),
+        (["--out", "b", "--out", "c/../b"], "twice", bundle),
+        (["--out", "b.npy", "--save", "npy", "--save", "exr"], "--save exr does not fit", bundle),
+        (["--out", "b.npy", "--save", "exr"], "--save exr does not fit", bundle),
+        (["--out", "b.png", "--save", "png16", "--save", "color"], "need a folder", bundle),
+        (["--save", "ply", "--out", "b"], "(ply) needs --intrinsics", bundle),
+        (["--out", "b.ply"], "(ply) needs --intrinsics", bundle),
         (["--out", tmp_path / "x.mp4", "--out", tmp_path / "x.mkv"], "holds depth", normals),
     ):
         code, stdout, stderr = cli("run", picture[0], "--bundle", opened, *options)
