@@ -27,7 +27,7 @@ from e2e_deploy.runtime.backend import GpuPicture, Picture, Result
 from e2e_deploy.runtime.engine import Engine
 from e2e_deploy.runtime.fit import Fit, best_size
 from e2e_deploy.runtime.lanes import Lane
-from e2e_deploy.runtime.sinks import Sink
+from e2e_deploy.runtime.sinks import Sink, known_pixels
 from e2e_deploy.runtime.sources import Source, SourceFrame
 from e2e_deploy.runtime.steps import Facts, Step
 from e2e_deploy.runtime.timing import Durations, Latency
@@ -73,7 +73,12 @@ class RunReport:
         transfers: copies between host and GPU in all; None for backends that do not count them.
         fitted: source size to engine size, where they differ.
         sinks: one report a sink.
-        files: what the sinks wrote.
+        files: what the sinks wrote, as far as they name it.
+        pixels: of all results.
+        unknown_pixels: those of them that are no numbers (NaN or infinite).
+        unknown_results: results in which no pixel is a number.
+        failed_steps: results that a step could not do.
+        failed_step: why, of the first of them.
         interrupted: the user stopped it.
     """
 
@@ -87,6 +92,11 @@ class RunReport:
     fitted: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
     sinks: list[SinkReport] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
+    pixels: int = 0
+    unknown_pixels: int = 0
+    unknown_results: int = 0
+    failed_steps: int = 0
+    failed_step: str = ""
     interrupted: bool = False
 
     @property
@@ -335,6 +345,7 @@ class _Run:
                 item.result = item.fit.to_source(item.result)
                 for step in self._steps:
                     item.result = step(item.frame, item.result, item.facts)
+                self._judge(item)
                 report.times["finish"].add(time.perf_counter() - start)
                 report.times["age"].add(time.monotonic() - item.frame.captured_s)
                 taken = [lane.put(item) for lane in self._lanes]
@@ -350,6 +361,18 @@ class _Run:
             self._results.close(discard=True)
             for lane in self._lanes:
                 lane.close()
+
+    def _judge(self, item: _Item) -> None:
+        """Count what is unknown in a result, and steps that failed."""
+        report, known = self.report, known_pixels(item.result)
+        unknown = known.size - int(np.count_nonzero(known))
+        report.pixels += known.size
+        report.unknown_pixels += unknown
+        report.unknown_results += unknown == known.size
+        for told in item.facts.values():
+            if isinstance(told, dict) and (why := told.get("failed")):
+                report.failed_steps += 1
+                report.failed_step = report.failed_step or str(why)
 
     def _sink(self, index: int) -> None:
         sink, lane, report = self._sinks[index], self._lanes[index], self.report.sinks[index]

@@ -226,7 +226,10 @@ def command(
     for sink in failures:
         click.echo(f"error: {sink.name} stopped early: {sink.failure}", err=True)
     left_out = isinstance(frames, PictureSource) and frames.skipped > 0
-    return INTERRUPTED if report.interrupted else bool(failures) or left_out
+    if unknown := 0 < report.frames == report.unknown_results:
+        click.echo("error: no result holds a number", err=True)
+    incomplete = bool(failures) or left_out or unknown or bool(compared and compared.not_saved)
+    return INTERRUPTED if report.interrupted else incomplete
 
 
 def _metric_step(
