@@ -11,7 +11,7 @@ from e2e_deploy.cli import options
 @click.argument("checkpoint", required=False)
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=options.PATH,
     default=None,
     help="Folder of the bundle.  [default: <checkpoint>-<precision>]",
 )

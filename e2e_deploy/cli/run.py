@@ -25,7 +25,7 @@ YEAR_S = 365 * 86400.0
     "--out",
     "outs",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=options.PATH,
     help="A folder for pictures, one picture's .png, .npy, .npz, .exr or .ply, an .mp4 in colour, or an .mkv of "
     "16-bit depth; repeat for several.  "
     "[default: ./depth-out or ./normals-out, unless --show]",
@@ -52,7 +52,7 @@ YEAR_S = 365 * 86400.0
 )
 @click.option(
     "--metric-points",
-    type=click.Path(path_type=Path),
+    type=options.PATH,
     default=None,
     help="Depth in metres: a .npy or text file of column, row, metres for points of the frame.",
 )

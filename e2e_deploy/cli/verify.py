@@ -96,13 +96,13 @@ def _write_layers(bundle: "Bundle", folder: Path) -> None:
 @options.as_json
 @click.option(
     "--layers",
-    type=click.Path(path_type=Path),
+    type=options.PATH,
     default=None,
     help="Also compare every layer with fp32 and write layers.csv and layers.png into this folder; needs torch.",
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=options.PATH,
     default=None,
     help="Also write a picture for each frame size and backend: its worst frame, the worst region marked.",
 )
