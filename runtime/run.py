@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from e2e_deploy.bundle import Bundle
-from e2e_deploy.errors import E2EDeployError
+from e2e_deploy.errors import E2EDeployError, UsageError
 from e2e_deploy.runtime.backend import GpuPicture, Picture, Result
 from e2e_deploy.runtime.engine import Engine
 from e2e_deploy.runtime.fit import Fit, best_size
@@ -268,16 +268,22 @@ class _Run:
         count = 0
         try:
             while count != self._limit and (frame := self._frames.get()) is not None:
+                sizes = self._bundle.manifest.frame_sizes
+                size = best_size(frame.hw, sizes) if engine is None else engine.frame_size
+                if frame.hw not in fits:
+                    try:
+                        fits[frame.hw] = Fit(frame.hw, size)
+                    except UsageError as error:
+                        if self._source.leave_out(f"{frame.name}: {error}"):
+                            continue
+                        raise
+                    if not fits[frame.hw].is_identity:
+                        report.fitted[frame.hw] = size
                 if engine is None:
-                    size = best_size(frame.hw, self._bundle.manifest.frame_sizes)
                     engine = self._load(frame_size=size)
                 if not report.engine:
                     report.engine = engine.describe()
                     self._count(engine.backend.transfers)
-                if frame.hw not in fits:
-                    fits[frame.hw] = Fit(frame.hw, engine.frame_size)
-                    if not fits[frame.hw].is_identity:
-                        report.fitted[frame.hw] = engine.frame_size
                 pending.append(self._submit(engine, frame, fits[frame.hw]))
                 count += 1
                 most = 1 if self._source.is_live else engine.backend.slots
