@@ -117,7 +117,7 @@ def _checkpoint(
     torch = require("torch", "export")
     from e2e_deploy.checkpoint import open_checkpoint
     from e2e_deploy.errors import UnavailableError
-    from e2e_deploy.frames import FramePlan, plan_frame
+    from e2e_deploy.frames import FramePlan
     from e2e_deploy.loading import load_model
     from e2e_deploy.model import FrameModel
 
@@ -132,7 +132,7 @@ def _checkpoint(
     models: dict[FramePlan, FrameModel] = {}
 
     def predict(frame: Any) -> Any:
-        plan = plan_frame(frame.shape[:2], longest_edge, network.stride)
+        plan = network.plan(frame.shape[:2], longest_edge)
         if plan not in models:
             models[plan] = FrameModel(network, plan, network.task).to(device)
         with torch.inference_mode():
