@@ -1,19 +1,26 @@
 """From a checked checkpoint to a SingleStepModel: every key and shape is compared before a weight is read."""
 
+import math
 import warnings
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from e2e_deploy.checkpoint import Checkpoint, read_header
+from e2e_deploy.checkpoint import Checkpoint
 from e2e_deploy.errors import CheckpointError
+from e2e_deploy.files import open_regular
 from e2e_deploy.model import SingleStepModel, x0_coefficients
 from e2e_deploy.optional import require
+from e2e_deploy.weights import FLOATS, Stored, Weights
 
-# Attention projections in VAEs saved before diffusers 0.18; diffusers renames them while loading.
+MAX_ALPHA_BAR = 0.9999
+"""Above it the last step of training adds no noise worth its name, and nothing was learned from it."""
+
+# Attention projections in VAEs saved before diffusers 0.18.
 _OLD_NAMES = {
     ".query.": ".to_q.",
     ".key.": ".to_k.",
@@ -22,8 +29,8 @@ _OLD_NAMES = {
 }
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _modern(key: str) -> str:
@@ -32,89 +39,182 @@ def _modern(key: str) -> str:
     return key
 
 
-def compare_weights(file: Path, expected: Mapping[str, Tensor]) -> None:
-    """Check that ``file`` holds exactly the keys and shapes of ``expected``.
+def compare_weights(
+    weights: Weights,
+    expected: Mapping[str, Tensor],
+    *,
+    rename: Callable[[str], str] = _modern,
+    exact: bool = True,
+) -> None:
+    """Check that ``weights`` are the keys and shapes of ``expected``, as floating-point numbers.
+
+    Args:
+        weights: as stored.
+        expected: of a model without numbers, by their names today.
+        rename: gives a stored key the name it has today.
+        exact: nothing else may be there.
 
     Raises:
-        CheckpointError: names the first missing key, unknown key or differing shape.
+        CheckpointError: names the first missing key, unknown key, differing shape or type.
     """
-    present = {_modern(key): shape for key, (_, shape) in read_header(file).items()}
-    missing = [key for key in expected if key not in present]
+    present: dict[str, Stored] = {}
+    for key, stored in weights.tensors.items():
+        if rename(key) in present:
+            raise CheckpointError(f"{weights.name} holds {rename(key)[:80]!r} under two names")
+        present[rename(key)] = stored
+    missing = [key for key in expected if rename(key) not in present]
     if missing:
         raise CheckpointError(
-            f"{file} lacks {len(missing)} weights its config.json asks for, the first is {missing[0]!r}"
+            f"{weights.name} lacks {len(missing)} weights its config.json asks for, the first is {missing[0]!r}"
         )
-    unknown = [key for key in present if key not in expected]
-    if unknown:
+    names = {rename(key) for key in expected}
+    unknown = [key for key in present if key not in names]
+    if unknown and exact:
         raise CheckpointError(
-            f"{file} holds {len(unknown)} weights its config.json knows nothing of, the first is {unknown[0]!r}"
+            f"{weights.name} holds {len(unknown)} weights its config.json knows nothing of, the first is "
+            f"{unknown[0][:80]!r}"
         )
     for key, tensor in expected.items():
-        if present[key] != tuple(tensor.shape):
+        stored = present[rename(key)]
+        if stored.shape != tuple(tensor.shape):
             raise CheckpointError(
-                f"{file}: {key!r} has shape {list(present[key])}, config.json asks for {list(tensor.shape)}"
+                f"{stored.file}: {key!r} has shape {list(stored.shape)}, config.json asks for {list(tensor.shape)}"
+            )
+        if stored.dtype not in FLOATS:
+            raise CheckpointError(
+                f"{stored.file}: {key!r} is stored as {stored.dtype}; expected one of {', '.join(FLOATS)}"
+            )
+
+
+def read_weights(weights: Weights) -> dict[str, Tensor]:
+    """The floating-point tensors as float32, by the names they have in diffusers today.
+
+    Raises:
+        CheckpointError: a weight is NaN or infinite, or a file cannot be read.
+    """
+    safetensors = require("safetensors", "export")
+    tensors = {}
+    for file in weights.files:
+        try:
+            with safetensors.safe_open(file, "pt") as stream:
+                names = [key for key, stored in weights.tensors.items() if stored.file == file]
+                for key in names:
+                    if weights.tensors[key].dtype in FLOATS:
+                        tensor = stream.get_tensor(key).float()
+                        _require_finite(tensor, f"{file}: {key!r}")
+                        tensors[_modern(key)] = tensor
+        except (OSError, safetensors.SafetensorError) as error:
+            raise CheckpointError(f"{file} cannot be read: {_one_line(error)}") from None
+    return tensors
+
+
+def _require_finite(tensor: Tensor, what: str) -> None:
+    # The sum takes a twentieth of the time of isfinite, and is NaN or infinite where an element is.
+    if not math.isfinite(tensor.sum()):
+        count = int(tensor.numel() - torch.isfinite(tensor).sum())
+        if count:
+            raise CheckpointError(
+                f"{what} holds {count} values that are NaN or infinite, of {tensor.numel()}; the file is damaged "
+                "or its training failed: fetch it again, or take an earlier one"
             )
 
 
 def _load_part(checkpoint: Checkpoint, part: str, model_class: Any) -> Any:
     config = checkpoint.unet if part == "unet" else checkpoint.vae
-    try:
+    weights = checkpoint.weights[part]
+    with _described_by(checkpoint, part, model_class):
         with torch.device("meta"):
-            empty = model_class.from_config(config)
-    except (ValueError, TypeError, NotImplementedError, IndexError, RuntimeError) as error:
+            model = model_class.from_config(config)
+        model.requires_grad_(False).eval()
+    compare_weights(weights, model.state_dict())
+    with _described_by(checkpoint, part, model_class):
+        _walk(model)
+    model.load_state_dict(read_weights(weights), assign=True)
+    if any(tensor.is_meta for tensor in chain(model.parameters(), model.buffers())):
+        raise CheckpointError(
+            f"{checkpoint.path / part / 'config.json'} asks for values that are in no file"
+        )
+    return model
+
+
+@contextmanager
+def _described_by(checkpoint: Checkpoint, part: str, model_class: type) -> Iterator[None]:
+    """What a library raises on a wrong config, of whatever kind, as one sentence that names the config."""
+    try:
+        yield
+    except Exception as error:
         raise CheckpointError(
             f"{checkpoint.path / part / 'config.json'} describes no {model_class.__name__}: {_one_line(error)}"
         ) from None
-    file = checkpoint.weight_file(part)
-    compare_weights(file, empty.state_dict())
-    variant = "fp16" if file.name.endswith(".fp16.safetensors") else None
-    model = model_class.from_pretrained(
-        checkpoint.path,
-        subfolder=part,
-        use_safetensors=True,
-        variant=variant,
-        torch_dtype=torch.float32,
-        local_files_only=True,
-    )
-    return model.requires_grad_(False).eval()
 
 
-def encode_empty_prompt(path: Path, *, variant: str | None = None) -> Tensor:
+def _walk(model: Any) -> None:
+    """Run a UNet or VAE without its numbers: what does not fit together fails here, before gigabytes are read."""
+    config = model.config
+    side = 2 ** len(config.block_out_channels)
+    with torch.no_grad(), torch.device("meta"):
+        given = torch.empty(1, config.in_channels, side, side)
+        if hasattr(model, "decode"):
+            latent = model.encode(given).latent_dist.mean
+            result = model.decode(latent, return_dict=False)[0]
+        else:
+            result = model(given, 1, torch.empty(1, 2, config.cross_attention_dim)).sample
+    wanted = (1, config.out_channels, side, side)
+    if result.shape != wanted:
+        raise ValueError(f"its result has the shape {list(result.shape)}, not {list(wanted)}")
+
+
+def encode_empty_prompt(checkpoint: Checkpoint) -> Tensor:
     """The empty prompt through the checkpoint's text encoder: [1, 2, C] float32, the tokens BOS and EOS.
 
     Raises:
-        CheckpointError: tokenizer or text encoder is missing or does not load.
+        CheckpointError: tokenizer or text encoder is missing, does not load, or gives no finite numbers.
     """
     transformers = require("transformers", "export")
     transformers.utils.logging.disable_progress_bar()  # twenty small tensors need no bar
+    ids_1L = _empty_prompt(checkpoint, transformers.CLIPTokenizer)
+    weights, model_class = checkpoint.weights["text_encoder"], transformers.CLIPTextModel
+    with _described_by(checkpoint, "text_encoder", model_class):
+        config = transformers.CLIPTextConfig.from_dict(dict(checkpoint.text_encoder))
+        with torch.device("meta"):
+            expected = model_class(config).state_dict()
+    compare_weights(
+        weights, expected, rename=lambda key: key.removeprefix("text_model."), exact=False
+    )
+    state = read_weights(weights)
+    with _described_by(checkpoint, "text_encoder", model_class), torch.no_grad():
+        encoder = model_class.from_pretrained(
+            None, config=config, state_dict=state, dtype=torch.float32
+        )
+        context: Tensor = encoder.eval()(ids_1L).last_hidden_state.detach().clone()
+    if not context.isfinite().all():
+        raise CheckpointError(
+            f"{checkpoint.path / 'text_encoder'} gives NaN or infinite numbers for the empty prompt"
+        )
+    return context
+
+
+def _empty_prompt(checkpoint: Checkpoint, tokenizer_class: Any) -> Tensor:
+    """Token ids [1, 2] of the empty prompt: BOS and EOS."""
+    folder = checkpoint.path / "tokenizer"
     try:
-        tokenizer = transformers.CLIPTokenizer.from_pretrained(
-            path, subfolder="tokenizer", local_files_only=True
-        )
-        encoder, report = transformers.CLIPTextModel.from_pretrained(
-            path,
-            subfolder="text_encoder",
-            use_safetensors=True,
-            variant=variant,
-            dtype=torch.float32,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except Exception as error:  # of transformers, tokenizers, safetensors or the hub library
+        for file in folder.iterdir():
+            open_regular(file).close()  # the library would wait for a pipe
+        tokenizer = tokenizer_class.from_pretrained(folder, local_files_only=True)
+        ids_1L: Tensor = tokenizer(
+            "", padding="do_not_pad", truncation=True, max_length=77, return_tensors="pt"
+        ).input_ids
+    except Exception as error:  # of transformers, tokenizers or the hub library
         raise CheckpointError(
-            f"the tokenizer or text encoder in {path} does not load: {_one_line(error)}"
+            f"the tokenizer in {folder} does not load: {_one_line(error)}"
         ) from error
-    if missing := sorted(report["missing_keys"]):  # transformers would fill them at random
+    size = checkpoint.text_encoder.get("vocab_size")
+    if ids_1L.shape != (1, 2) or not isinstance(size, int) or int(ids_1L.max()) >= size:
         raise CheckpointError(
-            f"{path / 'text_encoder'} lacks {len(missing)} weights its config.json asks for, "
-            f"the first is {missing[0]!r}"
+            f"the tokenizer in {folder} makes {ids_1L.tolist()} of the empty prompt; expected two tokens, below the "
+            f"text encoder's vocab_size of {size}"
         )
-    ids = tokenizer(
-        "", padding="do_not_pad", truncation=True, max_length=77, return_tensors="pt"
-    ).input_ids
-    with torch.no_grad():
-        context: Tensor = encoder.eval()(ids).last_hidden_state
-    return context.detach().clone()
+    return ids_1L
 
 
 def terminal_alpha_bar(scheduler_config: Mapping[str, Any]) -> tuple[int, float]:
@@ -126,18 +226,24 @@ def terminal_alpha_bar(scheduler_config: Mapping[str, Any]) -> tuple[int, float]
     diffusers = require("diffusers", "export")
     try:
         scheduler = diffusers.DDIMScheduler.from_config(dict(scheduler_config))
-    except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
+        timestep = int(scheduler.config.num_train_timesteps) - 1
+        alpha_bar = float(scheduler.alphas_cumprod.double()[timestep])
+    except Exception as error:
         raise CheckpointError(
             f"scheduler_config.json describes no noise schedule: {_one_line(error)}"
         ) from None
+    if not 0.0 <= alpha_bar < MAX_ALPHA_BAR:
+        raise CheckpointError(
+            f"scheduler_config.json describes no noise schedule: {alpha_bar:.6g} of the signal's power is left at the "
+            f"last step; expected 0 to {MAX_ALPHA_BAR}"
+        )
     for switch in ("clip_sample", "thresholding"):
         if scheduler_config.get(switch):
             raise CheckpointError(
                 f"scheduler_config.json sets {switch}, which cuts off latents outside a range; depth and "
                 "normals models are trained without: set it to false if that is true of this one"
             )
-    timestep = int(scheduler.config.num_train_timesteps) - 1
-    return timestep, float(scheduler.alphas_cumprod.double()[timestep])
+    return timestep, alpha_bar
 
 
 def load_model(checkpoint: Checkpoint) -> SingleStepModel:
@@ -155,8 +261,7 @@ def load_model(checkpoint: Checkpoint) -> SingleStepModel:
         )
         unet = _load_part(checkpoint, "unet", diffusers.UNet2DConditionModel)
         vae = _load_part(checkpoint, "vae", diffusers.AutoencoderKL)
-        variant = "fp16" if ".fp16." in checkpoint.weight_file("text_encoder").name else None
-        context_1LC = encode_empty_prompt(checkpoint.path, variant=variant)
+        context_1LC = encode_empty_prompt(checkpoint)
     width = unet.config.cross_attention_dim
     if context_1LC.shape[-1] != width:
         raise CheckpointError(

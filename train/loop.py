@@ -4,7 +4,7 @@ Knows: the order of things, when to save, evaluate and stop. Does not know: what
 a checkpoint or a data set.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -168,7 +168,7 @@ class _Run:
                     evaluation = self._evaluate(reporter)
             model = self.out / "model"
             if self.is_main:
-                self._write(model, report, evaluation)
+                self._write(model, report, evaluation, reporter.say)
                 reporter.say(f"the model is in {model}")
         self.accelerator.wait_for_everyone()
         loss = None if report is None else report.loss
@@ -302,7 +302,13 @@ class _Run:
         if self.progress.step:
             reporter.say(f"continuing after step {self.progress.step}")
 
-    def _write(self, model: Path, report: StepReport | None, evaluation: EvalResult | None) -> None:
+    def _write(
+        self,
+        model: Path,
+        report: StepReport | None,
+        evaluation: EvalResult | None,
+        say: Callable[[str], None],
+    ) -> None:
         if report is None and (model / "model_index.json").is_file():
             return  # the run was finished before
         checkpoint = self.start.checkpoint
@@ -329,6 +335,7 @@ class _Run:
             checkpoint,
             resolution=self.config.model.resolution or checkpoint.resolution,
             trained=trained,
+            on_note=say,
         )
 
 

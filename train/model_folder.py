@@ -6,18 +6,24 @@ Knows: which files make one, and the facts that are written beside them. Does no
 import json
 import os
 import shutil
-import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from e2e_deploy.checkpoint import CARD, Checkpoint
+from e2e_deploy.errors import E2EDeployError, InputError, UsageError
+from e2e_deploy.json_files import read_json
+from e2e_deploy.loading import read_weights
 from e2e_deploy.model import SingleStepModel
 from e2e_deploy.optional import require
 from e2e_deploy.tiny import write_model_index
+from e2e_deploy.whole_folder import require_replaceable, whole_folder
+
+PARTS = ("unet", "vae", "scheduler", "text_encoder", "tokenizer")
 
 # What makes stock pipelines give this model's result in one step: t = T, and x0 itself as the sample.
 SCHEDULER = {"timestep_spacing": "trailing", "set_alpha_to_one": True, "clip_sample": False}
@@ -30,8 +36,11 @@ def write_model(
     *,
     resolution: int,
     trained: Mapping[str, Any],
+    on_note: Callable[[str], None] = lambda note: None,
 ) -> Path:
     """Write ``model`` as a diffusers folder, float32; it appears whole, in place of an older one.
+
+    Anything else at ``folder`` is kept under another name.
 
     Args:
         folder: to write.
@@ -39,37 +48,60 @@ def write_model(
         start: the checkpoint it was trained from: text encoder, tokenizer and schedule are taken over.
         resolution: default processing resolution, longest edge in pixels.
         trained: facts for the card ``e2e_deploy.json``; plain JSON values.
+        on_note: told what was kept, and where.
+
+    Raises:
+        E2EDeployError: the folder cannot be written, or the disk is full; an older model is still there.
     """
     diffusers = require("diffusers", "export")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # diffusers warns about its own deprecated attributes
-            for name in ("unet", "vae"):
-                getattr(model, name).save_pretrained(partial / name)
-                _without_origin(partial / name / "config.json")
-            scheduler = diffusers.DDIMScheduler.from_config(dict(start.scheduler), **SCHEDULER)
-            scheduler.save_pretrained(partial / "scheduler")
-        _copy_text_parts(start, partial)
+    _keep_what_is_not_ours(folder, on_note)
+    with whole_folder(folder, model_files, on_note) as partial:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter(
+                    "ignore"
+                )  # diffusers warns about its own deprecated attributes
+                for name in ("unet", "vae"):
+                    getattr(model, name).save_pretrained(partial / name)
+                scheduler = diffusers.DDIMScheduler.from_config(dict(start.scheduler), **SCHEDULER)
+                scheduler.save_pretrained(partial / "scheduler")
+            _copy_text_parts(start, partial)
+        except require("safetensors", "export").SafetensorError as error:  # a full disk
+            raise OSError(str(error)) from error
         write_model_index(partial, model.task, resolution=resolution)
         card = {"family": model.family.name, "task": model.task, "note": "", "trained": trained}
         (partial / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-        partial.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(partial, folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return folder
 
 
-def _without_origin(config: Path) -> None:
-    """Drop the folder the weights were loaded from: it means nothing elsewhere."""
-    values = json.loads(config.read_text(encoding="utf-8"))
-    values.pop("_name_or_path", None)
-    config.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+def model_files(root: Path) -> list[str]:
+    """Names of the files of the model that was written to ``root``, the card last.
+
+    Raises:
+        UsageError: no model of this toolkit is there.
+    """
+    try:
+        if "trained" not in read_json(root / CARD):
+            raise InputError(f"{CARD} tells of no training")
+    except InputError as error:
+        raise UsageError(f"{root} exists and is no trained model: {error}") from None
+    folders = [root / part for part in PARTS if not (root / part).is_symlink()]
+    files = [file for folder in folders for file in folder.glob("*") if file.is_file()]
+    return [*(file.relative_to(root).as_posix() for file in files), "model_index.json", CARD]
+
+
+def _keep_what_is_not_ours(folder: Path, on_note: Callable[[str], None]) -> None:
+    """Move aside what is in the way; a trained model must not be lost to it."""
+    try:
+        require_replaceable(folder, model_files)
+    except UsageError as reason:
+        names = (folder.with_name(f"{folder.name}-kept-{n}") for n in count(1))
+        kept = next(name for name in names if not os.path.lexists(name))
+        try:
+            os.rename(folder, kept)
+        except OSError as error:
+            raise E2EDeployError(f"the model could not be written: {reason}; {error}") from None
+        on_note(f"{kept} is what was in the way: {reason}")
 
 
 def _copy_text_parts(start: Checkpoint, partial: Path) -> None:
@@ -78,10 +110,10 @@ def _copy_text_parts(start: Checkpoint, partial: Path) -> None:
     shutil.copytree(start.path / "tokenizer", partial / "tokenizer")
     (partial / "text_encoder").mkdir()
     shutil.copy(start.path / "text_encoder" / "config.json", partial / "text_encoder")
-    weights = tensors.load_file(start.weight_file("text_encoder"))
-    floats = {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
     target = partial / "text_encoder" / "model.safetensors"
-    tensors.save_file(floats, target, metadata={"format": "pt"})
+    tensors.save_file(
+        read_weights(start.weights["text_encoder"]), target, metadata={"format": "pt"}
+    )
     _same_dtype(partial / "text_encoder" / "config.json")
 
 

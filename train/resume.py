@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from e2e_deploy.checkpoint import read_json
 from e2e_deploy.errors import CheckpointError, E2EDeployError
+from e2e_deploy.json_files import read_json
 from e2e_deploy.optional import require
 
 STATE = "state.json"
@@ -120,7 +120,7 @@ def read_state(folder: Path) -> tuple[Progress, dict[str, Any]]:
     Raises:
         CheckpointError: ``state.json`` is missing or damaged.
     """
-    state = read_json(folder / STATE)
+    state = read_json(folder / STATE, error=CheckpointError)
     try:
         progress = Progress(**{f.name: state[f.name] for f in fields(Progress)})
         return progress, dict(state["config"])

@@ -1,6 +1,7 @@
 """``e2e-deploy inspect``: what a bundle or a checkpoint is."""
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,13 @@ def _of_bundle(path: str) -> dict[str, Any]:
 
 
 def _of_checkpoint(path: str, family: str | None, task: str | None) -> dict[str, Any]:
-    from e2e_deploy.checkpoint import open_checkpoint, read_header
+    from e2e_deploy.checkpoint import open_checkpoint
 
     checkpoint = open_checkpoint(path, family=family, task=task)
-    parameters = {}
-    for part in ("unet", "vae", "text_encoder"):
-        shapes = [shape for _, shape in read_header(checkpoint.weight_file(part)).values()]
-        parameters[part] = sum(_product(shape) for shape in shapes)
+    parameters = {
+        part: sum(math.prod(stored.shape) for stored in weights.tensors.values())
+        for part, weights in checkpoint.weights.items()
+    }
     return {
         "checkpoint": checkpoint.id,
         "family": checkpoint.identity.family.name,
@@ -37,13 +38,6 @@ def _of_checkpoint(path: str, family: str | None, task: str | None) -> dict[str,
         "parameters": parameters,
         "sha256": checkpoint.sha256(),
     }
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    total = 1
-    for side in shape:
-        total *= side
-    return total
 
 
 def _lines(value: Any, indent: int = 0) -> list[str]:

@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from e2e_deploy.checkpoint import open_checkpoint
+from e2e_deploy.errors import E2EDeployError
 from e2e_deploy.loading import load_model
 from e2e_deploy.train import model_folder
 from e2e_deploy.train.model_folder import write_model
@@ -12,9 +13,14 @@ from e2e_deploy.train.start import load_start
 from tests.train.small_runs import small_config
 
 
-def write(root, start, **facts):
+def write(root, start, on_note=print, **facts):
     return write_model(
-        root / "model", start.model, start.checkpoint, resolution=64, trained={"steps": 3, **facts}
+        root / "model",
+        start.model,
+        start.checkpoint,
+        resolution=64,
+        trained={"steps": 3, **facts},
+        on_note=on_note,
     )
 
 
@@ -60,8 +66,33 @@ def test_a_failed_write_leaves_the_older_model(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(model_folder, "_copy_text_parts", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(E2EDeployError, match="No space left on device; nothing was changed"):
         write(tmp_path, start, steps=9)
     card = json.loads((tmp_path / "model" / "e2e_deploy.json").read_text())
     assert card["trained"]["steps"] == 3
     assert {p.name for p in tmp_path.iterdir()} == {"data", "model", "start"}
+
+
+def test_a_full_disk_leaves_the_older_model(tmp_path, full_disk):
+    start = load_start(small_config(tmp_path))
+    write(tmp_path, start)
+    with full_disk(10_000), pytest.raises(E2EDeployError, match="could not be written"):
+        write(tmp_path, start, steps=9)
+    assert open_checkpoint(tmp_path / "model").weights
+    assert {p.name for p in tmp_path.iterdir()} == {"data", "model", "start"}
+
+
+def test_a_model_replaces_a_model_and_nothing_else(tmp_path):
+    start, notes = load_start(small_config(tmp_path)), []
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "thesis.tex").write_text("mine")
+    for steps in (3, 9):
+        write(tmp_path, start, on_note=notes.append, steps=steps)
+    assert (tmp_path / "model-kept-1" / "thesis.tex").read_text() == "mine"
+    (tmp_path / "model" / "unet" / "sub").mkdir()
+    (tmp_path / "model" / "unet" / "sub" / "a").write_text("mine")
+    write(tmp_path, start, on_note=notes.append)
+    assert (tmp_path / "model-kept-2" / "unet" / "sub" / "a").read_text() == "mine"
+    assert open_checkpoint(tmp_path / "model").identity.task == "depth"
+    assert len(notes) == 2
+    assert "model-kept-1 is what was in the way" in notes[0]
