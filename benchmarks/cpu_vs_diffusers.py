@@ -9,12 +9,10 @@ else the machine does hits both.
 import argparse
 import tempfile
 import time
-import warnings
 from pathlib import Path
 
-import diffusers
 import numpy as np
-import torch
+from peer import Peer
 from report import write_result
 
 from e2e_deploy.checkpoint import open_checkpoint
@@ -38,23 +36,7 @@ def main() -> None:
     height, width = parse_size(arguments.size)
     folder = bundled_checkpoint("depth")
     frames = reference_frames((height, width))
-    warnings.simplefilter("ignore")
-    diffusers.utils.logging.set_verbosity_error()
-    pipeline = diffusers.MarigoldDepthPipeline.from_pretrained(folder)
-    pipeline.set_progress_bar_config(disable=True)
-    latents = torch.zeros(1, 4, height // 8, width // 8)
-
-    def with_diffusers(frame: np.ndarray) -> np.ndarray:
-        rgb_13HW = torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 255
-        prediction = pipeline(
-            rgb_13HW,
-            num_inference_steps=1,
-            processing_resolution=0,
-            latents=latents,
-            output_type="np",
-        ).prediction
-        return prediction[0, ..., 0]
-
+    with_diffusers = Peer(folder, "depth")
     with tempfile.TemporaryDirectory() as work:
         bundle = export_bundle(
             open_checkpoint(folder),

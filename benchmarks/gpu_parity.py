@@ -73,7 +73,7 @@ def module_rows(
     pictures = torch.from_numpy(reference_frames(frame_hw, 1 if "random" in name else 2))
 
     def results(body: Any, model_facts: SingleStepModel, where: str) -> list[Any]:
-        plan = plan_frame(frame_hw, 0, model_facts.stride)
+        plan = plan_frame(frame_hw, 0, model_facts.network_stride)
         whole = FrameModel(body, plan, model_facts.task).eval().to(where)
         return [whole(picture[None].to(where))[0].float().cpu().numpy() for picture in pictures]
 

@@ -203,7 +203,7 @@ def ratios(rows: dict[str, Any], work: dict[str, Any], kinds: dict[str, str]) ->
 @exact_and_tuned()
 def run_case(case: Case, device: Device, say: Callable[[str], None]) -> dict[str, Any]:
     """Everything about one size and batch; a contender that fails is in the result with its error."""
-    stride = make_model("meta", small=case.small).stride
+    stride = make_model("meta", small=case.small).network_stride
     plan = own_size(case.frame_hw, stride)
     inputs = list(torch.from_numpy(make_inputs(case.frame_hw, case.batch)).to(device.name))
     roof = measure_roof(device, small=case.small)

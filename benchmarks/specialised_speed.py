@@ -21,7 +21,7 @@ from report import write_result
 from e2e_deploy.checkpoint import Checkpoint, open_checkpoint
 from e2e_deploy.export import onnx_export
 from e2e_deploy.export.prepare import prepare
-from e2e_deploy.frames import parse_size, plan_frame
+from e2e_deploy.frames import parse_size
 from e2e_deploy.loading import load_model
 from e2e_deploy.model import FrameModel
 from e2e_deploy.onnxruntime import import_onnxruntime
@@ -50,11 +50,11 @@ def write_graph(
     resolution: int,
     *,
     how: dict[str, bool],
-) -> None:
-    """Trace and save one graph."""
+) -> tuple[int, int]:
+    """Trace and save one graph; returns its processing size."""
     model = load_model(checkpoint)
-    plan = plan_frame(frame_hw, resolution, model.stride)
-    body, _ = prepare(model, precision="fp32", macs_hw=plan.padded_hw, **how)
+    plan = model.plan(frame_hw, resolution)
+    body, _ = prepare(model, precision="fp32", sizes_hw=[plan.padded_hw], **how)
     graph = onnx_export.trace(
         FrameModel(body, plan, checkpoint.identity.task).eval(),
         torch.from_numpy(reference_frames(frame_hw, 1)),
@@ -63,6 +63,7 @@ def write_graph(
     )
     with onnx_export.WeightFile(path.with_suffix(".data")) as weights:
         onnx_export.save(graph, path, weights)
+    return plan.padded_hw
 
 
 def session(path: Path) -> Any:
@@ -139,15 +140,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.work) as work:
         paths = {name: Path(work) / f"{name}.onnx" for name in graphs}
         for name, how in graphs.items():
-            write_graph(checkpoint, paths[name], frame_hw, resolution, how=how)
+            processing_hw = write_graph(checkpoint, paths[name], frame_hw, resolution, how=how)
         found = compare(paths, reference_frames(frame_hw, 1), arguments.rounds)
-    stride = 64 if arguments.full_size else 32
     size = "full_size" if arguments.full_size else "e2e_tiny"
     write_result(
         f"specialised_speed_{size}",
         {
             "frame_size": frame_hw,
-            "processing_size": plan_frame(frame_hw, resolution, stride).padded_hw,
+            "processing_size": processing_hw,
             "rounds": arguments.rounds,
             **found,
         },

@@ -1,7 +1,8 @@
 """The checkpoint families as a table, and how a folder's configs reveal which one it is.
 
 A family is what differs between checkpoints that share the SD2 architecture: the axes its normals come in, whether
-its decoded normals are clipped, how one recognises it. Reads plain config dictionaries; knows no torch.
+its decoded normals are clipped, which sizes its network sees, how one recognises it. Reads plain config dictionaries;
+knows no torch.
 Facts: E2E-FT (arXiv 2409.11355), Marigold v1-0 / v1-1 (arXiv 2312.02145, 2505.09358).
 """
 
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from e2e_deploy.errors import CheckpointError, UsageError
+from e2e_deploy.frames import DIFFUSERS_SIZING, E2E_FT_SIZING, Sizing
 from e2e_deploy.tasks import get_task
 
 
@@ -23,13 +25,25 @@ class Family:
     """The network's normals have x to the left; the result's x is to the right, so x changes sign."""
     clip_normals: bool
     """Decoded normals are clipped to [-1, 1] before they are made unit length."""
+    sizing: Sizing
+    """Processing sizes as its own pipeline has them."""
 
 
 FAMILIES: dict[str, Family] = {
     "e2e-ft": Family(
-        "e2e-ft", "E2E-FT (end-to-end fine-tuned)", normals_x_left=True, clip_normals=False
+        "e2e-ft",
+        "E2E-FT (end-to-end fine-tuned)",
+        normals_x_left=True,
+        clip_normals=False,
+        sizing=E2E_FT_SIZING,
     ),
-    "marigold": Family("marigold", "Marigold, one step", normals_x_left=False, clip_normals=True),
+    "marigold": Family(
+        "marigold",
+        "Marigold, one step",
+        normals_x_left=False,
+        clip_normals=True,
+        sizing=DIFFUSERS_SIZING,
+    ),
 }
 
 # Recognised so that they are refused by name instead of giving wrong depth.

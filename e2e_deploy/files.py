@@ -35,7 +35,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         check_target(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         hidden = path.with_name(f".{path.stem[:40]}.{secrets.token_hex(4)}{path.suffix}")
-        os.close(os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
+        os.close(_create(hidden))
         partial = hidden
         yield partial
         os.replace(partial, path)
@@ -54,6 +54,27 @@ def check_target(path: Path) -> None:
         return
     if not stat.S_ISREG(mode):
         raise OSError(errno.EINVAL, f"it is {_kind(mode)}, not a file", str(path))
+
+
+def new_partial(path: Path) -> Path:
+    """A new empty file <name>.partial.<suffix> beside ``path``, numbered where there is one or a link of that name.
+
+    Raises:
+        OSError: no file can be made there.
+    """
+    partial, number = path.with_name(f"{path.stem}.partial{path.suffix}"), 1
+    while True:
+        try:
+            os.close(_create(partial))
+            return partial
+        except FileExistsError:
+            number += 1
+            partial = path.with_name(f"{path.stem}.partial-{number}{path.suffix}")
+
+
+def _create(path: Path) -> int:
+    """Open a file that is not there yet, with the rights that the umask leaves; links are not followed."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
 
 
 def open_regular(path: Path) -> BinaryIO:

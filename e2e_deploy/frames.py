@@ -35,15 +35,15 @@ def check_frame_size(height: int, width: int) -> None:
         )
 
 
-def resize_matrix(n_in: int, n_out: int) -> Matrix:
-    """Antialiased bilinear resampling of one axis as a matrix [n_out, n_in]; rows sum to 1.
+def resize_matrix(n_in: int, n_out: int, *, antialias: bool = True) -> Matrix:
+    """Bilinear resampling of one axis as a matrix [n_out, n_in]; rows sum to 1.
 
-    Equals torch.nn.functional.interpolate(mode="bilinear", antialias=True, align_corners=False) along
-    that axis: a triangle filter of half-width max(1, n_in / n_out) around (i + 0.5) * n_in / n_out, cut at
-    the border and renormalised.
+    Equals torch.nn.functional.interpolate(mode="bilinear", align_corners=False) along that axis: a triangle filter
+    of half-width max(1, n_in / n_out), or of 1 without ``antialias``, around (i + 0.5) * n_in / n_out, cut at the
+    border and renormalised.
     """
     scale = n_in / n_out
-    support = max(1.0, scale)
+    support = max(1.0, scale) if antialias else 1.0
     centre = (np.arange(n_out, dtype=np.float64)[:, None] + 0.5) * scale
     position = np.arange(n_in, dtype=np.float64)[None, :] + 0.5
     weight = np.clip(1.0 - np.abs(position - centre) / support, 0.0, None)
@@ -52,21 +52,63 @@ def resize_matrix(n_in: int, n_out: int) -> Matrix:
 
 
 @dataclass(frozen=True)
-class FramePlan:
-    """How a frame size maps to the processing size the network sees.
+class Sizing:
+    """How a pipeline chooses the size its network sees, and how it comes back to the frame.
 
-    The longest edge becomes the processing resolution, the aspect is kept, and the bottom and right are padded by
-    edge replication to a multiple of the network stride.
+    Attributes:
+        pads: the bottom and right are padded by edge replication to a multiple of the VAE's stride. Otherwise the VAE
+            drops what is over, and its smaller result is stretched over the frame.
+        in_floats: a resized side is int(side * (resolution / longest)) in floats, which may be one pixel less than
+            side * resolution // longest.
+        antialias_back: the result is antialiased where it shrinks to the frame.
+    """
+
+    pads: bool
+    in_floats: bool
+    antialias_back: bool
+
+
+DIFFUSERS_SIZING = Sizing(pads=True, in_floats=False, antialias_back=False)
+"""Of diffusers' Marigold pipelines (MarigoldImageProcessor)."""
+E2E_FT_SIZING = Sizing(pads=False, in_floats=True, antialias_back=True)
+"""Of E2E-FT's own repository, which took it over from Marigold's (resize_max_res, torchvision's resize)."""
+
+
+@dataclass(frozen=True)
+class FramePlan:
+    """How a frame size maps to the processing size the network sees, and its result back.
+
+    Attributes:
+        frame_hw: of the frame and of the final result.
+        resized_hw: of the frame once its longest edge is the processing resolution.
+        padded_hw: the processing size: what the network sees.
+        result_hw: of the network's result; smaller than ``padded_hw`` where that is no multiple of the VAE's stride.
+        antialias_back: as in Sizing.
     """
 
     frame_hw: tuple[int, int]
     resized_hw: tuple[int, int]
     padded_hw: tuple[int, int]
+    result_hw: tuple[int, int]
+    antialias_back: bool
+
+    @property
+    def kept_hw(self) -> tuple[int, int]:
+        """The part of the result, from the top left, that is the frame's."""
+        return (
+            min(self.resized_hw[0], self.result_hw[0]),
+            min(self.resized_hw[1], self.result_hw[1]),
+        )
 
     @property
     def resizes(self) -> bool:
         """Whether the frame changes size before it is padded."""
         return self.frame_hw != self.resized_hw
+
+    @property
+    def resizes_back(self) -> bool:
+        """Whether the result changes size after it is cropped."""
+        return self.frame_hw != self.kept_hw
 
     def to_network(self, axis: int) -> Matrix:
         """Resize-and-pad matrix [padded, frame] of an axis (0 rows, 1 columns)."""
@@ -75,23 +117,37 @@ class FramePlan:
         return np.concatenate([matrix, np.repeat(matrix[-1:], extra, axis=0)])
 
     def to_frame(self, axis: int) -> Matrix:
-        """Crop-and-resize-back matrix [frame, padded] of an axis (0 rows, 1 columns)."""
-        matrix = resize_matrix(self.resized_hw[axis], self.frame_hw[axis])
-        extra = self.padded_hw[axis] - self.resized_hw[axis]
-        return np.pad(matrix, ((0, 0), (0, extra)))
+        """Crop-and-resize-back matrix [frame, result] of an axis (0 rows, 1 columns)."""
+        kept = self.kept_hw[axis]
+        matrix = resize_matrix(kept, self.frame_hw[axis], antialias=self.antialias_back)
+        return np.pad(matrix, ((0, 0), (0, self.result_hw[axis] - kept)))
 
 
-def plan_frame(frame_hw: tuple[int, int], resolution: int, stride: int) -> FramePlan:
+def plan_frame(
+    frame_hw: tuple[int, int],
+    resolution: int,
+    stride: int,
+    *,
+    sizing: Sizing = DIFFUSERS_SIZING,
+    pad: int = 0,
+) -> FramePlan:
     """Plan the way from ``frame_hw`` to the network and back.
 
     Args:
         frame_hw: height and width of the frame.
         resolution: length of the longest edge the network sees; 0 keeps the frame's own size.
-        stride: the padded size is a multiple of this.
+        stride: pixels a side of one latent pixel.
+        sizing: of the checkpoint's own pipeline.
+        pad: pad to multiples of this instead; 0 does as ``sizing`` says.
 
     Raises:
-        UsageError: a side is too small, the frame too large, or the aspect so extreme that an edge would vanish.
+        UsageError: a side is too small, the frame too large, the aspect so extreme that an edge would vanish, or
+            ``pad`` no multiple of ``stride``.
     """
+    if pad < 0 or pad % stride:
+        raise UsageError(
+            f"sides cannot be padded to multiples of {pad}; give a multiple of {stride}"
+        )
     height, width = frame_hw
     check_frame_size(height, width)
     if resolution < 0:
@@ -102,13 +158,19 @@ def plan_frame(frame_hw: tuple[int, int], resolution: int, stride: int) -> Frame
         resized = frame_hw
     else:
         longest = max(height, width)
-        resized = (height * resolution // longest, width * resolution // longest)
-        if min(resized) == 0:
-            raise UsageError(
-                f"a frame of {width}x{height} is too narrow for a processing resolution of {resolution}"
-            )
-    padded = (-(-resized[0] // stride) * stride, -(-resized[1] // stride) * stride)
-    return FramePlan(frame_hw, resized, padded)
+        resized = (
+            (int(height * (resolution / longest)), int(width * (resolution / longest)))
+            if sizing.in_floats
+            else (height * resolution // longest, width * resolution // longest)
+        )
+    multiple = pad or (stride if sizing.pads else 1)
+    padded = (-(-resized[0] // multiple) * multiple, -(-resized[1] // multiple) * multiple)
+    result = (padded[0] // stride * stride, padded[1] // stride * stride)
+    if min(*resized, *result) == 0:
+        raise UsageError(
+            f"a frame of {width}x{height} is too narrow for a processing resolution of {resolution}"
+        )
+    return FramePlan(frame_hw, resized, padded, result, sizing.antialias_back)
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from e2e_deploy.errors import BundleError
 from e2e_deploy.tasks import TASKS, Task
 
-SCHEMA = 2
+SCHEMA = 3
 MANIFEST = "manifest.json"
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 KINDS = ("frame", "core")
@@ -140,6 +140,9 @@ class Manifest:
     family: str
     checkpoint: CheckpointEntry
     resolution: int
+    """Longest edge the network sees; 0: the frame's own size."""
+    pad: int
+    """Sides the network sees are padded to multiples of this; 0: as the family's own pipeline has them."""
     precision: str
     fp32_ops: list[str]
     opset: int

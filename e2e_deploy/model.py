@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from e2e_deploy.errors import CheckpointError
 from e2e_deploy.families import Family
-from e2e_deploy.frames import FramePlan
+from e2e_deploy.frames import FramePlan, plan_frame
 
 MIN_NORM = 1e-6
 
@@ -78,7 +78,9 @@ class SingleStepModel(nn.Module):
         unet: diffusers UNet2DConditionModel with 8 (rgb latent, then x_T) or 4 (rgb latent only) input channels.
         vae: diffusers AutoencoderKL.
         context_1LC: text encoding of the empty prompt, [1, L, C].
-        stride: the processing size must be a multiple of this.
+        stride: pixels a side of one latent pixel.
+        network_stride: where the processing size is a multiple of this, every level of the UNet is exactly twice the
+            next. Elsewhere levels of odd size are upsampled to the size of their skip connection.
     """
 
     unet: Any  # diffusers is untyped
@@ -111,8 +113,12 @@ class SingleStepModel(nn.Module):
         self.scaling_factor = float(vae.config.scaling_factor)
         self.latent_channels = int(vae.config.latent_channels)
         self.in_channels = int(unet.config.in_channels)
-        vae_stride = 2 ** (len(vae.config.block_out_channels) - 1)
-        self.stride = vae_stride * 2 ** (len(unet.config.block_out_channels) - 1)
+        self.stride = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.network_stride = self.stride * 2 ** (len(unet.config.block_out_channels) - 1)
+
+    def plan(self, frame_hw: tuple[int, int], resolution: int, pad: int = 0) -> FramePlan:
+        """How frames of that size reach this model; arguments and errors as of ``plan_frame``."""
+        return plan_frame(frame_hw, resolution, self.stride, sizing=self.family.sizing, pad=pad)
 
     def encode(self, rgb_N3HW: Tensor) -> Tensor:
         """Scaled mean latent [N, 4, h, w] of rgb in [-1, 1]; never sampled."""
@@ -142,7 +148,7 @@ class SingleStepModel(nn.Module):
         return read_normals(image_N3HW, self.family, full_z_range=self.full_z_range)
 
     def forward(self, rgb_N3HW: Tensor) -> Tensor:
-        """Result [N, 1 or 3, H, W] of rgb in [-1, 1] at a multiple of ``stride``."""
+        """Result [N, 1 or 3, H, W] of rgb in [-1, 1]; sides are rounded down to a multiple of ``stride``."""
         return self.read(self.decode(self.predict_x0(self.encode(rgb_N3HW))))
 
 
@@ -158,7 +164,7 @@ def resample(x_NCHW: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 class FrameModel(nn.Module):
     """Frame in, result out: the one pre- and post-processing, around any rgb-to-result model.
 
-    ``model`` maps rgb [N, 3, H, W] in [-1, 1] at the plan's padded size to a result [N, 1 or 3, H, W] of that size.
+    ``model`` maps rgb [N, 3, H, W] in [-1, 1] at the plan's padded size to [N, 1 or 3, H, W] of its result size.
     Resizing is two constant matrices, exact to torch's antialiased bilinear and free of resize operators, whose
     rules differ between runtimes. When the sizes are equal, padding and cropping are plain slices.
     """
@@ -173,14 +179,13 @@ class FrameModel(nn.Module):
         self.model = model
         self.plan = plan
         self.task = task
+        matrices = []
         if plan.resizes:
-            for name, matrix in (
-                ("rows_in", plan.to_network(0)),
-                ("columns_in", plan.to_network(1)),
-                ("rows_out", plan.to_frame(0)),
-                ("columns_out", plan.to_frame(1)),
-            ):
-                self.register_buffer(name, torch.from_numpy(matrix), persistent=False)
+            matrices += [("rows_in", plan.to_network(0)), ("columns_in", plan.to_network(1))]
+        if plan.resizes_back:
+            matrices += [("rows_out", plan.to_frame(0)), ("columns_out", plan.to_frame(1))]
+        for name, matrix in matrices:
+            self.register_buffer(name, torch.from_numpy(matrix), persistent=False)
 
     def to_network(self, frame_NHW3: Tensor) -> Tensor:
         """uint8 frames [N, H, W, 3] to rgb [N, 3, H', W'] float32 in [-1, 1] at the padded size."""
@@ -196,8 +201,8 @@ class FrameModel(nn.Module):
         return rgb
 
     def to_frame(self, result_NCHW: Tensor) -> Tensor:
-        """A result at the padded size, float32, cropped and resized back to the frame size."""
-        if self.plan.resizes:
+        """A result at the plan's result size, float32, cropped and resized back to the frame size."""
+        if self.plan.resizes_back:
             return resample(result_NCHW, self.rows_out, self.columns_out)
         height, width = self.plan.frame_hw
         return result_NCHW[:, :, :height, :width]
@@ -207,6 +212,6 @@ class FrameModel(nn.Module):
         result = self.to_frame(self.model(self.to_network(frame_NHW3)).float())
         if self.task == "depth":
             return result.squeeze(1)
-        if self.plan.resizes:  # interpolated unit vectors are shorter than one
+        if self.plan.resizes_back:  # interpolated unit vectors are shorter than one
             result = unit_length(result)
         return result.permute(0, 2, 3, 1)

@@ -18,7 +18,6 @@ from e2e_deploy.checkpoint import Checkpoint
 from e2e_deploy.export.precision import Fp32Island
 from e2e_deploy.export.prepare import prepare
 from e2e_deploy.files import whole_file
-from e2e_deploy.frames import plan_frame
 from e2e_deploy.loading import load_model
 from e2e_deploy.model import FrameModel
 from e2e_deploy.opencv import cv2
@@ -101,6 +100,7 @@ def layer_drift(
     precision: str,
     *,
     resolution: int | None = None,
+    pad: int = 0,
 ) -> list[LayerDrift]:
     """Compare every layer in ``precision`` with fp32 on one frame, in order of execution.
 
@@ -109,6 +109,7 @@ def layer_drift(
         frame: uint8 RGB [H, W, 3].
         precision: fp16 or bf16.
         resolution: longest edge the network sees; the checkpoint's default if None.
+        pad: sides are padded to multiples of this; 0 as the checkpoint's own pipeline does.
 
     Raises:
         CheckpointError: the checkpoint does not load.
@@ -117,9 +118,9 @@ def layer_drift(
     for each in ("fp32", precision):
         model = load_model(checkpoint)
         longest_edge = checkpoint.resolution if resolution is None else resolution
-        plan = plan_frame((frame.shape[0], frame.shape[1]), longest_edge, model.stride)
+        plan = model.plan((frame.shape[0], frame.shape[1]), longest_edge, pad)
         task = checkpoint.identity.task
-        body, _ = prepare(model, precision=each, specialised=True, macs_hw=plan.padded_hw)
+        body, _ = prepare(model, precision=each, specialised=True, sizes_hw=[plan.padded_hw])
         frame_model = FrameModel(body, plan, task).eval()
         recorded.append(_record(body, frame_model, torch.from_numpy(frame)[None]))
         del model, body, frame_model

@@ -195,6 +195,7 @@ def export_bundle(
     checkpoint_id: str | None = None,
     frame_sizes: list[tuple[int, int]] | None = None,
     resolution: int | None = None,
+    pad: int = 0,
     precision: str = "fp32",
     specialised: bool = True,
     graph: str = "frame",
@@ -215,6 +216,8 @@ def export_bundle(
         checkpoint_id: the name to write into the manifest; the checkpoint's own id if None.
         frame_sizes: (H, W) of the graphs to make; 480x640 if None.
         resolution: longest edge the network sees, 0 for the frame's own size; the checkpoint's default if None.
+        pad: pad the sides the network sees to multiples of this, a multiple of the VAE's stride (8); 0 has them as the
+            checkpoint's own pipeline does. At 64 every level of SD2's UNet is doubled exactly.
         precision: fp32, fp16, bf16 or int8. In 16 bits norm statistics, softmax logits and the last convolution stay
             fp32. int8 is for ONNX Runtime on a CPU; its accuracy and its speed beside fp32 go into the manifest.
         specialised: fold what is constant at one step: time, prompt, noise, scales.
@@ -258,7 +261,8 @@ def export_bundle(
         subjects = plan_subjects(
             sizes,
             resolution=longest_edge,
-            stride=model.stride,
+            pad=pad,
+            model=model,
             task=task,
             kind=graph,
             dynamic=dynamic,
@@ -273,7 +277,7 @@ def export_bundle(
                 model,
                 precision="fp32" if is_int8 else precision,
                 specialised=specialised,
-                macs_hw=subjects[0].plan.padded_hw,
+                sizes_hw=[subject.plan.padded_hw for subject in subjects],
             )
             del model
         traced = subjects[:1] if dynamic else subjects
@@ -296,6 +300,7 @@ def export_bundle(
                 id=checkpoint_id or checkpoint.id, sha256=digest, note=checkpoint.note
             ),
             resolution=longest_edge,
+            pad=pad,
             precision=precision,
             fp32_ops=list(KEPT_FP32.get(precision, ())),
             opset=opset,

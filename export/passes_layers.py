@@ -5,6 +5,7 @@ Each changes the SpecialisedModel in place and leaves its function as it was (ex
 N batch, C channels, H W pixels.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -57,12 +58,12 @@ class UpsampleConv(nn.Module):
         """[N, C, 2H, 2W].
 
         Raises:
-            UsageError: another output size is asked for, as diffusers does at sizes that are no multiple of the stride.
+            UsageError: another output size is asked for, as diffusers does where the level above has an odd side.
         """
         height, width = hidden_NCHW.shape[2:]
         if output_size is not None and tuple(output_size) != (2 * height, 2 * width):
             raise UsageError(
-                "the specialised upsampling doubles its input; the picture's sides must be multiples of the stride"
+                "the specialised upsampling doubles its input, and this size needs another: specialise for this size"
             )
         # Even outputs look up or left, odd ones down or right; F.pad takes left, right, top, bottom.
         results = [
@@ -86,10 +87,32 @@ def _convolve_first(upsampler: Any) -> UpsampleConv | None:
     return UpsampleConv(conv) if fits else None
 
 
+def _inexact_upsamplers(unet: Any, latents_hw: Sequence[tuple[int, int]]) -> set[Any]:
+    """The UNet's upsamplers that must not double, because the level they lead to has an odd side at one of the sizes.
+
+    A level halves to the next rounding up: a convolution of stride 2, three taps and a border of one.
+    """
+    levels = [list(latents_hw)]
+    for block in unet.down_blocks:
+        if block.downsamplers:
+            levels.append([(-(-h // 2), -(-w // 2)) for h, w in levels[-1]])
+    found: set[Any] = set()
+    for block in unet.up_blocks:
+        if block.upsamplers:
+            levels.pop()
+            if any(side % 2 for size in levels[-1] for side in size):
+                found.update(block.upsamplers)
+    return found
+
+
 def convolve_before_upsampling(model: SpecialisedModel) -> None:
-    """Every nearest 2x upsampling with a 3x3 convolution after it becomes an UpsampleConv."""
+    """Every nearest 2x upsampling with a 3x3 convolution after it becomes an UpsampleConv, where it is 2x exactly."""
+    latents_hw = [(h // model.stride, w // model.stride) for h, w in model.sizes_hw]
+    kept = _inexact_upsamplers(model.unet, latents_hw)
     upsample_class = require("diffusers.models.upsampling", "export").Upsample2D
-    replace_modules(model, upsample_class, _convolve_first)
+    replace_modules(
+        model, upsample_class, lambda each: None if each in kept else _convolve_first(each)
+    )
 
 
 def drop_training_parts(model: SpecialisedModel) -> None:

@@ -1,5 +1,7 @@
 """From the checkpoint's model to the module that is traced: specialised, accurate, in its precision."""
 
+from collections.abc import Sequence
+
 from torch import nn
 
 from e2e_deploy.export.norms import shorten_sums
@@ -26,7 +28,7 @@ def prepare(
     *,
     precision: str,
     specialised: bool,
-    macs_hw: tuple[int, int],
+    sizes_hw: Sequence[tuple[int, int]],
     fused_attention: bool = False,
     upsample: bool = True,
 ) -> tuple[nn.Module, list[PassEntry]]:
@@ -36,14 +38,14 @@ def prepare(
         model: the checkpoint's model in fp32.
         precision: fp32, fp16 or bf16.
         specialised: fold what is constant at one step.
-        macs_hw: processing size (H, W) that multiply-adds are counted at.
+        sizes_hw: processing sizes (H, W) it will run at; multiply-adds are counted at the first.
         fused_attention: the target fuses attention and accumulates in fp32 by itself.
         upsample: run the upsampling pass too.
     """
     body: nn.Module = model
     passes: list[PassEntry] = []
     if specialised:
-        body, reports = specialise(model, upsample=upsample, macs_hw=macs_hw)
+        body, reports = specialise(model, upsample=upsample, macs_hw=sizes_hw[0], sizes_hw=sizes_hw)
         passes = [_entry(report) for report in reports]
     if precision == "fp32":
         shorten_sums(body)

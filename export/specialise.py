@@ -115,6 +115,7 @@ def specialise(
     passes: Sequence[Pass] | None = None,
     upsample: bool = True,
     macs_hw: tuple[int, int] | None = None,
+    sizes_hw: Sequence[tuple[int, int]] = (),
 ) -> tuple[SpecialisedModel, list[PassReport]]:
     """The model as an equal and smaller one. CONSUMES ``model``: its layers are changed in place.
 
@@ -125,24 +126,26 @@ def specialise(
         model: on any device (the meta device too), any float dtype; folding is computed in float64.
         passes: which passes, in order; PASSES if None.
         upsample: False leaves out UPSAMPLING, which is kept only where it is measured to be faster.
-        macs_hw: (H, W) to count multiply-adds at, multiples of ``model.stride``; None does not count them, which saves
-            about a second a pass on a full-size model.
+        macs_hw: (H, W) to count multiply-adds at; None does not count them, which saves about a second a pass on a
+            full-size model.
+        sizes_hw: every (H, W) that the network will see. Where one of them makes a level of the UNet odd, that level
+            keeps its plain upsampling. Empty: multiples of ``model.network_stride`` only.
 
     Returns:
         A module of rgb [N, 3, H, W] to the same result as ``model``'s, in eval mode and without gradients, and one
         report a pass.
 
     Raises:
-        UsageError: ``macs_hw`` is no multiple of the stride.
+        UsageError: ``macs_hw`` is a size that the module is not made for.
         CheckpointError: the UNet uses time or prompt in a way the passes do not know.
     """
-    if macs_hw is not None and any(side % model.stride for side in macs_hw):
+    if macs_hw is not None and not sizes_hw and any(s % model.network_stride for s in macs_hw):
         raise UsageError(
             f"multiply-adds cannot be counted at {macs_hw[0]}x{macs_hw[1]}; "
-            f"both sides must be multiples of {model.stride}"
+            f"both sides must be multiples of {model.network_stride}, or the size one of sizes_hw"
         )
     check_unet(model.unet)
-    special = SpecialisedModel(model).requires_grad_(False)
+    special = SpecialisedModel(model, sizes_hw).requires_grad_(False)
 
     def measure() -> tuple[int, int | None]:
         macs = None if macs_hw is None else count_macs(special, macs_hw)[""]

@@ -5,6 +5,7 @@ Knows how a SingleStepModel is put together; knows nothing of the passes, of ONN
 N batch, H W pixels, h w latent pixels, L prompt tokens, C prompt width.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,14 +25,15 @@ class SpecialisedModel(nn.Module):
         latent_scale: factor on the encoder's mean latent.
         zero_channels: channels of zeros that follow the rgb latent into the UNet.
         output_scale: factor on the UNet's output that gives the latent the decoder takes.
-        stride: H and W must be multiples of this.
+        stride: pixels a side of one latent pixel.
+        sizes_hw: (H, W) that it is going to run at; empty: multiples of the SingleStepModel's ``network_stride``.
     """
 
     unet: Any  # diffusers is untyped
     vae: Any
     context_1LC: Tensor | None
 
-    def __init__(self, model: SingleStepModel) -> None:
+    def __init__(self, model: SingleStepModel, sizes_hw: Sequence[tuple[int, int]] = ()) -> None:
         super().__init__()
         self.unet = model.unet
         self.vae = model.vae
@@ -41,6 +43,7 @@ class SpecialisedModel(nn.Module):
         self.full_z_range = model.full_z_range
         self.timestep = model.timestep
         self.stride = model.stride
+        self.sizes_hw = tuple(sizes_hw)
         self.latent_channels = model.latent_channels
         self.latent_scale = model.scaling_factor
         self.zero_channels = (

@@ -20,13 +20,13 @@ from e2e_deploy.export.onnx_export import MAX_SIDE_PX, MIN_STEPS
 from e2e_deploy.frames import FramePlan, check_frame_size, plan_frame
 from e2e_deploy.limits import LIMITS, measure_parity
 from e2e_deploy.manifest import GraphEntry, TensorSpec
-from e2e_deploy.model import FrameModel
+from e2e_deploy.model import FrameModel, SingleStepModel
 from e2e_deploy.pictures import reference_frames
 from e2e_deploy.runtime.verify import Verdict, as_map, worst
 from e2e_deploy.tasks import TASKS
 
 STEP_PX = 64
-"""Sides of a dynamic graph are multiples of this, or of the network's stride where that does not divide it."""
+"""Sides of a dynamic graph are multiples of this and of the model's ``network_stride``: open sides halve exactly."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,8 @@ def _dynamic_plans(plans: list[FramePlan], step: int) -> list[FramePlan]:
     if len(plans) > 1:
         return plans
     other = width - step if width + step > MAX_SIDE_PX else width + step
-    return [*plans, plan_frame((width, height) if height != width else (height, other), 0, step)]
+    second = (width, height) if height != width else (height, other)
+    return [*plans, plan_frame(second, 0, step)]
 
 
 def check_sizes(sizes: list[tuple[int, int]], *, kind: str, dynamic: bool) -> None:
@@ -158,8 +159,9 @@ def check_sizes(sizes: list[tuple[int, int]], *, kind: str, dynamic: bool) -> No
 def plan_subjects(
     sizes: list[tuple[int, int]],
     *,
+    model: SingleStepModel,
     resolution: int,
-    stride: int,
+    pad: int = 0,
     task: str,
     kind: str = "frame",
     dynamic: bool = False,
@@ -168,8 +170,10 @@ def plan_subjects(
 
     Args:
         sizes: (H, W) of frames; of a core graph each gives a processing size.
+        model: whose strides and family decide about processing sizes.
         resolution: longest edge the network sees; 0 for the frame's own size.
-        stride: of the network.
+        pad: pad to multiples of this; 0 as the family's own pipeline does. Core graphs are padded in any case, so that
+            their result has the size of their input.
         task: depth or normals.
         kind: one of bundle.KINDS.
         dynamic: leave H and W open, multiples of 64 px.
@@ -178,11 +182,17 @@ def plan_subjects(
         UsageError: a size that cannot be used, or a dynamic graph of frames.
     """
     check_sizes(sizes, kind=kind, dynamic=dynamic)
-    step = math.lcm(STEP_PX, stride) if dynamic else stride
-    plans = [plan_frame(size, resolution, step) for size in sizes]
+    step = math.lcm(STEP_PX, model.network_stride) if dynamic else 0
+    if dynamic and pad and step % pad:
+        raise UsageError(
+            f"a dynamic graph takes sides that are multiples of {step}; they cannot be padded to {pad}"
+        )
+    if kind == "core":
+        pad = step or pad or model.stride
+    plans = [model.plan(size, resolution, pad) for size in sizes]
     if kind == "core":
         plans = list({plan.padded_hw: plan for plan in plans}.values())
     if dynamic:
         plans = _dynamic_plans(plans, step)
     single = dynamic or len(plans) == 1
-    return [_subject(plan, task, kind, step if dynamic else 0, single=single) for plan in plans]
+    return [_subject(plan, task, kind, step, single=single) for plan in plans]

@@ -4,6 +4,8 @@ Metric depth is along the optical axis (z), as in REP-118. Nothing here runs unl
 sidecar says ``"metric": false``.
 """
 
+import io
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +13,15 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib import format as npy_format
 
 from e2e_deploy.errors import InputError, UsageError
+from e2e_deploy.files import read_bytes
 from e2e_deploy.runtime.backend import Result
 from e2e_deploy.runtime.intrinsics import Intrinsics
 from e2e_deploy.runtime.sources import SourceFrame
 from e2e_deploy.runtime.steps import Facts, Step
+from e2e_deploy.text import clean
 
 Float64 = npt.NDArray[np.float64]
 Space = Literal["depth", "disparity"]
@@ -32,6 +37,7 @@ PAIRS = (
 )
 MAX_POINTS = 2000
 BISQUARE = 4.685  # standard deviations: 95 % as good as least squares where noise is Gaussian
+MAX_POINTS_BYTES = 64 * 1024**2  # over two million points; MAX_POINTS of them are used
 MAX_PLANE_M = 50.0
 # What 16-bit files hold of metric depth, in metres: its codes 1 to 65535 are millimetres, 0 is unknown.
 MILLIMETRES_16 = (0.001, 65.535)
@@ -133,11 +139,12 @@ def _pick(depth: Result, points: npt.ArrayLike) -> tuple[Float64, Float64]:
         raise UsageError(
             f"metric points are rows of column, row and metres, [N, 3], not {list(rows.shape)}"
         )
-    rows = rows[np.isfinite(rows).all(axis=1)]
-    column, row = np.rint(rows[:, 0]).astype(int), np.rint(rows[:, 1]).astype(int)
     height, width = depth.shape
-    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height) & (rows[:, 2] > 0)
-    d, z = depth[row[inside], column[inside]].astype(np.float64), rows[inside, 2]
+    column, row = np.rint(rows[:, 0]), np.rint(rows[:, 1])  # NaN is in no picture
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    inside &= (rows[:, 2] > 0) & np.isfinite(rows[:, 2])
+    d = depth[row[inside].astype(int), column[inside].astype(int)].astype(np.float64)
+    z = rows[inside, 2]
     d, z = d[np.isfinite(d)], z[np.isfinite(d)]
     if d.size < MIN_POINTS:
         raise InputError(
@@ -219,24 +226,46 @@ def read_points(path: Path) -> Float64:
     """Points [N, 3] from a .npy file, or from text with column, row, metres a line (commas or spaces; # comments).
 
     Raises:
-        InputError: missing or not of that form.
+        InputError: missing, not a regular file, larger than MAX_POINTS_BYTES, or not of that form.
     """
     try:
-        if path.suffix.lower() == ".npy":
-            points = np.load(path, allow_pickle=False)
-        else:
-            text = path.read_text(encoding="utf-8").replace(",", " ")
-            points = np.loadtxt(text.splitlines(), ndmin=2) if text.split() else np.empty((0, 3))
-        points = np.asarray(points, dtype=np.float64)
+        data = read_bytes(path, MAX_POINTS_BYTES)
+        points = _npy(data) if path.suffix.lower() == ".npy" else _text(data)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{path} holds no table of numbers: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} holds no table of numbers: {clean(str(error))}") from None
     if points.ndim != 2 or points.shape[1] != 3 or not len(points):
         raise InputError(
             f"{path} must hold rows of column, row and metres; it holds {list(points.shape)}"
         )
     return points
+
+
+def _npy(data: bytes) -> Float64:
+    """Numbers of a .npy file whose header promises no more than there is, and no Python objects."""
+    if not data.startswith(npy_format.MAGIC_PREFIX):
+        raise ValueError("it does not begin as a .npy file does")
+    stream = io.BytesIO(data)
+    version = npy_format.read_magic(stream)
+    reader = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
+    if version not in reader:
+        raise ValueError(f"its format version {version} is not one of {sorted(reader)}")
+    shape, _, dtype = reader[version](stream)
+    promised, held = math.prod(shape) * dtype.itemsize, len(data) - stream.tell()
+    if dtype.kind not in "fiu" or promised != held:
+        raise ValueError(
+            f"its header promises {dtype} {list(shape)}, {promised:,} bytes, and {held:,} follow"
+        )
+    stream.seek(0)
+    return np.asarray(np.load(stream, allow_pickle=False), dtype=np.float64)
+
+
+def _text(data: bytes) -> Float64:
+    lines = data.decode("utf-8-sig").replace(",", " ").splitlines()
+    if not any(line.partition("#")[0].strip() for line in lines):
+        return np.empty((0, 3))
+    return np.asarray(np.loadtxt(lines, ndmin=2), dtype=np.float64)
 
 
 def metric(

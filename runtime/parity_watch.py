@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from e2e_deploy.errors import CheckpointError, ParityError, UnavailableError
+from e2e_deploy.errors import CheckpointError, E2EDeployError, ParityError, UnavailableError
 from e2e_deploy.files import whole_file
 from e2e_deploy.limits import LIMITS, Limit, Parity, measure_parity
 from e2e_deploy.runtime.backend import Result
@@ -51,6 +51,7 @@ class ParityReport:
         worst: the comparison with the largest relative error.
         last: the newest one.
         saved: file with the worst live frame, its result and its reference.
+        not_saved: why that file cannot be written; empty when it can.
         no_live: why live frames are not compared; empty when they are.
         failures: what was outside, in words, of the first such comparison.
     """
@@ -61,6 +62,7 @@ class ParityReport:
     worst: Parity | None = None
     last: Parity | None = None
     saved: Path | None = None
+    not_saved: str = ""
     no_live: str = ""
     failures: str = ""
 
@@ -180,6 +182,10 @@ class ParityWatch:
         return worse
 
     def _save(self, path: Path, frame: Frame, result: Result, expected: Result) -> None:
-        with whole_file(path) as partial, open(partial, "wb") as stream:
-            np.savez_compressed(stream, frame=frame, result=result, reference=expected)
+        try:
+            with whole_file(path) as partial, open(partial, "wb") as stream:
+                np.savez_compressed(stream, frame=frame, result=result, reference=expected)
+        except E2EDeployError as error:  # the numbers still count
+            self.report.not_saved = str(error)
+            return
         self.report.saved = path

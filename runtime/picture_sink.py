@@ -116,6 +116,16 @@ FORMATS: dict[str, tuple[str, Callable[[Picture], Encoded]]] = {
 }
 
 
+MAX_LISTED = (
+    10_000  # files that a sink names when it is closed; a camera may fill a folder for days
+)
+
+
+def file_names(name: str, task: str, formats: tuple[str, ...]) -> list[str]:
+    """The files of a frame of that name, the sidecar last."""
+    return [*(f"{name}_{task}{FORMATS[known][0]}" for known in formats), f"{name}_{task}.json"]
+
+
 class PictureSink:
     """Files of each frame in a folder: <name>_depth.png and so on, and one .json beside those that hold numbers.
 
@@ -125,6 +135,7 @@ class PictureSink:
         formats: of FORMATS.
         painter: colours the results.
         number: put the frame's index into the names (videos and cameras).
+        file: the name of the one file of the one frame, of the one format; its sidecar is <file>.json.
         intrinsics: of the frames; needed for ply.
     """
 
@@ -138,11 +149,13 @@ class PictureSink:
         painter: Painter,
         *,
         number: bool,
+        file: str | None = None,
         intrinsics: Intrinsics | None = None,
     ) -> None:
-        self.name = str(folder)
+        self.name = str(folder if file is None else folder / file)
         self._folder, self._manifest, self._formats = folder, manifest, formats
         self._painter, self._number, self._intrinsics = painter, number, intrinsics
+        self._file = file
         self._written: list[Path] = []
 
     def write(self, frame: SourceFrame, result: Result, facts: Facts) -> None:
@@ -153,25 +166,27 @@ class PictureSink:
             E2EDeployError: a file cannot be written.
         """
         stem = f"{frame.name}_{frame.index:06d}" if self._number else frame.name
-        name = f"{stem}_{self._manifest.task}"
+        *files, sidecar = file_names(stem, self._manifest.task, self._formats)
+        if self._file is not None:
+            files, sidecar = [self._file], f"{self._file}.json"
         told = about(self._manifest, frame, result, facts)
         picture = Picture(frame, result, told, facts, self._painter, self._intrinsics)
         entries: dict[str, Any] = {}
-        for format_name in self._formats:
-            suffix, encode = FORMATS[format_name]
-            data, entry = encode(picture)
-            self._store(name + suffix, data)
+        for format_name, file in zip(self._formats, files, strict=True):
+            data, entry = FORMATS[format_name][1](picture)
+            self._store(file, data)
             if entry is not None:
-                entries[format_name] = {"file": name + suffix, **entry}
+                entries[format_name] = {"file": file, **entry}
         if entries:
-            self._store(f"{name}.json", (json.dumps(told | entries, indent=2) + "\n").encode())
+            self._store(sidecar, (json.dumps(told | entries, indent=2) + "\n").encode())
 
     def _store(self, name: str, data: bytes) -> None:
         path = self._folder / name
         with whole_file(path) as partial:
             partial.write_bytes(data)
-        self._written.append(path)
+        if len(self._written) < MAX_LISTED:
+            self._written.append(path)
 
     def close(self) -> list[Path]:
-        """The files written."""
+        """The files written, the first MAX_LISTED of them."""
         return self._written

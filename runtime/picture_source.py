@@ -37,16 +37,22 @@ class PictureSource(BaseSource):
             try:
                 rgb = read_picture(path, note=self.note)
             except (SourceError, UnavailableError) as error:
-                if len(self.files) == 1:
-                    raise
-                self.skipped += 1
-                self.note(f"left out: {error}")
-                continue
+                if self.leave_out(str(error)):
+                    continue
+                raise
             yield SourceFrame(rgb, index, None, name, source=self.name)
         if self.skipped == len(self.files):
             raise SourceError(
                 f"none of the {len(self.files)} pictures of {self.name} can be used; {self.notes[-1]}"
             )
+
+    def leave_out(self, why: str) -> bool:
+        """Of several pictures each is for itself."""
+        if len(self.files) == 1:
+            return False
+        self.skipped += 1
+        self.note(f"left out: {why}")
+        return True
 
 
 def result_names(paths: list[Path]) -> list[str]:

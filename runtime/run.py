@@ -22,12 +22,12 @@ import numpy as np
 import numpy.typing as npt
 
 from e2e_deploy.bundle import Bundle
-from e2e_deploy.errors import E2EDeployError
+from e2e_deploy.errors import E2EDeployError, UsageError
 from e2e_deploy.runtime.backend import GpuPicture, Picture, Result
 from e2e_deploy.runtime.engine import Engine
 from e2e_deploy.runtime.fit import Fit, best_size
 from e2e_deploy.runtime.lanes import Lane
-from e2e_deploy.runtime.sinks import Sink
+from e2e_deploy.runtime.sinks import Sink, known_pixels
 from e2e_deploy.runtime.sources import Source, SourceFrame
 from e2e_deploy.runtime.steps import Facts, Step
 from e2e_deploy.runtime.timing import Durations, Latency
@@ -73,7 +73,12 @@ class RunReport:
         transfers: copies between host and GPU in all; None for backends that do not count them.
         fitted: source size to engine size, where they differ.
         sinks: one report a sink.
-        files: what the sinks wrote.
+        files: what the sinks wrote, as far as they name it.
+        pixels: of all results.
+        unknown_pixels: those of them that are no numbers (NaN or infinite).
+        unknown_results: results in which no pixel is a number.
+        failed_steps: results that a step could not do.
+        failed_step: why, of the first of them.
         interrupted: the user stopped it.
     """
 
@@ -87,6 +92,11 @@ class RunReport:
     fitted: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
     sinks: list[SinkReport] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
+    pixels: int = 0
+    unknown_pixels: int = 0
+    unknown_results: int = 0
+    failed_steps: int = 0
+    failed_step: str = ""
     interrupted: bool = False
 
     @property
@@ -258,16 +268,22 @@ class _Run:
         count = 0
         try:
             while count != self._limit and (frame := self._frames.get()) is not None:
+                sizes = self._bundle.manifest.frame_sizes
+                size = best_size(frame.hw, sizes) if engine is None else engine.frame_size
+                if frame.hw not in fits:
+                    try:
+                        fits[frame.hw] = Fit(frame.hw, size)
+                    except UsageError as error:
+                        if self._source.leave_out(f"{frame.name}: {error}"):
+                            continue
+                        raise
+                    if not fits[frame.hw].is_identity:
+                        report.fitted[frame.hw] = size
                 if engine is None:
-                    size = best_size(frame.hw, self._bundle.manifest.frame_sizes)
                     engine = self._load(frame_size=size)
                 if not report.engine:
                     report.engine = engine.describe()
                     self._count(engine.backend.transfers)
-                if frame.hw not in fits:
-                    fits[frame.hw] = Fit(frame.hw, engine.frame_size)
-                    if not fits[frame.hw].is_identity:
-                        report.fitted[frame.hw] = engine.frame_size
                 pending.append(self._submit(engine, frame, fits[frame.hw]))
                 count += 1
                 most = 1 if self._source.is_live else engine.backend.slots
@@ -335,6 +351,7 @@ class _Run:
                 item.result = item.fit.to_source(item.result)
                 for step in self._steps:
                     item.result = step(item.frame, item.result, item.facts)
+                self._judge(item)
                 report.times["finish"].add(time.perf_counter() - start)
                 report.times["age"].add(time.monotonic() - item.frame.captured_s)
                 taken = [lane.put(item) for lane in self._lanes]
@@ -350,6 +367,18 @@ class _Run:
             self._results.close(discard=True)
             for lane in self._lanes:
                 lane.close()
+
+    def _judge(self, item: _Item) -> None:
+        """Count what is unknown in a result, and steps that failed."""
+        report, known = self.report, known_pixels(item.result)
+        unknown = known.size - int(np.count_nonzero(known))
+        report.pixels += known.size
+        report.unknown_pixels += unknown
+        report.unknown_results += unknown == known.size
+        for told in item.facts.values():
+            if isinstance(told, dict) and (why := told.get("failed")):
+                report.failed_steps += 1
+                report.failed_step = report.failed_step or str(why)
 
     def _sink(self, index: int) -> None:
         sink, lane, report = self._sinks[index], self._lanes[index], self.report.sinks[index]

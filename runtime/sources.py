@@ -84,6 +84,10 @@ class Source(Protocol):
 
     def __iter__(self) -> Iterator[SourceFrame]: ...
 
+    def leave_out(self, why: str) -> bool:
+        """Whether it goes on without a frame that cannot be used; if so, that is counted and noted."""
+        ...
+
     def stop(self) -> None:
         """Let an iteration in another thread end soon."""
         ...
@@ -116,6 +120,10 @@ class BaseSource:
         sentence = clean(text)
         if sentence not in self.notes and len(self.notes) < MAX_NOTES:
             self.notes.append(sentence)
+
+    def leave_out(self, why: str) -> bool:
+        """A video is one thing: it does not go on."""
+        return False
 
     def stop(self) -> None:
         """Let an iteration in another thread end soon."""

@@ -24,7 +24,6 @@ class TorchBackend(OneAtATime):
         torch = require("torch", "export")
         # Imported here because this module must import on machines without torch.
         from e2e_deploy.checkpoint import open_checkpoint
-        from e2e_deploy.frames import plan_frame
         from e2e_deploy.loading import load_model
         from e2e_deploy.model import FrameModel
         from e2e_deploy.tiny import resolve_bundled
@@ -46,7 +45,7 @@ class TorchBackend(OneAtATime):
                 f"{manifest.checkpoint.id} is not the checkpoint this bundle was exported from: its SHA-256 differs"
             )
         model = load_model(checkpoint)
-        plan = plan_frame(graph.frame_hw, manifest.resolution, model.stride)
+        plan = model.plan(graph.frame_hw, manifest.resolution, manifest.pad)
         self._torch = torch
         self._model: FrameModel | None = FrameModel(model, plan, manifest.task).eval().to(device)
         self._device = device

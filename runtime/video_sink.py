@@ -1,7 +1,7 @@
 """Video files of results: H.264 in colour, or FFV1 with 16 bits a pixel.
 
-A file grows beside its place as <name>.partial.<suffix>, which plays at any moment, also after a kill, and takes its
-place when it is closed: what is there is always whole.
+A file grows beside its place as <name>.partial.<suffix> (numbered where that is taken), which plays at any moment,
+also after a kill, and takes its place when it is closed: what is there is always whole.
 """
 
 import json
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from e2e_deploy.errors import E2EDeployError, UsageError
-from e2e_deploy.files import whole_file
+from e2e_deploy.files import check_target, new_partial, whole_file
 from e2e_deploy.manifest import Manifest
 from e2e_deploy.runtime.backend import Result
 from e2e_deploy.runtime.fit import Fit
@@ -49,11 +49,12 @@ class VideoFile:
         self._codec, self._pixels = codec, pixels
         # A key frame a second, and a fragment with each: a kill loses no more than that.
         self._options = options | {"g": str(max(1, round(float(self._rate))))}
-        self._partial: Path | None = path.with_name(f"{path.stem}.partial{path.suffix}")
+        self._partial: Path | None = None
         self._stream: Any = None
         try:
+            check_target(path)
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._partial.touch()
+            self._partial = new_partial(path)
             # A regular file again when it is closed, with its index, so that players can seek.
             layout = (
                 {"movflags": "+hybrid_fragmented+frag_keyframe"}
@@ -61,7 +62,7 @@ class VideoFile:
                 else {}
             )
             self._container = av.open(
-                str(self._partial), "w", options={"flush_packets": "1", **layout}
+                f"file:{self._partial}", "w", options={"flush_packets": "1", **layout}
             )
         except (OSError, av.FFmpegError) as error:
             self._discard()

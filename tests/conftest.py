@@ -14,6 +14,7 @@ import sys
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -22,6 +23,10 @@ from e2e_deploy.hardware import cuda_device_count
 from tests.small_checkpoint import write_small
 
 FRAME_HW = (96, 128)
+
+# A busy machine is no fault of the code; a profile named on the command line is loaded after this one.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 
 def _no_gpu():

@@ -95,6 +95,7 @@ def write_plain_bundle(root: Path, sizes=(HW,), task="depth", note=NOTE) -> Path
             family="marigold",
             checkpoint=CheckpointEntry(id="plain", sha256="0" * 64, note=note),
             resolution=0,
+            pad=0,
             precision="fp32",
             fp32_ops=[],
             opset=20,

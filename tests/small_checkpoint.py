@@ -42,8 +42,8 @@ TEXT_ENCODER = {
 }
 # Stable Diffusion 2's own schedule, as the released checkpoints store it.
 SD2_SCHEDULER = SCHEDULER | {"set_alpha_to_one": False}
-STRIDE = 4
-"""VAE halves once, the UNet once more."""
+STRIDE, NETWORK_STRIDE = 2, 4
+"""The VAE halves once, the UNet once more."""
 
 
 def write_small(folder: Path, task="depth", *, seed=0, unet=(), scheduler=(), index=()) -> Path:

@@ -22,8 +22,8 @@ def command() -> None:
 
 @command.command("prepare")
 @click.argument("kind", type=click.Choice(["hypersim", "vkitti2"]))
-@click.argument("source", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("source", type=options.PATH)
+@click.argument("out", type=options.PATH)
 @click.option("--workers", type=options.WORKERS, default=1, show_default=True)
 @click.option(
     "--on-bad",
@@ -83,7 +83,7 @@ def prepare(
 
 
 @command.command("render")
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=options.PATH)
 @click.option("--train", type=options.COUNT_OR_NONE, default=4000, show_default=True)
 @click.option("--val", type=options.COUNT_OR_NONE, default=100, show_default=True)
 @click.option("--test", type=options.COUNT_OR_NONE, default=100, show_default=True)
@@ -130,8 +130,8 @@ def render(
 
 
 @command.command("check")
-@click.argument("root", type=click.Path(path_type=Path))
-@click.option("--sheet", type=click.Path(path_type=Path), help="Write a PNG with a few samples.")
+@click.argument("root", type=options.PATH)
+@click.option("--sheet", type=options.PATH, help="Write a PNG with a few samples.")
 @options.as_json
 def check(root: Path, sheet: Path | None, as_json: bool) -> None:
     """Read every sample of the folder data set ROOT; exit code 5 when something is wrong."""

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import click
 
+from e2e_deploy.cli import options
+
 TASKS = ("depth", "normals")
 CLIP_FRAMES = 60
 
 
 @click.command("demo")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True)
+@click.option("--out", type=options.PATH, default=Path("demo"), show_default=True)
 def command(out: Path) -> None:
     """Export the bundled checkpoints, verify them, run them on a real picture and a real clip.
 

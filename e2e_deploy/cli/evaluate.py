@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 @click.command("eval")
-@click.argument("model", type=click.Path(path_type=str))
-@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("model", type=click.Path(path_type=str, readable=False))
+@click.argument("data", type=options.PATH)
 @click.option("--split", default="test", show_default=True)
 @click.option("--limit", type=options.COUNT, help="Measure this many images, evenly spread.")
 @click.option(
@@ -30,10 +30,8 @@ if TYPE_CHECKING:
     show_default=True,
     help="Space in which scale and shift are fitted.",
 )
-@click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write metrics per image.")
-@click.option(
-    "--worst", type=click.Path(path_type=Path), help="Write a PNG with the eight worst images."
-)
+@click.option("--csv", "csv_path", type=options.PATH, help="Write metrics per image.")
+@click.option("--worst", type=options.PATH, help="Write a PNG with the eight worst images.")
 @options.task
 @options.family
 @options.backend
@@ -119,7 +117,7 @@ def _checkpoint(
     torch = require("torch", "export")
     from e2e_deploy.checkpoint import open_checkpoint
     from e2e_deploy.errors import UnavailableError
-    from e2e_deploy.frames import FramePlan, plan_frame
+    from e2e_deploy.frames import FramePlan
     from e2e_deploy.loading import load_model
     from e2e_deploy.model import FrameModel
 
@@ -134,7 +132,7 @@ def _checkpoint(
     models: dict[FramePlan, FrameModel] = {}
 
     def predict(frame: Any) -> Any:
-        plan = plan_frame(frame.shape[:2], longest_edge, network.stride)
+        plan = network.plan(frame.shape[:2], longest_edge)
         if plan not in models:
             models[plan] = FrameModel(network, plan, network.task).to(device)
         with torch.inference_mode():

@@ -11,7 +11,7 @@ from e2e_deploy.cli import options
 @click.argument("checkpoint", required=False)
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=options.PATH,
     default=None,
     help="Folder of the bundle.  [default: <checkpoint>-<precision>]",
 )
@@ -40,6 +40,14 @@ from e2e_deploy.cli import options
     type=options.RESOLUTION,
     default=None,
     help="Longest edge the network sees; 0 keeps the frame's own size.  [default: the checkpoint's]",
+)
+@click.option(
+    "--pad",
+    type=click.IntRange(8, 512),
+    default=None,
+    metavar="PX",
+    help="Pad the sides the network sees to multiples of this, for example 64, at which SD2's levels double exactly.  "
+    "[default: as the checkpoint's own pipeline: to multiples of 8, or not at all for E2E-FT]",
 )
 @click.option(
     "--graph",
@@ -96,6 +104,7 @@ def command(
     accept_accuracy: bool,
     frame_sizes: tuple[tuple[int, int], ...],
     resolution: int | None,
+    pad: int | None,
     graph: str,
     dynamic: bool,
     no_specialize: bool,
@@ -140,6 +149,7 @@ def command(
         checkpoint_id=bundled,
         frame_sizes=list(frame_sizes) or None,
         resolution=resolution,
+        pad=pad or 0,
         precision=precision,
         specialised=not no_specialize,
         graph=graph,

@@ -1,6 +1,7 @@
 """Options that several verbs share, and the kinds of numbers that options take: none without an end."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import click
@@ -35,6 +36,8 @@ def frame_size(text: str) -> tuple[int, int]:
     return size
 
 
+# The verb says what is wrong with a path: click asks whether an output can be read, and calls an input wrong usage.
+PATH = click.Path(path_type=Path, readable=False)
 COUNT = click.IntRange(1, 1_000_000_000)
 COUNT_OR_NONE = click.IntRange(0, 1_000_000)
 SEED = click.IntRange(0, 2**32 - 1)
@@ -53,7 +56,7 @@ device = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-bundle_argument = click.argument("bundle", type=click.Path(path_type=str))
+bundle_argument = click.argument("bundle", type=click.Path(path_type=str, readable=False))
 task = click.option(
     "--task",
     type=click.Choice(["depth", "normals"]),

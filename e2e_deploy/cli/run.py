@@ -25,8 +25,9 @@ YEAR_S = 365 * 86400.0
     "--out",
     "outs",
     multiple=True,
-    type=click.Path(path_type=Path),
-    help="A folder for pictures, an .mp4 in colour, or an .mkv of 16-bit depth; repeat for several.  "
+    type=options.PATH,
+    help="A folder for pictures, one picture's .png, .npy, .npz, .exr or .ply, an .mp4 in colour, or an .mkv of "
+    "16-bit depth; repeat for several.  "
     "[default: ./depth-out or ./normals-out, unless --show]",
 )
 @click.option(
@@ -51,7 +52,7 @@ YEAR_S = 365 * 86400.0
 )
 @click.option(
     "--metric-points",
-    type=click.Path(path_type=Path),
+    type=options.PATH,
     default=None,
     help="Depth in metres: a .npy or text file of column, row, metres for points of the frame.",
 )
@@ -162,9 +163,9 @@ def command(
     outputs = Outputs(outs, formats, side_by_side, colormap, show, view)
     camera = None if intrinsics is None else Intrinsics.parse(intrinsics)
     to_metres = _metric_step(metric_points, camera_height, camera_pitch, camera)
-    if "ply" in formats and (camera is None or to_metres is None):
+    if (outputs.has_points or "ply" in formats) and (camera is None or to_metres is None):
         raise UsageError(
-            "--save ply needs --intrinsics, and --metric-points or --camera-height for metric depth"
+            "a point cloud (ply) needs --intrinsics, and --metric-points or --camera-height for metric depth"
         )
     opened = open_bundle(bundle)
     if rebuild_first:
@@ -185,7 +186,8 @@ def command(
         watch = ParityWatch(parity_every, strict=parity == "strict", save_to=worst)
     words = watch.words if watch else lambda: ""
     line = StatusLine(frames, limit or frames.total, words)
-    sinks = outputs.open(manifest, frames, camera, words)
+    inputs = [metric_points] if metric_points is not None else []
+    sinks = outputs.open(manifest, frames, camera, words, inputs)
     viewers = [sink for sink in sinks if isinstance(sink, ViewerSink)]
 
     def on_frame(report: RunReport) -> None:
@@ -224,7 +226,10 @@ def command(
     for sink in failures:
         click.echo(f"error: {sink.name} stopped early: {sink.failure}", err=True)
     left_out = isinstance(frames, PictureSource) and frames.skipped > 0
-    return INTERRUPTED if report.interrupted else bool(failures) or left_out
+    if unknown := 0 < report.frames == report.unknown_results:
+        click.echo("error: no result holds a number", err=True)
+    incomplete = bool(failures) or left_out or unknown or bool(compared and compared.not_saved)
+    return INTERRUPTED if report.interrupted else incomplete
 
 
 def _metric_step(

@@ -9,10 +9,12 @@ from typing import Any
 import click
 
 from e2e_deploy.runtime.parity_watch import ParityReport
+from e2e_deploy.runtime.picture_sink import MAX_LISTED
 from e2e_deploy.runtime.picture_source import PictureSource
 from e2e_deploy.runtime.run import STAGES, RunReport
 from e2e_deploy.runtime.sources import Source
 from e2e_deploy.runtime.timing import Latency
+from e2e_deploy.text import clean
 
 EVERY_S = 0.5
 
@@ -89,6 +91,17 @@ def print_summary(report: RunReport, source: Source) -> None:
         say(f"{source.skipped} damaged frames of {source.name} were skipped")
     if source.gaps:
         say(f"{source.name} was lost and came back {source.gaps} times")
+    if report.failed_steps:
+        say(
+            f"{report.failed_steps} of {report.frames} results are unknown: {clean(report.failed_step)}"
+        )
+    if report.unknown_pixels:
+        say(
+            f"{report.unknown_pixels / report.pixels:.2%} of all pixels are unknown (NaN); "
+            f"{report.unknown_results} of {report.frames} results hold no number at all"
+        )
+    if len(report.files) >= MAX_LISTED:
+        say(f"of each output the first {MAX_LISTED} files are listed, and all are there")
     if report.latency is None:
         return
     if source.is_live:
@@ -143,6 +156,12 @@ def as_json(report: RunReport, source: Source) -> dict[str, Any]:
         "transfers_per_frame": transfers_json(report) or None,
         "sinks": [asdict(sink) for sink in report.sinks],
         "files": [str(file) for file in report.files],
+        "unknown": {
+            "results": report.unknown_results,
+            "share_of_pixels": report.unknown_pixels / max(1, report.pixels),
+            "failed_steps": report.failed_steps,
+            "why": report.failed_step,
+        },
         "interrupted": report.interrupted,
     }
 
@@ -161,6 +180,8 @@ def print_parity(report: ParityReport | None) -> None:
         click.echo(f"parity: live frames were not compared: {report.no_live}", err=True)
     if report.saved is not None:
         click.echo(f"parity: the worst live frame is in {report.saved}", err=True)
+    if report.not_saved:
+        click.echo(f"parity: the worst live frame is not kept: {report.not_saved}", err=True)
 
 
 def parity_json(report: ParityReport | None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from e2e_deploy.cli import options
 
 
 @click.command("train")
-@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("config", type=options.PATH)
 @click.option("--out", default=None, help="Folder of the run, instead of the config's run.out.")
 @click.option(
     "--steps",

@@ -68,7 +68,13 @@ def _write_layers(bundle: "Bundle", folder: Path) -> None:
         resolve_bundled(manifest.checkpoint.id), family=manifest.family, task=manifest.task
     )
     frames, _ = bundle.reference(manifest.graphs[0])
-    report = layer_drift(checkpoint, frames[0], manifest.precision, resolution=manifest.resolution)
+    report = layer_drift(
+        checkpoint,
+        frames[0],
+        manifest.precision,
+        resolution=manifest.resolution,
+        pad=manifest.pad,
+    )
     write_table(report, folder / "layers.csv")
     write_plot(report, folder / "layers.png", f"{manifest.precision} against fp32, {checkpoint.id}")
     for layer in sorted(report, key=lambda each: -each.entered)[:5]:
@@ -96,13 +102,13 @@ def _write_layers(bundle: "Bundle", folder: Path) -> None:
 @options.as_json
 @click.option(
     "--layers",
-    type=click.Path(path_type=Path),
+    type=options.PATH,
     default=None,
     help="Also compare every layer with fp32 and write layers.csv and layers.png into this folder; needs torch.",
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=options.PATH,
     default=None,
     help="Also write a picture for each frame size and backend: its worst frame, the worst region marked.",
 )

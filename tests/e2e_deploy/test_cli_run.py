@@ -150,18 +150,20 @@ def test_bad_pictures_are_left_out_said_and_counted(cli, bundle, tmp_path, seque
         cv2.imwrite(str(folder / f"{number}.png"), np.zeros((*HW, 3), np.uint8))
     (folder / "2.png").write_text("not a picture")
     cv2.imwrite(str(folder / "3.png"), np.zeros((400, 5, 3), np.uint8))
+    cv2.imwrite(str(folder / "0.png"), np.zeros((2000, 20, 3), np.uint8))  # and the first of all
     (folder / "._1.png").write_text("of another system")
     (folder / "notes.txt").write_text("not a picture")
     source = folder / "%d.png" if sequence else folder
     options = ["--bundle", bundle, "--out", out, "--save", "npy"]
     code, stdout, stderr = cli("run", source, *options, "--json")
     told = json.loads(stdout)
-    assert (code, told["frames"], told["skipped"]) == (1, 2, 2)
+    assert (code, told["frames"], told["skipped"]) == (1, 2, 3)
     assert len(list(out.glob("*.npy"))) == 2
     assert f"left out: {folder}/2.png is not a picture" in stderr
     assert f"left out: {folder}/3.png is 5x400" in stderr
-    assert f"2 of the 4 pictures of {source} were left out" in stderr
-    assert ("1 of 5 entries of" in stderr) is not sequence
+    assert "a frame of 20x2000 is too narrow for an engine" in stderr
+    assert f"3 of the 5 pictures of {source} were left out" in stderr
+    assert ("1 of 6 entries of" in stderr) is not sequence
     assert all(note in stderr.splitlines() for note in told["notes"])
 
 
@@ -362,7 +364,12 @@ def test_outputs_that_do_not_go_together(cli, bundle, picture, tmp_path):
         (["--save", "npy", "--out", "a.mp4"], "--out names a video", bundle),
         (["--side-by-side", "--out", "b"], "--side-by-side needs", bundle),
         (["--out", "b", "--out", "b"], "twice", bundle),
-        (["--save", "ply", "--out", "b"], "--save ply needs --intrinsics", bundle),
+        (["--out", "b", "--out", "c/../b"], "twice", bundle),
+        (["--out", "b.npy", "--save", "npy", "--save", "exr"], "--save exr does not fit", bundle),
+        (["--out", "b.npy", "--save", "exr"], "--save exr does not fit", bundle),
+        (["--out", "b.png", "--save", "png16", "--save", "color"], "need a folder", bundle),
+        (["--save", "ply", "--out", "b"], "(ply) needs --intrinsics", bundle),
+        (["--out", "b.ply"], "(ply) needs --intrinsics", bundle),
         (["--out", tmp_path / "x.mp4", "--out", tmp_path / "x.mkv"], "holds depth", normals),
     ):
         code, stdout, stderr = cli("run", picture[0], "--bundle", opened, *options)

@@ -1,11 +1,13 @@
 """``run`` with steps between engine and output: steady depth, metres."""
 
+import functools
 import json
 
 import cv2
 import numpy as np
 import pytest
 
+from e2e_deploy.runtime.parity_watch import ParityWatch
 from tests.e2e_deploy.test_cli_run import clip, one_sentence
 from tests.plain_bundle import HW, plain_depth, write_plain_bundle
 
@@ -77,3 +79,36 @@ def test_a_camera_height_gives_metres(cli, bundle, tmp_path):
     assert code == 0, stderr
     millimetres = cv2.imread(str(out / "ground_depth.png"), cv2.IMREAD_UNCHANGED)
     np.testing.assert_allclose(millimetres[:, 0] / 1000, truth, rtol=0.05)
+
+
+def test_results_without_a_number_are_a_failure(cli, bundle, picture, tmp_path):
+    points = tmp_path / "points.csv"
+    points.write_text("".join(f"{900 + n},{n},2.0\n" for n in range(9)))
+    command = ["run", picture[0], "--bundle", bundle, "--metric-points", points, "--json"]
+    code, stdout, stderr = cli(*command, "--out", tmp_path / "out")
+    assert code == 1
+    assert "1 of 1 results are unknown: 0 metric points lie in the 32x24 picture" in stderr
+    assert "100.00% of all pixels are unknown (NaN); 1 of 1 results hold no number" in stderr
+    assert "error: no result holds a number" in stderr
+    told = json.loads(stdout)["unknown"]
+    assert (told["results"], told["share_of_pixels"], told["failed_steps"]) == (1, 1.0, 1)
+    assert (cv2.imread(str(tmp_path / "out" / "photo_depth.png"), cv2.IMREAD_UNCHANGED) == 0).all()
+
+
+def test_a_parity_file_that_cannot_be_written_costs_no_result(
+    cli, bundle, picture, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "depth-parity-worst.npz").mkdir()
+    reference = functools.partialmethod(
+        ParityWatch.__init__, load=lambda engine: lambda rgb: plain_depth(rgb).astype("f4") + 0.01
+    )
+    monkeypatch.setattr(ParityWatch, "__init__", reference)
+    code, stdout, stderr = cli(
+        "run", picture[0], "--bundle", bundle, "--out", "o", "--parity-every", "1", "--json"
+    )
+    told = json.loads(stdout)
+    assert code == 1, stderr
+    assert "the worst live frame is not kept: depth-parity-worst.npz could not be" in stderr
+    assert told["parity"]["not_saved"]
+    assert len(told["files"]) == 3

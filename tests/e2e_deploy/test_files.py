@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from e2e_deploy.errors import E2EDeployError
-from e2e_deploy.files import open_regular, read_bytes, whole_file
+from e2e_deploy.files import new_partial, open_regular, read_bytes, whole_file
 
 
 def test_the_file_appears_at_the_end_with_ordinary_rights(tmp_path):
@@ -165,3 +165,12 @@ def test_reading_ends_at_the_limit(tmp_path):
         read_bytes(path, 1 << 20)
     with pytest.raises(FileNotFoundError):
         read_bytes(tmp_path / "missing", 9)
+
+
+def test_a_partial_file_is_always_a_new_one(tmp_path):
+    (tmp_path / "a.partial.mp4").write_text("survived a kill")
+    (tmp_path / "a.partial-2.mp4").symlink_to("victim")
+    assert new_partial(tmp_path / "a.mp4").name == "a.partial-3.mp4"
+    assert new_partial(tmp_path / "a.mp4").name == "a.partial-4.mp4"
+    assert (tmp_path / "a.partial.mp4").read_text() == "survived a kill"
+    assert not (tmp_path / "victim").exists()

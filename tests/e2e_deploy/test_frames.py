@@ -6,18 +6,25 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from e2e_deploy.errors import UsageError
-from e2e_deploy.frames import check_frame, parse_size, plan_frame, resize_matrix
+from e2e_deploy.frames import (
+    E2E_FT_SIZING,
+    check_frame,
+    parse_size,
+    plan_frame,
+    resize_matrix,
+)
 
 sides = st.integers(1, 90)
 frame_sides = st.integers(16, 4000)
 
 
-@given(n_in=sides, n_out=sides)
+@given(n_in=sides, n_out=sides, antialias=st.booleans())
 @settings(deadline=None)
-def test_resize_matrix_equals_torch_antialiased_bilinear(n_in, n_out):
+def test_resize_matrix_equals_torch_bilinear(n_in, n_out, antialias):
     x = torch.from_numpy(np.random.default_rng(n_in).random((1, 1, n_in, 3)))
-    expected = functional.interpolate(x, (n_out, 3), mode="bilinear", antialias=True)
-    got = resize_matrix(n_in, n_out).astype(np.float64) @ x[0, 0].numpy()
+    expected = functional.interpolate(x, (n_out, 3), mode="bilinear", antialias=antialias)
+    matrix = resize_matrix(n_in, n_out, antialias=antialias)
+    got = matrix.astype(np.float64) @ x[0, 0].numpy()
     np.testing.assert_allclose(got, expected[0, 0].numpy(), atol=3e-7)
 
 
@@ -53,6 +60,34 @@ def test_a_plan_keeps_the_aspect_and_pads_to_the_stride(height, width, resolutio
 def test_resolution_zero_keeps_the_frames_own_size():
     plan = plan_frame((100, 130), 0, 64)
     assert (plan.resized_hw, plan.padded_hw, plan.resizes) == ((100, 130), (128, 192), False)
+    assert (plan.result_hw, plan.kept_hw, plan.resizes_back) == ((128, 192), (100, 130), False)
+
+
+@given(height=frame_sides, width=frame_sides, resolution=st.sampled_from([0, 500, 768]))
+def test_without_padding_the_vae_rounds_down_and_the_result_is_stretched(height, width, resolution):
+    if max(height, width) > 40 * min(height, width):
+        return
+    plan = plan_frame((height, width), resolution, 8, sizing=E2E_FT_SIZING)
+    # as E2E-FT's resize_max_res computes it
+    scale = min(resolution / width, resolution / height) if resolution else 1
+    assert plan.padded_hw == plan.resized_hw == (int(height * scale), int(width * scale))
+    assert plan.result_hw == plan.kept_hw == tuple(side // 8 * 8 for side in plan.padded_hw)
+    assert plan.to_network(0).shape == (plan.padded_hw[0], height)
+    assert plan.to_frame(1).shape == (width, plan.result_hw[1])
+
+
+def test_floats_may_lose_a_pixel():
+    assert 47 * (768 / 47) < 768
+    assert plan_frame((47, 31), 768, 8, sizing=E2E_FT_SIZING).resized_hw == (767, 506)
+    assert plan_frame((47, 31), 768, 8).resized_hw == (768, 506)
+
+
+def test_padding_to_another_multiple_wins():
+    assert plan_frame((480, 640), 0, 8).padded_hw == (480, 640)
+    for sizing in ({}, {"sizing": E2E_FT_SIZING}):
+        assert plan_frame((480, 640), 0, 8, pad=64, **sizing).padded_hw == (512, 640)
+    with pytest.raises(UsageError, match="multiples of 12; give a multiple of 8"):
+        plan_frame((480, 640), 0, 8, pad=12)
 
 
 def test_padding_repeats_the_last_row_and_is_cropped_again(rng):

@@ -35,7 +35,7 @@ def test_it_is_small(tiny_depth):
     parameters += sum(t.numel() for t in text.values())
     assert parameters <= 6_000_000
     assert 2 * parameters <= 16_000_000  # bytes as fp16
-    assert model.stride == 32
+    assert (model.stride, model.network_stride) == (8, 32)
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(tiny_depth, tmp_path):

@@ -9,7 +9,6 @@ from e2e_deploy.errors import E2EDeployError
 from e2e_deploy.export.lint import TARGETS, lint, lint_file, require_clean, require_whole
 from e2e_deploy.export.onnx_export import trace
 from e2e_deploy.export.prepare import prepare
-from e2e_deploy.frames import plan_frame
 from e2e_deploy.loading import load_model
 from e2e_deploy.model import FrameModel
 from tests.small_graphs import write_conv
@@ -116,8 +115,8 @@ def test_an_opset_can_be_too_new_for_one_target_only():
 @pytest.mark.slow
 def test_the_specialised_graph_is_clean(small):
     model = load_model(open_checkpoint(small))
-    plan = plan_frame((32, 48), 0, model.stride)
-    body, passes = prepare(model, precision="fp16", specialised=True, macs_hw=plan.padded_hw)
+    plan = model.plan((32, 48), 0)
+    body, passes = prepare(model, precision="fp16", specialised=True, sizes_hw=[plan.padded_hw])
     frame = torch.zeros(1, 32, 48, 3, dtype=torch.uint8)
     graph = trace(
         FrameModel(body, plan, "depth").eval(), frame, input_name="frame", output_name="depth"

@@ -77,7 +77,7 @@ def test_half_precision_is_close_and_in_fp32_at_the_end(small, precision, bound)
     model = load_model(open_checkpoint(small))
     with torch.no_grad():
         expected = model(rgb_13HW)
-        body, _ = prepare(model, precision=precision, specialised=True, macs_hw=(32, 48))
+        body, _ = prepare(model, precision=precision, specialised=True, sizes_hw=[(32, 48)])
         result = body(rgb_13HW)
     assert result.dtype == torch.float32
     error = float((result - expected).norm() / expected.norm())

@@ -34,6 +34,12 @@ from tests.export.random_models import SD2_ALPHA_BAR, random_model, random_rgb, 
 
 RGB = random_rgb(2, 3, 24, 16)
 LIMIT = 1e-9
+THREE_LEVELS = {
+    "block_out_channels": (64, 64, 64),
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"),
+    "attention_head_dim": (2, 2, 2),
+}
 
 VARIANTS = {
     "marigold v1-1": {},
@@ -211,8 +217,43 @@ def test_sizes_must_fit_the_stride():
     with pytest.raises(UsageError, match="multiples of 4"):
         specialise(random_model(), macs_hw=(24, 18))
     special, _ = specialise(random_model())
-    with pytest.raises(UsageError, match="multiples of the stride"), torch.no_grad():
+    with pytest.raises(UsageError, match="specialise for this size"), torch.no_grad():
         special(random_rgb(1, 3, 22, 16))
+
+
+@pytest.mark.parametrize(
+    ("size_hw", "doubled"),
+    # the VAE halves once and always doubles; the UNet's levels are 16x24 8x12, 11x12 6x6, 10x12 5x6, 13x9 7x5 and so on
+    [
+        ((32, 48), 3),
+        ((22, 24), 2),
+        ((20, 24), 2),
+        ((26, 18), 1),
+        ((36, 48), 2),
+        ((34, 48), 1),
+        ((44, 48), 2),
+        ((23, 29), 1),
+    ],
+)
+def test_levels_of_odd_size_are_exact_and_keep_their_upsampling(size_hw, doubled):
+    """Diffusers upsamples to the size of the skip connection; only exactly doubled levels convolve first."""
+    model, rgb = random_model(unet=THREE_LEVELS), random_rgb(2, 3, *size_hw)
+    with torch.no_grad():
+        expected = model(rgb)
+    special, _ = specialise(model, sizes_hw=[size_hw], macs_hw=size_hw)
+    assert distance(special, expected, rgb) < LIMIT
+    assert len([m for m in special.modules() if isinstance(m, UpsampleConv)]) == doubled
+
+
+def test_one_body_serves_several_sizes():
+    model, sizes = random_model(unet=THREE_LEVELS), [(32, 48), (22, 24), (20, 26)]
+    pictures = [random_rgb(1, 3, *size) for size in sizes]
+    with torch.no_grad():
+        expected = [model(rgb) for rgb in pictures]
+    special, _ = specialise(model, sizes_hw=sizes)
+    assert len([m for m in special.modules() if isinstance(m, UpsampleConv)]) == 1
+    for rgb, result in zip(pictures, expected, strict=True):
+        assert distance(special, result, rgb) < LIMIT
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import shutil
+from types import MethodType, SimpleNamespace
 
 import numpy as np
 import onnxruntime
@@ -10,18 +11,21 @@ from e2e_deploy.checkpoint import open_checkpoint
 from e2e_deploy.errors import BundleError, UsageError
 from e2e_deploy.export.exporter import export_bundle
 from e2e_deploy.export.subject import plan_subjects
+from e2e_deploy.families import FAMILIES
 from e2e_deploy.loading import load_model
 from e2e_deploy.manifest import FREE
-from e2e_deploy.model import FrameModel
+from e2e_deploy.model import FrameModel, SingleStepModel
 from e2e_deploy.pictures import reference_frames
 from e2e_deploy.runtime import Engine
 from e2e_deploy.runtime.verify import verify_bundle
 from tests.plain_bundle import edit_manifest
-from tests.small_checkpoint import STRIDE, write_small
+from tests.small_checkpoint import NETWORK_STRIDE, STRIDE, write_small
 
 
-def plan(sizes, **options):
-    return plan_subjects(sizes, **{"resolution": 0, "stride": STRIDE, "task": "depth"} | options)
+def plan(sizes, *, stride=STRIDE, network_stride=NETWORK_STRIDE, family="marigold", **options):
+    model = SimpleNamespace(stride=stride, network_stride=network_stride, family=FAMILIES[family])
+    model.plan = MethodType(SingleStepModel.plan, model)  # no weights are needed to plan
+    return plan_subjects(sizes, model=model, **{"resolution": 0, "task": "depth"} | options)
 
 
 def test_a_frame_graph_takes_frames_and_a_core_graph_what_the_network_sees():
@@ -42,13 +46,37 @@ def test_a_frame_graph_takes_frames_and_a_core_graph_what_the_network_sees():
     assert -1 <= rgb.min() < -0.5 < 0.5 < rgb.max() <= 1
 
 
+def test_padding_is_that_of_the_family_or_as_asked():
+    def seen(resolution=768, **options):
+        (subject,) = plan(
+            [(1080, 1919)], stride=8, network_stride=64, resolution=resolution, **options
+        )
+        return subject.entry.processing_size
+
+    assert seen() == [432, 768]
+    assert seen(pad=64) == [448, 768]
+    assert seen(family="e2e-ft") == [432, 768]
+    assert seen(family="e2e-ft", resolution=767) == [431, 767]
+    assert seen(family="e2e-ft", resolution=767, pad=8) == [432, 768]
+    # its result has the size of what it takes, so a core graph is never cut
+    assert seen(family="e2e-ft", resolution=767, kind="core") == [432, 768]
+    with pytest.raises(UsageError, match="multiples of 12; give a multiple of 8"):
+        seen(pad=12)
+
+
+def test_open_sides_cannot_be_padded_otherwise():
+    assert plan([(128, 192)], pad=32, kind="core", dynamic=True)
+    with pytest.raises(UsageError, match="multiples of 64; they cannot be padded to 96"):
+        plan([(128, 192)], pad=96, kind="core", dynamic=True)
+
+
 def test_frames_that_reach_the_network_alike_are_one_core_graph():
     assert len(plan([(32, 40), (64, 80)], resolution=40)) == 2
     assert len(plan([(32, 40), (64, 80)], resolution=40, kind="core")) == 1
 
 
 @pytest.mark.parametrize(
-    ("sizes", "stride", "expected"),
+    ("sizes", "network_stride", "expected"),
     [
         ([(480, 640)], 8, ["512x640", "640x512"]),
         ([(200, 200)], 8, ["256x256", "256x320"]),
@@ -58,9 +86,9 @@ def test_frames_that_reach_the_network_alike_are_one_core_graph():
         ([(130, 130), (200, 140), (190, 190)], 8, ["192x192", "256x192"]),
     ],
 )
-def test_open_sides_are_multiples_and_are_proven_at_two_sizes(sizes, stride, expected):
+def test_open_sides_are_multiples_and_are_proven_at_two_sizes(sizes, network_stride, expected):
     def planned():
-        return plan(sizes, stride=stride, kind="core", dynamic=True)
+        return plan(sizes, stride=8, network_stride=network_stride, kind="core", dynamic=True)
 
     if expected is None:
         with pytest.raises(UsageError, match="takes sides of 384 to 2048 px, and 192x192"):
@@ -181,11 +209,11 @@ def test_a_fixed_core_graph_of_normals(small_normals, tmp_path):
         precision="fp16",
     )
     (graph,) = bundle.manifest.graphs
-    assert (graph.kind, graph.multiple_of, graph.frame_size) == ("core", 0, [32, 48])
-    assert [spec.shape for spec in graph.outputs] == [[1, 3, 32, 48]]
+    assert (graph.kind, graph.multiple_of, graph.frame_size) == ("core", 0, [30, 48])
+    assert [spec.shape for spec in graph.outputs] == [[1, 3, 30, 48]]
     (verdict,) = verify_bundle(bundle)
     assert verdict.failures == []
     assert 0 < verdict.parity.mean_angle_deg < 0.5
     inputs, results = bundle.reference(graph)
-    assert (inputs.shape, results.shape) == ((2, 3, 32, 48), (2, 3, 32, 48))
+    assert (inputs.shape, results.shape) == ((2, 3, 30, 48), (2, 3, 30, 48))
     np.testing.assert_allclose(np.linalg.norm(results, axis=1), 1, atol=1e-5)

@@ -6,7 +6,7 @@ import pytest
 from e2e_deploy.bundle import open_bundle
 from e2e_deploy.runtime.bench import RateResult, ReplaySource, at_rate, compare, find_peak
 from e2e_deploy.runtime.engine import Engine
-from e2e_deploy.runtime.ort_backend import OrtBackend
+from e2e_deploy.runtime.ort_backend import OrtBackend, physical_cores
 from tests.plain_bundle import HW, write_plain_bundle
 
 
@@ -47,7 +47,7 @@ def test_a_rate_below_and_one_above_what_the_engine_does(engine, frames):
     for result in (slow, fast):
         assert set(result.stages) == {"fit", "engine", "finish", "age"}
         assert result.stages["age"].p50_ms >= result.stages["engine"].p50_ms >= 40
-        assert 0 <= result.cpu < 4
+        assert 0 <= result.cpu < 1.5 * physical_cores()
     np.testing.assert_allclose(engine(frames[0]).shape, HW)  # it was not closed
 
 

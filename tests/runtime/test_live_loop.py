@@ -126,7 +126,7 @@ def test_memory_is_flat_over_5000_frames(bundle):
 
     sink = Recorder()
     sink.write = lambda frame, result, facts: None
-    report = run_source(bundle, Watched(*HW, fps=50_000), [sink], limit=5000, on_frame=look)
+    report = run_source(bundle, Watched(*HW, fps=10_000), [sink], limit=5000, on_frame=look)
     assert report.frames == 5000
     # One in the capture, one in each of five places of lanes, one in each of three stages, and what is just released.
     assert most <= 12

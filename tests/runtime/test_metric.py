@@ -1,4 +1,6 @@
 import json
+import os
+import pickle
 
 import numpy as np
 import pytest
@@ -156,6 +158,66 @@ def test_files_without_points(tmp_path, content):
         read_points(path)
     with pytest.raises(InputError, match="cannot be read"):
         read_points(tmp_path / "missing.txt")
+
+
+def npy_of(header, data=b""):
+    """A .npy file with a header of one's own."""
+    text = header.encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + data
+
+
+HEADER = "{'descr': '%s', 'fortran_order': False, 'shape': %s}"
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "does not begin as a .npy file does"),
+        (b"\x93NUMPY", "magic string|expected 8 bytes"),
+        (b"PK\x03\x04 half of a zip", "does not begin as a .npy file does"),
+        (npy_of(HEADER % ("<f8", (10**11, 3))), r"promises float64 .* and 0 follow"),
+        (npy_of(HEADER % ("<f8", (10**4000, 3))), "holds no table of numbers"),
+        (npy_of(HEADER % ("<f8", (-2, -3)), bytes(48)), "holds no table of numbers"),
+        (npy_of(HEADER % ("|O", (2, 3)), pickle.dumps([print] * 6)), "promises object"),
+        (npy_of(HEADER % ("<c16", (1, 3)), bytes(48)), "promises complex128"),
+        (npy_of(HEADER % ("<f8", (2, 3)), bytes(24)), "48 bytes, and 24 follow"),
+        (npy_of("{" + "-" * 90 + "}"), "holds no table of numbers"),
+    ],
+)
+def test_a_npy_file_that_is_not_what_it_says(tmp_path, content, said):
+    path = tmp_path / "p.npy"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=said) as caught:
+        read_points(path)
+    assert str(path) in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("suffix", [".npy", ".csv"])
+def test_points_are_in_a_regular_file_of_some_size(tmp_path, suffix):
+    path = tmp_path / f"p{suffix}"
+    path.symlink_to("/dev/zero")
+    with pytest.raises(InputError, match="cannot be read: it is a device, not a regular file"):
+        read_points(path)
+    path.unlink()
+    path.touch()
+    os.truncate(path, 1 << 40)
+    with pytest.raises(InputError, match="1,099,511,627,776 bytes, and at most 67,108,864"):
+        read_points(path)
+
+
+def test_points_far_outside_or_unknown_are_left_out(rng):
+    truth = rng.uniform(1, 10, (H, W))
+    rows = [
+        *points_of(truth, 50, rng),
+        [1e300, 2, 3],
+        [np.nan, 1, 1],
+        [1, -np.inf, 1],
+        [1, 1, np.inf],
+    ]
+    assert fit_metric((truth / 20).astype(np.float32), rows).points == 50
 
 
 def test_the_step_says_metres_and_how_well_they_fit(rng):

@@ -134,3 +134,13 @@ def test_pytorch_itself(depth_bundle):
     report = watch.finish()
     assert report.live >= 1
     assert report.worst.relative < 1e-4
+
+
+def test_a_worst_frame_that_cannot_be_kept_is_said_and_the_numbers_stay(bundle, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    watch = ParityWatch(1, save_to=tmp_path / "file" / "worst.npz", load=wrong_from(4))
+    assert run(bundle, watch).frames == 12
+    found = watch.finish()
+    assert found.outside >= 1
+    assert found.saved is None
+    assert "worst.npz could not be written: " in found.not_saved

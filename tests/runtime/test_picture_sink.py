@@ -170,3 +170,48 @@ def test_a_point_cloud_of_depth_without_metres_is_refused(tmp_path, manifests, r
         with pytest.raises(UsageError, match="needs the camera's intrinsics and metric depth"):
             sink.write(source_frame(rng), result_for("depth", rng), facts)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_is_the_same_in_every_format(tmp_path, manifests, rng):
+    depth_m = (1 + 5 * result_for("depth", rng)).astype(np.float32)
+    depth_m[:30] = np.nan
+    formats = ("png16", "npy", "npz", "color", "ply")
+    sink = PictureSink(
+        tmp_path, manifests["trained"], formats, painter(manifests["trained"]), number=False,
+        intrinsics=CAMERA,
+    )  # fmt: skip
+    sink.write(source_frame(rng), depth_m, {"metric": True, "range": [0.001, 65.535]})
+    png, npy, npz, color, _, sidecar = sink.close()
+    told = json.loads(sidecar.read_text())
+    stored = cv2.imread(str(png), cv2.IMREAD_UNCHANGED)
+    assert ((stored == told["png16"]["unknown"]) == np.isnan(depth_m)).all()
+    np.testing.assert_array_equal(np.load(npy), depth_m)
+    np.testing.assert_array_equal(np.load(npz)["depth"], depth_m)
+    grey = (cv2.imread(str(color)) == 128).all(axis=2)
+    np.testing.assert_array_equal(grey, np.isnan(depth_m))
+    assert told["ply"]["points"] == 30 * 80
+
+
+def test_a_folder_of_live_results_takes_no_more_and_more_memory(
+    tmp_path, manifests, rng, monkeypatch
+):
+    monkeypatch.setattr("e2e_deploy.runtime.picture_sink.MAX_LISTED", 10)
+    sink = picture_sink(tmp_path, manifests["depth"], ("npy",), number=True)
+    result = result_for("depth", rng, (4, 4))
+    for index in range(20):
+        sink.write(source_frame(rng, (4, 4), index=index), result, {})
+    assert [p.name for p in sink.close()][-1] == "a_000004_depth.json"
+    assert len(list(tmp_path.iterdir())) == 40
+
+
+def test_one_file_with_its_sidecar(tmp_path, manifests, rng):
+    sink = PictureSink(
+        tmp_path, manifests["depth"], ("npy",), painter(manifests["depth"]), number=False,
+        file="my depth.npy",
+    )  # fmt: skip
+    result = result_for("depth", rng)
+    sink.write(source_frame(rng), result, {})
+    file, sidecar = sink.close()
+    assert (file.name, sidecar.name) == ("my depth.npy", "my depth.npy.json")
+    np.testing.assert_array_equal(np.load(file), result)
+    assert json.loads(sidecar.read_text())["npy"]["file"] == file.name

@@ -161,3 +161,19 @@ def test_an_engine_that_fails_again_when_it_closes_does_not_hang(bundle, rng, mo
     with pytest.raises(E2EDeployError, match="ILLEGAL_ADDRESS"):
         run_source(bundle, ListSource(pictures(rng, HW)), [sink])
     assert sink.closed == 1
+
+
+def test_what_is_unknown_is_counted(bundle, rng):
+    def half_and_then_all(frame, result, facts):
+        result = result.copy()
+        result[: None if frame.index else HW[0] // 2] = np.nan if frame.index else np.inf
+        if frame.index:
+            facts["metric_fit"] = {"failed": f"too few points in frame {frame.index}"}
+        return result
+
+    report = run_source(
+        bundle, ListSource(pictures(rng, HW, HW, HW)), [ListSink()], steps=[half_and_then_all]
+    )
+    assert (report.pixels, report.unknown_pixels) == (3 * HW[0] * HW[1], 5 * HW[0] * HW[1] // 2)
+    assert (report.frames, report.unknown_results) == (3, 2)
+    assert (report.failed_steps, report.failed_step) == (2, "too few points in frame 1")

@@ -207,18 +207,23 @@ def test_reset_and_another_size_begin_anew():
     assert stabiliser.last.cut
 
 
-def test_it_takes_less_than_a_millisecond(rng):
-    """The best of many, on one thread, because a machine at work delays most of them."""
+def test_it_costs_no_more_than_a_few_small_blurs(rng):
+    """0.35 ms beside 0.15 ms on an AMD EPYC: a ratio, so that it holds on slower CPUs too.
+
+    One thread, in turn, the best of many, because a machine at work delays most of them.
+    """
     depth = cv2.resize(scene().astype(np.float32), (640, 480))
     stabiliser = Stabiliser()
+    seconds = {stabiliser: [], lambda depth: cv2.GaussianBlur(depth, (5, 5), 0): []}
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
-        seconds = []
         for _ in range(100):
-            start = time.perf_counter()
-            stabiliser(depth)
-            seconds.append(time.perf_counter() - start)
+            for step, taken in seconds.items():
+                start = time.perf_counter()
+                step(depth)
+                taken.append(time.perf_counter() - start)
     finally:
         cv2.setNumThreads(threads)
-    assert min(seconds) < 1e-3
+    ours, blur = map(min, seconds.values())
+    assert ours < 6 * blur

@@ -102,9 +102,8 @@ def test_a_video_where_no_file_can_be(tmp_path, manifests, rng):
     with pytest.raises(E2EDeployError, match="could not be written"):
         video_of(tmp_path / "file/a.mp4", manifests["depth"], rng, [])
     (tmp_path / "folder.mp4").mkdir()
-    sink = video_of(tmp_path / "folder.mp4", manifests["depth"], rng, [(32, 32)])
-    with pytest.raises(E2EDeployError, match="could not be written"):
-        sink.close()
+    with pytest.raises(E2EDeployError, match="could not be written: it is a folder"):
+        video_of(tmp_path / "folder.mp4", manifests["depth"], rng, [])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.mp4"]
 
 

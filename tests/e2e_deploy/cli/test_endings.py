@@ -113,3 +113,11 @@ def test_nor_does_any_message_that_there_is(cli, tmp_path, monkeypatch, argument
     code, stdout, stderr = cli(*(word.format("rtsp://admin:s3cret@h/x") for word in arguments))
     assert code in (2, 4, 5)
     assert "s3cret" not in stdout + stderr
+
+
+@pytest.mark.parametrize(
+    "start", [("data", "check"), ("train",), ("inspect",), ("bench",)], ids=" ".join
+)
+def test_an_input_that_cannot_be_read_is_no_wrong_usage(cli, tmp_path, monkeypatch, start):
+    monkeypatch.setattr("os.access", lambda *arguments, **options: False)
+    assert cli(*start, tmp_path)[0] == 5
