@@ -1,4 +1,4 @@
-"""JSON that somebody else may have written: read within bounds, or one sentence says why not.
+"""JSON that somebody else may have written: read within bounds, or one sentence says why not. And JSON for others.
 
 Who uses it: checkpoints, bundles, training states, data sets. Types and ranges of the values are the reader's own.
 """
@@ -84,6 +84,19 @@ def parse_json(
     if not isinstance(value, dict):
         raise error(f"{name} holds a {type(value).__name__}; expected a JSON object")
     return value
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON that every reader takes: NaN and infinity, which JSON has no word for, are null."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def read_json(

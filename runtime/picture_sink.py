@@ -1,7 +1,6 @@
 """Files of each frame in a folder. One table says which formats there are; each encodes to bytes."""
 
 import io
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from e2e_deploy.errors import E2EDeployError, UsageError
 from e2e_deploy.files import whole_file
+from e2e_deploy.json_files import to_json
 from e2e_deploy.manifest import Manifest
 from e2e_deploy.opencv import cv2
 from e2e_deploy.runtime.backend import Result
@@ -178,7 +178,7 @@ class PictureSink:
             if entry is not None:
                 entries[format_name] = {"file": file, **entry}
         if entries:
-            self._store(sidecar, (json.dumps(told | entries, indent=2) + "\n").encode())
+            self._store(sidecar, (to_json(told | entries, indent=2) + "\n").encode())
 
     def _store(self, name: str, data: bytes) -> None:
         path = self._folder / name

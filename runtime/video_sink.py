@@ -4,7 +4,6 @@ A file grows beside its place as <name>.partial.<suffix> (numbered where that is
 also after a kill, and takes its place when it is closed: what is there is always whole.
 """
 
-import json
 import os
 from contextlib import suppress
 from fractions import Fraction
@@ -17,6 +16,7 @@ import numpy.typing as npt
 
 from e2e_deploy.errors import E2EDeployError, UsageError
 from e2e_deploy.files import check_target, new_partial, whole_file
+from e2e_deploy.json_files import to_json
 from e2e_deploy.manifest import Manifest
 from e2e_deploy.runtime.backend import Result
 from e2e_deploy.runtime.fit import Fit
@@ -195,7 +195,7 @@ class NumbersVideoSink:
         if not self._told:
             told["ffv1"] = SixteenBits(*told["range"]).told()
             self._told = told
-            note = json.dumps({key: told[key] for key in ("units", "metric", "ffv1")})
+            note = to_json({key: told[key] for key in ("units", "metric", "ffv1")})
             self._file.begin(
                 (result.shape[0], result.shape[1]),
                 {"comment": self._manifest.checkpoint.note, "e2e_deploy": note},
@@ -214,5 +214,5 @@ class NumbersVideoSink:
             return []
         sidecar = Path(f"{files[0]}.json")
         with whole_file(sidecar) as partial:
-            partial.write_text(json.dumps(self._told, indent=2) + "\n", encoding="utf-8")
+            partial.write_text(to_json(self._told, indent=2) + "\n", encoding="utf-8")
         return [*files, sidecar]

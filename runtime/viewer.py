@@ -25,6 +25,7 @@ import numpy as np
 
 from e2e_deploy.colormap import COLORMAPS
 from e2e_deploy.errors import UnavailableError
+from e2e_deploy.json_files import to_json
 from e2e_deploy.manifest import Manifest
 from e2e_deploy.opencv import cv2
 from e2e_deploy.runtime.backend import Result
@@ -235,7 +236,7 @@ class _Handler(BaseHTTPRequestHandler):
             page = (files("e2e_deploy") / "assets" / "viewer.html").read_bytes()
             self._answer(200, "text/html; charset=utf-8", page)
         elif path == "/status":
-            self._answer(200, "application/json", json.dumps(sink.status()).encode())
+            self._answer(200, "application/json", to_json(sink.status()).encode())
         elif path == "/stream":
             self._stream(sink)
         else:

@@ -18,6 +18,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from e2e_deploy.json_files import to_json
 from e2e_deploy.optional import require
 
 _SMOOTHING = 0.9
@@ -182,7 +183,7 @@ class Reporter:
 
     def _write_log(self, entry: dict[str, Any]) -> None:
         with self._log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+            file.write(to_json(entry) + "\n")
 
 
 def _forget_after(log: Path, step: int) -> None:

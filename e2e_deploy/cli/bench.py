@@ -1,7 +1,6 @@
 """``e2e-deploy bench``: latency percentiles and throughput of a bundle on this machine."""
 
 import datetime
-import json
 import platform
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from e2e_deploy.cli import options, rebuild
+from e2e_deploy.json_files import to_json
 
 if TYPE_CHECKING:
     from e2e_deploy.runtime.bench import RateResult
@@ -129,7 +129,7 @@ def command(
             "checkpoint": {"id": manifest.checkpoint.id, "sha256": manifest.checkpoint.sha256},
             "files": {graph.onnx: manifest.files[graph.onnx].sha256 for graph in manifest.graphs},
         }
-        click.echo(json.dumps(report | {"rows": rows}, indent=2))
+        click.echo(to_json(report | {"rows": rows}, indent=2))
 
 
 def _installed() -> dict[str, str]:

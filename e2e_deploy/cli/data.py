@@ -1,6 +1,5 @@
 """``e2e-deploy data``: data sets prepared from official downloads, rendered, and checked."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from e2e_deploy.cli import options
+from e2e_deploy.json_files import to_json
 
 if TYPE_CHECKING:
     from e2e_deploy.train.prepare import PrepareReport
@@ -143,7 +143,7 @@ def check(root: Path, sheet: Path | None, as_json: bool) -> None:
     if sheet is not None:
         contact_sheet(root, sheet)
     if as_json:
-        click.echo(json.dumps(asdict(report) | {"ok": report.ok}))
+        click.echo(to_json(asdict(report) | {"ok": report.ok}))
     else:
         click.echo(f"{report.name}: {'with' if report.has_normals else 'no'} normals")
         for name, split in report.splits.items():
@@ -168,7 +168,7 @@ def _show_prepared(report: "PrepareReport", as_json: bool) -> None:
     for sentence in report.suspicions:
         click.echo(f"suspicious: {sentence}", err=True)
     if as_json:
-        click.echo(json.dumps(asdict(report)))
+        click.echo(to_json(asdict(report)))
         return
     click.echo(
         f"{report.num_written} written, {report.num_kept} already there, {len(report.bad)} bad, "

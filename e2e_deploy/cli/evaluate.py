@@ -1,12 +1,12 @@
 """``e2e-deploy eval``: accuracy of a checkpoint or bundle on a folder data set."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from e2e_deploy.cli import options
+from e2e_deploy.json_files import to_json
 
 if TYPE_CHECKING:
     from e2e_deploy.train.evaluate import Predict
@@ -84,7 +84,7 @@ def command(
             worst_sheet=worst,
         )
     if as_json:
-        click.echo(json.dumps({"model": model, "data": str(data), "split": split} | asdict(result)))
+        click.echo(to_json({"model": model, "data": str(data), "split": split} | asdict(result)))
     else:
         click.echo(f"{found} on {data} ({split}): {result.num_images} images")
         for name, value in result.values().items():

@@ -1,6 +1,5 @@
 """``e2e-deploy run``: a source through a bundle."""
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from e2e_deploy.cli import INTERRUPTED, options, rebuild
+from e2e_deploy.json_files import to_json
 
 if TYPE_CHECKING:
     from e2e_deploy.runtime.intrinsics import Intrinsics
@@ -218,7 +218,7 @@ def command(
         click.echo(f"note: {manifest.checkpoint.note}", err=True)
     if as_json:
         told = report_json(report, frames) | parity_json(compared)
-        click.echo(json.dumps(told, indent=2))
+        click.echo(to_json(told, indent=2))
     else:
         for file in report.files:
             click.echo(str(file))

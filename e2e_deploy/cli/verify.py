@@ -1,6 +1,5 @@
 """``e2e-deploy verify``: parity of the backends on this machine."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from e2e_deploy.cli import options, rebuild
+from e2e_deploy.json_files import to_json
 
 if TYPE_CHECKING:
     from e2e_deploy.bundle import Bundle
@@ -150,7 +150,7 @@ def command(
     opinions = check_with_polygraphy(opened) if peer else []
     if as_json:
         rows = [asdict(v) | {"failures": v.failures} for v in verdicts]
-        click.echo(json.dumps([*rows, *map(asdict, opinions)], indent=2))
+        click.echo(to_json([*rows, *map(asdict, opinions)], indent=2))
     else:
         print_verdicts(verdicts)
         for opinion in opinions:

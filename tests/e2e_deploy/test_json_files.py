@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from e2e_deploy.errors import BundleError, CheckpointError, InputError
-from e2e_deploy.json_files import MAX_DEPTH, parse_json, read_json
+from e2e_deploy.json_files import MAX_DEPTH, parse_json, read_json, to_json
 
 
 def test_an_object_is_read_as_it_is(tmp_path: Path) -> None:
@@ -69,3 +69,14 @@ def test_a_file_above_its_limit_is_not_parsed(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(json.dumps({"a": "x" * 100}))
     with pytest.raises(InputError, match="holds 109 bytes, and at most 100 are read"):
         read_json(tmp_path / "x.json", limit=100)
+
+
+def test_what_we_write_every_reader_takes() -> None:
+    told = {"a": float("nan"), "b": [1.5, float("inf"), ("x", -float("inf"))], "c": {"d": None}}
+    text = to_json(told)
+    assert parse_json(text.encode(), "a") == {
+        "a": None,
+        "b": [1.5, None, ["x", None]],
+        "c": {"d": None},
+    }
+    assert to_json({"a": 1}, indent=2) == '{\n  "a": 1\n}'
