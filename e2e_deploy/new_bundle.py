@@ -11,34 +11,36 @@ from typing import Any
 
 from e2e_deploy.bundle import safe_path, sha256_of
 from e2e_deploy.errors import BundleError, UsageError
-from e2e_deploy.files import read_bytes
-from e2e_deploy.json_files import MAX_BYTES
-from e2e_deploy.manifest import MANIFEST, FileEntry, Manifest, parse_manifest
+from e2e_deploy.json_files import read_json
+from e2e_deploy.manifest import MANIFEST, FileEntry, Manifest
 from e2e_deploy.whole_folder import whole_folder
 
 # What a killed rebuild of an engine leaves: an engine not yet listed, and half-written files of ours.
 _LEFTOVERS = re.compile(r"engines/[^/]+\.engine|(engines/)?\.[^/]+\.[0-9a-f]{8}\.(engine|json)")
+# What every schema version of our manifests has had, and another project's manifest.json has not.
+_OURS = {"schema", "task", "family", "checkpoint", "precision", "graphs", "files"}
 
 
 def bundle_files(root: Path) -> list[str]:
-    """Names of the files that make the bundle at ``root``, the manifest last; their hashes are not checked.
+    """Names of the files that make the bundle at ``root``, of any schema version, the manifest last.
 
     Raises:
-        UsageError: no bundle that this version can read is there.
+        UsageError: no bundle is there.
     """
     try:
-        manifest = parse_manifest(read_bytes(root / MANIFEST, MAX_BYTES).decode("utf-8"))
-        for name in manifest.files:
+        manifest = read_json(root / MANIFEST, error=BundleError)
+        listed = manifest.get("files")
+        if not manifest.keys() >= _OURS or not isinstance(listed, dict):
+            raise BundleError(f"its {MANIFEST} is not one of e2e-deploy's")
+        for name in listed:
             safe_path(root, name)
-    except (OSError, ValueError, BundleError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
+    except BundleError as error:
         raise UsageError(
-            f"{root} exists and is not a bundle that this version can replace ({MANIFEST}: {reason}); choose "
-            "another folder"
+            f"{root} exists and is not a bundle that may be replaced: {error}; choose another folder"
         ) from None
     below = [Path(folder, name) for folder, _, names in os.walk(root) for name in names]
     names = [path.relative_to(root).as_posix() for path in below]
-    return [*manifest.files, *(name for name in names if _LEFTOVERS.fullmatch(name)), MANIFEST]
+    return [*listed, *(name for name in names if _LEFTOVERS.fullmatch(name)), MANIFEST]
 
 
 @contextlib.contextmanager

@@ -50,6 +50,14 @@ def test_a_new_bundle_replaces_the_old_one(bundle):
     assert bundle.stat().st_mode & 0o777 == 0o755
 
 
+def test_a_bundle_of_another_version_is_replaced(bundle):
+    """After an update the same command must work on the same folder."""
+    edit_manifest(bundle, lambda m: m.update(schema=1, engines="as they once were", gone=[1]))
+    with new_bundle(bundle) as folder:
+        (folder / "x").write_text("new")
+    assert entries(bundle) == {"x"}
+
+
 def test_what_a_killed_rebuild_left_goes_with_the_old_bundle(bundle):
     (bundle / "engines").mkdir()
     for name in (
@@ -71,7 +79,10 @@ EXTENSION = {"manifest_version": 3, "name": "My extension", "version": "1.0"}
     ("files", "said"),
     [
         ({"a.jpg": "mine"}, "is missing|No such file"),
-        ({"manifest.json": json.dumps(EXTENSION), "src/app.js": "x", ".git/HEAD": "x"}, "schema"),
+        (
+            {"manifest.json": json.dumps(EXTENSION), "src/app.js": "x", ".git/HEAD": "x"},
+            "e2e-deploy's",
+        ),
         ({"manifest.json": "[" * 100_000}, "JSON"),
         ({"manifest.json": "\xff"}, ""),
         ({"manifest.json/a": "a folder"}, "a folder"),
