@@ -141,8 +141,8 @@ def plan_frame(
         pad: pad to multiples of this instead; 0 does as ``sizing`` says.
 
     Raises:
-        UsageError: a side is too small, the frame too large, the aspect so extreme that an edge would vanish, or
-            ``pad`` no multiple of ``stride``.
+        UsageError: a side is too small, the frame or what it is enlarged to too large, the aspect so extreme that an
+            edge would vanish, or ``pad`` no multiple of ``stride``.
     """
     if pad < 0 or pad % stride:
         raise UsageError(
@@ -150,9 +150,10 @@ def plan_frame(
         )
     height, width = frame_hw
     check_frame_size(height, width)
-    if resolution < 0:
+    if not 0 <= resolution <= MAX_PIXELS:
         raise UsageError(
-            f"the processing resolution is {resolution}; it must be 0 (the frame's own size) or more"
+            f"the processing resolution is {resolution}; it must be 0 (the frame's own size) or more, "
+            f"and at most {MAX_PIXELS}"
         )
     if resolution == 0:
         resized = frame_hw
@@ -162,6 +163,11 @@ def plan_frame(
             (int(height * (resolution / longest)), int(width * (resolution / longest)))
             if sizing.in_floats
             else (height * resolution // longest, width * resolution // longest)
+        )
+    if resized[0] * resized[1] > MAX_PIXELS:
+        raise UsageError(
+            f"a frame of {width}x{height} would be enlarged to {resized[1]}x{resized[0]}; the limit is "
+            f"{MAX_PIXELS / 1e6:.0f} Mpx: choose a smaller processing resolution"
         )
     multiple = pad or (stride if sizing.pads else 1)
     padded = (-(-resized[0] // multiple) * multiple, -(-resized[1] // multiple) * multiple)

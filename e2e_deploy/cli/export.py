@@ -120,21 +120,25 @@ def command(
     CHECKPOINT is a diffusers folder or a hub id pinned to a commit, owner/name@<commit>; without it the bundled
     e2e-tiny is exported.
     """
-    from e2e_deploy.optional import require
-
-    require("torch", "export")
     from e2e_deploy.checkpoint import open_checkpoint
+    from e2e_deploy.optional import require
+    from e2e_deploy.progress import Stages
+
+    bundled, wanted = None, task or "depth"
+    if (
+        checkpoint is not None
+    ):  # what is wrong with it is said before torch is loaded, which takes seconds
+        opened = open_checkpoint(checkpoint, family=family, task=task)
+    require("torch", "export")
     from e2e_deploy.export.engines import plan_jobs
     from e2e_deploy.export.exporter import export_bundle
-    from e2e_deploy.progress import Stages
     from e2e_deploy.tiny import bundled_checkpoint, bundled_id
 
     split_targets = [name for text in targets for name in text.split(",") if name]
     plan_jobs(engine, split_targets)  # a named engine that cannot be built is said before the work
-    bundled = bundled_id(task or "depth") if checkpoint is None else None
-    opened = open_checkpoint(
-        checkpoint or bundled_checkpoint(task or "depth"), family=family, task=task
-    )
+    if checkpoint is None:
+        bundled = bundled_id(wanted)
+        opened = open_checkpoint(bundled_checkpoint(wanted), family=family, task=task)
     click.echo(
         opened.describe() if bundled is None else f"{bundled}: {opened.identity.family.title}",
         err=True,

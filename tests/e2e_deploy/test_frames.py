@@ -115,6 +115,8 @@ def test_padding_repeats_the_last_row_and_is_cropped_again(rng):
         ((15, 400), 768, "at least 16 px"),
         ((9000, 12000), 768, "108 Mpx"),
         ((480, 640), -1, "must be 0"),
+        ((480, 640), 10**20, "at most"),
+        ((480, 640), 60_000, "enlarged to 60000x45000; the limit is 67 Mpx"),
         ((16, 2000), 100, "too narrow"),
     ],
 )
