@@ -1,6 +1,7 @@
 """From a container's packets to frames, for files and streams alike."""
 
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import NamedTuple
 
 import av
@@ -13,6 +14,7 @@ from av.video.stream import VideoStream
 
 from e2e_deploy.errors import SourceError
 from e2e_deploy.runtime.frame_filter import FrameFilter
+from e2e_deploy.runtime.sources import BaseSource
 from e2e_deploy.text import clean
 
 # For av.open: a title in Latin-1 is no reason not to see the film.
@@ -69,6 +71,13 @@ def choose_stream(container: InputContainer, name: str, wanted: int | None = Non
     return chosen
 
 
+def frames_per_second(stream: VideoStream) -> float | None:
+    """The average rate; where the container has no times (raw H.264), the codec's; None if neither is known."""
+    rates = [stream.average_rate, stream.guessed_rate]
+    has_times = stream.start_time is not None
+    return next((float(rate) for rate in (rates if has_times else rates[::-1]) if rate), None)
+
+
 def _codec(stream: VideoStream) -> "av.VideoCodecContext | None":
     """PyAV has no codec context where FFmpeg has no decoder."""
     codec: av.VideoCodecContext | None = stream.codec_context
@@ -84,51 +93,55 @@ def _about(stream: VideoStream) -> str:
 
 
 class Decoder:
-    """Decodes one stream.
+    """Decodes one stream of a source, which is told what is left out and what is done to the pictures.
 
     Args:
         container: the open container.
         stream: of it.
-        name: of the source, for messages.
+        source: counts damaged packets and pictures, and takes notes.
 
     Attributes:
-        skipped: damaged packets and pictures that were left out.
-        notes: what was done to the pictures, a sentence each.
+        start_s: where the container's time starts; None if its first frame says it.
     """
 
-    def __init__(self, container: InputContainer, stream: VideoStream, name: str) -> None:
-        self.skipped = 0
-        self._stream, self._name = stream, name
+    def __init__(self, container: InputContainer, stream: VideoStream, source: BaseSource) -> None:
+        self._stream, self._source = stream, source
         # What AVI stores with a frame is its place in the order of decoding.
         self._by_dts = container.format.name == "avi"
-        self._filter = FrameFilter(name, stream.time_base)
-        self.notes = self._filter.notes
+        start = None if self._by_dts else container.start_time
+        self.start_s = None if start is None else start / av.time_base
+        base = stream.time_base or Fraction(1, 90000)
+        self._filter = FrameFilter(source.name, base, source.note)
         self._guessed_s = float(1 / stream.guessed_rate) if stream.guessed_rate else 0.0
 
-    def __call__(self, packet: Packet) -> Iterator[Decoded]:
-        """The frames that are ready once this packet is there; an empty packet gives those that were held back.
+    def __call__(self, packet: "Packet[VideoStream] | None") -> Iterator[Decoded]:
+        """The frames that are ready once this packet is there; None is the end and gives those that were held back.
 
         Raises:
             SourceError: frames of a size that cannot be processed.
             av.FFmpegError: it cannot go on.
         """
         try:
-            pictures = packet.decode()
+            pictures = self._stream.decode(packet)
         except av.error.InvalidDataError:
-            self.skipped += 1  # one damaged packet is no reason to lose the rest
-            return
+            self._source.skipped += 1  # one damaged packet is no reason to lose the rest
+            pictures = []
         for picture in pictures:
-            assert isinstance(picture, av.VideoFrame)
             if picture.is_corrupt:
-                self.skipped += 1
+                self._source.skipped += 1
                 continue
             if self._by_dts:
                 picture.pts = picture.dts
-            for frame in self._filter(picture, self._stream.sample_aspect_ratio):
-                yield self._decoded(frame)
-        if packet.size == 0:
-            for frame in self._filter.flush():
-                yield self._decoded(frame)
+            yield from map(self._decoded, self._filter(picture, self._stream.sample_aspect_ratio))
+        if packet is None:
+            yield from map(self._decoded, self._filter.flush())
+
+    def packet_time(self, packet: "Packet[VideoStream]", else_s: float) -> tuple[float, float]:
+        """(time in seconds, duration in seconds) of a packet's frame; ``else_s`` where it says no time."""
+        stamp = packet.dts if self._by_dts or packet.pts is None else packet.pts
+        base = packet.time_base
+        duration_s = float(packet.duration * base) if packet.duration else self._guessed_s
+        return else_s if stamp is None else float(stamp * base), duration_s
 
     def _decoded(self, frame: av.VideoFrame) -> Decoded:
         base = frame.time_base

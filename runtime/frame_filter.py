@@ -2,7 +2,7 @@
 
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -30,7 +30,15 @@ _TURNS: dict[tuple[int, int, int, int], tuple[tuple[str, str], ...]] = {
 }
 _UPRIGHT = (1, 0, 0, 1)
 # ITU-T H.273, table 4: matrix coefficients, and FFmpeg's name of each; 0 is RGB, 2 is not specified.
-_MATRICES = {1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020", 10: "bt2020"}
+_MATRICES = {
+    1: "bt709",
+    4: "fcc",
+    5: "bt601",
+    6: "bt601",
+    7: "smpte240m",
+    9: "bt2020",
+    10: "bt2020",
+}
 _BT2020_PRIMARIES = int(ColorPrimaries.BT2020)
 _HDR = {int(ColorTrc.SMPTE2084): PQ, int(ColorTrc.ARIB_STD_B67): HLG}
 _WIDEST_PIXEL = 8  # an aspect ratio beyond it is nonsense in a header
@@ -95,6 +103,18 @@ class Look:
         )
 
     @property
+    def needs(self) -> list[str]:
+        """What its pictures need before they are frames, beyond another way of storing them; in words."""
+        table = {
+            "turning": self.turn != _UPRIGHT,
+            "stretching to square pixels": self.aspect != 1,
+            "deinterlacing": self.interlaced,
+            "other colours": bool(self.transfer),
+            "full-range YUV": self.full_range and "yuv" in self.pixels,
+        }
+        return [words for words, needed in table.items() if needed]
+
+    @property
     def upright_hw(self) -> tuple[int, int]:
         """(H, W) of the frames that come of it; stretched widths are even."""
         height, width = self.hw
@@ -152,14 +172,11 @@ class FrameFilter:
     Args:
         name: of the source, for messages.
         time_base: of the stream.
-
-    Attributes:
-        notes: what was done, a sentence each.
+        note: is told what is done to the pictures, a sentence each.
     """
 
-    def __init__(self, name: str, time_base: Fraction | None) -> None:
-        self.notes: list[str] = []
-        self._name, self._time_base = name, time_base or Fraction(1, 90000)
+    def __init__(self, name: str, time_base: Fraction, note: Callable[[str], None]) -> None:
+        self._name, self._time_base, self._note = name, time_base, note
         self._look: Look | None = None
         self._graph: Graph | None = None
 
@@ -176,13 +193,16 @@ class FrameFilter:
         """
         look = Look.of(picture, aspect)
         if self._look is not None and self._look.interlaced:
-            look = replace(look, interlaced=True)  # progressive pictures pass through; the filter stays
+            look = replace(
+                look, interlaced=True
+            )  # progressive pictures pass through; the filter stays
         if look != self._look:
             yield from self.flush()
             check_size(self._name, *look.upright_hw)
             self._graph = self._made(look)
             self._look = look
-            self.notes += [note for note in look.notes() if note not in self.notes]
+            for sentence in look.notes():
+                self._note(sentence)
         assert self._graph is not None
         self._graph.push(picture)
         yield from self._ready()

@@ -18,6 +18,7 @@ from e2e_deploy.optional import require
 from e2e_deploy.runtime.backend import GpuPicture
 from e2e_deploy.runtime.cuda_driver import CudaDriver, Driver
 from e2e_deploy.runtime.sources import BaseSource, SourceFrame
+from e2e_deploy.runtime.timeline import FrameTime
 from e2e_deploy.runtime.transfers import Transfers
 from e2e_deploy.runtime.video_source import VideoSource
 
@@ -54,21 +55,36 @@ class GpuFrame(SourceFrame):
 class GpuVideoSource(BaseSource):
     """A video file, every frame of it, decoded on the GPU into memory that is used again when a frame is forgotten.
 
-    Presentation times are those of a constant frame rate.
+    Presentation times are read from the file beside the decoder. What the decoder does not do (turning, square pixels,
+    deinterlacing, HDR) is refused.
 
     Args:
         path: of the video.
+        stream: index of its video stream; the decoder takes the best one and no other.
         driver: of the GPU; by default the first one's.
 
     Raises:
         UnavailableError: PyNvVideoCodec or the GPU is missing.
-        SourceError: not a video; while iterating: the decoder refuses it, or its frames change their size.
+        SourceError: not a video, or one that needs the CPU's decoder; while iterating: the decoder refuses it, or its
+            frames change their size, or the file ends early.
     """
 
-    def __init__(self, path: Path, *, driver: Driver | None = None) -> None:
-        header = VideoSource(path)
-        super().__init__(header.name, fps=header.fps, total=header.total, files=[path])
-        self._path, self._hw = path, header.hw
+    def __init__(
+        self, path: Path, *, stream: int | None = None, driver: Driver | None = None
+    ) -> None:
+        self._file = VideoSource(path, stream=stream)
+        super().__init__(self._file.name, fps=self._file.fps, total=self._file.total, files=[path])
+        look, is_best = self._file.first_look()
+        if not is_best:
+            raise SourceError(
+                f"{self.name}: the GPU's decoder reads the best video stream alone; decode stream {stream} on the CPU"
+            )
+        if look.needs:
+            raise SourceError(
+                f"{self.name} needs {' and '.join(look.needs)}, which is done on the CPU alone: decode it there"
+            )
+        self.notes = self._file.notes
+        self._path, self._hw = path, look.hw
         try:
             self._nvc: Any = require("PyNvVideoCodec", "video-gpu")
         except (OSError, RuntimeError) as error:  # it asks the driver when it is imported
@@ -93,13 +109,14 @@ class GpuVideoSource(BaseSource):
         count = 0
         decoder: Any = None
         surfaces: Any = None
+        times = self._file.times()
         try:
             decoder = self._ask(self._decoder, count)
             while not self._stopping.is_set():
                 surfaces = self._ask(lambda: decoder.get_batch_frames(1), count)
                 if not surfaces:
                     break
-                yield self._keep(surfaces[0], count)
+                yield self._keep(surfaces[0], count, next(times, FrameTime(None, None, 0.0)))
                 count += 1
         finally:
             try:
@@ -110,10 +127,12 @@ class GpuVideoSource(BaseSource):
                 with self._lock:
                     self._finished = True
                     self._release()
-        if self.total and count < self.total and not self._stopping.is_set():
-            raise SourceError(
-                f"{self.name} is cut off: {count} of its {self.total} frames could be decoded"
-            )
+        if not self._stopping.is_set():
+            lacking = sum(1 for _ in times)  # this also finds out whether the file ends early
+            if lacking:
+                raise SourceError(
+                    f"{self.name}: the GPU's decoder gave {count} of {count + lacking} frames; decode it on the CPU"
+                )
 
     def _decoder(self) -> Any:
         return self._nvc.ThreadedDecoder(
@@ -136,7 +155,7 @@ class GpuVideoSource(BaseSource):
                 f"{self.name} cannot be decoded on the GPU after frame {count}: {said}; use --decode cpu"
             ) from error.with_traceback(None)
 
-    def _keep(self, surface: Any, index: int) -> SourceFrame:
+    def _keep(self, surface: Any, index: int, time: FrameTime) -> SourceFrame:
         """A frame of its own: the decoder uses its surface again."""
         if surface.framesize() != self._size:
             raise SourceError(
@@ -151,9 +170,8 @@ class GpuVideoSource(BaseSource):
             self._driver.synchronise(self._stream)
         picture = GpuPicture(address, self._hw)
         weakref.finalize(picture, self._give_back, address).atexit = False
-        pts_s = index / self.fps if self.fps else None
-        facts = {"index": index, "pts_s": pts_s, "name": self._path.stem, "source": self.name}
-        return GpuFrame(picture, self._fetch, **facts)
+        facts = {"index": index, "name": self._path.stem, "source": self.name}
+        return GpuFrame(picture, self._fetch, **facts, **time._asdict())
 
     def _fetch(self, frame: GpuFrame) -> Rgb:
         with self._lock:

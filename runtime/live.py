@@ -4,6 +4,7 @@ Between a loss and the return nothing is given out: no black frame, no repeated 
 and message.
 """
 
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -16,8 +17,14 @@ import numpy.typing as npt
 from e2e_deploy.addresses import masked
 from e2e_deploy.errors import SourceError, UnavailableError, UsageError
 from e2e_deploy.opencv import cv2
-from e2e_deploy.runtime.sources import BaseSource, SourceFrame, check_size
-from e2e_deploy.runtime.video_source import reason
+from e2e_deploy.runtime.decoding import (
+    METADATA_ERRORS,
+    Decoder,
+    choose_stream,
+    frames_per_second,
+    reason,
+)
+from e2e_deploy.runtime.sources import BaseSource, SourceFrame
 
 Rgb = npt.NDArray[np.uint8]
 
@@ -81,6 +88,7 @@ class LiveSource(BaseSource):
 
     def __iter__(self) -> Iterator[SourceFrame]:
         count, pause, lost_s = 0, FIRST_PAUSE_S, 0.0
+        first_s: float | None = None
         while not self._stopping.is_set():
             try:
                 for rgb, pts_s in self._connect():
@@ -89,7 +97,17 @@ class LiveSource(BaseSource):
                     if lost_s:
                         self.gaps += 1
                     pause, lost_s = FIRST_PAUSE_S, 0.0
-                    yield SourceFrame(rgb, count, pts_s, self._stem, source=self.name)
+                    now_s = time.monotonic()
+                    first_s = now_s if first_s is None else first_s
+                    yield SourceFrame(
+                        rgb,
+                        count,
+                        pts_s,
+                        self._stem,
+                        captured_s=now_s,
+                        source=self.name,
+                        shown_s=now_s - first_s,
+                    )
                     count += 1
             except LostError as error:
                 now = time.monotonic()
@@ -163,7 +181,8 @@ class StreamSource(LiveSource):
     """A network stream: ``rtsp://``, or MPEG-TS over ``udp://``, ``tcp://`` or ``srt://``.
 
     Args:
-        url: may hold credentials; they are sent to the host and shown nowhere.
+        url: may hold credentials; they are sent to the host and shown nowhere. ``#stream=1`` at its end chooses a video
+            stream by its index among all; ``?stream=1`` does too, but of ``rtsp://`` belongs to the camera.
         timeout_s: silence after which the stream counts as lost, and the longest wait for an opening.
         reconnect_s: as LiveSource.
 
@@ -188,16 +207,20 @@ class StreamSource(LiveSource):
             raise UsageError(
                 f"{self.name}: the time-out is {timeout_s} s; it must be {MIN_TIMEOUT_S:g} to {MAX_TIMEOUT_S:g} s"
             )
-        self._url, self._timeout_s = url, timeout_s
+        self._url, self._timeout_s, self._wanted = url, timeout_s, None
+        marks = "#" if scheme == "rtsp" else "?&#"
+        if match := re.fullmatch(rf"(.*)[{marks}]stream=([0-9]{{1,3}})", url, re.DOTALL):
+            self._url, self._wanted = match[1], int(match[2])
         self._format, self._options = _STREAMS[scheme]
 
     def _open(self) -> "av.container.InputContainer":
         try:
-            container = av.open(
+            return av.open(
                 self._url,
                 format=self._format,
                 options=_LOW_LATENCY | self._options,
                 timeout=self._timeout_s,
+                metadata_errors=METADATA_ERRORS,
             )
         except av.error.ProtocolNotFoundError:
             scheme = self.name.partition(":")[0]
@@ -206,33 +229,30 @@ class StreamSource(LiveSource):
                 f"rtsp, udp or tcp, or build PyAV against an FFmpeg that has {scheme}"
             ) from None
         except _HOPELESS as error:
-            raise SourceError(f"{self.name} was refused: {reason(error)}") from None
+            raise SourceError(f"{self.name} was refused: {self._why(error)}") from None
         except (OSError, av.FFmpegError) as error:
-            raise LostError(f"{self.name} cannot be opened: {reason(error)}") from None
-        if not container.streams.video:
-            container.close()
-            raise LostError(f"{self.name} sends no video")
-        return container
+            raise LostError(f"{self.name} cannot be opened: {self._why(error)}") from None
 
     def _connect(self) -> Iterator[tuple[Rgb, float | None]]:
         with self._open() as container:
-            stream = container.streams.video[0]
+            try:
+                stream = choose_stream(container, self.name, self._wanted)
+            except SourceError as error:  # what came first may not have been enough to see it
+                raise LostError(str(error)) from None
             stream.thread_type = "SLICE"  # threads by frame would hold back as many frames
-            self.fps = float(stream.average_rate) if stream.average_rate else None
+            self.fps = frames_per_second(stream)
+            decoder = Decoder(container, stream, self)
             try:
                 for packet in container.demux(stream):
-                    try:
-                        pictures = packet.decode()
-                    except av.error.InvalidDataError:
-                        self.skipped += 1
-                        continue
-                    for picture in pictures:
-                        if picture.is_corrupt:
-                            self.skipped += 1
-                            continue
-                        check_size(self.name, picture.height, picture.width)
-                        rgb = np.asarray(picture.to_ndarray(format="rgb24"), dtype=np.uint8)
-                        yield rgb, picture.time
+                    for decoded in decoder(packet if packet.size else None):
+                        yield decoded.rgb, decoded.pts_s
             except (OSError, av.FFmpegError) as error:
-                raise LostError(f"{self.name} was lost: {reason(error)}") from None
+                raise LostError(f"{self.name} was lost: {self._why(error)}") from None
         raise LostError(f"{self.name} ended")
+
+    def _why(self, error: Exception) -> str:
+        if isinstance(
+            error, av.error.ExitError
+        ):  # PyAV interrupts FFmpeg: "Immediate exit requested"
+            return f"nothing came for {self._timeout_s:g} s"
+        return reason(error)

@@ -89,10 +89,19 @@ class PatternSource(BaseSource):
 
     def __iter__(self) -> Iterator[SourceFrame]:
         start = time.monotonic()
+        frame_s = 1 / (self.fps or 30.0)
         number = 0
         while not self._stopping.is_set() and (self.total is None or number < self.total):
-            pts_s = number / (self.fps or 30.0)
+            pts_s = number * frame_s
             if self.is_live and self._stopping.wait(max(0.0, start + pts_s - time.monotonic())):
                 return
-            yield SourceFrame(self._picture(number), number, pts_s, "test", source=self.name)
+            yield SourceFrame(
+                self._picture(number),
+                number,
+                pts_s,
+                "test",
+                source=self.name,
+                shown_s=pts_s,
+                duration_s=frame_s,
+            )
             number += 1

@@ -31,10 +31,13 @@ class SourceFrame:
     Attributes:
         rgb: uint8 [H, W, 3].
         index: 0-based position in the source.
-        pts_s: presentation time in seconds; None for pictures and cameras.
+        pts_s: presentation time in seconds, as the source counts it; None for pictures and cameras.
         name: stem for output files.
         captured_s: when it came out of the decoder or driver, on the clock of ``time.monotonic``.
         source: which source it is from, without credentials.
+        shown_s: when a recording shows it, in seconds from the source's start: by presentation times of a file, by
+            capture times of what is live; None for pictures.
+        duration_s: for how long it is shown; 0 if that is not known.
     """
 
     rgb: npt.NDArray[np.uint8]
@@ -43,6 +46,8 @@ class SourceFrame:
     name: str
     captured_s: float = field(default_factory=time.monotonic)
     source: str = ""
+    shown_s: float | None = None
+    duration_s: float = 0.0
 
     @property
     def picture(self) -> Picture:

@@ -1,9 +1,20 @@
 """Presentation times that only grow, of the times a container gives."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 # Matroska stores whole milliseconds, so two frames nearer than that would fall together.
 SMALLEST_STEP_S = 0.001
 # A step back by more than this is a new beginning (joined recordings, a clock that was set), less is disorder.
 NEW_BEGINNING_S = 1.0
+
+
+class FrameTime(NamedTuple):
+    """When a frame is shown; fields as those of SourceFrame."""
+
+    pts_s: float | None
+    shown_s: float | None
+    duration_s: float
 
 
 class Timeline:
@@ -13,36 +24,46 @@ class Timeline:
     last, and the others stay where they are; one that goes back far begins anew after the last, and what comes after it
     keeps its distances. No rate is assumed.
 
-    Attributes:
-        mended: how many times had to be changed.
+    Args:
+        start_s: where the container's time starts; None takes the first frame's.
+        note: is told if times had to be changed.
+
     """
 
-    def __init__(self) -> None:
-        self.mended = 0
+    def __init__(self, start_s: float | None, note: Callable[[str], None]) -> None:
+        self._start_s = float("inf") if start_s is None else start_s
+        self._note = note
         self._last_s: float | None = None
         self._last_duration_s = 0.0
         self._offset_s = 0.0
 
-    def place(self, pts_s: float | None, duration_s: float) -> float:
-        """The time of the next frame, greater than all before.
+    def place(self, pts_s: float | None, duration_s: float) -> FrameTime:
+        """The time of the next frame, after all before; it is shown ``pts_s`` less the start, but never before 0.
 
         Args:
             pts_s: what the container says; None if it says nothing.
             duration_s: of the frame, as the container says it or guesses.
         """
-        time_s = None if pts_s is None else pts_s + self._offset_s
         if self._last_s is None:
-            time_s = 0.0 if time_s is None else time_s
+            time_s = pts_s or 0.0
+            self._start_s = min(self._start_s, time_s)
         else:
-            follows_s = self._last_s + max(self._last_duration_s, SMALLEST_STEP_S)
-            if time_s is None:
-                time_s = follows_s
-            elif time_s <= self._last_s - NEW_BEGINNING_S:
-                self.mended += 1
-                self._offset_s += follows_s - time_s
-                time_s = follows_s
-            elif time_s <= self._last_s:
-                self.mended += 1
-                time_s = self._last_s + SMALLEST_STEP_S
+            time_s = self._after(self._last_s, pts_s)
         self._last_s, self._last_duration_s = time_s, duration_s
-        return time_s
+        return FrameTime(time_s, time_s - self._start_s, duration_s)
+
+    def _after(self, last_s: float, pts_s: float | None) -> float:
+        follows_s = last_s + max(self._last_duration_s, SMALLEST_STEP_S)
+        if pts_s is None:
+            return follows_s
+        time_s = pts_s + self._offset_s
+        if time_s > last_s:
+            return time_s
+        if time_s > last_s - NEW_BEGINNING_S:
+            self._note(
+                "some of its times do not grow: those frames are put right after the one before"
+            )
+            return last_s + SMALLEST_STEP_S
+        self._note("its times begin anew in the middle: what follows is put after what was before")
+        self._offset_s += follows_s - time_s
+        return follows_s

@@ -40,7 +40,9 @@ def pq_to_nits(signal: Float64) -> Float64:
 def nits_to_pq(nits: Float64) -> Float64:
     """The inverse of pq_to_nits."""
     power = (np.clip(nits, 0, PQ_NITS) / PQ_NITS) ** (1305 / 8192)
-    return np.asarray(((3424 / 4096 + 2413 / 128 * power) / (1 + 2392 / 128 * power)) ** (2523 / 32))
+    return np.asarray(
+        ((3424 / 4096 + 2413 / 128 * power) / (1 + 2392 / 128 * power)) ** (2523 / 32)
+    )
 
 
 def hlg_to_nits(signal_3: Float64) -> Float64:
@@ -98,6 +100,4 @@ def write_cube(path: Path, kind: str, peak_nits: float, *, wide: bool = True) ->
     axis = np.linspace(0, 1, NODES)
     blue, green, red = np.meshgrid(axis, axis, axis, indexing="ij")
     table = to_sdr(np.stack([red, green, blue], axis=-1), kind, peak_nits, wide=wide)
-    np.savetxt(
-        path, table.reshape(-1, 3), fmt="%.6f", header=f"LUT_3D_SIZE {NODES}", comments=""
-    )
+    np.savetxt(path, table.reshape(-1, 3), fmt="%.6f", header=f"LUT_3D_SIZE {NODES}", comments="")

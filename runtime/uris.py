@@ -40,9 +40,9 @@ def open_source(
 ) -> Source:
     """The source that ``spec`` names: what exists on disk of that name, else what its form says.
 
-    A picture, a folder of pictures, a sequence ``frames/%06d.png``, a video file, ``camera:0?size=720x1280&fps=30&
-    format=MJPG`` (sizes are height x width) or the index alone, ``test:?size=480x640&fps=30&frames=100``, ``rtsp://``,
-    ``udp://``, ``tcp://`` or ``srt://``.
+    A picture, a folder of pictures, a sequence ``frames/%06d.png``, a video file (``film.mkv?stream=1`` for another
+    than its best video stream), ``camera:0?size=720x1280&fps=30&format=MJPG`` (sizes are height x width) or the index
+    alone, ``test:?size=480x640&fps=30&frames=100``, ``rtsp://``, ``udp://``, ``tcp://`` or ``srt://``.
 
     Args:
         spec: as above.
@@ -60,12 +60,12 @@ def open_source(
     if decode not in DECODERS:
         raise UsageError(f"unknown decoder {decode!r}; the decoders are {', '.join(DECODERS)}")
     if decode == "gpu":
-        path = Path(spec)
-        if not _exists(spec) or not path.is_file() or path.suffix.lower() in PICTURE_SUFFIXES:
+        path, stream = _video_stream(spec)
+        if "://" in spec or not path.is_file() or path.suffix.lower() in PICTURE_SUFFIXES:
             raise UsageError(
                 f"--decode gpu is for video files, and {masked(spec)} is none; leave it out"
             )
-        return GpuVideoSource(path)
+        return GpuVideoSource(path, stream=stream)
     if _exists(spec):  # a folder of that name before the camera 2024
         return _open_path(spec)
     if match := re.fullmatch(r"(?:camera:)?([0-9]{1,4})(\?.*)?", spec):
@@ -102,8 +102,18 @@ def _exists(spec: str) -> bool:
     return "://" not in spec and os.path.lexists(spec)
 
 
+def _video_stream(spec: str) -> tuple[Path, int | None]:
+    """``film.mkv?stream=1`` as path and stream; a file of that very name comes first."""
+    match = re.fullmatch(r"(.+)\?stream=([0-9]{1,3})", spec, re.DOTALL)
+    if match and not _exists(spec) and os.path.isfile(match[1]):
+        return Path(match[1]), int(match[2])
+    return Path(spec), None
+
+
 def _open_path(spec: str) -> Source:
-    path = Path(spec)
+    path, stream = _video_stream(spec)
+    if stream is not None:
+        return VideoSource(path, stream=stream)
     if os.path.isdir(spec):
         return open_folder(path)
     if not _exists(spec):

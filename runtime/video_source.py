@@ -1,13 +1,27 @@
 """Video files as a source, decoded on the CPU by FFmpeg (PyAV)."""
 
 from collections.abc import Iterator
+from contextlib import suppress
+from heapq import heappop, heappush
+from itertools import chain
 from pathlib import Path
 
 import av
-import numpy as np
+from av.container.input import InputContainer
 
 from e2e_deploy.errors import SourceError
+from e2e_deploy.files import open_regular
+from e2e_deploy.runtime.completeness import PacketReader
+from e2e_deploy.runtime.decoding import (
+    METADATA_ERRORS,
+    Decoder,
+    choose_stream,
+    frames_per_second,
+    reason,
+)
+from e2e_deploy.runtime.frame_filter import Look
 from e2e_deploy.runtime.sources import BaseSource, SourceFrame, check_size
+from e2e_deploy.runtime.timeline import FrameTime, Timeline
 
 # What FFmpeg may read: this file, as one of these containers. Playlists (HLS, DASH, concat) are not among them,
 # because they open other files and network addresses.
@@ -18,69 +32,125 @@ _ONE_LOCAL_FILE = {
 }
 
 
-class VideoSource(BaseSource):
-    """A video file, every frame of it.
+MOST_REORDERED = 16  # frames that any codec here may decode before one that is shown earlier
 
-    Attributes:
-        hw: (H, W) of its frames.
+
+class VideoSource(BaseSource):
+    """A video file, every frame of it, upright, with square pixels and in SDR colours.
+
+    ``fps`` is the average or guessed rate and times nothing: every frame has its own time. ``total`` is what the header
+    says, which need not be true.
+
+    Args:
+        path: of the file.
+        stream: index of a video stream among all of the file's; None takes the best.
 
     Raises:
-        SourceError: not a video; or, while iterating, the file ends before the last frame it promises.
+        SourceError: not a video, or no such stream; or, while iterating, the file ends early.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, stream: int | None = None) -> None:
         super().__init__(str(path), files=[path])
-        self._path = path
-        with self._open() as container:
-            stream = container.streams.video[0]
-            self.fps = float(stream.average_rate) if stream.average_rate else None
-            self.total = stream.frames or None
-            self.hw = (stream.codec_context.height, stream.codec_context.width)
-            check_size(self.name, *self.hw)
+        self._path, self._wanted = path, stream
+        with self.open() as container:
+            video = choose_stream(container, self.name, stream)
+            self.fps = frames_per_second(video)
+            self.total = video.frames or None
+            height, width = video.codec_context.height, video.codec_context.width
+            if not height:
+                raise SourceError(
+                    f"{self.name} is not a video that can be decoded: it does not say its size"
+                )
+            check_size(self.name, height, width)
 
-    def _open(self) -> "av.container.InputContainer":
+    def open(self) -> InputContainer:
+        """The file, opened by FFmpeg; to be closed by whoever calls.
+
+        Raises:
+            SourceError: it cannot be read, or is no video.
+        """
         try:
-            container = av.open(f"file:{self._path}", options=_ONE_LOCAL_FILE)
+            open_regular(self._path).close()
+            return av.open(
+                f"file:{self._path}", options=_ONE_LOCAL_FILE, metadata_errors=METADATA_ERRORS
+            )
         except (OSError, av.FFmpegError) as error:
             raise SourceError(
                 f"{self.name} is not a video that can be decoded: {reason(error)}"
             ) from None
-        if not container.streams.video:
-            container.close()
-            raise SourceError(f"{self.name} has no video stream")
-        return container
 
     def __iter__(self) -> Iterator[SourceFrame]:
-        count = packets = self.skipped = 0
-        with self._open() as container:
-            stream = container.streams.video[0]
+        self.skipped = count = 0
+        duration_s = 0.0
+        with self.open() as container:
+            stream = choose_stream(container, self.name, self._wanted)
             stream.thread_type = "AUTO"
+            packets = PacketReader(self._path, container, stream)
+            decoder = Decoder(container, stream, self)
+            timeline = Timeline(decoder.start_s, self.note)
             try:
-                for packet in container.demux(stream):
-                    packets += packet.size > 0
-                    try:
-                        pictures = packet.decode()
-                    except av.error.InvalidDataError:
-                        self.skipped += 1  # one damaged packet is no reason to lose the rest
-                        continue
-                    for picture in pictures:
-                        rgb = np.asarray(picture.to_ndarray(format="rgb24"), dtype=np.uint8)
+                for packet in chain(packets, [None]):
+                    for rgb, stamp_s, duration_s in decoder(packet):
+                        time = timeline.place(stamp_s, duration_s)
                         yield SourceFrame(
-                            rgb, count, picture.time, self._path.stem, source=self.name
+                            rgb,
+                            count,
+                            time.pts_s,
+                            self._path.stem,
+                            source=self.name,
+                            shown_s=time.shown_s,
+                            duration_s=duration_s,
                         )
                         count += 1
             except av.FFmpegError as error:
                 raise SourceError(
                     f"{self.name} breaks off after frame {count}: {reason(error)}"
                 ) from None
-        if self.total and packets < self.total:
-            raise SourceError(
-                f"{self.name} is cut off: {count} of its {self.total} frames could be decoded"
-            )
+            if missing := packets.missing(duration_s):
+                raise SourceError(
+                    f"{self.name} is cut off: {missing}; {count} frames could be decoded"
+                )
         if count == 0:
             raise SourceError(f"{self.name} holds no frame that can be decoded")
 
+    def first_look(self) -> tuple[Look, bool]:
+        """How its first picture is stored, and whether it is from the best video stream.
 
-def reason(error: Exception) -> str:
-    """What FFmpeg or the system says, without the address it says it about (which may hold a password)."""
-    return getattr(error, "strerror", None) or type(error).__name__
+        Raises:
+            SourceError: there is none.
+        """
+        with self.open() as container:
+            stream = choose_stream(container, self.name, self._wanted)
+            best = container.streams.best("video")
+            with suppress(av.FFmpegError):
+                for picture in container.decode(stream):
+                    look = Look.of(picture, stream.sample_aspect_ratio)
+                    return look, best is not None and best.index == stream.index
+        raise SourceError(f"{self.name} holds no frame that can be decoded")
+
+    def times(self) -> Iterator[FrameTime]:
+        """The times of its frames, in the order of presentation; nothing is decoded.
+
+        Raises:
+            SourceError: frames are there that must not be shown; or the file ends early.
+        """
+        with self.open() as container:
+            stream = choose_stream(container, self.name, self._wanted)
+            packets = PacketReader(self._path, container, stream)
+            decoder = Decoder(container, stream, self)
+            timeline = Timeline(decoder.start_s, self.note)
+            waiting: list[tuple[float, float]] = []
+            stamp_s = duration_s = 0.0
+            for packet in packets:
+                if packet.is_discard:
+                    raise SourceError(
+                        f"{self.name} was trimmed without encoding it again: decode it on the CPU"
+                    )
+                stamp_s, duration_s = decoder.packet_time(packet, stamp_s + duration_s)
+                heappush(waiting, (stamp_s, duration_s))
+                if len(waiting) > MOST_REORDERED:
+                    yield timeline.place(*heappop(waiting))
+            while waiting:
+                yield timeline.place(*heappop(waiting))
+            if missing := packets.missing(duration_s):
+                raise SourceError(f"{self.name} is cut off: {missing}")

@@ -2,6 +2,7 @@
 
 import gc
 from contextlib import nullcontext
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
@@ -25,6 +26,7 @@ from e2e_deploy.runtime.video_source import VideoSource
 from tests.fake_cuda import FakeDriver
 from tests.plain_bundle import HW, plain_depth
 from tests.runtime.fake_engines import load
+from tests.videos import write_streams, write_video
 
 COUNT = 8
 SIZE = HW[0] * HW[1] * 3
@@ -218,11 +220,55 @@ def test_what_the_decoder_refuses_is_one_sentence(driver, clip):
 
 def test_a_change_of_size_and_a_short_file_are_told(driver, clip):
     FakeNvc.ends_at = 3
-    with pytest.raises(SourceError, match="is cut off: 3 of its 8 frames"):
+    with pytest.raises(SourceError, match="decoder gave 3 of 8 frames; decode it on the CPU"):
         list(GpuVideoSource(clip, driver=driver))
     FakeNvc.size = 100
     with pytest.raises(SourceError, match="changes its size at frame 0"):
         list(GpuVideoSource(clip, driver=driver))
+
+
+def test_every_frame_has_the_files_own_time(driver, tmp_path):
+    """Uneven times, coded with frames that are decoded before others that are shown earlier."""
+    ticks = [0, 100, 200, 700, 750, 2750, 2800]
+    write_video(tmp_path / "vfr.mp4", [np.zeros((*HW, 3), np.uint8)] * 7, ticks=ticks)
+    got = list(GpuVideoSource(tmp_path / "vfr.mp4", driver=driver))
+    wanted = list(VideoSource(tmp_path / "vfr.mp4"))
+    times = [(frame.pts_s, frame.shown_s, frame.duration_s) for frame in got]
+    assert times == [(frame.pts_s, frame.shown_s, frame.duration_s) for frame in wanted]
+    assert [frame.pts_s for frame in got] == pytest.approx([tick / 1000 for tick in ticks])
+
+
+def test_a_file_that_ends_early_is_told(driver, tmp_path, rng):
+    path = tmp_path / "a.mkv"
+    write_video(path, rng.integers(0, 256, (20, *HW, 3), dtype=np.uint8))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    FakeNvc.ends_at = 8
+    with pytest.raises(SourceError, match=r"is cut off: [\d,]+ of [\d,]+ bytes are there"):
+        list(GpuVideoSource(path, driver=driver))
+
+
+@pytest.mark.parametrize(
+    ("how", "needs"),
+    [
+        ({"turn": 90}, "turning"),
+        ({"aspect": Fraction(4, 3)}, "stretching to square pixels"),
+        ({"colours": (9, 9, 16, 1)}, "other colours"),
+        ({"colours": (1, 1, 1, 2)}, "full-range YUV"),
+        ({"interlaced": True}, "deinterlacing"),
+    ],
+)
+def test_what_the_gpu_does_not_do_is_refused(driver, tmp_path, how, needs):
+    write_video(tmp_path / "a.mp4", [np.zeros((*HW, 3), np.uint8)] * 3, **how)
+    with pytest.raises(SourceError, match=f"needs {needs}, which is done on the CPU alone"):
+        GpuVideoSource(tmp_path / "a.mp4", driver=driver)
+
+
+def test_the_gpu_reads_the_best_stream_alone(driver, tmp_path):
+    path = tmp_path / "two.mkv"
+    write_streams(path, {"libx264": HW, "ffv1": (16, 16)})
+    assert len(list(GpuVideoSource(path, stream=0, driver=driver))) == 5
+    with pytest.raises(SourceError, match="decode stream 1 on the CPU"):
+        open_source(f"{path}?stream=1", decode="gpu")
 
 
 def test_a_driver_that_is_too_old_is_said(clip, monkeypatch):
