@@ -50,8 +50,9 @@ class ModelConfig:
     """What is trained, and in which arithmetic."""
 
     noise: Literal["zeros", "gaussian", "pyramid", "none"] = "zeros"
-    """Second half of the UNet's input; ``none`` keeps a 4-channel UNet that sees the rgb latent alone.
-    Engines feed zeros whatever the training used."""
+    """Second half of the UNet's input; ``none`` trains a 4-channel UNet that sees the rgb latent alone, and writes
+    it with 8 channels, zero weights for the other half, which every pipeline runs. Engines feed zeros whatever the
+    training used."""
     train: tuple[Literal["unet", "vae"], ...] = ("unet",)
     """``vae`` also trains encoder and decoder; random weights need it, the paper freezes them."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -108,6 +109,10 @@ class EvalConfig:
     """Spread evenly over the split."""
     size: Size | None = None
     """As in the data; left out: as stored."""
+    select: Literal["last", "best"] = "last"
+    """Which weights become the model: those of the last step, or those with the best held-out number (abs_rel,
+    mean_deg) among the evaluations, kept in ``best.safetensors``. A continued run goes on from the newest checkpoint
+    and keeps the best so far, unless the held-out pictures changed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -40,6 +40,9 @@ Predict = Callable[[npt.NDArray[np.uint8]], npt.NDArray[Any]]
 
 NUM_WORST = 8
 
+NOTES: dict[TaskName, str] = {"depth": "inverted depth", "normals": "normals in other axes"}
+"""What a ``problem`` is in a few words, for what is said with every output of such a model."""
+
 MAX_NEGATIVE_SCALES = 0.25
 """Largest share of images whose fitted scale may be negative. Chance gives a half and an inverted model gives nearly
 all; a good one gives a few per cent, on pictures with hardly any depth to see."""

@@ -7,20 +7,15 @@ a checkpoint or a data set.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from e2e_deploy.errors import DataError, E2EDeployError, UsageError
 from e2e_deploy.optional import require
 from e2e_deploy.train.batches import Batch, MixedBatches, Part
-from e2e_deploy.train.config import (
-    TrainConfig,
-    changed_keys,
-    check_config,
-    config_sha256,
-    config_table,
-)
+from e2e_deploy.train.best import BestWeights
+from e2e_deploy.train.card import RecentDirection, training_facts
+from e2e_deploy.train.config import TrainConfig, changed_keys, check_config, config_table
 from e2e_deploy.train.evaluate import EvalResult
 from e2e_deploy.train.folder import FolderDataset
 from e2e_deploy.train.forward import TrainingForward
@@ -112,6 +107,7 @@ class _Run:
             forward, config, self.accelerator, direction_weight=self.direction_weight
         )
         self._idle_in_a_row = 0
+        self.recent = RecentDirection()
         self.data = MixedBatches(
             [
                 Part(FolderDataset(part.root, part.split, task=config.task), part.ratio, part.size)
@@ -126,6 +122,10 @@ class _Run:
             on_bad=config.run.on_bad,
         )
         self.held_out = HeldOut(config.eval, config.task) if config.eval else None
+        self.best: BestWeights | None = None
+        if self.is_main and config.eval and config.eval.select == "best":
+            file = self.out / "best.safetensors"
+            self.best = BestWeights(file, forward.parts, config.eval, is_fresh=newest is None)
         self.progress = Progress()
         if newest is not None:
             self.progress, _ = read_state(newest)
@@ -160,6 +160,7 @@ class _Run:
                 reporter.step(report)
                 self._stop_if_hopeless()
                 self._stop_if_idle(report)
+                self.recent.add(report)
                 if run.panel_every and progress.step % run.panel_every == 0 and self.is_main:
                     reporter.panel(progress.step, self._panel())
                 if progress.step % run.checkpoint_every == 0 or progress.step == steps:
@@ -264,6 +265,10 @@ class _Run:
             reporter.say(f"the held-out pictures could not be measured: {error}")
             return None
         reporter.evaluation(self.progress.step, result.values(), result.problem)
+        if self.best and self.best.offer(self.progress.step, result):
+            reporter.say(
+                f"step {self.progress.step}  held-out: the best so far, kept in {self.best.file}"
+            )
         return result
 
     def _panel(self) -> Picture:
@@ -311,30 +316,28 @@ class _Run:
     ) -> None:
         if report is None and (model / "model_index.json").is_file():
             return  # the run was finished before
-        checkpoint = self.start.checkpoint
-        trained: dict[str, Any] = {
-            "steps": self.progress.step,
-            "start": Path(checkpoint.id).name,
-            "start_sha256": checkpoint.sha256(),
-            "data": [
-                {
-                    "name": part.dataset.spec.name,
-                    "split": part.dataset.split,
-                    "images": len(part.dataset),
-                    "ratio": part.weight,
-                    "size": part.size,
-                }
-                for part in self.data.parts
-            ],
-            "config_sha256": config_sha256(self.config),
-            "evaluation": None if evaluation is None else evaluation.values(),
-        }
+        chosen = self.best.best if self.best else None
+        if self.best and chosen:
+            self.best.load()
+            say(f"the model is that of step {chosen.step}, the best on the held-out pictures")
+        facts, note = training_facts(
+            self.config,
+            self.start,
+            self.data.parts,
+            steps=self.progress.step,
+            evaluation=evaluation,
+            best=chosen,
+            recent=self.recent,
+        )
+        if note:
+            say(f"the model is marked as {note!r}: {facts['problem']}")
         write_model(
             model,
             self.start.model,
-            checkpoint,
-            resolution=self.config.model.resolution or checkpoint.resolution,
-            trained=trained,
+            self.start.checkpoint,
+            resolution=self.config.model.resolution or self.start.checkpoint.resolution,
+            trained=facts,
+            note=note,
             on_note=say,
         )
 

@@ -8,11 +8,13 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from e2e_deploy.checkpoint import CARD, Checkpoint
 from e2e_deploy.errors import E2EDeployError, InputError, UsageError
@@ -21,6 +23,7 @@ from e2e_deploy.loading import read_weights
 from e2e_deploy.model import SingleStepModel
 from e2e_deploy.optional import require
 from e2e_deploy.tiny import write_model_index
+from e2e_deploy.train.conv_in import zero_second_half
 from e2e_deploy.whole_folder import require_replaceable, whole_folder
 
 PARTS = ("unet", "vae", "scheduler", "text_encoder", "tokenizer")
@@ -36,11 +39,14 @@ def write_model(
     *,
     resolution: int,
     trained: Mapping[str, Any],
+    note: str = "",
     on_note: Callable[[str], None] = lambda note: None,
 ) -> Path:
     """Write ``model`` as a diffusers folder, float32; it appears whole, in place of an older one.
 
-    Anything else at ``folder`` is kept under another name.
+    Anything else at ``folder`` is kept under another name. A UNet with 4 input channels is written with 8, of which
+    the second half is multiplied by zero: the result is the same, and diffusers' Marigold pipelines, which always
+    feed noise, run it.
 
     Args:
         folder: to write.
@@ -48,12 +54,19 @@ def write_model(
         start: the checkpoint it was trained from: text encoder, tokenizer and schedule are taken over.
         resolution: default processing resolution, longest edge in pixels.
         trained: facts for the card ``e2e_deploy.json``; plain JSON values.
+        note: what must be said with every output of the model; empty when nothing.
         on_note: told what was kept, and where.
 
     Raises:
-        E2EDeployError: the folder cannot be written, or the disk is full; an older model is still there.
+        E2EDeployError: a weight is NaN or infinite, the folder cannot be written, or the disk is full; an older model
+            is still there.
     """
+    if broken := nonfinite_weight({"unet": model.unet, "vae": model.vae}):
+        raise E2EDeployError(
+            f"{broken} of the trained model is NaN or infinite: {folder} is not written"
+        )
     diffusers = require("diffusers", "export")
+    is_half = model.in_channels == model.latent_channels
     _keep_what_is_not_ours(folder, on_note)
     with whole_folder(folder, model_files, on_note) as partial:
         try:
@@ -61,17 +74,27 @@ def write_model(
                 warnings.simplefilter(
                     "ignore"
                 )  # diffusers warns about its own deprecated attributes
-                for name in ("unet", "vae"):
-                    getattr(model, name).save_pretrained(partial / name)
+                with zero_second_half(model.unet) if is_half else nullcontext():
+                    model.unet.save_pretrained(partial / "unet")
+                model.vae.save_pretrained(partial / "vae")
                 scheduler = diffusers.DDIMScheduler.from_config(dict(start.scheduler), **SCHEDULER)
                 scheduler.save_pretrained(partial / "scheduler")
             _copy_text_parts(start, partial)
         except require("safetensors", "export").SafetensorError as error:  # a full disk
             raise OSError(str(error)) from error
         write_model_index(partial, model.task, resolution=resolution)
-        card = {"family": model.family.name, "task": model.task, "note": "", "trained": trained}
+        card = {"family": model.family.name, "task": model.task, "note": note, "trained": trained}
         (partial / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     return folder
+
+
+def nonfinite_weight(parts: Mapping[str, nn.Module]) -> str | None:
+    """Name of the first weight of ``parts`` that holds NaN or infinity, or None."""
+    for part, module in parts.items():
+        for name, tensor in module.state_dict().items():
+            if not tensor.isfinite().all():
+                return f"{part}.{name}"
+    return None
 
 
 def model_files(root: Path) -> list[str]:

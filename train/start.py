@@ -20,6 +20,7 @@ from e2e_deploy.loading import load_model
 from e2e_deploy.model import SingleStepModel
 from e2e_deploy.tiny import UNTRAINED, build_tiny
 from e2e_deploy.train.config import TrainConfig
+from e2e_deploy.train.conv_in import cut_second_half, ignores_second_half, widen_conv_in
 
 TINY = "e2e-tiny"
 FAMILY = FAMILIES["marigold"]
@@ -54,9 +55,14 @@ def load_start(config: TrainConfig) -> Start:
     changes: list[str] = []
     wants = loaded.latent_channels * (1 if config.model.noise == "none" else 2)
     if loaded.in_channels > wants:
-        raise UsageError(
-            f"model.noise is none, but the UNet of {checkpoint.id} has {loaded.in_channels} input "
-            f"channels; only one with {wants} can run without the second half"
+        if not ignores_second_half(loaded.unet):
+            raise UsageError(
+                f"model.noise is none, but the UNet of {checkpoint.id} has {loaded.in_channels} input channels and "
+                f"uses them all; only one with {wants}, or with zero weights for the others, can run without"
+            )
+        cut_second_half(loaded.unet)
+        changes.append(
+            f"conv_in cut from {loaded.in_channels} to {wants} channels: the others had zero weights"
         )
     if loaded.in_channels < wants:
         widen_conv_in(loaded.unet)
@@ -74,28 +80,6 @@ def load_start(config: TrainConfig) -> Start:
         x0_from_output=loaded.x0_from_output,
     )
     return Start(model, checkpoint, tuple(changes))
-
-
-def widen_conv_in(unet: nn.Module) -> None:
-    """Double the input channels of ``unet.conv_in``: weights repeated, weights and bias halved.
-
-    With equal halves the output is half of what it was plus nothing; with zeros as the second half,
-    the image enters with half its weight (E2E-FT, which halves the bias too; Marigold does not).
-    """
-    old = unet.conv_in
-    assert isinstance(old, nn.Conv2d)
-    assert old.bias is not None
-    new = nn.Conv2d(
-        2 * old.in_channels,
-        old.out_channels,
-        kernel_size=(old.kernel_size[0], old.kernel_size[1]),
-        padding=(int(old.padding[0]), int(old.padding[1])),
-    )
-    with torch.no_grad():
-        new.weight.copy_(old.weight.repeat(1, 2, 1, 1) / 2)
-        new.bias.copy_(old.bias / 2)  # type: ignore[union-attr]  # made with a bias above
-    unet.conv_in = new.requires_grad_(old.weight.requires_grad)
-    unet.register_to_config(in_channels=2 * old.in_channels)  # type: ignore[operator]  # diffusers
 
 
 def _folder_of(config: TrainConfig) -> str:

@@ -364,5 +364,60 @@ def test_fp16_without_a_gpu_is_refused(tmp_path):
 
 def test_four_channel_mode_trains(tmp_path):
     write_start(tmp_path / "start", in_channels=4)
-    result = train(small_config(tmp_path, model={"noise": "none"}, optim={"steps": 1}))
-    assert load_model(open_checkpoint(result.model)).in_channels == 4
+    config = small_config(tmp_path, model={"noise": "none"}, optim={"steps": 1})
+    result = train(config)
+    # Written with a second half that is multiplied by zero; the next run cuts it again.
+    assert load_model(open_checkpoint(result.model)).in_channels == 8
+    following = {
+        "start": {"checkpoint": str(tmp_path / "out")},
+        "run": {"out": str(tmp_path / "b")},
+    }
+    train(small_config(tmp_path, model={"noise": "none"}, optim={"steps": 1}, **following))
+
+
+def card_of(result):
+    return json.loads((result.model / "e2e_deploy.json").read_text())
+
+
+def test_the_best_on_held_out_pictures_becomes_the_model(tmp_path, monkeypatch):
+    numbers, measure = {2: 0.4, 4: 0.2, 6: 0.3, 8: 0.25}, loop.HeldOut.measure
+    seen = {}
+
+    def measured(self, stepper):
+        result, step = measure(self, stepper), len(seen) * 2 + 2
+        seen[step] = stepper.forward.model.unet.conv_in.weight.detach().clone()
+        metrics = dataclasses.replace(result.metrics, abs_rel=numbers[step])
+        return dataclasses.replace(result, metrics=metrics, problem=None)
+
+    monkeypatch.setattr(loop.HeldOut, "measure", measured)
+    held_out = {"root": str(tmp_path / "data"), "split": "train", "every": 2, "num_images": 2}
+    best = held_out | {"select": "best"}
+    result = train(small_config(tmp_path, optim={"steps": 6}, eval=best))
+    assert torch.equal(weights(result.model)["conv_in.weight"], seen[4])
+    card = card_of(result)["trained"]
+    assert card["selected"] == {"step": 4, "by": "abs_rel"}
+    assert (card["steps"], card["evaluation"]["abs_rel"]) == (6, 0.2)
+    # A continued run goes on from its last step, and knows the best so far.
+    result = train(small_config(tmp_path, optim={"steps": 8}, eval=best))
+    assert torch.equal(weights(result.model)["conv_in.weight"], seen[4])
+    assert not torch.equal(seen[6], seen[8])
+    numbers |= {10: 0.9}
+    result = train(small_config(tmp_path, optim={"steps": 10}, eval=held_out))
+    assert torch.equal(weights(result.model)["conv_in.weight"], seen[10])
+    assert card_of(result)["trained"]["selected"] == "last"
+
+
+def test_an_inverted_model_says_so(tmp_path, capsys):
+    write_start(tmp_path / "start", seed=1)  # which happens to begin inverted
+    optim, loss = {"steps": 2, "lr": 1e-6}, {"direction_weight": 0.0}
+    held_out = {"root": str(tmp_path / "data"), "split": "train"}
+    for name, sections, told in (
+        ("measured", {"eval": held_out}, "negative in 6 of 6 images"),
+        ("unmeasured", {}, "negative in 8 of the last 8 training images"),
+    ):
+        run = {"out": str(tmp_path / name)}
+        result = train(small_config(tmp_path, optim=optim, loss=loss, run=run, **sections))
+        card = card_of(result)
+        assert (card["note"], told in card["trained"]["problem"]) == ("inverted depth", True)
+        assert told in capsys.readouterr().err
+        assert open_checkpoint(result.model).note == "inverted depth"

@@ -10,18 +10,23 @@ from e2e_deploy.loading import load_model
 from e2e_deploy.train import model_folder
 from e2e_deploy.train.model_folder import write_model
 from e2e_deploy.train.start import load_start
-from tests.train.small_runs import small_config
+from tests.train.small_runs import small_config, write_start
 
 
-def write(root, start, on_note=print, **facts):
+def write(root, start, *, note="", on_note=print, **facts):
     return write_model(
         root / "model",
         start.model,
         start.checkpoint,
         resolution=64,
         trained={"steps": 3, **facts},
+        note=note,
         on_note=on_note,
     )
+
+
+def card(root):
+    return json.loads((root / "model" / "e2e_deploy.json").read_text())
 
 
 def test_reads_back_as_the_same_model(tmp_path):
@@ -58,6 +63,45 @@ def test_half_text_encoder_becomes_float32(tmp_path):
     assert json.loads((folder / "config.json").read_text())["dtype"] == "float32"
 
 
+@pytest.mark.filterwarnings("ignore")  # diffusers' pipelines warn about themselves
+def test_four_channels_are_written_as_eight_that_diffusers_runs(tmp_path):
+    import diffusers
+
+    write_start(tmp_path / "start", in_channels=4)
+    start = load_start(small_config(tmp_path, model={"noise": "none"}))
+    folder = write(tmp_path, start)
+    assert start.model.unet.conv_in.in_channels == start.model.unet.config.in_channels == 4
+    checkpoint = open_checkpoint(folder)
+    assert checkpoint.unet["in_channels"] == 8
+    rgb = torch.rand(1, 3, 32, 48)
+    with torch.no_grad():
+        ours = start.model(rgb * 2 - 1)
+        torch.testing.assert_close(load_model(checkpoint)(rgb * 2 - 1), ours, atol=1e-5, rtol=1e-3)
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(folder)
+    assert type(pipeline).__name__ == "MarigoldDepthPipeline"
+    pipeline.set_progress_bar_config(disable=True)
+    options = {"num_inference_steps": 1, "processing_resolution": 0, "output_type": "pt"}
+    theirs = pipeline(rgb, latents=torch.zeros(1, 4, 4, 6), **options)
+    torch.testing.assert_close(theirs.prediction, ours, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_broken_weights_are_not_written(tmp_path, value):
+    start = load_start(small_config(tmp_path))
+    write(tmp_path, start)
+    with torch.no_grad():
+        start.model.unet.conv_out.bias[2] = value
+    with pytest.raises(E2EDeployError, match=r"unet\.conv_out\.bias of the trained model is NaN"):
+        write(tmp_path, start, steps=9)
+    assert card(tmp_path)["trained"]["steps"] == 3
+
+
+def test_the_note_is_opened_with_the_model(tmp_path):
+    start = load_start(small_config(tmp_path))
+    write(tmp_path, start, note="inverted depth")
+    assert open_checkpoint(tmp_path / "model").note == "inverted depth"
+
+
 def test_a_failed_write_leaves_the_older_model(tmp_path, monkeypatch):
     start = load_start(small_config(tmp_path))
     write(tmp_path, start)
@@ -68,8 +112,7 @@ def test_a_failed_write_leaves_the_older_model(tmp_path, monkeypatch):
     monkeypatch.setattr(model_folder, "_copy_text_parts", full)
     with pytest.raises(E2EDeployError, match="No space left on device; nothing was changed"):
         write(tmp_path, start, steps=9)
-    card = json.loads((tmp_path / "model" / "e2e_deploy.json").read_text())
-    assert card["trained"]["steps"] == 3
+    assert card(tmp_path)["trained"]["steps"] == 3
     assert {p.name for p in tmp_path.iterdir()} == {"data", "model", "start"}
 
 

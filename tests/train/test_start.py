@@ -8,7 +8,8 @@ from safetensors.torch import load_file, save_file
 from e2e_deploy.checkpoint import open_checkpoint
 from e2e_deploy.errors import CheckpointError, UsageError
 from e2e_deploy.loading import load_model
-from e2e_deploy.train.start import load_start, widen_conv_in
+from e2e_deploy.train.conv_in import widen_conv_in, zero_second_half
+from e2e_deploy.train.start import load_start
 from tests.train.small_runs import small_config, write_start
 
 
@@ -62,6 +63,21 @@ def test_four_channel_mode_keeps_the_unet(tmp_path, rgb):
     assert start.model.in_channels == 4
     assert start.changes == ()
     assert start.model(rgb).isfinite().all()
+
+
+def test_a_second_half_with_zero_weights_is_cut(tmp_path, rgb):
+    narrow = load_model(open_checkpoint(write_start(tmp_path / "start", in_channels=4)))
+    expected = narrow(rgb)
+    with zero_second_half(narrow.unet):
+        assert narrow.unet.config.in_channels == 8
+        narrow.unet.save_pretrained(tmp_path / "start" / "unet")
+    assert narrow.unet.config.in_channels == 4
+    assert load_start(small_config(tmp_path)).model.in_channels == 8
+    start = load_start(small_config(tmp_path, model={"noise": "none"}))
+    assert start.model.in_channels == 4
+    assert start.changes == ("conv_in cut from 8 to 4 channels: the others had zero weights",)
+    assert torch.equal(start.model.unet.conv_in.weight, narrow.unet.conv_in.weight)
+    torch.testing.assert_close(start.model(rgb), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_eight_channels_cannot_run_without_noise_latent(tmp_path):

@@ -1,0 +1,87 @@
+"""What the card of a trained model says of its training: facts, and a note if the result must not be trusted.
+
+Knows: which numbers belong to which weights. Does not know: files.
+"""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from e2e_deploy.train.batches import Part
+from e2e_deploy.train.best import CRITERION, Best
+from e2e_deploy.train.config import TrainConfig, config_sha256
+from e2e_deploy.train.evaluate import MAX_NEGATIVE_SCALES, NOTES, EvalResult
+from e2e_deploy.train.report import StepReport
+from e2e_deploy.train.start import Start
+
+RECENT_STEPS = 50
+
+
+class RecentDirection:
+    """Which way depth pointed in the training images of the last steps, for runs without held-out pictures."""
+
+    def __init__(self) -> None:
+        self._counts: deque[tuple[int, int]] = deque(maxlen=RECENT_STEPS)
+
+    def add(self, report: StepReport) -> None:
+        """Count the images of a step that have a usable truth."""
+        self._counts.append((report.num_negative, report.num_images - report.num_degenerate))
+
+    def problem(self) -> str | None:
+        """A sentence if too many fitted scales were negative, else None."""
+        negative, images = (sum(counts[i] for counts in self._counts) for i in (0, 1))
+        if negative <= MAX_NEGATIVE_SCALES * images:
+            return None
+        return f"the fitted scale was negative in {negative} of the last {images} training images"
+
+
+def training_facts(
+    config: TrainConfig,
+    start: Start,
+    parts: Sequence[Part],
+    *,
+    steps: int,
+    evaluation: EvalResult | None,
+    best: Best | None,
+    recent: RecentDirection,
+) -> tuple[Mapping[str, Any], str]:
+    """The facts, plain JSON values without a path of this machine, and the note, empty when there is nothing to say.
+
+    Args:
+        config: of the run.
+        start: what it began from.
+        parts: the data sets of the mix.
+        steps: done in all.
+        evaluation: held-out pictures after the last step.
+        best: the evaluation of the weights that were chosen, where those are not the last.
+        recent: of the last steps.
+    """
+    values: dict[str, float] | None = None
+    if best:
+        values, problem = best.values, None  # with a problem it would not have been chosen
+    elif evaluation:
+        values, problem = evaluation.values(), evaluation.problem
+    else:
+        problem = recent.problem()
+    facts = {
+        "steps": steps,
+        "selected": {"step": best.step, "by": CRITERION[config.task]} if best else "last",
+        "start": Path(start.checkpoint.id).name,
+        "start_sha256": start.checkpoint.sha256(),
+        "data": [
+            {
+                "name": part.dataset.spec.name,
+                "split": part.dataset.split,
+                "images": len(part.dataset),
+                "left_out": dict(part.dataset.left_out),
+                "ratio": part.weight,
+                "size": part.size,
+            }
+            for part in parts
+        ],
+        "config_sha256": config_sha256(config),
+        "evaluation": values,
+        "problem": problem,
+    }
+    return facts, NOTES[config.task] if problem else ""
