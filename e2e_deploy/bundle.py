@@ -10,9 +10,13 @@ byte, and no path leaves the folder. Imports neither torch nor onnx.
 """
 
 import hashlib
+import io
+import os
 import re
 import zlib
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 from zipfile import BadZipFile
@@ -21,8 +25,10 @@ import numpy as np
 import numpy.typing as npt
 
 from e2e_deploy.errors import BundleError, UsageError
-from e2e_deploy.manifest import MANIFEST, GraphEntry, Manifest, parse_manifest
-from e2e_deploy.onnx_paths import external_locations
+from e2e_deploy.files import open_regular, read_bytes
+from e2e_deploy.manifest import MANIFEST, FileEntry, GraphEntry, Manifest, parse_manifest
+from e2e_deploy.onnx_check import LARGEST_GRAPH, check_graph
+from e2e_deploy.onnx_paths import external_locations, locations_in
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9._+ /-]+")
 
@@ -54,6 +60,41 @@ def safe_path(root: Path, name: str) -> Path:
     return path
 
 
+Identity = tuple[int, ...]
+"""Device, inode, size, and the times of content and inode: another one where a file was replaced or written to."""
+
+
+def _identity(status: os.stat_result) -> Identity:
+    return (
+        *(status.st_dev, status.st_ino, status.st_size),
+        *(status.st_mtime_ns, status.st_ctime_ns),
+    )
+
+
+def _not_exported(root: Path, name: str) -> BundleError:
+    return BundleError(
+        f"{name} of {root} is not the file that was exported: its size or SHA-256 differs"
+    )
+
+
+def _checked(root: Path, name: str, entry: FileEntry) -> Identity:
+    """The identity of a listed file whose size and hash are the listed ones."""
+    try:
+        with open_regular(safe_path(root, name)) as stream:
+            found = _identity(os.fstat(stream.fileno()))
+            if (
+                os.fstat(stream.fileno()).st_size != entry.bytes
+                or hashlib.file_digest(stream, "sha256").hexdigest() != entry.sha256
+                or _identity(os.fstat(stream.fileno())) != found
+            ):
+                raise _not_exported(root, name)
+            return found
+    except FileNotFoundError:
+        raise BundleError(f"{root} is incomplete: {name} is missing") from None
+    except OSError as error:
+        raise BundleError(f"{name} of {root} cannot be read: {error.strerror or error}") from None
+
+
 @dataclass(frozen=True)
 class Bundle:
     """A bundle whose manifest and files were checked.
@@ -61,16 +102,61 @@ class Bundle:
     Attributes:
         root: the folder.
         manifest: what it holds.
+        identities: of the files when their hashes were checked.
     """
 
     root: Path
     manifest: Manifest
+    identities: Mapping[str, Identity] = field(default_factory=dict, repr=False, compare=False)
 
     def file(self, name: str) -> Path:
         """Path of a listed file."""
         if name not in self.manifest.files:
             raise BundleError(f"{name} is not listed in the manifest of {self.root}")
         return safe_path(self.root, name)
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a listed file, the very ones whose hash the manifest lists.
+
+        Raises:
+            BundleError: it is not listed, cannot be read, or was changed.
+        """
+        path, entry = self.file(name), self.manifest.files[name]
+        try:
+            data = read_bytes(path, entry.bytes)
+        except OSError as error:
+            raise BundleError(
+                f"{name} of {self.root} cannot be read: {error.strerror or error}"
+            ) from None
+        if hashlib.sha256(data).hexdigest() != entry.sha256:
+            raise _not_exported(self.root, name)
+        return data
+
+    def weights_of(self, graph: GraphEntry) -> list[str]:
+        """Names of the listed files that hold weights of a graph, beside its own."""
+        folder = PurePosixPath(graph.onnx).parent
+        return sorted(
+            str(folder / location) for location in external_locations(self.file(graph.onnx))
+        )
+
+    @contextmanager
+    def unchanged(self, *names: str) -> Iterator[None]:
+        """A block in which a library opens listed files by their paths: it got what has the listed hashes.
+
+        Raises:
+            BundleError: one of them was changed, before or while it was loaded.
+        """
+        before = {}
+        for name in names:
+            path = self.file(name)
+            before[name] = self.identities.get(name)
+            if not path.is_file() or _identity(path.stat()) != before[name]:
+                before[name] = _checked(self.root, name, self.manifest.files[name])
+        yield
+        for name in names:
+            path = self.file(name)
+            if not path.is_file() or _identity(path.stat()) != before[name]:
+                raise BundleError(f"{name} of {self.root} was changed while it was loaded")
 
     def graph_for(self, frame_hw: tuple[int, int]) -> GraphEntry:
         """The graph of a frame size.
@@ -97,10 +183,8 @@ class Bundle:
             BundleError: the file does not hold these arrays.
         """
         try:
-            with (
-                self.file(graph.reference).open("rb") as stream,
-                np.load(stream, allow_pickle=False) as stored,
-            ):
+            data = io.BytesIO(self.read(graph.reference))
+            with np.load(data, allow_pickle=False) as stored:
                 frames, results = stored["frames"], stored["results"]
         except (
             OSError,
@@ -142,25 +226,32 @@ def open_bundle(path: str | Path) -> Bundle:
         what = "does not exist" if not root.exists() else f"has no {MANIFEST}"
         raise BundleError(f"{root} is not a bundle: it {what}; e2e-deploy export writes one")
     manifest = parse_manifest((root / MANIFEST).read_text(encoding="utf-8", errors="replace"))
-    for name, entry in manifest.files.items():
-        file = safe_path(root, name)
-        if not file.is_file():
-            raise BundleError(f"{root} is incomplete: {name} is missing")
-        if file.stat().st_size != entry.bytes or sha256_of(file) != entry.sha256:
-            raise BundleError(
-                f"{name} of {root} is not the file that was exported: its size or SHA-256 differs"
-            )
-    bundle = Bundle(root, manifest)
+    identities = {name: _checked(root, name, entry) for name, entry in manifest.files.items()}
+    bundle = Bundle(root, manifest, identities)
     for engine in manifest.engines:
         bundle.file(engine.file)
     for graph in manifest.graphs:
         bundle.file(graph.reference)
-        for location in external_locations(bundle.file(graph.onnx)):
-            # Runtimes look beside the graph, which need not lie at the top of the bundle.
-            name = str(PurePosixPath(graph.onnx).parent / location)
-            safe_path(root, name)
-            if name not in manifest.files:
-                raise BundleError(
-                    f"{graph.onnx} takes weights from {location!r}, which the manifest does not list"
-                )
+    for name in dict.fromkeys(graph.onnx for graph in manifest.graphs):
+        _check_graph_file(bundle, name)
     return bundle
+
+
+def _check_graph_file(bundle: Bundle, onnx: str) -> None:
+    """Refuse a graph that none of our exports wrote, or that takes weights from what the manifest does not list."""
+    bundle.file(onnx)
+    files = bundle.manifest.files
+    if files[onnx].bytes > LARGEST_GRAPH:
+        raise BundleError(f"{onnx} is larger than the {LARGEST_GRAPH} bytes an ONNX file may have")
+    data = bundle.read(onnx)
+    weights = {}
+    for location in locations_in(onnx, data):
+        # Runtimes look beside the graph, which need not lie at the top of the bundle.
+        name = str(PurePosixPath(onnx).parent / location)
+        safe_path(bundle.root, name)
+        if name not in files:
+            raise BundleError(
+                f"{onnx} takes weights from {location!r}, which the manifest does not list"
+            )
+        weights[location] = files[name].bytes
+    check_graph(onnx, data, weights)

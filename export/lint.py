@@ -12,6 +12,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from e2e_deploy.errors import E2EDeployError
+from e2e_deploy.onnx_check import LARGEST_GRAPH, OPERATORS, check_graph
 from e2e_deploy.onnx_paths import external_locations
 
 
@@ -38,16 +39,6 @@ TARGETS = {
     "tensorrt-rtx": Target("tensorrt-rtx", 21, 25),
 }
 
-_OPERATORS = """
-    Add Attention Cast Clip Concat Constant Conv DepthToSpace Div Erf Expand Gather Gelu Gemm GroupNormalization
-    Identity InstanceNormalization LayerNormalization MatMul Max Min Mul Neg Pad Pow Range Reciprocal ReduceL2
-    ReduceMean ReduceSum ReduceSumSquare Relu Reshape Resize Shape Sigmoid Slice Softmax Split Sqrt Squeeze Sub Swish
-    Tanh Tile Transpose
-    Unsqueeze Where
-"""
-OPS = frozenset(_OPERATORS.split())
-"""Operators our graphs are made of; each was seen to load in ONNX Runtime and to build with TensorRT-RTX."""
-
 FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 INTEGERS = {
     ir.DataType.INT64,
@@ -57,8 +48,6 @@ INTEGERS = {
     ir.DataType.BOOL,
 }
 LARGEST_BATCH = 64
-LARGEST_FILE = MAX_INT32
-"""Bytes; protocol buffers end there."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +79,7 @@ def _operators(model: ir.Model) -> Iterator[Finding]:
     for node in (*model.graph.all_nodes(), *bodies):
         if node.op_identifier() in model.functions:
             continue  # the graph says itself what it is, in operators that are looked at below
-        if node.domain not in ("", "ai.onnx") or node.op_type not in OPS:
+        if node.domain not in ("", "ai.onnx") or node.op_type not in OPERATORS:
             kind = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
             yield Finding(
                 str(node.name), f"is a {kind}", "builders are not known to take this operator"
@@ -197,9 +186,9 @@ def lint_file(path: Path) -> list[Finding]:
         BundleError: it is no ONNX file.
     """
     size = path.stat().st_size
-    if size > LARGEST_FILE:
+    if size > LARGEST_GRAPH:
         remedy = "keep the weights in a file beside the graph"
-        return [Finding(path.name, f"is {size} bytes, and parsers end at {LARGEST_FILE}", remedy)]
+        return [Finding(path.name, f"is {size} bytes, and parsers end at {LARGEST_GRAPH}", remedy)]
     if not external_locations(path):
         return []
     findings = []
@@ -232,9 +221,12 @@ def require_clean(model: ir.Model, target: str) -> None:
 
 
 def require_whole(path: Path) -> None:
-    """Raise when the ONNX file or the weights beside it are too large or cut short.
+    """Raise when the ONNX file or the weights beside it are too large or cut short, or no bundle would open with it.
 
     Raises:
         E2EDeployError: names the first finding and how many there are.
+        BundleError: as open_bundle says it.
     """
     _require_none(lint_file(path), "any runtime")
+    weights = {name: (path.parent / name).stat().st_size for name in external_locations(path)}
+    check_graph(path.name, path.read_bytes(), weights)

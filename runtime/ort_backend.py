@@ -6,14 +6,26 @@ from typing import Any
 import numpy.typing as npt
 
 from e2e_deploy.bundle import Bundle
-from e2e_deploy.errors import BundleError, UnavailableError, UsageError
+from e2e_deploy.errors import BundleError, E2EDeployError, UnavailableError, UsageError
 from e2e_deploy.hardware import cuda_device_count
 from e2e_deploy.manifest import FREE, GraphEntry
 from e2e_deploy.onnxruntime import import_onnxruntime
 from e2e_deploy.runtime.backend import OneAtATime, Result
+from e2e_deploy.runtime.interrupts import stoppable
 from e2e_deploy.runtime.ort_gpu import find_gpu_provider
+from e2e_deploy.runtime.ort_memory import bound_memory, return_memory
+from e2e_deploy.text import clean
 
-_LOG_ERRORS_ONLY = 3
+_LOG_NOTHING = 4
+"""Fatal errors alone: every other is raised, and said in one sentence."""
+
+_MEMORY = (
+    "Available memory of",
+    "Failed to allocate",
+    "bad_alloc",
+    "bad allocation",
+    "out of memory",
+)
 LARGE_BYTES = 2**28
 """16-bit weights of this size are widened for the CPU when an operator needs them, smaller ones once at the start.
 
@@ -36,18 +48,30 @@ def _is_large_half(bundle: Bundle) -> bool:
     return bundle.manifest.precision == "fp16" and num_bytes >= LARGE_BYTES
 
 
+def _failed(what: str, error: Exception, kind: type[E2EDeployError]) -> E2EDeployError:
+    """ONNX Runtime's error as ours. Its exceptions share no public base class, and are told apart by their words."""
+    said = clean(str(error))
+    if isinstance(error, MemoryError) or any(word in str(error) for word in _MEMORY):
+        return UnavailableError(
+            f"{what}, for it needs more memory than is free here: export for smaller pictures or another precision, "
+            f"or free some ({said})"
+        )
+    return kind(f"{what}: {said}")
+
+
 class OrtBackend(OneAtATime):
     """One ONNX graph in an ONNX Runtime session.
 
     Raises:
-        UnavailableError: the device asked for is not here.
-        BundleError: ONNX Runtime refuses the graph.
+        UnavailableError: the device asked for is not here, or has too little memory.
+        BundleError: ONNX Runtime refuses the graph, or it was changed since the bundle was opened.
+        E2EDeployError: when called: ONNX Runtime fails while it computes.
     """
 
     name = "onnxruntime"
 
     def __init__(self, bundle: Bundle, graph: GraphEntry, device: str = "auto") -> None:
-        ort = import_onnxruntime()
+        ort = self._ort = import_onnxruntime()
         gpu = find_gpu_provider(ort) if device != "cpu" and cuda_device_count() else None
         if device == "auto":
             device = "cuda" if gpu else "cpu"
@@ -71,32 +95,37 @@ class OrtBackend(OneAtATime):
         options.inter_op_num_threads = 1
         # Threads spin for a moment between operators (the default): 12 % faster than letting them sleep, measured on
         # e2e-tiny with two cores.
-        options.log_severity_level = _LOG_ERRORS_ONLY
+        options.log_severity_level = _LOG_NOTHING
         if gpu is None and _is_large_half(bundle):
             options.add_session_config_entry(
                 "optimization.disable_specified_optimizers", _WIDEN_AT_START
             )
             # The default order widens all weights before the first operator.
             options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+        bound_memory(ort, options)
         providers: list[object] | None = ["CPUExecutionProvider"]
         if gpu is not None and gpu.devices:
             options.add_provider_for_devices(gpu.devices, gpu.options)
             providers = None  # they stand in the options, and the CPU is added to them
         elif gpu is not None:
             providers = [(gpu.name, gpu.options), "CPUExecutionProvider"]
+        path, self._onnx = str(bundle.file(graph.onnx)), graph.onnx
         try:
-            self._session = ort.InferenceSession(
-                str(bundle.file(graph.onnx)), options, providers=providers
-            )
+            with (
+                bundle.unchanged(graph.onnx, *bundle.weights_of(graph)),
+                stoppable(lambda: options.set_load_cancellation_flag(True)),
+            ):
+                self._session = ort.InferenceSession(path, options, providers=providers)
+        except E2EDeployError:
+            raise
         except Exception as error:
-            # ONNX Runtime's exceptions share no public base class.
-            said = " ".join(str(error).split())
-            if "NOT_IMPLEMENTED" in said:
+            if "NOT_IMPLEMENTED" in str(error):
                 raise UnavailableError(
-                    f"ONNX Runtime has no {bundle.manifest.precision} kernels for this device ({said}); "
+                    f"ONNX Runtime has no {bundle.manifest.precision} kernels for this device ({clean(str(error))}); "
                     f"run {graph.onnx} as an engine on a GPU, or export another precision"
                 ) from error
-            raise BundleError(f"ONNX Runtime cannot load {graph.onnx}: {said}") from error
+            what = f"ONNX Runtime cannot load {graph.onnx}"
+            raise _failed(what, error, BundleError) from error
         # No silent fallback: a session that cannot start or go on on the GPU must fail, not run on the CPU.
         self._session.disable_fallback()
         if gpu is not None and gpu.name not in self._session.get_providers():
@@ -123,9 +152,18 @@ class OrtBackend(OneAtATime):
 
     def __call__(self, frame: npt.NDArray[Any]) -> Result:
         """Result of one frame, uint8 RGB [H, W, 3]; of a core graph's rgb float32 [3, H, W]."""
-        result: Result = self._session.run([self._output], {self._input: frame[None]})[0][0]
+        options = self._ort.RunOptions()
+        try:
+            with stoppable(lambda: setattr(options, "terminate", True)):
+                (batch,) = self._session.run([self._output], {self._input: frame[None]}, options)
+        except Exception as error:
+            what = f"{self._onnx} fails in ONNX Runtime"
+            raise _failed(what, error, E2EDeployError) from error
+        result: Result = batch[0]
         return result
 
     def close(self) -> None:
         """Drop the session and its memory."""
-        self._session = None
+        if self._session is not None:
+            self._session = None
+            return_memory(self._ort)

@@ -4,7 +4,6 @@ Loads only an engine that the manifest lists with its hash and that nobody else 
 it.
 """
 
-import hashlib
 import re
 from contextlib import ExitStack, suppress
 
@@ -14,7 +13,6 @@ import numpy.typing as npt
 from e2e_deploy.bundle import Bundle
 from e2e_deploy.engine_files import graph_digest, rebuild_command, require_private
 from e2e_deploy.errors import (
-    BundleError,
     E2EDeployError,
     EngineDamagedError,
     EngineMismatchError,
@@ -89,19 +87,9 @@ def read_engine(bundle: Bundle, entry: EngineEntry) -> bytes:
     Raises:
         BundleError: they differ, or others can write the file.
     """
-    listed = bundle.manifest.files.get(entry.file)
-    if listed is None:
-        raise BundleError(f"{entry.file} is not listed in the manifest of {bundle.root}")
-    path = require_private(bundle.root, entry.file)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise BundleError(f"{entry.file} cannot be read: {error.strerror or error}") from None
-    if hashlib.sha256(data).hexdigest() != listed.sha256:
-        raise BundleError(
-            f"{entry.file} of {bundle.root} is not the file that was exported: its SHA-256 differs"
-        )
-    return data
+    bundle.file(entry.file)
+    require_private(bundle.root, entry.file)
+    return bundle.read(entry.file)
 
 
 def load_engine(

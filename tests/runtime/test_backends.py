@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -5,7 +7,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from e2e_deploy.bundle import open_bundle
-from e2e_deploy.errors import BundleError, CheckpointError, UnavailableError, UsageError
+from e2e_deploy.errors import (
+    BundleError,
+    CheckpointError,
+    E2EDeployError,
+    UnavailableError,
+    UsageError,
+)
 from e2e_deploy.limits import LIMITS, measure_parity
 from e2e_deploy.runtime import Engine, ort_backend
 from tests.plain_bundle import HW, edit_manifest, plain_model, rehash, write_plain_bundle
@@ -90,12 +98,123 @@ def test_torch_that_is_not_installed(depth_bundle, monkeypatch):
 def test_a_graph_that_onnx_runtime_refuses(tmp_path):
     bundle = write_plain_bundle(tmp_path / "b")
     model = plain_model(HW)
-    model.graph.node[0].op_type = "NoSuchOperator"
+    model.graph.node[0].attribute[0].i = 99  # a type to cast to that does not exist
     (bundle / GRAPH).write_bytes(model.SerializeToString())
     rehash(bundle, GRAPH)
     with pytest.raises(BundleError, match=f"cannot load {GRAPH}") as caught:
         Engine.load(bundle)
     assert "\n" not in str(caught.value)
+
+
+def write_graph(root, *nodes, **constants):
+    """A plain bundle whose graph computes "extra" of the frame as float, "rgb", and adds its one number."""
+    model = plain_model(HW)
+    last = model.graph.node.pop()
+    model.graph.node.extend(nodes)
+    model.graph.node.append(helper.make_node("ReduceMean", ["extra"], ["one"], keepdims=0))
+    model.graph.node.append(helper.make_node("Add", ["mean", "one"], ["sum"]))
+    last.input[0] = "sum"
+    model.graph.node.append(last)
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()
+    )
+    bundle = write_plain_bundle(root)
+    onnx.save(model, bundle / GRAPH)
+    rehash(bundle, GRAPH)
+    return bundle
+
+
+def doubled(times):
+    """The colours joined with themselves again and again."""
+    names = ["flat", *(f"x{i}" for i in range(1, times)), "extra"]
+    return [
+        helper.make_node("Reshape", ["rgb", "row"], ["flat"]),
+        *(helper.make_node("Concat", [a, a], [b], axis=0) for a, b in pairwise(names)),
+    ]
+
+
+FRAME = np.zeros((*HW, 3), np.uint8)
+
+
+def test_more_memory_than_is_free_is_an_error_and_no_kill(tmp_path, monkeypatch, capfd):
+    bundle = write_graph(tmp_path / "b", *doubled(12), row=np.array([-1]))
+    monkeypatch.setattr("e2e_deploy.runtime.ort_memory.available_memory_bytes", lambda: 2**25)
+    with (
+        Engine.load(bundle, device="cpu") as engine,
+        pytest.raises(UnavailableError, match="needs more memory than is free here") as caught,
+    ):
+        engine(FRAME)
+    assert str(caught.value).isprintable()
+    assert capfd.readouterr().err == ""  # ONNX Runtime's own lines are not for the user
+    monkeypatch.undo()
+    with Engine.load(bundle, device="cpu") as engine:
+        engine(FRAME)
+
+
+def test_constants_are_not_made_while_a_graph_is_loaded(tmp_path, monkeypatch):
+    """2**14 floats doubled ten times; what one operator after another would make of a few bytes has no end."""
+    joins = [helper.make_node("Concat", [f"c{i}"] * 2, [f"c{i + 1}"], axis=0) for i in range(9)]
+    last = helper.make_node("Concat", ["c9", "c9"], ["extra"], axis=0)
+    bundle = write_graph(tmp_path / "b", *joins, last, c0=np.ones(2**14, np.float32))
+    monkeypatch.setattr("e2e_deploy.runtime.ort_memory.available_memory_bytes", lambda: 2**24)
+    with (
+        Engine.load(bundle, device="cpu") as engine,
+        pytest.raises(UnavailableError, match="needs more memory than is free here"),
+    ):
+        engine(FRAME)
+
+
+def test_what_fails_while_it_runs_is_one_sentence(tmp_path, cli, capfd):
+    node = helper.make_node("Gather", ["rgb", "far"], ["extra"], axis=1)
+    shifted = helper.make_node("Add", ["where", "where"], ["far"])
+    to_int = helper.make_node("Cast", ["rgb"], ["where"], to=TensorProto.INT64)
+    bundle = write_graph(tmp_path / "b", to_int, shifted, node)
+    with (
+        Engine.load(bundle, device="cpu") as engine,
+        pytest.raises(E2EDeployError, match=f"{GRAPH} fails in ONNX Runtime") as caught,
+    ):
+        engine(np.full_like(FRAME, 255))
+    assert str(caught.value).isprintable()
+    for verb in ("verify", "bench"):
+        code, _, error = cli(verb, bundle, "--backend", "onnxruntime")
+        assert (code, error.count("\n")) == (1, 1)
+        assert "fails in ONNX Runtime" in error
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+@pytest.mark.parametrize("how", ["written", "replaced"])
+def test_a_graph_that_is_exchanged_after_the_bundle_was_opened(tmp_path, monkeypatch, when, how):
+    root = write_plain_bundle(tmp_path / "b")
+    opened = open_bundle(root)
+    other = (root / GRAPH).read_bytes().replace(np.float32(255).tobytes(), np.float32(1).tobytes())
+
+    def exchange():
+        if how == "written":
+            (root / GRAPH).write_bytes(other)
+        else:
+            (tmp_path / "other").write_bytes(other)
+            (tmp_path / "other").replace(root / GRAPH)
+
+    class Slow(onnxruntime.InferenceSession):
+        def __init__(self, *arguments, **names):
+            if when == "meanwhile":
+                exchange()
+            super().__init__(*arguments, **names)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Slow)
+    if when == "before":
+        exchange()
+    match = "is not the file that was exported" if when == "before" else "changed while it was"
+    with pytest.raises(BundleError, match=match):
+        Engine.load(opened, device="cpu")
+
+
+def test_a_file_that_was_only_touched_loads(tmp_path):
+    root = write_plain_bundle(tmp_path / "b")
+    opened = open_bundle(root)
+    (root / GRAPH).touch()
+    with Engine.load(opened, device="cpu") as engine:
+        assert engine(FRAME).max() == 0
 
 
 @pytest.mark.parametrize("task", ["depth", "normals"])
