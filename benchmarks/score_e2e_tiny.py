@@ -67,6 +67,7 @@ class Known:
 
     def __init__(self, data: FolderDataset, length: int) -> None:
         self.data, self.spec, self.length = data, data.spec, min(length, len(data))
+        self.left_out = data.left_out
 
     def __len__(self) -> int:
         return self.length

@@ -1,11 +1,11 @@
 """One optimizer step: accumulation over micro-batches and processes, precision, NaN.
 
 Knows: that a step is one mean over its valid pixels, however they are dealt to micro-batches and processes; that
-everything random in it comes from (seed, step, micro-batch number). Does not know: files, reports.
+everything random in it comes from (seed, step, image of the step). Does not know: files, reports.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -105,7 +105,9 @@ class Stepper:
             is_last = slot == self.accumulation - 1
             with nullcontext() if is_last else self.accelerator.no_sync(self._wrapped):
                 number = slot * world + self.accelerator.process_index
-                result = self._loss(batch, self._seed(step, number))
+                first = number * self.config.optim.micro_batch
+                seeds = [self._seed(step, first + i) for i in range(len(batch["paths"]))]
+                result = self._loss(batch, seeds)
                 share = sums.add(result, batch, per_micro_batch=per_micro_batch)
                 objective = result.error_sum + self.direction_weight * result.direction_sum
                 scaled: Tensor = self.scaler.scale(objective * share / nominal)
@@ -137,29 +139,30 @@ class Stepper:
             skipped=not finite,
         )
 
-    def _loss(self, batch: Batch, seed: int) -> LossResult:
+    def _loss(self, batch: Batch, seeds: Sequence[int]) -> LossResult:
         rgb = batch["rgb"].to(self.device, non_blocking=True)
-        torch.manual_seed(seed)  # for a network that drops out
+        torch.manual_seed(seeds[0])  # for a network that drops out
         with self.autocast():
-            prediction = self._wrapped(rgb, self._noise(rgb, seed))
+            prediction = self._wrapped(rgb, self._noise(rgb, seeds))
         self.last = batch, prediction.detach()
         valid = batch["valid"].to(self.device, non_blocking=True)
         if self.config.task == "depth":
             return depth_loss(prediction, batch["depth_m"].to(self.device), valid)
         return normals_loss(prediction, batch["normals"].to(self.device), valid)
 
-    def _noise(self, rgb: Tensor, seed: int) -> Tensor | None:
+    def _noise(self, rgb: Tensor, seeds: Sequence[int]) -> Tensor | None:
+        """Every image has its own seed, so that its noise does not depend on the micro-batch it is in."""
         kind = self.config.model.noise
         if kind == "zeros" or kind == "none":
             return None
         model = self.forward.model
         stride = 2 ** (len(model.vae.config.block_out_channels) - 1)
-        shape = (len(rgb), model.latent_channels, rgb.shape[2] // stride, rgb.shape[3] // stride)
-        generator = torch.Generator(self.device).manual_seed(seed)
-        return latent_noise(kind, shape, generator=generator)
+        shape = (1, model.latent_channels, rgb.shape[2] // stride, rgb.shape[3] // stride)
+        generators = (torch.Generator(self.device).manual_seed(seed) for seed in seeds)
+        return torch.cat([latent_noise(kind, shape, generator=each) for each in generators])
 
-    def _seed(self, step: int, number: int) -> int:
-        key = np.random.SeedSequence([self.config.run.seed, step, number])
+    def _seed(self, step: int, image: int) -> int:
+        key = np.random.SeedSequence([self.config.run.seed, step, image])
         return int(key.generate_state(1, np.uint64)[0] >> 1)
 
     def _set_lr(self, step: int) -> float:

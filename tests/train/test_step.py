@@ -121,16 +121,17 @@ def test_gradients_are_clipped_and_the_schedule_is_followed(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "pyramid"])
-def test_noise_depends_on_seed_and_place_alone(tmp_path, kind):
+def test_noise_depends_on_seed_and_image_alone(tmp_path, kind):
     stepper, _ = build(tmp_path, model={"noise": kind})
-    rgb = torch.zeros(2, 3, 32, 40)
-    noise = stepper._noise(rgb, stepper._seed(3, 1))
-    assert noise.shape == (2, 4, 4, 5)
+    rgb = torch.zeros(4, 3, 32, 40)
+    seeds = [stepper._seed(3, image) for image in range(4)]
+    noise = stepper._noise(rgb, seeds)
+    assert noise.shape == (4, 4, 4, 5)
     torch.manual_seed(9)
-    assert torch.equal(noise, stepper._noise(rgb, stepper._seed(3, 1)))
-    others = {stepper._seed(step, number) for step in range(4) for number in range(4)}
-    assert len(others) == 16
-    assert not torch.equal(noise, stepper._noise(rgb, stepper._seed(3, 2)))
+    halves = [stepper._noise(rgb[:2], seeds[:2]), stepper._noise(rgb[2:], seeds[2:])]
+    assert torch.equal(noise, torch.cat(halves))
+    assert len({stepper._seed(step, image) for step in range(4) for image in range(4)}) == 16
+    assert len({image.sum().item() for image in noise}) == 4
 
 
 def test_a_stop_between_micro_batches_changes_nothing(tmp_path):
