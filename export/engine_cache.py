@@ -19,8 +19,9 @@ from typing import Any
 
 from e2e_deploy.bundle import sha256_of
 from e2e_deploy.cache_folder import default_folder, private_folder
-from e2e_deploy.errors import E2EDeployError
+from e2e_deploy.errors import E2EDeployError, InputError
 from e2e_deploy.files import whole_file
+from e2e_deploy.json_files import read_json
 
 log = logging.getLogger("e2e_deploy.engines")
 log.addHandler(logging.NullHandler())
@@ -52,14 +53,19 @@ class EngineCache:
         self.folder = private_folder(folder or default_folder() / "engines")
 
     def _record(self, key: str) -> CacheRecord | None:
-        try:
-            record = CacheRecord(**json.loads((self.folder / f"{key}.json").read_text("utf-8")))
-        except FileNotFoundError:
+        path = self.folder / f"{key}.json"
+        if not path.exists():
             return None
-        except (OSError, ValueError, TypeError) as error:
+        try:
+            record = CacheRecord(**read_json(path))
+            if not re.fullmatch(r"[0-9a-f]{64}", record.sha256):
+                raise TypeError("its hash is none")
+            if not isinstance(record.options, dict) or not isinstance(record.layers, dict):
+                raise TypeError("its options and layers are no tables")
+        except (InputError, TypeError) as error:
             log.warning("the cache entry %s cannot be read and is built again: %s", key, error)
             return None
-        return record if re.fullmatch(r"[0-9a-f]{64}", str(record.sha256)) else None
+        return record
 
     def fetch(self, key: str, destination: Path) -> CacheRecord | None:
         """Copy the engine of ``key`` to ``destination``; None, and no file there, if it is missing or damaged.

@@ -40,6 +40,7 @@ def command(out: Path) -> None:
             out / task,
             checkpoint_id=bundled_id(task),
             frame_sizes=[(480, 640)],
+            on_note=lambda note: click.echo(f"note: {note}", err=True),
             stages=stages,
         )
     print_verdicts([verdict for bundle in bundles.values() for verdict in verify_bundle(bundle)])

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from e2e_deploy.cli import options
+from e2e_deploy.text import clean
 
 
 def _of_bundle(path: str) -> dict[str, Any]:
@@ -41,19 +42,23 @@ def _of_checkpoint(path: str, family: str | None, task: str | None) -> dict[str,
 
 
 def _lines(value: Any, indent: int = 0) -> list[str]:
-    """A parsed JSON value as indented lines; short lists stay on one line."""
+    """A parsed JSON value as indented lines that a terminal can show; short lists stay on one line."""
     pad = "  " * indent
     lines = []
     for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-        label = f"{pad}{key}:" if isinstance(value, dict) else f"{pad}-"
+        label = f"{pad}{_shown(key)}:" if isinstance(value, dict) else f"{pad}-"
         if isinstance(item, dict) or (
             isinstance(item, list) and any(isinstance(i, dict | list) for i in item)
         ):
             lines += [label, *_lines(item, indent + 1)]
         else:
-            shown = ", ".join(str(i) for i in item) if isinstance(item, list) else item
-            lines.append(f"{label} {shown}")
+            text = ", ".join(str(i) for i in item) if isinstance(item, list) else item
+            lines.append(f"{label} {_shown(text)}")
     return lines
+
+
+def _shown(value: object) -> str:
+    return clean(str(value), 4000)
 
 
 def _pass_table(passes: list[dict[str, Any]]) -> list[str]:
@@ -62,8 +67,8 @@ def _pass_table(passes: list[dict[str, Any]]) -> list[str]:
     for entry in passes:
         parameters = entry["parameters_before"] - entry["parameters_after"]
         macs = entry["macs_before"] - entry["macs_after"]
-        share = macs / entry["macs_before"]
-        lines.append(f"  {entry['name']:<22} {parameters:>16,} {macs:>20,} ({share:.2%})")
+        share = macs / (entry["macs_before"] or 1)
+        lines.append(f"  {_shown(entry['name']):<22} {parameters:>16,} {macs:>20,} ({share:.2%})")
     return lines
 
 
@@ -90,17 +95,23 @@ def _engine_facts(path: str) -> list[dict[str, Any]]:
         except UnavailableError as error:
             click.echo(f"{entry.file}: not read here: {error}", err=True)
         if not counts:  # built without a GPU, where nothing can read an engine
-            counts, source = (
-                entry.options.get("network", {}),
-                "the graph, before the builder fused it",
-            )
+            counts = _whole_numbers(entry.options.get("network"))
+            source = "the graph, before the builder fused it"
         facts.append(asdict(entry) | {"layers": counts, "layers_from": source})
     return facts
 
 
+def _whole_numbers(value: object) -> dict[str, int]:
+    """``value`` if it is such a table; a manifest may hold anything among an engine's options."""
+    table = value if isinstance(value, dict) else {}
+    return {key: count for key, count in table.items() if type(count) is int}
+
+
 def _engine_table(facts: list[dict[str, Any]]) -> list[str]:
     """A line an engine: how many layers, the share of each precision, of reformat layers and of casts."""
-    rows = [("frame", "engine", "target", "layers", *SHARES, "reformat", "cast", "layers are")]
+    rows: list[tuple[str, ...]] = [
+        ("frame", "engine", "target", "layers", *SHARES, "reformat", "cast", "layers are")
+    ]
     for entry in facts:
         counts = entry["layers"]
         total = counts.get("layers", 0)
@@ -112,7 +123,8 @@ def _engine_table(facts: list[dict[str, Any]]) -> list[str]:
             "x".join(map(str, entry["frame_size"])),
             f"{entry['backend']} {entry['version']}",
         )
-        rows.append((frame, engine, entry["target"], str(total), *shares, entry["layers_from"]))
+        texts = (frame, engine, entry["target"], str(total), *shares, entry["layers_from"])
+        rows.append(tuple(_shown(text) for text in texts))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -65,7 +65,8 @@ class TestCache:
             assert entry.seconds > 0
 
     @pytest.mark.parametrize(
-        "damage", ["flip", "truncate", "remove", "record", "record type", "forged"]
+        "damage",
+        ["flip", "truncate", "remove", "record", "record type", "nested", "tables", "forged"],
     )
     def test_a_damaged_entry_is_built_again(self, rtx, cache, tmp_path, damage):
         write_conv(tmp_path / "m.onnx")
@@ -82,6 +83,10 @@ class TestCache:
             record.write_text("{")
         elif damage == "record type":
             record.write_text("[1]")
+        elif damage == "nested":
+            record.write_text("[" * 100_000)
+        elif damage == "tables":
+            record.write_text(json.dumps(json.loads(record.read_text()) | {"layers": [1]}))
         else:
             record.write_text(json.dumps(json.loads(record.read_text()) | {"sha256": "../../x"}))
         entry, again = build(tmp_path, rtx, cache)
