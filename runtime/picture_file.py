@@ -56,7 +56,7 @@ def is_picture(path: Path) -> bool:
     return head.startswith(_SIGNATURES) or webp or still
 
 
-def read_picture(path: Path, *, note: Note = lambda text: None) -> npt.NDArray[np.uint8]:
+def read_picture(path: str | Path, *, note: Note = lambda text: None) -> npt.NDArray[np.uint8]:
     """A picture as uint8 RGB [H, W, 3], turned as the file says; grey is repeated, an alpha channel is dropped.
 
     16 bits are scaled to 8, 10 to 14 bits by the file's own word; floats must lie in [0, 1].
@@ -70,7 +70,7 @@ def read_picture(path: Path, *, note: Note = lambda text: None) -> npt.NDArray[n
         UnavailableError: HEIC without the package that reads it.
     """
     try:
-        with open_regular(path) as stream:
+        with open_regular(Path(path)) as stream:
             if (size := os.fstat(stream.fileno()).st_size) > MAX_FILE_BYTES:
                 raise SourceError(
                     f"{path} holds {size:,} bytes; a picture may have {MAX_FILE_BYTES:,}"

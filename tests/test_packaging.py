@@ -57,6 +57,7 @@ def test_the_plain_install_is_the_lean_runtime():
     assert names == {
         "numpy",
         "opencv-python",
+        "pillow",
         "av",
         "click",
         "rich",

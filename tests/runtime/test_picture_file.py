@@ -40,7 +40,8 @@ def rgb(rng):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_jpeg_is_the_same_as_with_opencv(name):
     path = Path(__file__).parents[2] / "e2e_deploy" / "assets" / name
-    np.testing.assert_array_equal(read_picture(path), cv2.imread(str(path))[..., ::-1])
+    for given in (path, str(path)):
+        np.testing.assert_array_equal(read_picture(given), cv2.imread(str(path))[..., ::-1])
 
 
 def test_grey_is_repeated(tmp_path, rgb):

@@ -89,7 +89,7 @@ def test_a_compiler_that_aborts_costs_a_sentence_and_no_scene(
 def test_a_scene_that_ends_every_renderer_is_named(child_runs, tmp_path, how, why):
     child_runs(DIES_OF.format(how=how))
     jobs = jobs_in(tmp_path)
-    with pytest.raises(E2EDeployError, match=rf"{why} at .*rgb/000001\.png \(seed 16\)"):
+    with pytest.raises(E2EDeployError, match=rf"{why}.* at .*rgb/000001\.png \(seed 16\)"):
         list(render_jobs(jobs, SCALAR, 1))
     assert [job.is_complete() for job in jobs] == [True, False, False]
 
@@ -112,6 +112,7 @@ def test_no_worker_outlives_an_interruption(child_runs, tmp_path):
 
 
 @pytest.mark.usefixtures("no_child_left")
-def test_a_disk_that_is_full_is_said_as_it_is(full_disk, tmp_path):
-    with full_disk(0), pytest.raises(OSError, match="File too large"):
-        list(render_jobs(jobs_in(tmp_path), SCALAR, 1))
+def test_a_file_that_cannot_be_written_is_said_as_it_is(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError):
+        list(render_jobs(jobs_in(tmp_path / "file"), SCALAR, 1))
