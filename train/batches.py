@@ -3,7 +3,7 @@
 Knows: folder data sets, training sizes, the batch's layout. Does not know: losses, the optimizer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from e2e_deploy.errors import DataError, UsageError
+from e2e_deploy.errors import DataError, E2EDeployError, UsageError
 from e2e_deploy.tasks import TaskName
 from e2e_deploy.train.folder import FolderDataset
 from e2e_deploy.train.mixing import MixingPlan
@@ -125,14 +125,14 @@ class MixedBatches(Dataset[Batch]):
     def __getitem__(self, index: int) -> Batch:
         return self.batch_at(*divmod(index, self.plan.accumulation))
 
-    def loader(self, first_step: int, last_step: int, *, workers: int = 0) -> DataLoader[Batch]:
-        """Micro-batches of the steps ``first_step`` to ``last_step`` - 1, in order.
+    def loader(self, first_step: int, last_step: int, *, workers: int = 0) -> Iterator[Batch]:
+        """Micro-batches of the steps ``first_step`` to ``last_step`` - 1, in order; errors as ``batch_at``.
 
         The order does not depend on ``workers``; resuming is a matter of ``first_step`` alone.
         """
         accumulation = self.plan.accumulation
-        return DataLoader(
-            self,
+        loader: DataLoader[Batch | E2EDeployError] = DataLoader(
+            _Sent(self),
             batch_size=None,
             sampler=range(first_step * accumulation, last_step * accumulation),
             num_workers=workers,
@@ -141,6 +141,10 @@ class MixedBatches(Dataset[Batch]):
             # Spawned, because forking a process that has threads (CUDA, OpenCV) can hang.
             multiprocessing_context="spawn" if workers else None,
         )
+        for item in loader:
+            if isinstance(item, E2EDeployError):
+                raise item
+            yield item
 
     def _read(self, part: Part, index: int, bad: list[str]) -> Sample:
         length = len(part.dataset)
@@ -156,6 +160,19 @@ class MixedBatches(Dataset[Batch]):
         raise DataError(
             f"{part.dataset.folder}: none of its {length} samples can be read: {bad[0]}"
         )
+
+
+class _Sent(Dataset["Batch | E2EDeployError"]):
+    """``MixedBatches`` for another process: an error raised there would arrive with its traceback as its text."""
+
+    def __init__(self, batches: MixedBatches) -> None:
+        self._batches = batches
+
+    def __getitem__(self, index: int) -> Batch | E2EDeployError:
+        try:
+            return self._batches[index]
+        except E2EDeployError as error:
+            return error
 
 
 def flip(sample: Sample) -> Sample:

@@ -6,7 +6,7 @@ to the current folder. Knows: names, types, limits. Does not know: whether files
 
 import hashlib
 import json
-import tomllib
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,13 +14,12 @@ from typing import Annotated, Any, Literal
 
 from e2e_deploy.errors import InputError, UsageError
 from e2e_deploy.train.batches import STRIDE
-from e2e_deploy.train.tables import Limits, read_table
+from e2e_deploy.train.tables import Count, CountOrZero, Limits, read_table, read_toml
 
-Count = Annotated[int, Limits(1)]
-CountOrZero = Annotated[int, Limits(0)]
 Positive = Annotated[float, Limits(0, open_low=True)]
 Share = Annotated[float, Limits(0, 1)]
-Size = tuple[Count, Count]
+Side = Annotated[int, Limits(1, 16_384)]
+Size = tuple[Side, Side]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +38,7 @@ class DataConfig:
     root: str
     """Folder with ``dataset.toml``."""
     split: str = "train"
-    ratio: Count = 1
+    ratio: Annotated[int, Limits(1, 10_000)] = 1
     """Micro-batches out of every ``sum of ratios``: 9 and 1 mix Hypersim and Virtual KITTI 2."""
     size: Size | None = None
     """Training height and width, multiples of 8: scaled to cover, centre cut out. Left out: as stored."""
@@ -59,7 +58,7 @@ class ModelConfig:
     """Autocast; weights, optimizer, last convolution and loss stay in float32. fp16 needs a GPU."""
     gradient_checkpointing: bool = True
     """Recompute activations of UNet and VAE in the backward pass: less memory, a third more time."""
-    resolution: CountOrZero = 0
+    resolution: Annotated[int, Limits(0, 16_384)] = 0
     """Default processing resolution written into the result; 0 keeps the start's."""
 
 
@@ -83,17 +82,17 @@ class OptimConfig:
     lr: Positive = 3e-5
     betas: tuple[Share, Share] = (0.9, 0.999)
     weight_decay: Annotated[float, Limits(0)] = 1e-2
-    clip_norm: Positive = 1.0
-    """Gradients are scaled down to this norm."""
+    clip_norm: Annotated[float, Limits(0, math.inf, open_low=True)] = 1.0
+    """Gradients are scaled down to this norm; inf leaves them as they are."""
     steps: Count = 20_000
     """Optimizer steps of the run."""
     warmup_steps: CountOrZero = 100
     decay_steps: Count = 20_000
     """The learning rate has fallen to ``final_lr_ratio`` at this step."""
     final_lr_ratio: Annotated[float, Limits(0, 1, open_low=True)] = 0.01
-    micro_batch: Count = 2
+    micro_batch: Annotated[int, Limits(1, 4096)] = 2
     """Images per forward pass and process, all of one data set."""
-    effective_batch: Count = 32
+    effective_batch: Annotated[int, Limits(1, 10**6)] = 32
     """Images per optimizer step over all processes; the rest is gradient accumulation."""
 
 
@@ -121,12 +120,12 @@ class RunConfig:
 
     out: str
     """Receives ``checkpoints/``, ``logs/`` (TensorBoard), ``log.jsonl`` and, at the end, ``model/``."""
-    seed: CountOrZero = 0
+    seed: Annotated[int, Limits(0, 2**63 - 1)] = 0
     """Of order, mirroring, noise and random weights."""
     checkpoint_every: Count = 1000
     keep: Count = 2
     """Newest checkpoints that stay."""
-    workers: CountOrZero = 2
+    workers: Annotated[int, Limits(0, 1024)] = 2
     """Processes per training process that read data; 0 reads in the training process."""
     log_every: Count = 10
     panel_every: CountOrZero = 500
@@ -156,6 +155,8 @@ class TrainConfig:
 # Keys that may differ between a run and its continuation: they do not change what a step computes.
 FREE_ON_RESUME = ("run.", "eval", "optim.steps", "model.resolution", "model.gradient_checkpointing")
 FIXED_ON_RESUME = ("run.seed",)
+LOWER_ON_RESUME = ("optim.lr",)
+"""May become smaller, which is the way on after steps that gave NaN."""
 
 
 def load_config(path: Path | str) -> TrainConfig:
@@ -167,10 +168,10 @@ def load_config(path: Path | str) -> TrainConfig:
             limits and contradictions are all listed at once.
     """
     try:
-        table = tomllib.loads(Path(path).read_bytes().decode())
+        table = read_toml(Path(path))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise UsageError(f"{path} is not TOML: {error}") from None
     return parse_config(table, name=str(path))
 
@@ -216,7 +217,13 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         for key in flat_old.keys() | flat_new.keys()
         if flat_old.get(key) != flat_new.get(key)
         and (key in FIXED_ON_RESUME or not key.startswith(FREE_ON_RESUME))
+        and not (key in LOWER_ON_RESUME and _is_lower(flat_new.get(key), flat_old.get(key)))
     )
+
+
+def _is_lower(new: str | None, old: str | None) -> bool:
+    values = [json.loads(text) for text in (new, old) if text is not None]
+    return all(isinstance(value, float) for value in values) and values == sorted(values)
 
 
 def _flat(table: Mapping[str, Any]) -> dict[str, str]:

@@ -1,14 +1,16 @@
-"""Ctrl-C and SIGTERM as a request that the loop answers when its state is whole."""
+"""Ctrl-C, SIGTERM and SIGHUP as a request that the loop answers when its state is whole."""
 
 import signal
 import threading
 from types import FrameType, TracebackType
 
+ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 class Interruption:
-    """While entered, the first signal sets ``requested``; the second one interrupts at once.
+    """While entered, the first signal sets ``requested``; a second Ctrl-C interrupts at once.
 
-    Does nothing outside the main thread, where Python delivers no signals.
+    Does nothing outside the main thread, where Python delivers no signals. SIGHUP stays ignored under nohup.
     """
 
     def __init__(self) -> None:
@@ -17,7 +19,9 @@ class Interruption:
 
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in ASKING:
+                if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                    continue
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 
@@ -31,6 +35,7 @@ class Interruption:
             signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal gave
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        # Terminals and schedulers send theirs more than once.
+        if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True

@@ -6,6 +6,7 @@ a checkpoint or a data set.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from e2e_deploy.train.best import BestWeights
 from e2e_deploy.train.card import RecentDirection, training_facts
 from e2e_deploy.train.config import TrainConfig, changed_keys, check_config, config_table
 from e2e_deploy.train.evaluate import EvalResult
+from e2e_deploy.train.failures import failures_said
 from e2e_deploy.train.folder import FolderDataset
 from e2e_deploy.train.forward import TrainingForward
 from e2e_deploy.train.heldout import HeldOut
@@ -25,11 +27,15 @@ from e2e_deploy.train.model_folder import write_model
 from e2e_deploy.train.pictures import Picture, comparison_row
 from e2e_deploy.train.report import Reporter, StepReport
 from e2e_deploy.train.resume import (
+    DataState,
     Progress,
+    changed_data,
     checkpoint_folders,
+    load_scaler,
     load_weights,
     read_state,
     save_checkpoint,
+    way_back,
 )
 from e2e_deploy.train.start import Start, load_start
 from e2e_deploy.train.step import Stepper
@@ -64,7 +70,7 @@ def train(config: TrainConfig, *, resume: bool = True) -> TrainResult:
     """Train, and write ``<out>/model``.
 
     Started by ``accelerate launch``, all processes share the work and the first one writes.
-    The first Ctrl-C or SIGTERM saves a checkpoint and leaves; the same call continues.
+    The first Ctrl-C, SIGTERM or SIGHUP saves a checkpoint and leaves; the same call continues.
 
     Args:
         config: the run.
@@ -75,11 +81,13 @@ def train(config: TrainConfig, *, resume: bool = True) -> TrainResult:
         CheckpointError: the start or the newest checkpoint cannot be used.
         DataError: a data set is wrong, or a sample is damaged and ``run.on_bad`` is stop.
         UnavailableError: a package or the device for the precision is missing.
-        E2EDeployError: loss or gradient stay NaN, or a checkpoint cannot be written.
+        E2EDeployError: loss or gradient stay NaN, memory does not do, a process that reads died, or a file cannot
+            be written; the checkpoints from before are whole.
         KeyboardInterrupt: interrupted; the checkpoint is written.
     """
     check_config(config)
-    return _Run(config, resume=resume).finish()
+    with failures_said(config):
+        return _Run(config, resume=resume).finish()
 
 
 class _Run:
@@ -90,7 +98,10 @@ class _Run:
         self.out = Path(config.run.out)
         self.checkpoints = self.out / "checkpoints"
         newest = _newest(self.checkpoints, config, resume=resume)
-        self.accelerator = require("accelerate", "train").Accelerator(mixed_precision="no")
+        accelerate = require("accelerate", "train")
+        # What one process does alone, such as a download, must not end the others that wait for it.
+        patience = accelerate.utils.InitProcessGroupKwargs(timeout=timedelta(days=1))
+        self.accelerator = accelerate.Accelerator(mixed_precision="no", kwargs_handlers=[patience])
         self.is_main: bool = self.accelerator.is_main_process
         self.out.mkdir(parents=True, exist_ok=True)
         with self.accelerator.main_process_first():
@@ -121,6 +132,11 @@ class _Run:
             task=config.task,
             on_bad=config.run.on_bad,
         )
+        datasets = [part.dataset for part in self.data.parts] if self.is_main else []
+        self.data_states = {
+            f"{data.root} ({data.split})": DataState(images=len(data), sha256=data.fingerprint())
+            for data in datasets
+        }
         self.held_out = HeldOut(config.eval, config.task) if config.eval else None
         self.best: BestWeights | None = None
         if self.is_main and config.eval and config.eval.select == "best":
@@ -131,12 +147,13 @@ class _Run:
             self.progress, _ = read_state(newest)
             named = self.stepper.named_parameters
             load_weights(newest, forward.parts, named, self.stepper.optimizer)
-            if self.progress.scaler:
-                self.stepper.scaler.load_state_dict(self.progress.scaler)
+            load_scaler(newest, self.progress.scaler, self.stepper.scaler)
+        self.first_step = self.progress.step
 
     def finish(self) -> TrainResult:
         """Do the steps that are left."""
         progress, steps, run = self.progress, self.config.optim.steps, self.config.run
+        checkpoint_due = False
         report: StepReport | None = None
         evaluation: EvalResult | None = None
         with (
@@ -154,8 +171,7 @@ class _Run:
             while progress.step < steps:
                 report = self._step(batches, interruption)
                 if report is None:
-                    self._save()
-                    reporter.say(f"interrupted; step {progress.step} is saved")
+                    reporter.say(f"interrupted; {self._save_interrupted()}")
                     raise KeyboardInterrupt
                 reporter.step(report)
                 self._stop_if_hopeless()
@@ -163,8 +179,12 @@ class _Run:
                 self.recent.add(report)
                 if run.panel_every and progress.step % run.panel_every == 0 and self.is_main:
                     reporter.panel(progress.step, self._panel())
-                if progress.step % run.checkpoint_every == 0 or progress.step == steps:
+                checkpoint_due |= (
+                    progress.step % run.checkpoint_every == 0 or progress.step == steps
+                )
+                if checkpoint_due and not self._in_nan_streak():
                     self._save()
+                    checkpoint_due = False
                 if self._is_due(progress.step):
                     evaluation = self._evaluate(reporter)
             model = self.out / "model"
@@ -188,7 +208,7 @@ class _Run:
             return None
         try:
             report = self.stepper.run(progress.step, batches, lambda: interruption.requested)
-        except RuntimeError:
+        except (RuntimeError, ConnectionError, EOFError):
             # Ctrl-C reaches the reading processes too; what they leave behind is no error.
             if interruption.requested and self.accelerator.num_processes == 1:
                 return None
@@ -209,9 +229,14 @@ class _Run:
         flag = torch.tensor([float(requested)], device=self.accelerator.device)
         return bool(self.accelerator.reduce(flag, "sum").item() > 0)
 
+    def _in_nan_streak(self) -> bool:
+        """Whether the weights may be what gives NaN; one step without a result is the fp16 scaler's way."""
+        return self.progress.nonfinite_in_a_row > self.stepper.scaler.is_enabled()
+
     def _stop_if_hopeless(self) -> None:
         in_a_row = self.progress.nonfinite_in_a_row
-        if in_a_row < MAX_NONFINITE_IN_A_ROW:
+        is_last = self.progress.step == self.config.optim.steps
+        if in_a_row < MAX_NONFINITE_IN_A_ROW and not (is_last and self._in_nan_streak()):
             return
         advice = {
             "fp16": 'use model.precision = "bf16" or "fp32"',
@@ -220,7 +245,7 @@ class _Run:
         }
         raise E2EDeployError(
             f"loss or gradient was NaN or infinite {in_a_row} steps in a row, up to step "
-            f"{self.progress.step}: {advice[self.config.model.precision]}"
+            f"{self.progress.step}: {advice[self.config.model.precision]}; {self._way_back()}"
         )
 
     def _stop_if_idle(self, report: StepReport) -> None:
@@ -234,7 +259,20 @@ class _Run:
             "`e2e-deploy data check`"
         )
 
+    def _way_back(self) -> str:
+        progress = self.progress
+        bad_since = progress.step - progress.nonfinite_in_a_row
+        return way_back(self.checkpoints, bad_since=bad_since, resumed_at=self.first_step)
+
+    def _save_interrupted(self) -> str:
+        """Save where the run stops, unless the weights may be broken; says what there is."""
+        if self._in_nan_streak():
+            return f"the last steps gave NaN and are not saved; {self._way_back()}"
+        self._save()
+        return f"step {self.progress.step} is saved"
+
     def _save(self) -> None:
+        self.progress.data = self.data_states
         self.progress.scaler = self.stepper.scaler.state_dict()
         if self.is_main:
             save_checkpoint(
@@ -306,6 +344,8 @@ class _Run:
             reporter.say(f"  and against inverted depth, with weight {self.direction_weight:g}")
         if self.progress.step:
             reporter.say(f"continuing after step {self.progress.step}")
+            for sentence in changed_data(self.progress.data, self.data_states):
+                reporter.say(f"  {sentence}")
 
     def _write(
         self,
@@ -331,15 +371,22 @@ class _Run:
         )
         if note:
             say(f"the model is marked as {note!r}: {facts['problem']}")
-        write_model(
-            model,
-            self.start.model,
-            self.start.checkpoint,
-            resolution=self.config.model.resolution or self.start.checkpoint.resolution,
-            trained=facts,
-            note=note,
-            on_note=say,
-        )
+        try:
+            write_model(
+                model,
+                self.start.model,
+                self.start.checkpoint,
+                resolution=self.config.model.resolution or self.start.checkpoint.resolution,
+                trained=facts,
+                note=note,
+                on_note=say,
+            )
+        except E2EDeployError as error:
+            if not isinstance(error.__cause__, OSError):
+                raise
+            raise E2EDeployError(
+                f"{error}; step {self.progress.step} is saved: free space and run the same command to write the model"
+            ) from error
 
 
 def _newest(checkpoints: Path, config: TrainConfig, *, resume: bool) -> Path | None:

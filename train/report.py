@@ -5,8 +5,10 @@ machines; TensorBoard scalars and pictures in ``<out>/logs``. Knows no model.
 """
 
 import json
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +20,8 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from e2e_deploy.errors import E2EDeployError, UsageError
+from e2e_deploy.files import open_regular, whole_file
 from e2e_deploy.json_files import to_json
 from e2e_deploy.optional import require
 
@@ -95,18 +99,22 @@ class Reporter:
         if not enabled:
             return
         self._console = Console(stderr=True)
-        self._log = out / "log.jsonl"
+        self._log, self._logs = out / "log.jsonl", out / "logs"
         _forget_after(self._log, first_step)
         tensorboard = require("torch.utils.tensorboard", "train")
-        self._writer = tensorboard.SummaryWriter(str(out / "logs"), purge_step=first_step + 1)
+        with _said(self._logs):
+            self._writer = tensorboard.SummaryWriter(str(self._logs), purge_step=first_step + 1)
         text = TextColumn("{task.fields[text]}")
         columns = (TextColumn("{task.completed}/{task.total}"), BarColumn(), text)
         self._bar = Progress(*columns, TimeRemainingColumn(), console=self._console)
         self._task = self._bar.add_task("", total=steps, completed=first_step, text="")
 
     def __enter__(self) -> "Reporter":
-        if self.enabled and self._console.is_terminal:
-            self._bar.start()
+        if self.enabled:
+            self._other_threads = threading.excepthook
+            threading.excepthook = self._on_thread_error
+            if self._console.is_terminal:
+                self._bar.start()
         return self
 
     def __exit__(
@@ -118,7 +126,19 @@ class Reporter:
         if self.enabled:
             if self._console.is_terminal:
                 self._bar.stop()
-            self._writer.close()
+            try:
+                with _said(self._logs):
+                    self._writer.close()
+            except E2EDeployError:
+                if error is None:
+                    raise
+            finally:
+                threading.excepthook = self._other_threads
+
+    def _on_thread_error(self, thrown: threading.ExceptHookArgs) -> None:
+        """Keep TensorBoard's writing thread from printing what its next call raises again, to be said once."""
+        if not isinstance(thrown.exc_value, OSError):
+            self._other_threads(thrown)
 
     def say(self, text: str) -> None:
         """One line for people."""
@@ -171,28 +191,48 @@ class Reporter:
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Numbers into TensorBoard."""
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+        with _said(self._logs):
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
 
     def panel(self, step: int, picture_HW3: npt.NDArray[np.uint8]) -> None:
         """A picture into TensorBoard."""
         if self.enabled:
-            self._writer.add_image(
-                "rgb | target | prediction", picture_HW3, step, dataformats="HWC"
-            )
+            title = "rgb | target | prediction"
+            with _said(self._logs):
+                self._writer.add_image(title, picture_HW3, step, dataformats="HWC")
 
     def _write_log(self, entry: dict[str, Any]) -> None:
-        with self._log.open("a", encoding="utf-8") as file:
+        with _said(self._log), self._log.open("a", encoding="utf-8") as file:
             file.write(to_json(entry) + "\n")
+
+
+@contextmanager
+def _said(path: Path) -> Iterator[None]:
+    """Name ``path`` and the way on when writing it fails."""
+    try:
+        yield
+    except OSError as error:
+        raise E2EDeployError(
+            f"{path} could not be written: {error.strerror or error}; free space and run the same command to go on "
+            "from the newest checkpoint"
+        ) from error
 
 
 def _forget_after(log: Path, step: int) -> None:
     """Keep the whole lines of ``log`` up to ``step``; a killed run may have torn the last one."""
     if not log.exists():
         return
-    whole = log.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
-    kept = [line for line in whole if json.loads(line)["step"] <= step]
-    log.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    try:
+        with open_regular(log) as file:
+            whole = file.read().decode().rpartition("\n")[0].splitlines()
+        kept = [line for line in whole if json.loads(line)["step"] <= step]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UsageError(
+            f"{log} is not the log of a run ({error}): move it away, or name another run.out"
+        ) from None
+    with whole_file(log) as partial:
+        partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
 
 def _memory_gib() -> float:

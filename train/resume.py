@@ -11,11 +11,12 @@ Does not know: the loop, devices.
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import nn
@@ -23,32 +24,84 @@ from torch import nn
 from e2e_deploy.errors import CheckpointError, E2EDeployError
 from e2e_deploy.json_files import read_json
 from e2e_deploy.optional import require
+from e2e_deploy.train.tables import CountOrZero, Limits, read_table
 
 STATE = "state.json"
 OPTIMIZER = "optimizer.safetensors"
 _PREFIX, _PARTIAL = "step-", ".partial-"
 
 
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+"""Of AdamW, each of its parameter's shape; beside them it counts a parameter's steps."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataState:
+    """What one data set of the mix was when the checkpoint was written."""
+
+    images: CountOrZero
+    sha256: str
+    """``FolderDataset.fingerprint``."""
+
+
 @dataclass(kw_only=True, slots=True)
 class Progress:
     """How far a run is, and what happened on the way."""
 
-    step: int = 0
+    step: CountOrZero = 0
     """Optimizer steps done, skipped ones included; also the position in the data."""
-    num_degenerate: int = 0
+    num_degenerate: CountOrZero = 0
     """Images that gave no loss: nothing valid, flat target or flat prediction."""
-    num_nonfinite: int = 0
+    num_nonfinite: CountOrZero = 0
     """Steps skipped because loss or gradient was NaN or infinite."""
-    nonfinite_in_a_row: int = 0
-    num_bad: int = 0
+    nonfinite_in_a_row: CountOrZero = 0
+    num_bad: CountOrZero = 0
     """Samples that could not be read and were replaced."""
-    scaler: dict[str, float] = field(default_factory=dict)
+    scaler: dict[str, Annotated[float, Limits(0)]] = field(default_factory=dict)
     """State of the fp16 gradient scaler; empty for other precisions."""
+    data: dict[str, DataState] = field(default_factory=dict)
+    """The data sets by ``folder (split)``; empty in checkpoints of older versions."""
 
 
 def checkpoint_folders(root: Path) -> list[Path]:
-    """Whole checkpoints below ``root``, oldest first."""
-    return sorted(path for path in root.glob(f"{_PREFIX}*") if path.is_dir())
+    """Whole checkpoints below ``root``, oldest first; copies and other folders beside them are not ours."""
+    ours = (path for path in root.glob(f"{_PREFIX}*") if re.fullmatch(r"step-\d{8,9}", path.name))
+    return sorted(path for path in ours if path.is_dir())
+
+
+def way_back(root: Path, *, bad_since: int, resumed_at: int) -> str:
+    """Which checkpoint below ``root`` a run goes on from whose every step after ``bad_since`` gave NaN.
+
+    Args:
+        root: ``<out>/checkpoints``.
+        bad_since: the last good step.
+        resumed_at: the step of the checkpoint that this call began with, 0 for none.
+    """
+    folders = checkpoint_folders(root)
+    if not folders:
+        return "no checkpoint was written before"
+    if bad_since == resumed_at > 0:
+        return (
+            f"no step since {folders[-1]} gave a number: delete that folder to go on from the checkpoint before it, "
+            "if there is one"
+        )
+    return f"the run goes on from {folders[-1]}, the last checkpoint before"
+
+
+def changed_data(before: Mapping[str, DataState], now: Mapping[str, DataState]) -> list[str]:
+    """A sentence for every data set that is not what it was when the checkpoint was written."""
+    sentences = []
+    for name, state in now.items():
+        was = before.get(name, state)
+        if was == state:
+            continue
+        what = "dataset.toml or a file changed"
+        if was.images != state.images:
+            what = f"{was.images} images then, {state.images} now"
+        sentences.append(
+            f"{name} has changed since ({what}): the images that follow are not those of the run so far"
+        )
+    return sentences
 
 
 def save_checkpoint(
@@ -78,7 +131,7 @@ def save_checkpoint(
     """
     save_file = require("safetensors.torch", "export").save_file
     safetensors_error = require("safetensors", "export").SafetensorError
-    folder = root / f"{_PREFIX}{progress.step:08d}"
+    folder = root / _name(progress.step)
     if not folder.exists():
         root.mkdir(parents=True, exist_ok=True)
         for leftover in root.glob(f"{_PARTIAL}*"):
@@ -120,12 +173,22 @@ def read_state(folder: Path) -> tuple[Progress, dict[str, Any]]:
     Raises:
         CheckpointError: ``state.json`` is missing or damaged.
     """
-    state = read_json(folder / STATE, error=CheckpointError)
     try:
-        progress = Progress(**{f.name: state[f.name] for f in fields(Progress)})
-        return progress, dict(state["config"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(folder, f"{STATE} lacks {error}") from None
+        state = read_json(folder / STATE, error=CheckpointError)
+    except CheckpointError as error:
+        raise _damaged(folder, str(error)) from None
+    needed = {f.name for f in fields(Progress)} - {"data"} | {"config"}
+    if lacking := sorted(needed - state.keys()):
+        raise _damaged(folder, f"{STATE} lacks {', '.join(lacking)}")
+    known = {f.name: state[f.name] for f in fields(Progress) if f.name in state}
+    progress, problems = read_table(Progress, known)
+    if progress is not None and folder.name != _name(progress.step):
+        problems = [f"step is {progress.step}, which is not the folder's"]
+    if not isinstance(state["config"], dict):
+        problems.append("config is no table")
+    if progress is None or problems:
+        raise _damaged(folder, f"{STATE}: {'; '.join(problems)}")
+    return progress, state["config"]
 
 
 def load_weights(
@@ -142,20 +205,53 @@ def load_weights(
     load_file = require("safetensors.torch", "export").load_file
     safetensors_error = require("safetensors", "export").SafetensorError
     try:
-        for name, part in parts.items():
-            part.load_state_dict(load_file(folder / f"{name}.safetensors"))
+        weights = {name: load_file(folder / f"{name}.safetensors") for name in parts}
         tensors = load_file(folder / OPTIMIZER)
-    except (OSError, RuntimeError, safetensors_error) as error:
+        state = _optimizer_state(tensors, named_parameters)
+        for file, found in ((OPTIMIZER, tensors), *weights.items()):
+            broken = [key for key, tensor in found.items() if not tensor.isfinite().all()]
+            if broken:
+                raise ValueError(f"{file} holds NaN or infinity in {broken[0]}")
+        for name, part in parts.items():
+            part.load_state_dict(weights[name])
+    except (OSError, RuntimeError, ValueError, safetensors_error) as error:
         raise _damaged(folder, str(error)) from error
-    numbers = {name: i for i, (name, _) in enumerate(named_parameters)}
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, tensor in tensors.items():
-        name, _, quantity = key.rpartition("/")
-        if name not in numbers:
-            raise _damaged(folder, f"{OPTIMIZER} knows a parameter {name!r} the model lacks")
-        state.setdefault(numbers[name], {})[quantity] = tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def load_scaler(folder: Path, state: Mapping[str, float], scaler: torch.amp.GradScaler) -> None:
+    """Put the state of the fp16 gradient scaler back; CheckpointError if it is not one of this scaler's."""
+    fresh = scaler.state_dict()
+    if state.keys() != fresh.keys():
+        raise _damaged(folder, f"{STATE} has the scaler's {sorted(state)}, not {sorted(fresh)}")
+    scaler.load_state_dict({key: type(fresh[key])(value) for key, value in state.items()})
+
+
+def _optimizer_state(
+    tensors: Mapping[str, torch.Tensor], named_parameters: Sequence[tuple[str, nn.Parameter]]
+) -> dict[int, dict[str, torch.Tensor]]:
+    """AdamW's state by the number of the parameter; ValueError unless it fits.
+
+    A parameter that never had a gradient has no state; one that has some has all of it.
+    """
+    shapes = {
+        f"{name}/{quantity}": parameter.shape if quantity in _MOMENTS else torch.Size()
+        for name, parameter in named_parameters
+        for quantity in ("step", *_MOMENTS)
+    }
+    moved = {key.rpartition("/")[0] for key in tensors}
+    needed = {key for key in shapes if key.rpartition("/")[0] in moved}
+    wrong = sorted(tensors.keys() ^ needed)
+    wrong += [key for key in needed & tensors.keys() if tensors[key].shape != shapes[key]]
+    if wrong:
+        raise ValueError(f"{OPTIMIZER} does not fit the model, first at {wrong[0]!r}")
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    numbers = {name: i for i, (name, _) in enumerate(named_parameters)}
+    for key, tensor in tensors.items():
+        name, _, quantity = key.rpartition("/")
+        state.setdefault(numbers[name], {})[quantity] = tensor
+    return state
 
 
 def _optimizer_tensors(
@@ -166,6 +262,10 @@ def _optimizer_tensors(
         for name, parameter in named_parameters
         for quantity, tensor in optimizer.state.get(parameter, {}).items()
     }
+
+
+def _name(step: int) -> str:
+    return f"{_PREFIX}{step:08d}"
 
 
 def _to_disk(file: Path) -> None:

@@ -48,6 +48,10 @@ class Limits:
         return f"is {_shown(value)}; expected {expected}{upper}"
 
 
+Count = Annotated[int, Limits(1, 10**9)]
+CountOrZero = Annotated[int, Limits(0, 10**9)]
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """The table in a regular TOML file.
 

@@ -146,6 +146,15 @@ def test_a_bad_sample_is_replaced_and_named_or_stops(parts):
         stopping[first]
 
 
+def test_an_error_of_a_reading_process_is_the_error_itself(parts):
+    bad_file = parts[0].dataset.file("depth", "s003")
+    bad_file.write_bytes(b"not a png")
+    with pytest.raises(DataError) as caught:
+        list(batches(parts, on_bad="stop").loader(0, 7, workers=1))
+    assert str(caught.value).startswith(str(bad_file))
+    assert "Traceback" not in str(caught.value)
+
+
 def test_nothing_readable_is_an_error(parts):
     for stem in parts[1].dataset.stems:
         parts[1].dataset.file("rgb", stem).write_bytes(b"")

@@ -1,4 +1,5 @@
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,76 @@ def test_what_may_change_on_resume():
     assert changed_keys(old, config_table(parse_config(free))) == []
     other = minimal(optim={"lr": 1e-4}, run={"out": "out", "seed": 1}, task="normals")
     assert changed_keys(old, config_table(parse_config(other))) == ["optim.lr", "run.seed", "task"]
+
+
+def test_a_lower_learning_rate_may_go_on():
+    old = config_table(parse_config(minimal(optim={"lr": 1e-4})))
+    for lr, changed in ((1e-5, []), (1e-4, []), (2e-4, ["optim.lr"])):
+        assert changed_keys(old, config_table(parse_config(minimal(optim={"lr": lr})))) == changed
+    assert changed_keys({"optim": {"lr": "x"}}, {"optim": {"lr": 1e-5}}) == ["optim.lr"]
+
+
+@pytest.mark.parametrize(
+    ("sections", "mistake"),
+    [
+        (
+            {"run": {"out": "o", "workers": 10**6}},
+            "run.workers is 1000000; expected at least 0 and at most 1024",
+        ),
+        ({"optim": {"effective_batch": 10**9}}, "optim.effective_batch is 1000000000; expected"),
+        ({"optim": {"micro_batch": 10**9}}, "optim.micro_batch is 1000000000"),
+        ({"optim": {"steps": 1e30}}, "optim.steps is 1e+30; expected a value of type int"),
+        ({"optim": {"steps": 10**30}}, "optim.steps is 1000000000000000000000000000000; expected"),
+        ({"optim": {"lr": float("inf")}}, "optim.lr is inf; expected a finite number"),
+        ({"optim": {"lr": -1e-5}}, "optim.lr is -1e-05; expected above 0"),
+        ({"optim": {"lr": True}}, "optim.lr is True; expected a value of type float"),
+        ({"optim": {"lr": 10**400}}, "optim.lr is inf"),
+        ({"optim": {"weight_decay": float("inf")}}, "optim.weight_decay is inf"),
+        ({"optim": {"clip_norm": float("nan")}}, "optim.clip_norm is nan"),
+        ({"run": {"out": "o", "seed": 10**30}}, "run.seed is 1000000000"),
+        ({"run": {"out": ""}}, "run.out is ''; expected a text that is not empty"),
+        ({"run": {"out": "a\0b"}}, "without control characters"),
+        ({"start": {"checkpoint": ""}}, "start.checkpoint is ''"),
+        ({"data": [{"root": "d", "ratio": 10**8}]}, "data[0].ratio is 100000000"),
+        ({"data": [{"root": "d", "size": [8, 8 * 10**9]}]}, "data[0].size[1] is 8000000000"),
+        ({"data": {"root": "d"}}, "data is {'root': 'd'}; expected a list"),
+        ({"a\x1b[2J": 1}, "unknown key a\ufffd[2J"),
+    ],
+)
+def test_values_out_of_bounds(sections, mistake):
+    with pytest.raises(UsageError, match="mistake") as caught:
+        parse_config(minimal(**sections))
+    assert mistake in str(caught.value)
+
+
+def test_no_clipping_is_a_setting():
+    assert parse_config(minimal(optim={"clip_norm": float("inf")})).optim.clip_norm == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a = " + 5000 * "[" + 5000 * "]", "not TOML: it is nested too deep"),
+        ("a = 1" + 5000 * "0", "not TOML"),
+        (b"\xff", "not TOML"),
+    ],
+)
+def test_files_that_are_not_toml(tmp_path, text, message):
+    path = tmp_path / "bad.toml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UsageError, match=message):
+        load_config(path)
+
+
+def test_only_small_regular_files_are_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.toml")
+    (tmp_path / "endless.toml").symlink_to("/dev/zero")
+    (tmp_path / "large.toml").write_bytes(b"#" * (2**20 + 1))
+    for name, reason in (("pipe", "a named pipe"), ("endless", "a device"), ("large", "at most")):
+        with pytest.raises(InputError, match=reason):
+            load_config(tmp_path / f"{name}.toml")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_config(tmp_path)
 
 
 def test_files_that_cannot_be_read(tmp_path):

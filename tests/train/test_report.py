@@ -1,9 +1,12 @@
+import errno
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from e2e_deploy.errors import E2EDeployError, UsageError
 from e2e_deploy.train.report import Reporter, StepReport
 
 
@@ -60,6 +63,34 @@ def test_continuing_forgets_what_is_redone(tmp_path):
         assert steps(tmp_path) == [2, 4]
         told.step(report(6))
     assert steps(tmp_path) == [2, 4, 6]
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "logs"])
+def test_a_full_disk_names_the_file(tmp_path, name, monkeypatch, capsys):
+    def full(*_arguments, **_named):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(E2EDeployError) as caught, reporter(tmp_path, log_every=1) as told:
+        if name == "logs":
+            monkeypatch.setattr(
+                told._writer.file_writer.event_writer._general_file_writer, "write", full
+            )
+        else:
+            monkeypatch.setattr(Path, "open", full)
+        for step in range(1, 200):
+            told.step(report(step))
+    assert f"{tmp_path / name} could not be written: No space left on device; free space" in str(
+        caught.value
+    )
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["my notes\n", '{"loss": 1}\n', "[" * 50_000 + "\n", "3\n"])
+def test_a_log_that_is_not_ours_is_left_alone(tmp_path, content):
+    (tmp_path / "log.jsonl").write_text(content)
+    with pytest.raises(UsageError, match=r"log\.jsonl is not the log of a run"):
+        reporter(tmp_path)
+    assert (tmp_path / "log.jsonl").read_text() == content
 
 
 def test_tensorboard_has_scalars_and_pictures(tmp_path):

@@ -1,0 +1,38 @@
+"""What ends a run from outside, said in one sentence: memory and processes that died.
+
+Knows: how torch words these. Does not know: files, which name themselves where they are written.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from e2e_deploy.errors import E2EDeployError
+from e2e_deploy.train.config import TrainConfig
+
+_LESS_MEMORY = (
+    "use a smaller optim.micro_batch (the effective batch stays the same) or data.size, or turn "
+    "model.gradient_checkpointing on"
+)
+_SENTENCES = {
+    r"DataLoader worker \(pid|shared memory object|^(Connection\w+|EOF|BrokenPipe)Error": (
+        "a process that reads data died (out of memory, or /dev/shm is too small?): use fewer run.workers ({workers} "
+        "now) and run the same command to go on from the newest checkpoint in {out}"
+    ),
+    r"out of memory": f"the GPU's memory is too small: {_LESS_MEMORY}",
+    r"can't allocate memory|MemoryError": f"the memory is too small: {_LESS_MEMORY}",
+}
+"""What torch and Python say to what to do."""
+
+
+@contextmanager
+def failures_said(config: TrainConfig) -> Iterator[None]:
+    """Turn such failures inside the block into E2EDeployError."""
+    try:
+        yield
+    except (RuntimeError, MemoryError, ConnectionError, EOFError) as error:
+        for pattern, sentence in _SENTENCES.items():
+            if re.search(pattern, f"{type(error).__name__}: {error}"):
+                run = config.run
+                raise E2EDeployError(sentence.format(workers=run.workers, out=run.out)) from error
+        raise
