@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from e2e_deploy.errors import UsageError
 from e2e_deploy.opencv import cv2
+from e2e_deploy.text import clean
 
 Rgb = npt.NDArray[np.uint8]
 
@@ -103,6 +104,7 @@ def write_note(picture: Rgb, note: str) -> Rgb:
     """The picture with ``note`` in its lower left corner; unchanged when there is nothing to say."""
     if not note:
         return picture
+    note = clean(note, 200)  # OpenCV reads beyond a lone surrogate
     marked = picture.copy()
     scale = max(0.4, picture.shape[0] / 900)
     at = (int(8 * scale), picture.shape[0] - int(10 * scale))

@@ -62,14 +62,23 @@ def new_partial(path: Path) -> Path:
     Raises:
         OSError: no file can be made there.
     """
-    partial, number = path.with_name(f"{path.stem}.partial{path.suffix}"), 1
+    return new_file(path.with_name(f"{path.stem}.partial{path.suffix}"))
+
+
+def new_file(path: Path) -> Path:
+    """A new empty file at ``path``, or at <name>-2.<suffix> and so on where something is.
+
+    Raises:
+        OSError: no file can be made there.
+    """
+    new, number = path, 1
     while True:
         try:
-            os.close(_create(partial))
-            return partial
+            os.close(_create(new))
+            return new
         except FileExistsError:
             number += 1
-            partial = path.with_name(f"{path.stem}.partial-{number}{path.suffix}")
+            new = path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
 def _create(path: Path) -> int:

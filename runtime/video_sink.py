@@ -1,18 +1,10 @@
-"""Video files of results: H.264 in colour, or FFV1 with 16 bits a pixel.
-
-A file grows beside its place as <name>.partial.<suffix> (numbered where that is taken), which plays at any moment,
-also after a kill, and takes its place when it is closed: what is there is always whole.
-"""
+"""Sinks that record results: H.264 in colour, or FFV1 with 16 bits a pixel."""
 
 import os
-from contextlib import suppress
-from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-import av
 import numpy as np
-import numpy.typing as npt
 
 from e2e_deploy.errors import E2EDeployError, UsageError
 from e2e_deploy.files import check_target, new_partial, whole_file
@@ -23,102 +15,7 @@ from e2e_deploy.runtime.fit import Fit
 from e2e_deploy.runtime.sinks import Painter, SixteenBits, about
 from e2e_deploy.runtime.sources import SourceFrame
 from e2e_deploy.runtime.steps import Facts
-
-DEFAULT_FPS = 30.0
-
-
-class VideoFile:
-    """One video stream in a file that plays while it grows.
-
-    Args:
-        path: its place; the suffix decides the container.
-        fps: of the frames; None takes DEFAULT_FPS.
-        codec: FFmpeg's name.
-        pixels: FFmpeg's name of the stored pixel format.
-        options: of the codec.
-
-    Raises:
-        E2EDeployError: no file can be written there.
-    """
-
-    def __init__(
-        self, path: Path, fps: float | None, codec: str, pixels: str, options: dict[str, str]
-    ) -> None:
-        self.path = path
-        self._rate = Fraction(fps or DEFAULT_FPS).limit_denominator(1001)
-        self._codec, self._pixels = codec, pixels
-        # A key frame a second, and a fragment with each: a kill loses no more than that.
-        self._options = options | {"g": str(max(1, round(float(self._rate))))}
-        self._partial: Path | None = None
-        self._stream: Any = None
-        try:
-            check_target(path)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._partial = new_partial(path)
-            # A regular file again when it is closed, with its index, so that players can seek.
-            layout = (
-                {"movflags": "+hybrid_fragmented+frag_keyframe"}
-                if path.suffix.lower() == ".mp4"
-                else {}
-            )
-            self._container = av.open(
-                f"file:{self._partial}", "w", options={"flush_packets": "1", **layout}
-            )
-        except (OSError, av.FFmpegError) as error:
-            self._discard()
-            raise self._failed(error) from None
-
-    def begin(self, hw: tuple[int, int], metadata: dict[str, str]) -> None:
-        """Set size and metadata, before the first frame."""
-        self._container.metadata.update(metadata)
-        self._stream = self._container.add_stream(self._codec, rate=self._rate)
-        self._stream.height, self._stream.width = hw
-        self._stream.pix_fmt, self._stream.options = self._pixels, self._options
-
-    def add(self, picture: npt.NDArray[Any], layout: str) -> None:
-        """Append one picture in FFmpeg's pixel format ``layout``.
-
-        Raises:
-            E2EDeployError: the file cannot be written.
-        """
-        self._mux(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format=layout))
-
-    def _mux(self, picture: "av.VideoFrame | None") -> None:
-        try:
-            for packet in self._stream.encode(picture):
-                self._container.mux(packet)
-        except (OSError, av.FFmpegError) as error:
-            self._discard()
-            raise self._failed(error) from None
-
-    def _failed(self, error: Exception) -> E2EDeployError:
-        return E2EDeployError(
-            f"{self.path} could not be written: {getattr(error, 'strerror', None) or error}"
-        )
-
-    def _discard(self) -> None:
-        if self._partial is not None:
-            with suppress(OSError):
-                self._partial.unlink(missing_ok=True)
-            self._partial = None
-
-    def close(self) -> list[Path]:
-        """Finish the file and put it in its place; one that took no frame leaves nothing."""
-        if self._partial is None:
-            return []
-        if self._stream is None:
-            self._container.close()
-            self._discard()
-            return []
-        self._mux(None)
-        try:
-            self._container.close()
-            os.replace(self._partial, self.path)
-        except (OSError, av.FFmpegError) as error:
-            self._discard()
-            raise self._failed(error) from None
-        self._partial = None
-        return [self.path]
+from e2e_deploy.runtime.video_file import VideoFile
 
 
 class VideoSink:
@@ -127,12 +24,21 @@ class VideoSink:
     on_main_thread = False
 
     def __init__(
-        self, path: Path, painter: Painter, *, fps: float | None, side_by_side: bool
+        self,
+        path: Path,
+        painter: Painter,
+        *,
+        fps: float | None,
+        side_by_side: bool,
+        live: bool = False,
     ) -> None:
         self.name = str(path)
         self._painter, self._side_by_side = painter, side_by_side
-        options = {"preset": "veryfast", "crf": "20"}
-        self._file = VideoFile(path, fps, "libx264", "yuv420p", options)
+        # With B-frames, times of a growing mp4 would be late by their number.
+        options = {"preset": "veryfast", "crf": "20", "bf": "0"}
+        self._file = VideoFile(
+            path, fps=fps, live=live, codec="libx264", pixels="yuv420p", options=options
+        )
         self._hw: tuple[int, int] | None = None
 
     def write(self, frame: SourceFrame, result: Result, facts: Facts) -> None:
@@ -150,7 +56,7 @@ class VideoSink:
         hw = (picture.shape[0], picture.shape[1])
         if self._hw is None:
             self._hw = hw
-            self._file.begin(hw, {"comment": self._painter.note} if self._painter.note else {})
+            self._file.begin(hw, {"comment": self._painter.note})
         if hw != self._hw:
             if not self._painter.is_video:
                 raise UsageError(
@@ -158,7 +64,7 @@ class VideoSink:
                     "pictures of several sizes need --out FOLDER"
                 )
             picture = Fit(hw, self._hw).to_engine(picture)
-        self._file.add(picture, "rgb24")
+        self._file.add(picture, "rgb24", frame)
 
     def close(self) -> list[Path]:
         """Finish the file."""
@@ -168,21 +74,28 @@ class VideoSink:
 class NumbersVideoSink:
     """Depth as lossless 16-bit grey (FFV1) in Matroska, with a sidecar that says what the numbers mean.
 
+    Beside it grows a text file with the time of each frame in the source, as mkvmerge and x264 read such.
+
     Raises:
         UsageError: the bundle's task is not depth.
     """
 
     on_main_thread = False
 
-    def __init__(self, path: Path, manifest: Manifest, *, fps: float | None) -> None:
+    def __init__(
+        self, path: Path, manifest: Manifest, *, fps: float | None, live: bool = False
+    ) -> None:
         if manifest.task != "depth":
             raise UsageError(
                 f"{path}: a 16-bit video holds depth; for {manifest.task} use --out FOLDER --save npy"
             )
         self.name = str(path)
-        self._manifest = manifest
-        self._file = VideoFile(path, fps, "ffv1", "gray16le", {"slicecrc": "1"})
+        self._manifest, self._live = manifest, live
+        self._file = VideoFile(
+            path, fps=fps, live=live, codec="ffv1", pixels="gray16le", options={"slicecrc": "1"}
+        )
         self._told: dict[str, Any] = {}
+        self._times = _TimesFile(path)
 
     def write(self, frame: SourceFrame, result: Result, facts: Facts) -> None:
         """Append one frame.
@@ -205,14 +118,59 @@ class NumbersVideoSink:
                 f"{frame.name} is {told['size']}, but {self.name} began with {self._told['size']} (height, width); "
                 "numbers are not resized: use --out FOLDER"
             )
-        self._file.add(SixteenBits(*self._told["range"]).store(result), "gray16le")
+        self._file.add(SixteenBits(*self._told["range"]).store(result), "gray16le", frame)
+        own_s = None if self._live else frame.pts_s
+        self._times.add(self._file.last_s if own_s is None else own_s)
 
     def close(self) -> list[Path]:
         """Finish the file and write its sidecar."""
-        files = self._file.close()
+        files: list[Path] = []
+        try:
+            files = self._file.close()
+        finally:
+            times = self._times.close(files[0] if files else None)
         if not files:
             return []
+        self._told["times"] = {
+            "file": times.name,
+            "meaning": "timestamp format v2: a line for each frame, its presentation time in the source in ms",
+        }
         sidecar = Path(f"{files[0]}.json")
         with whole_file(sidecar) as partial:
             partial.write_text(to_json(self._told, indent=2) + "\n", encoding="utf-8")
-        return [*files, sidecar]
+        return [*files, sidecar, times]
+
+
+class _TimesFile:
+    """Times of a video's frames in mkvtoolnix's timestamp format v2; made with the first one, it grows by lines."""
+
+    def __init__(self, video: Path) -> None:
+        self._place = Path(f"{video}.times.txt")
+        self._partial: Path | None = None
+        self._stream: TextIO | None = None
+
+    def add(self, time_s: float) -> None:
+        try:
+            if self._stream is None:
+                self._partial = new_partial(self._place)
+                self._stream = self._partial.open("w", buffering=1, encoding="ascii")
+                self._stream.write("# timestamp format v2\n")
+            self._stream.write(f"{1000 * time_s:.6f}\n")
+        except OSError as error:
+            raise self._failed(error) from None
+
+    def close(self, video: Path | None) -> Path:
+        """Put it beside its video, or leave it with a video that was not finished."""
+        place = Path(f"{video}.times.txt") if video else self._place
+        try:
+            if self._stream is not None:
+                self._stream.close()
+            if self._partial is not None and video is not None:
+                check_target(place)
+                os.replace(self._partial, place)
+        except OSError as error:
+            raise self._failed(error) from None
+        return place
+
+    def _failed(self, error: OSError) -> E2EDeployError:
+        return E2EDeployError(f"{self._place} could not be written: {error.strerror or error}")

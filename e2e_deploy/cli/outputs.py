@@ -168,7 +168,7 @@ class Outputs:
             raise UsageError(f"--out {out} is one picture, and {source.name} is {what}; {WRITTEN}")
         read = [*source.files, *inputs]
         if kind:
-            _refuse_inputs([out, Path(f"{out}.json")], read)
+            _refuse_inputs([out, Path(f"{out}.json"), Path(f"{out}.times.txt")], read)
         elif isinstance(source, PictureSource):
             formats = self._formats(out)
             names = source.names
@@ -186,9 +186,15 @@ class Outputs:
     ) -> Sink:
         painter, kind = self._painter(manifest, source), _kind(out)
         if kind == ".mp4":
-            return VideoSink(out, painter, fps=source.fps, side_by_side=self.side_by_side)
+            return VideoSink(
+                out,
+                painter,
+                fps=source.fps,
+                side_by_side=self.side_by_side,
+                live=source.is_live,
+            )
         if kind == ".mkv":
-            return NumbersVideoSink(out, manifest, fps=source.fps)
+            return NumbersVideoSink(out, manifest, fps=source.fps, live=source.is_live)
         return PictureSink(
             out.parent if kind else out,
             manifest,

@@ -2,6 +2,8 @@ import json
 import signal
 import subprocess
 import sys
+from contextlib import suppress
+from dataclasses import replace
 
 import av
 import numpy as np
@@ -79,22 +81,141 @@ def test_pictures_of_several_sizes_do_not_fit_one_video(tmp_path, manifests, rng
     assert len(decoded(tmp_path / "a.mp4")[0]) == 2
 
 
-def test_a_full_disk_leaves_no_half_video_and_the_old_one(tmp_path, manifests, rng, full_disk):
-    path = tmp_path / "a.mp4"
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_a_full_disk_keeps_the_recording_so_far_and_the_old_one(
+    tmp_path, manifests, rng, full_disk, name
+):
+    path, partial = tmp_path / name, tmp_path / name.replace(".", ".partial.")
     path.write_text("old")
-    with full_disk(20_000):
-        sink = VideoSink(path, painter(manifests["depth"], True), fps=25, side_by_side=True)
-        with pytest.raises(E2EDeployError, match="a.mp4 could not be written: File too large"):
-            for index in range(60):
+    with full_disk(60_000):
+        sink = sink_for(path, manifests["depth"])
+        with pytest.raises(E2EDeployError) as caught:
+            for index in range(200):
                 sink.write(
-                    source_frame(rng, (240, 320), index=index),
-                    result_for("depth", rng, (240, 320)),
+                    source_frame(rng, (120, 160), index=index),
+                    result_for("depth", rng, (120, 160)),
                     {},
                 )
             sink.close()
         assert sink.close() == []
+    assert str(caught.value) == (
+        f"{path} could not be written: File too large; what was recorded until then is in {partial}"
+    )
     assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
+    with av.open(str(partial)) as container:
+        count = 0
+        with suppress(av.error.InvalidDataError):  # the last one may be half
+            for _ in container.decode(video=0):
+                count += 1
+    assert count >= 1
+
+
+def sink_for(path, manifest, **options):
+    if path.suffix == ".mkv":
+        return NumbersVideoSink(path, manifest, fps=10, **options)
+    return VideoSink(path, painter(manifest, True), fps=10, side_by_side=True, **options)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_a_partial_recording_that_is_there_is_kept(tmp_path, manifests, rng, name):
+    partial = tmp_path / name.replace(".", ".partial.")
+    partial.write_text("an hour of work")
+    sink = sink_for(tmp_path / name, manifests["depth"])
+    sink.write(source_frame(rng), result_for("depth", rng), {})
+    assert sink.close()[0] == tmp_path / name
+    assert partial.read_text() == "an hour of work"
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_two_recordings_to_one_place_are_two_files(tmp_path, manifests, rng, name):
+    sinks = [sink_for(tmp_path / name, manifests["depth"]) for _ in range(2)]
+    for count, sink in enumerate(sinks, start=2):
+        for index in range(count):
+            sink.write(source_frame(rng, index=index), result_for("depth", rng), {})
+    files = [sink.close() for sink in sinks]
+    assert [names[0].name for names in files] == [name, name.replace(".", "-2.")]
+    assert [len(decoded(names[0])[0]) for names in files] == [2, 3]
+    assert not list(tmp_path.glob("*.partial*"))
+    for names in files[: len(files) if name == "a.mkv" else 0]:
+        assert [str(path) for path in names] == [
+            str(names[0]) + end for end in ("", ".json", ".times.txt")
+        ]
+
+
+TIMES_S = [0.0, 0.1, 0.2, 0.2001, 0.4, 0.9, 1.4, 5.9]
+
+
+@pytest.mark.parametrize("start_s", [0.0, 0.5])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_each_frame_keeps_its_own_time(tmp_path, manifests, rng, name, start_s):
+    """Uneven, finer than a millisecond, with a gap before the first frame and a long last one."""
+    sink = sink_for(tmp_path / name, manifests["depth"])
+    for index, shown_s in enumerate(TIMES_S):
+        frame = replace(
+            source_frame(rng, index=index),
+            pts_s=shown_s + 7,
+            shown_s=shown_s + start_s,
+            duration_s=2.5,
+        )
+        sink.write(frame, result_for("depth", rng), {})
+    files = sink.close()
+    with av.open(str(files[0])) as container:
+        got = [frame.time for frame in container.decode(video=0)]
+        end_s = container.duration / av.time_base
+    wanted = np.array(TIMES_S) + start_s
+    np.testing.assert_allclose(got, wanted, atol=1e-5 if name == "a.mp4" else 1.1e-3)
+    assert np.diff(got).min() > 0
+    gap_s = start_s if name == "a.mkv" else 0  # where a header's duration counts from
+    assert end_s == pytest.approx(5.9 + 2.5 + gap_s, abs=2e-3)
+    if name == "a.mkv":
+        lines = (tmp_path / "a.mkv.times.txt").read_text().splitlines()
+        assert lines[0] == "# timestamp format v2"
+        np.testing.assert_allclose(np.array(lines[1:], float), 1000 * (np.array(TIMES_S) + 7))
+        told = json.loads((tmp_path / "a.mkv.json").read_text())
+        assert told["times"]["file"] == "a.mkv.times.txt"
+
+
+def test_live_recordings_begin_with_their_first_frame(tmp_path, manifests, rng):
+    """It was captured while the engine was loaded; what is written comes later, and later again after a loss."""
+    sink = sink_for(tmp_path / "a.mkv", manifests["depth"], live=True)
+    for index, shown_s in enumerate([4.0, 4.1, 9.0]):
+        frame = replace(source_frame(rng, index=index), pts_s=100.0 - index, shown_s=shown_s)
+        sink.write(frame, result_for("depth", rng), {})
+    sink.close()
+    with av.open(str(tmp_path / "a.mkv")) as container:
+        got = [frame.time for frame in container.decode(video=0)]
+    np.testing.assert_allclose(got, [0, 0.1, 5], atol=1e-3)
+    lines = (tmp_path / "a.mkv.times.txt").read_text().splitlines()[1:]
+    np.testing.assert_allclose(np.array(lines, float), [0, 100, 5000], atol=1e-3)
+
+
+@pytest.mark.parametrize("hw", [(64, 96), (720, 1280)])
+def test_colours_are_those_of_the_tags(tmp_path, manifests, hw):
+    path = tmp_path / "a.mp4"
+    sink = VideoSink(path, painter(manifests["trained"], True), fps=None, side_by_side=True)
+    frame = SourceFrame(np.full((*hw, 3), (200, 30, 30), np.uint8), 0, None, "a")
+    sink.write(frame, np.full(hw, 0.5, np.float32), {})
+    sink.close()
+    with av.open(str(path)) as container:
+        picture = next(container.decode(video=0))
+    assert (picture.colorspace, picture.color_range) == (1, 1)
+    assert (picture.color_primaries, picture.color_trc) == (1, 1)
+    seen = picture.to_ndarray(format="rgb24", src_colorspace="ITU709")[hw[0] // 2, hw[1] // 2]
+    assert np.abs(seen.astype(int) - (200, 30, 30)).max() <= 4
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_a_note_that_no_container_takes_is_cleaned(tmp_path, manifests, rng, name):
+    """A lone surrogate ended the process in FFmpeg's muxer."""
+    manifest = manifests["depth"]
+    note = "tr\ud800ained\x00 on\x1b[31m\nit"
+    manifest = replace(manifest, checkpoint=replace(manifest.checkpoint, note=note))
+    sink = sink_for(tmp_path / name, manifest)
+    sink.write(source_frame(rng), result_for("depth", rng), {})
+    sink.close()
+    metadata = decoded(tmp_path / name)[2]
+    comment = metadata.get("comment", metadata.get("COMMENT"))
+    assert comment == "tr\ufffdained\ufffd on\ufffd[31m it"
 
 
 def test_a_video_where_no_file_can_be(tmp_path, manifests, rng):
@@ -170,7 +291,8 @@ def test_sixteen_bits_of_a_video_come_back(tmp_path, manifests, rng, value_range
     results = [result_for("depth", rng, (61, 83)) * top for _ in range(4)]
     for index, result in enumerate(results):
         sink.write(source_frame(rng, (61, 83), index=index), result, facts)
-    assert sink.close() == [path, path.with_name("depth.mkv.json")]
+    files = [path, *(path.with_name(f"depth.mkv.{end}") for end in ("json", "times.txt"))]
+    assert sink.close() == files
     told = json.loads(path.with_name("depth.mkv.json").read_text())
     assert told["metric"] is (value_range is not None)
     with av.open(str(path)) as container:
@@ -182,7 +304,7 @@ def test_sixteen_bits_of_a_video_come_back(tmp_path, manifests, rng, value_range
         assert values.dtype == np.uint16
         got = values * told["ffv1"]["scale"] + told["ffv1"]["offset"]
         np.testing.assert_allclose(got, result, atol=0.51 * top / 65535)
-    assert sorted(p.name for p in path.parent.iterdir()) == ["depth.mkv", "depth.mkv.json"]
+    assert sorted(path.parent.iterdir()) == files
 
 
 def test_numbers_are_not_resized_and_normals_do_not_fit(tmp_path, manifests, rng):
@@ -190,6 +312,6 @@ def test_numbers_are_not_resized_and_normals_do_not_fit(tmp_path, manifests, rng
     sink.write(source_frame(rng), result_for("depth", rng), {})
     with pytest.raises(UsageError, match="numbers are not resized"):
         sink.write(source_frame(rng, (40, 40)), result_for("depth", rng, (40, 40)), {})
-    assert len(sink.close()) == 2
+    assert len(sink.close()) == 3
     with pytest.raises(UsageError, match="holds depth"):
         NumbersVideoSink(tmp_path / "b.mkv", manifests["normals"], fps=None)
