@@ -4,6 +4,7 @@ import json
 
 import cv2
 import pytest
+from safetensors.torch import load_file, save_file
 
 from e2e_deploy.cli import main
 from tests.train.fixtures import write_folder, write_hypersim, write_vkitti2
@@ -51,6 +52,20 @@ def test_train_then_eval(tmp_path, capsys):
     assert 0 < result["metrics"]["abs_rel"] < 1
     assert cv2.imread(str(sheet)) is not None
     assert len(rows.read_text().splitlines()) == 7
+
+    # The same decoder with the opposite sign: near = 1, and every number the same.
+    file = model / "vae" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    save_file(
+        {key: -value if "decoder.conv_out" in key else value for key, value in tensors.items()},
+        file,
+    )
+    options = ("--split", "train", "--json", "--resolution", 0)
+    code, stdout, stderr = call(capsys, "eval", model, data, *options)
+    inverted = json.loads(stdout)
+    assert code == 3
+    assert inverted["metrics"]["abs_rel"] == pytest.approx(result["metrics"]["abs_rel"], rel=1e-3)
+    assert "the depth is inverted: the fitted scale is negative in 6 of 6 images" in stderr
 
 
 @pytest.mark.slow
