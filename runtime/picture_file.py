@@ -7,7 +7,7 @@ needs the extra ``heif``.
 import math
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -116,8 +116,10 @@ def _pillow(
             note(f"{name} holds several pictures; the first is read")
         if deep_png:
             stream.seek(0)
-            found = upright(_opencv(stream), _orientation(picture))
-            return _eight_bits(name, found, note, _significant(stream, found))
+            data = stream.read()
+            chunks = dict(_chunks(data))
+            found = upright(_opencv(data), _orientation(picture))
+            return _eight_bits(name, found, note, _significant(chunks.get(b"sBIT"), found))
         picture.load()
         orientation = _orientation(picture)  # after loading: Pillow turns TIFF by itself
         if picture.mode.startswith("I") or picture.mode == "F":
@@ -155,13 +157,15 @@ def _tiff(name: str, stream: BinaryIO, note: Note) -> npt.NDArray[np.uint8]:
     if tags.next:
         note(f"{name} holds several pictures; the first is read")
     top = tags.get(281)  # MaxSampleValue
-    return _eight_bits(name, _opencv(stream), note, None if top is None else int(np.max(top)))
+    return _eight_bits(
+        name, _opencv(stream.read()), note, None if top is None else int(np.max(top))
+    )
 
 
 def _heif(name: str, stream: BinaryIO) -> npt.NDArray[np.uint8]:
     """HEIC: libheif assembles tiles and turns the picture, so its EXIF is not asked."""
     try:
-        heif = require("pi_heif", "heif")
+        heif = require("pillow_heif", "heif")
     except UnavailableError as error:
         raise UnavailableError(f"{name} is HEIC: {error}, or convert it to JPEG") from None
     opened = heif.open_heif(stream, convert_hdr_to_8bit=True)
@@ -169,10 +173,9 @@ def _heif(name: str, stream: BinaryIO) -> npt.NDArray[np.uint8]:
     return np.asarray(opened.to_pillow().convert("RGB"), dtype=np.uint8)
 
 
-def _opencv(stream: BinaryIO) -> npt.NDArray[Any]:
+def _opencv(data: bytes) -> npt.NDArray[Any]:
     """Grey [H, W] or RGB [H, W, 3] with the bits of the file."""
-    data = np.frombuffer(stream.read(), dtype=np.uint8)
-    found = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    found = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
     if found is None:
         raise ValueError("its pixels are damaged")
     return found if found.ndim == 2 else np.asarray(found[..., 2::-1])
@@ -197,21 +200,27 @@ def upright(picture: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
     return np.ascontiguousarray(picture)
 
 
-def _significant(stream: BinaryIO, picture: npt.NDArray[Any]) -> int | None:
+def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """(kind, content) of each chunk of a PNG; one longer than the file would have OpenCV allocate gigabytes."""
+    at, kind = len(_PNG), b""
+    while at < len(data) and kind != b"IEND":
+        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        if at + 12 + length > len(data):
+            raise ValueError("one of its chunks ends beyond the file")
+        yield kind, data[at + 8 : at + 8 + length]
+        at += 12 + length
+
+
+def _significant(bits: bytes | None, picture: npt.NDArray[Any]) -> int | None:
     """The largest value of a 16-bit PNG whose samples were stored as they are, against the specification.
 
     Its sBIT chunk says how many bits they had. Samples scaled to 16 bits, as it asks for, are zero in the lower ones
     while they are dark, and larger than that many bits hold when they are not.
     """
-    stream.seek(0)
-    before, _, _ = stream.read(4096).partition(b"IDAT")
-    length, found, values = before.partition(b"sBIT")
-    if not found:
-        return None
-    bits = max(values[: int.from_bytes(length[-4:], "big")][:3], default=16)
-    step = 1 << max(0, 16 - bits)
-    unscaled = bits < 16 and picture.max() < 1 << bits and bool((picture % step).any())
-    return (1 << bits) - 1 if unscaled else None
+    most = max((bits or b"")[:3], default=16)
+    step = 1 << max(0, 16 - most)
+    unscaled = most < 16 and picture.max() < 1 << most and bool((picture % step).any())
+    return (1 << most) - 1 if unscaled else None
 
 
 def _eight_bits(

@@ -26,7 +26,7 @@ HEAVY += (
     "accelerate",
     "tensorrt",
     "tensorrt_rtx",
-    "pi_heif",
+    "pillow_heif",
     "scipy",
     "skimage",
 )

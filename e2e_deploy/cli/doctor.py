@@ -93,11 +93,13 @@ def _h264() -> tuple[bool, str, str]:
 CHECKS: tuple[tuple[str, bool, Callable[[], tuple[bool, str, str]]], ...] = (
     ("numpy", True, _package("numpy", "")),
     ("opencv", True, _package("e2e_deploy.opencv", "")),
+    ("pillow", True, _package("PIL", "")),
     ("onnxruntime", True, _onnxruntime),
     ("mp4 output", True, _h264),
     ("CUDA device", False, _cuda),
     ("display", False, _display),
     ("cameras", False, _cameras),
+    ("pillow_heif (HEIC pictures)", False, _package("pillow_heif", "heif")),
     ("torch (export, train)", False, _package("torch", "export")),
     ("diffusers (export, train)", False, _package("diffusers", "export")),
     ("onnx (export)", False, _package("onnx", "export")),

@@ -1,12 +1,14 @@
 """Where ``run`` writes to: --out by its suffix, --save and --show as sinks; never onto what it reads."""
 
+import errno
 import mimetypes
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from e2e_deploy.errors import UsageError
+from e2e_deploy.errors import E2EDeployError, UsageError
+from e2e_deploy.files import check_target
 from e2e_deploy.manifest import Manifest
 from e2e_deploy.runtime.intrinsics import Intrinsics
 from e2e_deploy.runtime.picture_file import PICTURE_SUFFIXES
@@ -97,6 +99,8 @@ class Outputs:
             raise UsageError(
                 f"--save {', '.join(sorted(unused))} does not fit any --out; give a folder"
             )
+        if self.formats and not self.outs and (self.show or self.view is not None):
+            raise UsageError("--save needs --out: with --show or --view alone no file is written")
         if self.side_by_side and ".mp4" not in kinds:
             raise UsageError("--side-by-side needs --out with a path ending in .mp4")
         if len({os.path.realpath(out) for out in self.outs}) < len(self.outs):
@@ -139,7 +143,7 @@ class Outputs:
         Raises:
             UnavailableError: --show without a display, or --view on a port that is taken.
             UsageError: a 16-bit video of normals, one file for several pictures, or a result in the place of an input.
-            E2EDeployError: a video cannot be written there.
+            E2EDeployError: nothing can be written there.
         """
         outs = self.outs
         if not outs and not self.show and self.view is None:
@@ -166,6 +170,13 @@ class Outputs:
         if kind in PICTURES and (source.is_video or source.total != 1):
             what = "a video" if source.is_video else f"{source.total} pictures"
             raise UsageError(f"--out {out} is one picture, and {source.name} is {what}; {WRITTEN}")
+        try:
+            if kind:
+                check_target(out)
+            elif os.path.lexists(out) and not out.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, "it is not a folder")
+        except OSError as error:
+            raise E2EDeployError(f"{out} could not be written: {error.strerror}") from None
         read = [*source.files, *inputs]
         if kind:
             _refuse_inputs([out, Path(f"{out}.json"), Path(f"{out}.times.txt")], read)

@@ -252,7 +252,7 @@ def test_ctrl_c_leaves_a_playable_video(cli, bundle, tmp_path, monkeypatch):
 LEAN = """
 import sys
 for name in ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnx_ir", "safetensors",
-             "tensorrt", "tensorrt_rtx", "skimage", "scipy", "pi_heif"):
+             "tensorrt", "tensorrt_rtx", "skimage", "scipy", "pillow_heif"):
     sys.modules[name] = None
 from e2e_deploy.cli import main
 main(sys.argv[1:])
@@ -350,11 +350,11 @@ def test_one_output_that_fails_leaves_the_others_and_the_exit_code_says_it(cli, 
     (tmp_path / "file").write_text("in the way")
     code, stdout, stderr = cli(
         "run", clip(tmp_path / "in.mp4"), "--bundle", bundle,
-        "--out", tmp_path / "a.mp4", "--out", tmp_path / "file",
+        "--out", tmp_path / "a.mp4", "--out", tmp_path / "file" / "deep",
     )  # fmt: skip
     assert code == 1
     assert stdout == f"{tmp_path / 'a.mp4'}\n"
-    assert stderr.splitlines()[-1].startswith(f"error: {tmp_path / 'file'} stopped early: ")
+    assert stderr.splitlines()[-1].startswith(f"error: {tmp_path / 'file/deep'} stopped early: ")
 
 
 def test_outputs_that_do_not_go_together(cli, bundle, picture, tmp_path):

@@ -197,6 +197,17 @@ def test_sizes_are_judged_by_the_header_alone(tmp_path, monkeypatch):
         refused(large, r"60000x60000 \(3600 Mpx\)")
 
 
+def test_a_chunk_longer_than_its_file_reaches_no_decoder(tmp_path, monkeypatch):
+    """OpenCV allocates what a chunk says it holds."""
+    path = deep_png(tmp_path / "a.png", np.zeros((20, 30)))
+    data = bytearray(path.read_bytes())
+    at = data.index(b"IDAT") - 4
+    data[at : at + 4] = (0xF000_0000).to_bytes(4, "big")
+    path.write_bytes(data)
+    monkeypatch.setattr(cv2, "imdecode", lambda *arguments: pytest.fail("decoded"))
+    refused(path, "one of its chunks ends beyond the file")
+
+
 def test_a_file_too_large_to_be_a_picture_is_not_read(tmp_path):
     path = tmp_path / "a.tif"
     grey_tiff(path, np.zeros((20, 30)), 8)
@@ -231,7 +242,7 @@ def test_damaged_exif_loses_no_picture(tmp_path, rgb):
 
 
 def test_heic_is_upright_and_its_tiles_are_one_picture():
-    pytest.importorskip("pi_heif", reason="the package pi-heif is not installed")
+    pytest.importorskip("pillow_heif", reason="the package pillow-heif is not installed")
     got = read_picture(DATA / "grid.heic")
     assert got.shape == (128, 128, 3)
     corners = got[[8, 8, -8, -8], [8, -8, 8, -8]]
@@ -242,7 +253,7 @@ def test_heic_is_upright_and_its_tiles_are_one_picture():
 
 
 def test_heic_without_its_package_says_what_to_do(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "pi_heif", None)
+    monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)
     with pytest.raises(UnavailableError, match=r"grid.heic is HEIC: .*\[heif\]', or convert it"):
         read_picture(DATA / "grid.heic")
 

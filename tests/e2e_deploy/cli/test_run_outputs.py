@@ -187,3 +187,20 @@ def test_a_recording_is_finished_when_it_is_ended_from_outside(bundle, tmp_path,
         process.send_signal(getattr(signal, ending))  # a terminal that closes sends two
         assert process.wait(20) == 130
     assert sorted(p.name for p in tmp_path.glob("a*")) == ["a.mkv", "a.mkv.json"]
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.npy", "a"])
+def test_a_device_or_a_pipe_is_no_place_for_results(cli, bundle, picture, tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    before = os.lstat(tmp_path / name)
+    code, _, stderr = cli("run", picture[0], "--bundle", bundle, "--out", tmp_path / name)
+    assert code == 1
+    assert f"{name} could not be written: it is " in one_sentence(stderr)
+    assert os.lstat(tmp_path / name) == before
+
+
+def test_a_format_that_nothing_takes_is_refused(cli, bundle, picture):
+    code, _, stderr = cli("run", picture[0], "--bundle", bundle, "--view", "0", "--save", "npy")
+    assert code == 2
+    assert "--save needs --out" in one_sentence(stderr)
