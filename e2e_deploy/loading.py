@@ -199,7 +199,8 @@ def _empty_prompt(checkpoint: Checkpoint, tokenizer_class: Any) -> Tensor:
     folder = checkpoint.path / "tokenizer"
     try:
         for file in folder.iterdir():
-            open_regular(file).close()  # the library would wait for a pipe
+            if not file.is_dir():
+                open_regular(file).close()  # the library would wait for a pipe
         tokenizer = tokenizer_class.from_pretrained(folder, local_files_only=True)
         ids_1L: Tensor = tokenizer(
             "", padding="do_not_pad", truncation=True, max_length=77, return_tensors="pt"

@@ -1,10 +1,18 @@
 """``e2e-deploy export``: from a checkpoint to a verified bundle."""
 
+import os
 from pathlib import Path
 
 import click
 
 from e2e_deploy.cli import options
+
+
+def default_out(checkpoint_id: str, precision: str) -> Path:
+    """The bundle's folder where none is named: in the current folder, after the checkpoint's folder or hub id."""
+    is_folder = Path(checkpoint_id).is_dir()
+    name = checkpoint_id if is_folder else checkpoint_id.partition("@")[0].removeprefix("bundled:")
+    return Path(f"{os.path.basename(os.path.abspath(name))}-{precision}")
 
 
 @click.command("export")
@@ -145,8 +153,7 @@ def command(
     )
     if opened.note:
         click.echo(f"note: {opened.note}", err=True)
-    stem = bundled.removeprefix("bundled:") if bundled else Path(opened.id.partition("@")[0]).name
-    target = out or Path(f"{stem}-{precision}")
+    target = out or default_out(bundled or opened.id, precision)
     bundle = export_bundle(
         opened,
         target,

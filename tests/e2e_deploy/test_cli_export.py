@@ -1,10 +1,12 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from e2e_deploy.bundle import open_bundle
+from e2e_deploy.cli.export import default_out
 from e2e_deploy.errors import BundleError, UnavailableError
 from e2e_deploy.export import onnx_export
 from e2e_deploy.hardware import cuda_device_count
@@ -12,6 +14,21 @@ from e2e_deploy.runtime import Engine
 from tests.small_checkpoint import write_small
 
 MAIN = "from e2e_deploy.cli import main; main()"
+
+
+def test_the_default_folder_is_called_after_the_checkpoint(tmp_path, monkeypatch):
+    (tmp_path / "depth@2" / "unet").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "depth@2")
+    names = {
+        ".": "depth@2",
+        "unet/..": "depth@2",
+        "unet/": "unet",
+        str(tmp_path / "depth@2"): "depth@2",
+        "owner/name@" + 40 * "0": "name",
+        "bundled:e2e-tiny-depth": "e2e-tiny-depth",
+    }
+    for checkpoint_id, name in names.items():
+        assert default_out(checkpoint_id, "fp16") == Path(f"{name}-fp16")
 
 
 def one_sentence(stderr):
