@@ -115,10 +115,11 @@ def _pillow(
         if picture.format != "MPO" and getattr(picture, "is_animated", False):
             note(f"{name} holds several pictures; the first is read")
         if deep_png:
+            orientation = _orientation(picture)
             stream.seek(0)
             data = stream.read()
             chunks = dict(_chunks(data))
-            found = upright(_opencv(data), _orientation(picture))
+            found = upright(_opencv(data), orientation)
             return _eight_bits(name, found, note, _significant(chunks.get(b"sBIT"), found))
         picture.load()
         orientation = _orientation(picture)  # after loading: Pillow turns TIFF by itself

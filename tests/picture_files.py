@@ -28,8 +28,8 @@ def blank_png(path, width, height):
     return path
 
 
-def deep_png(path, values_HW, significant_bits=None):
-    """A 16-bit grey PNG of the values as they are, with an sBIT chunk if asked for."""
+def deep_png(path, values_HW, significant_bits=None, orientation=None):
+    """A 16-bit grey PNG of the values as they are; an sBIT chunk, and EXIF at its end, if asked for."""
     height, width = values_HW.shape
     rows = b"".join(b"\x00" + row.tobytes() for row in values_HW.astype(">u2"))
     path.write_bytes(
@@ -37,9 +37,14 @@ def deep_png(path, values_HW, significant_bits=None):
         + _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 0, 0, 0, 0))
         + (b"" if significant_bits is None else _chunk(b"sBIT", bytes([significant_bits])))
         + _chunk(b"IDAT", zlib.compress(rows))
+        + (b"" if orientation is None else _chunk(b"eXIf", _exif(orientation)))
         + _chunk(b"IEND", b"")
     )
     return path
+
+
+def _exif(orientation):
+    return b"II*\x00" + struct.pack("<IHHHIHHI", 8, 1, 0x0112, 3, 1, orientation, 0, 0)
 
 
 def grey_tiff(path, values_HW, bits, **tags):

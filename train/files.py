@@ -5,7 +5,6 @@ whole or not at all. Does not know: units, ranges, folders.
 """
 
 import io
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,19 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from e2e_deploy import files
 from e2e_deploy.errors import DataError
+from e2e_deploy.files import whole_file
 from e2e_deploy.optional import require
 
 Array = npt.NDArray[Any]
+MAX_BYTES = 2**30  # depth of 67 Mpx in 64-bit floats is half of it
 
 
 def read_bytes(path: Path) -> bytes:
-    """Content of ``path``; ``DataError`` when it is missing or unreadable."""
+    """Content of ``path``; ``DataError`` when it is missing, unreadable, not a regular file or over MAX_BYTES."""
     try:
-        return path.read_bytes()
+        return files.read_bytes(path, MAX_BYTES)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
 
@@ -77,14 +79,9 @@ def read_array(path: Path) -> Array:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write ``content`` under a temporary name and rename it, so no half file is ever seen."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write a file whole or not at all; E2EDeployError when that fails."""
+    with whole_file(path) as partial:
+        partial.write_bytes(content)
 
 
 def write_picture(path: Path, picture: Array) -> None:

@@ -94,6 +94,8 @@ def test_exif_turns_sixteen_bits(tmp_path, rgb, orientation):
     exif[0x0112] = orientation
     Image.fromarray(deep).save(tmp_path / "16.png", exif=exif)
     np.testing.assert_array_equal(read_picture(tmp_path / "16.png"), read_picture(plain))
+    late = deep_png(tmp_path / "late.png", deep, orientation=orientation)
+    np.testing.assert_array_equal(read_picture(late), read_picture(plain))
 
 
 @pytest.mark.parametrize("bits", [10, 12, 14])

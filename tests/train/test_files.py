@@ -1,8 +1,11 @@
+import os
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 
-from e2e_deploy.errors import DataError
+from e2e_deploy.errors import DataError, E2EDeployError
 from e2e_deploy.train.files import read_picture, read_rgb, write_bytes, write_picture
 
 
@@ -40,3 +43,20 @@ def test_writing_replaces_whole_files(tmp_path):
     write_bytes(tmp_path / "f", b"new")
     assert (tmp_path / "f").read_bytes() == b"new"
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
+@pytest.mark.timeout(10)
+def test_only_regular_files_are_read_and_links_are_not_written_through(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    for path, said in ((tmp_path / "a.png", "a named pipe"), (Path("/dev/zero"), "a device")):
+        with pytest.raises(DataError, match=f"it is {said}, not a regular file"):
+            read_picture(path)
+    (tmp_path / "victim").write_text("precious")
+    for name in ("a.csv", f".b.csv.{os.getpid()}.tmp"):
+        (tmp_path / name).symlink_to("victim")
+    for name in ("a.csv", "b.csv"):
+        write_bytes(tmp_path / name, b"new")
+        assert (tmp_path / name).read_bytes() == b"new"
+    assert (tmp_path / "victim").read_text() == "precious"
+    with pytest.raises(E2EDeployError, match="it is a device, not a file"):
+        write_bytes(Path("/dev/null"), b"new")

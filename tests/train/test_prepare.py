@@ -3,6 +3,7 @@ import os
 import numpy as np
 import pytest
 
+from e2e_deploy.errors import E2EDeployError
 from e2e_deploy.train.folder import FolderDataset
 from e2e_deploy.train.hypersim import prepare_hypersim
 from e2e_deploy.train.prepare import read_statistics
@@ -96,10 +97,10 @@ def test_a_failed_write_leaves_no_file_behind(done, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(E2EDeployError, match="could not be written: disk full"):
         prepare_hypersim(src, dst, size=SIZE)
     assert not target.exists()
-    assert not list(dst.rglob("*.tmp"))
+    assert not list(dst.rglob(".*"))
 
 
 def test_a_sample_that_turned_bad_is_reported_on_the_next_run(done):
