@@ -8,10 +8,10 @@ import numpy.typing as npt
 from e2e_deploy.bundle import Bundle
 from e2e_deploy.errors import BundleError, E2EDeployError, UnavailableError, UsageError
 from e2e_deploy.hardware import cuda_device_count
+from e2e_deploy.interrupts import stoppable
 from e2e_deploy.manifest import FREE, GraphEntry
 from e2e_deploy.onnxruntime import import_onnxruntime
 from e2e_deploy.runtime.backend import OneAtATime, Result
-from e2e_deploy.runtime.interrupts import stoppable
 from e2e_deploy.runtime.ort_gpu import find_gpu_provider
 from e2e_deploy.runtime.ort_memory import bound_memory, return_memory
 from e2e_deploy.text import clean

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from e2e_deploy.bundle import Bundle
 from e2e_deploy.errors import BundleError
+from e2e_deploy.interrupts import interruptible
 from e2e_deploy.limits import LIMITS
 from e2e_deploy.manifest import GraphEntry
 from e2e_deploy.onnxruntime import import_onnxruntime
@@ -112,4 +113,4 @@ def check_with_polygraphy(bundle: Bundle) -> list[PolygraphyVerdict]:
     """
     require("polygraphy", "export")
     import_onnxruntime()  # before polygraphy does
-    return [_check(bundle, graph) for graph in bundle.manifest.graphs]
+    return interruptible(lambda: [_check(bundle, graph) for graph in bundle.manifest.graphs])

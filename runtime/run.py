@@ -9,7 +9,6 @@ loaded, called and closed in one thread. A sink that is slow or fails keeps no o
 it, files wait for it, and the error of a failed one is in the report.
 """
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ import numpy.typing as npt
 
 from e2e_deploy.bundle import Bundle
 from e2e_deploy.errors import E2EDeployError, UsageError
+from e2e_deploy.interrupts import WorkThread, stop_computation
 from e2e_deploy.runtime.backend import GpuPicture, Picture, Result
 from e2e_deploy.runtime.engine import Engine
 from e2e_deploy.runtime.fit import Fit, best_size
@@ -34,7 +34,7 @@ from e2e_deploy.runtime.timing import Durations, Latency
 from e2e_deploy.runtime.transfers import Count, Counts, Transfers
 
 FILE_LANE, LIVE_LANE, SINK_LANE = 2, 1, 2
-PATIENCE_S = 2.0  # for a source that does not hear that it should stop: its thread is left behind
+PATIENCE_S = 2.0  # for a source or a frame that does not end: its thread is left behind
 
 Frame = npt.NDArray[np.uint8]
 Watch = Callable[[Engine, Frame, Result], None]
@@ -211,8 +211,10 @@ class _Run:
             self._wait(threads[1:])
         except KeyboardInterrupt:
             self._interrupt()
-            self._wait(threads[1:])
-        threads[0].join(PATIENCE_S)
+            self._end(threads[1])
+            self._wait(threads[2:])
+        if threads[0].works:
+            threads[0].wait(PATIENCE_S)
         self.report.seconds = time.perf_counter() - start
         self.report.dropped = self._frames.dropped
         self.report.transfers = self._transfers()
@@ -223,16 +225,19 @@ class _Run:
             raise self._sink_errors[0]
         return self.report
 
-    def _thread(self, stage: Callable[..., None], *arguments: int) -> threading.Thread:
-        name = f"e2e-deploy {stage.__name__.strip('_')}"
-        return threading.Thread(target=stage, args=arguments, name=name, daemon=True)
+    def _thread(self, stage: Callable[..., None], *arguments: int) -> WorkThread:
+        return WorkThread(partial(stage, *arguments), stage.__name__.strip("_"))
 
-    def _wait(self, threads: list[threading.Thread]) -> None:
+    def _wait(self, threads: list[WorkThread]) -> None:
         for thread in threads:
-            while (
-                thread.is_alive()
-            ):  # a join without a limit would not let Ctrl-C through everywhere
-                thread.join(0.2)
+            while thread.works:  # a wait without a limit would not let Ctrl-C through everywhere
+                thread.wait(0.2)
+
+    def _end(self, engine: WorkThread) -> None:
+        """Wait for the frame that is in the engine; what takes longer is asked to end, or left behind."""
+        engine.wait(PATIENCE_S)
+        if engine.works and not stop_computation(engine):
+            self._results.close()
 
     def _interrupt(self) -> None:
         self.report.interrupted = True

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from e2e_deploy.bundle import Bundle
 from e2e_deploy.errors import UsageError
+from e2e_deploy.interrupts import interruptible
 from e2e_deploy.limits import LIMITS, Limit, Parity, measure_parity
 from e2e_deploy.manifest import GraphEntry
 from e2e_deploy.runtime.backend import Backend
@@ -87,7 +88,7 @@ def verify_bundle(
     device: str = "auto",
     watch: Watch | None = None,
 ) -> list[Verdict]:
-    """Run every stored reference input of every graph and compare.
+    """Run every stored reference input of every graph and compare. Ctrl-C ends also what takes for ever.
 
     Args:
         bundle: an opened bundle.
@@ -100,6 +101,10 @@ def verify_bundle(
         UsageError: an unknown backend, or one that takes no core graph.
         BundleError: the reference cannot be read, or the backend refuses the graph.
     """
+    return interruptible(lambda: _verify(bundle, backend, device, watch))
+
+
+def _verify(bundle: Bundle, backend: str, device: str, watch: Watch | None) -> list[Verdict]:
     verdicts = []
     manifest = bundle.manifest
     for graph in manifest.graphs:

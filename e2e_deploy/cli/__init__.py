@@ -5,6 +5,7 @@ The only place that joins train, export and runtime. Results go to stdout, every
 
 import importlib
 import io
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,6 +19,7 @@ from e2e_deploy.addresses import is_address, masked
 from e2e_deploy.cli.signals import ending_like_ctrl_c
 from e2e_deploy.cli.streams import flush_streams, open_streams
 from e2e_deploy.errors import E2EDeployError, InputError, UsageError
+from e2e_deploy.interrupts import left_behind
 from e2e_deploy.text import clean
 
 # verb: (module, what --help says)
@@ -132,4 +134,7 @@ def main(arguments: list[str] | None = None) -> None:
         text, code = _ending(error)
         for line in text.splitlines() if isinstance(error, click.ClickException) else [text]:
             _say(line, given)
-    sys.exit(code if flush_streams() else code or 1)
+    code = code if flush_streams() else code or 1
+    if left_behind():
+        os._exit(code)
+    sys.exit(code)

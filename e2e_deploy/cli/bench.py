@@ -70,6 +70,7 @@ def command(
 ) -> None:
     """Time BUNDLE's engine: frame on the host to result on the host, after a warm-up."""
     from e2e_deploy.bundle import open_bundle
+    from e2e_deploy.interrupts import interruptible
     from e2e_deploy.pictures import reference_frames
     from e2e_deploy.runtime.bench import at_rate, compare, find_peak, resident_mib
     from e2e_deploy.runtime.engine import Engine
@@ -79,45 +80,51 @@ def command(
     if rebuild_first:
         opened = rebuild.rebuild_engines(opened, backend)
     rows: list[dict[str, Any]] = []
-    for size in opened.manifest.frame_sizes:
-        with Engine.load(opened, backend=backend, device=device, frame_size=size) as engine:
-            frames = list(reference_frames(size))
-            latency = measure(engine, frames, count=count)
-            row: dict[str, Any] = {
-                "frame_size": list(size),
-                "backend": engine.backend.name,
-                "device": engine.backend.device,
-                "precision": opened.manifest.precision,
-                "warm_up": WARM_UP,
-                **asdict(latency),
-                "per_second": latency.per_second,
-            }
-            if against is not None:
-                with Engine.load(opened, backend=against, device=device, frame_size=size) as other:
-                    ours, theirs = compare(engine, other, frames, count=count)
-                    row["against"] = {
-                        "backend": other.backend.name,
-                        "device": other.backend.device,
-                        "ours": asdict(ours),
-                        "theirs": asdict(theirs),
-                        "ratio_of_medians": theirs.p50_ms / ours.p50_ms,
-                    }
-            if loop:
-                row["memory_mib"] = [resident_mib()]
-                results = [at_rate(engine, frames, rate, seconds) for rate in rates]
-                peak = find_peak(
-                    lambda rate, e=engine, f=frames: at_rate(e, f, rate, seconds),  # type: ignore[misc]
-                    latency.per_second,
-                )
-                row["rates"] = [asdict(result) for result in results]
-                row["peak"] = None if peak is None else asdict(peak)
-                row["memory_mib"].append(resident_mib())
-            rows.append(row)
-            if not as_json:
-                _print_row(row, header=len(rows) == 1)
+
+    def time_all() -> None:
+        for size in opened.manifest.frame_sizes:
+            with Engine.load(opened, backend=backend, device=device, frame_size=size) as engine:
+                frames = list(reference_frames(size))
+                latency = measure(engine, frames, count=count)
+                row: dict[str, Any] = {
+                    "frame_size": list(size),
+                    "backend": engine.backend.name,
+                    "device": engine.backend.device,
+                    "precision": opened.manifest.precision,
+                    "warm_up": WARM_UP,
+                    **asdict(latency),
+                    "per_second": latency.per_second,
+                }
+                if against is not None:
+                    with Engine.load(
+                        opened, backend=against, device=device, frame_size=size
+                    ) as other:
+                        ours, theirs = compare(engine, other, frames, count=count)
+                        row["against"] = {
+                            "backend": other.backend.name,
+                            "device": other.backend.device,
+                            "ours": asdict(ours),
+                            "theirs": asdict(theirs),
+                            "ratio_of_medians": theirs.p50_ms / ours.p50_ms,
+                        }
                 if loop:
-                    _print_rates(results)
-                    _print_peak(peak)
+                    row["memory_mib"] = [resident_mib()]
+                    results = [at_rate(engine, frames, rate, seconds) for rate in rates]
+                    peak = find_peak(
+                        lambda rate, e=engine, f=frames: at_rate(e, f, rate, seconds),  # type: ignore[misc]
+                        latency.per_second,
+                    )
+                    row["rates"] = [asdict(result) for result in results]
+                    row["peak"] = None if peak is None else asdict(peak)
+                    row["memory_mib"].append(resident_mib())
+                rows.append(row)
+                if not as_json:
+                    _print_row(row, header=len(rows) == 1)
+                    if loop:
+                        _print_rates(results)
+                        _print_peak(peak)
+
+    interruptible(time_all)
     if as_json:
         manifest = opened.manifest
         report = {

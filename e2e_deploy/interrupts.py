@@ -15,7 +15,32 @@ PATIENCE_S = 2.0
 """What a computation that was asked to end may still take before it is left behind."""
 
 _stops: dict[int, Callable[[], None]] = {}  # by thread
-_left_behind: list[threading.Thread] = []
+_left_behind: list["WorkThread"] = []
+
+
+class WorkThread(threading.Thread):
+    """A thread to wait for with ``wait``: after a Ctrl-C in Thread.join, Python 3.11 takes a thread for ended."""
+
+    def __init__(self, work: Callable[[], object], name: str) -> None:
+        super().__init__(name=f"e2e-deploy {name}", daemon=True)
+        self._work = work
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        """Work; nothing is raised here that ``work`` lets pass."""
+        try:
+            self._work()
+        finally:
+            self._ended.set()
+
+    @property
+    def works(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self.ident is not None and not self._ended.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until it ended, or for ``seconds``; whether it ended."""
+        return self._ended.wait(seconds)
 
 
 @contextmanager
@@ -46,20 +71,20 @@ def stoppable(stop: Callable[[], None]) -> Iterator[None]:
             _stops[me] = before
 
 
-def stop_computation(thread: threading.Thread) -> bool:
+def stop_computation(thread: WorkThread) -> bool:
     """Ask what ``thread`` computes to end, and wait a moment; whether the thread ended."""
     stop = _stops.get(thread.ident or 0)
     if stop is not None:
         stop()
-    thread.join(PATIENCE_S)
-    if thread.is_alive():
-        _left_behind.append(thread)
-    return not thread.is_alive()
+    if thread.wait(PATIENCE_S):
+        return True
+    _left_behind.append(thread)
+    return False
 
 
 def left_behind() -> bool:
     """Whether a computation still goes on that did not end when it was asked to: no library survives an exit then."""
-    return any(thread.is_alive() for thread in _left_behind)
+    return any(thread.works for thread in _left_behind)
 
 
 def interruptible(work: Callable[[], T]) -> T:
@@ -75,11 +100,13 @@ def interruptible(work: Callable[[], T]) -> T:
         except BaseException as error:
             errors.append(error)
 
-    thread = threading.Thread(target=run, name="e2e-deploy work", daemon=True)
+    thread = WorkThread(run, "work")
     try:
         thread.start()
-        while thread.is_alive():  # a join without a limit would not let Ctrl-C through everywhere
-            thread.join(0.2)
+        while not thread.wait(
+            0.2
+        ):  # a wait without a limit would not let Ctrl-C through everywhere
+            pass
     except KeyboardInterrupt:
         stop_computation(thread)
         raise
