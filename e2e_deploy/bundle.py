@@ -103,11 +103,14 @@ class Bundle:
         root: the folder.
         manifest: what it holds.
         identities: of the files when their hashes were checked.
+        checkpoint: folder or hub id of what it was exported from, as the user says; else only a folder here is
+            opened for it, and nothing fetched, whatever the manifest names.
     """
 
     root: Path
     manifest: Manifest
     identities: Mapping[str, Identity] = field(default_factory=dict, repr=False, compare=False)
+    checkpoint: str | None = None
 
     def file(self, name: str) -> Path:
         """Path of a listed file."""

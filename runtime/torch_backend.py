@@ -1,5 +1,8 @@
 """PyTorch: the fp32 reference model, loaded from the checkpoint the bundle was exported from."""
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 
@@ -8,6 +11,39 @@ from e2e_deploy.errors import CheckpointError, UnavailableError, UsageError
 from e2e_deploy.manifest import GraphEntry
 from e2e_deploy.optional import require
 from e2e_deploy.runtime.backend import OneAtATime, Result
+from e2e_deploy.text import clean
+
+if TYPE_CHECKING:
+    from e2e_deploy.checkpoint import Checkpoint
+
+
+def original_checkpoint(bundle: Bundle) -> "Checkpoint":
+    """The checkpoint a bundle was exported from: ``bundle.checkpoint``, else what the manifest names if that is here.
+
+    A bundle is data from somewhere: nothing is fetched because it says so.
+
+    Raises:
+        CheckpointError: it is not here, or its SHA-256 is not the manifest's.
+    """
+    from e2e_deploy.checkpoint import open_checkpoint
+    from e2e_deploy.tiny import resolve_bundled
+
+    manifest = bundle.manifest
+    spec, named = bundle.checkpoint, clean(manifest.checkpoint.id, 200)
+    if spec is None:
+        spec = resolve_bundled(manifest.checkpoint.id)
+        # Two slashes: the name of another machine, which would be asked for it.
+        if spec.startswith(("//", "\\\\")) or not Path(spec).is_dir():
+            raise CheckpointError(
+                f"the bundle names the checkpoint {named}, which is no folder here, and nothing is fetched because a "
+                "bundle names it: say yourself which checkpoint it was exported from"
+            )
+    checkpoint = open_checkpoint(spec, family=manifest.family, task=manifest.task)
+    if checkpoint.sha256() != manifest.checkpoint.sha256:
+        raise CheckpointError(
+            f"{clean(spec, 200)} is not the checkpoint this bundle was exported from: its SHA-256 differs"
+        )
+    return checkpoint
 
 
 class TorchBackend(OneAtATime):
@@ -23,10 +59,8 @@ class TorchBackend(OneAtATime):
     def __init__(self, bundle: Bundle, graph: GraphEntry, device: str = "auto") -> None:
         torch = require("torch", "export")
         # Imported here because this module must import on machines without torch.
-        from e2e_deploy.checkpoint import open_checkpoint
         from e2e_deploy.loading import load_model
         from e2e_deploy.model import FrameModel
-        from e2e_deploy.tiny import resolve_bundled
 
         manifest = bundle.manifest
         if device == "auto":
@@ -37,14 +71,7 @@ class TorchBackend(OneAtATime):
             raise UnavailableError(
                 "torch on cuda was asked for, but torch sees no CUDA device; use --device cpu"
             )
-        checkpoint = open_checkpoint(
-            resolve_bundled(manifest.checkpoint.id), family=manifest.family, task=manifest.task
-        )
-        if checkpoint.sha256() != manifest.checkpoint.sha256:
-            raise CheckpointError(
-                f"{manifest.checkpoint.id} is not the checkpoint this bundle was exported from: its SHA-256 differs"
-            )
-        model = load_model(checkpoint)
+        model = load_model(original_checkpoint(bundle))
         plan = model.plan(graph.frame_hw, manifest.resolution, manifest.pad)
         self._torch = torch
         self._model: FrameModel | None = FrameModel(model, plan, manifest.task).eval().to(device)

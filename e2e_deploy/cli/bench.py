@@ -2,7 +2,7 @@
 
 import datetime
 import platform
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ PACKAGES = (
 @options.bundle_argument
 @options.backend
 @options.device
+@options.checkpoint
 @click.option(
     "--frames",
     "count",
@@ -60,6 +61,7 @@ def command(
     bundle: str,
     backend: str,
     device: str,
+    checkpoint: str | None,
     count: int,
     loop: bool,
     rates: tuple[float, ...],
@@ -79,6 +81,7 @@ def command(
     opened = open_bundle(bundle)
     if rebuild_first:
         opened = rebuild.rebuild_engines(opened, backend)
+    opened = replace(opened, checkpoint=checkpoint)
     rows: list[dict[str, Any]] = []
 
     def time_all() -> None:

@@ -55,6 +55,11 @@ backend = click.option(
 device = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
 )
+checkpoint = click.option(
+    "--checkpoint",
+    default=None,
+    help="What BUNDLE was exported from, for PyTorch: a folder or a hub id. Else only a folder here is opened for it.",
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 bundle_argument = click.argument("bundle", type=click.Path(path_type=str, readable=False))
 task = click.option(

@@ -1,6 +1,7 @@
 """``e2e-deploy run``: a source through a bundle."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ YEAR_S = 365 * 86400.0
 @click.option("--bundle", required=True, help="The bundle's folder.")
 @options.backend
 @options.device
+@options.checkpoint
 @click.option(
     "--out",
     "outs",
@@ -120,6 +122,7 @@ def command(
     bundle: str,
     backend: str,
     device: str,
+    checkpoint: str | None,
     outs: tuple[Path, ...],
     formats: tuple[str, ...],
     side_by_side: bool,
@@ -170,6 +173,7 @@ def command(
     opened = open_bundle(bundle)
     if rebuild_first:
         opened = rebuild.rebuild_engines(opened, backend)
+    opened = replace(opened, checkpoint=checkpoint)
     manifest = opened.manifest
     if steady and manifest.task != "depth":
         raise UsageError("--steady is for depth; normals have no scale and shift that could change")

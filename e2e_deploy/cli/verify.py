@@ -1,6 +1,6 @@
 """``e2e-deploy verify``: parity of the backends on this machine."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,18 +55,15 @@ def _write_layers(bundle: "Bundle", folder: Path) -> None:
     from e2e_deploy.optional import require
 
     require("torch", "export")
-    from e2e_deploy.checkpoint import open_checkpoint
     from e2e_deploy.export.drift import layer_drift, write_plot, write_table
-    from e2e_deploy.tiny import resolve_bundled
+    from e2e_deploy.runtime.torch_backend import original_checkpoint
 
     manifest = bundle.manifest
     if manifest.precision not in ("fp16", "bf16"):
         raise UsageError(
             f"--layers compares half precision with fp32, and this bundle is {manifest.precision}"
         )
-    checkpoint = open_checkpoint(
-        resolve_bundled(manifest.checkpoint.id), family=manifest.family, task=manifest.task
-    )
+    checkpoint = original_checkpoint(bundle)
     frames, _ = bundle.reference(manifest.graphs[0])
     report = layer_drift(
         checkpoint,
@@ -91,6 +88,7 @@ def _write_layers(bundle: "Bundle", folder: Path) -> None:
 @options.bundle_argument
 @options.backend
 @options.device
+@options.checkpoint
 @rebuild.option
 @click.option(
     "--with",
@@ -116,6 +114,7 @@ def command(
     bundle: str,
     backend: str,
     device: str,
+    checkpoint: str | None,
     rebuild_first: bool,
     peer: str | None,
     as_json: bool,
@@ -127,7 +126,13 @@ def command(
     With --backend auto every backend that can run here is tried.
     """
     from e2e_deploy.bundle import open_bundle
-    from e2e_deploy.errors import InputError, ParityError, UnavailableError, UsageError
+    from e2e_deploy.errors import (
+        CheckpointError,
+        InputError,
+        ParityError,
+        UnavailableError,
+        UsageError,
+    )
     from e2e_deploy.runtime.engine import BACKENDS
     from e2e_deploy.runtime.polygraphy_check import check_with_polygraphy
     from e2e_deploy.runtime.verify import verify_bundle
@@ -136,6 +141,7 @@ def command(
     opened = open_bundle(bundle)
     if rebuild_first:
         opened = rebuild.rebuild_engines(opened, backend)
+    opened = replace(opened, checkpoint=checkpoint)
     verdicts = []
     seen = WorstFrames(opened.manifest.task)
     for name in BACKENDS if backend == "auto" else (backend,):
@@ -146,7 +152,8 @@ def command(
             # TensorRT with --device cpu.
             if backend != "auto" or name == "onnxruntime":
                 raise
-            click.echo(f"{name}: not compared: {error}", err=True)
+            way_out = " (--checkpoint)" if isinstance(error, CheckpointError) else ""
+            click.echo(f"{name}: not compared: {error}{way_out}", err=True)
     opinions = check_with_polygraphy(opened) if peer else []
     if as_json:
         rows = [asdict(v) | {"failures": v.failures} for v in verdicts]

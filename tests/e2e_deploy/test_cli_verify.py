@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from tests.plain_bundle import NOTE, write_plain_bundle
+from tests.plain_bundle import NOTE, edit_manifest, write_plain_bundle
 from tests.runtime.test_verify import change_reference
 
 
@@ -31,7 +31,7 @@ def test_a_table_with_one_row_a_backend_and_size(cli, tmp_path):
         assert "onnxruntime (C" in row
         assert "rel < 0.0001" in row
         assert row.endswith("pass")
-    assert "torch: not compared: plain is not a checkpoint" in stderr
+    assert "the checkpoint plain, which is no folder here" in stderr
     assert f"note: {NOTE}" in stderr
 
 
@@ -92,3 +92,16 @@ def test_a_changed_bundle(cli, bundle):
     code, stdout, stderr = cli("verify", bundle)
     assert (code, stdout, stderr.count("\n")) == (5, "", 1)
     assert "is not the file that was exported" in stderr
+
+
+def test_the_checkpoint_is_the_users_to_name(cli, tiny_depth, bundle_copy):
+    edit_manifest(bundle_copy, lambda m: m["checkpoint"].update(id="owner/name@0123456789abcdef"))
+    code, stdout, stderr = cli("verify", bundle_copy)
+    assert code == 0
+    assert (
+        "torch: not compared: the bundle names the checkpoint owner/name@0123456789abcdef" in stderr
+    )
+    assert "(--checkpoint)" in stderr
+    code, stdout, stderr = cli("verify", bundle_copy, "--checkpoint", tiny_depth)
+    assert code == 0
+    assert "torch (CPU" in stdout

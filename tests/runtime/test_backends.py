@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -59,7 +60,9 @@ def test_torch_refuses_a_checkpoint_that_changed(depth_bundle, tmp_path, bundle_
 
 def test_torch_without_its_checkpoint(tmp_path):
     bundle = write_plain_bundle(tmp_path / "b")
-    with pytest.raises(CheckpointError, match="plain is not a checkpoint"):
+    with pytest.raises(
+        CheckpointError, match="plain, which is no folder here, and nothing is fetched"
+    ):
         Engine.load(bundle, backend="torch")
 
 
@@ -278,3 +281,25 @@ def test_running_leaves_the_floating_point_rules_of_the_process_alone(depth_bund
         engine(photo)
         assert (denormal * np.float32(0.5) > 0).all()
     assert (denormal * np.float32(0.5) > 0).all()
+
+
+@pytest.mark.parametrize("named", ["owner/name@0123456789abcdef", "owner/name", "/{folder}"])
+def test_nothing_is_fetched_because_a_bundle_names_it(tmp_path, monkeypatch, named):
+    """A hub, or the machine that two slashes name, would learn who opened the bundle."""
+    asked = []
+    monkeypatch.setattr("e2e_deploy.checkpoint._download", asked.append)
+    named = named.format(folder=tmp_path)
+    root = write_plain_bundle(tmp_path / "b")
+    edit_manifest(root, lambda m: m["checkpoint"].update(id=named))
+    with pytest.raises(CheckpointError, match=f"the checkpoint {named}, which is no folder here"):
+        Engine.load(root, backend="torch")
+    assert asked == []
+
+
+def test_the_user_says_which_checkpoint_it_was(tiny_depth, small, bundle_copy, photo):
+    edit_manifest(bundle_copy, lambda m: m["checkpoint"].update(id="owner/name@0123456789abcdef"))
+    opened = open_bundle(bundle_copy)
+    with Engine.load(replace(opened, checkpoint=str(tiny_depth)), backend="torch") as engine:
+        assert engine(photo).shape == photo.shape[:2]
+    with pytest.raises(CheckpointError, match="is not the checkpoint this bundle was exported"):
+        Engine.load(replace(opened, checkpoint=str(small)), backend="torch")
