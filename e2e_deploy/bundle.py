@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from e2e_deploy.errors import BundleError, UsageError
 from e2e_deploy.files import open_regular, read_bytes
+from e2e_deploy.json_files import MAX_BYTES
 from e2e_deploy.manifest import MANIFEST, FileEntry, GraphEntry, Manifest, parse_manifest
 from e2e_deploy.onnx_check import LARGEST_GRAPH, check_graph
 from e2e_deploy.onnx_paths import external_locations, locations_in
@@ -228,7 +229,11 @@ def open_bundle(path: str | Path) -> Bundle:
     if not (root / MANIFEST).is_file():
         what = "does not exist" if not root.exists() else f"has no {MANIFEST}"
         raise BundleError(f"{root} is not a bundle: it {what}; e2e-deploy export writes one")
-    manifest = parse_manifest((root / MANIFEST).read_text(encoding="utf-8", errors="replace"))
+    try:
+        text = read_bytes(root / MANIFEST, MAX_BYTES).decode("utf-8", "replace")
+    except OSError as error:
+        raise BundleError(f"{root / MANIFEST} cannot be read: {error.strerror or error}") from None
+    manifest = parse_manifest(text)
     identities = {name: _checked(root, name, entry) for name, entry in manifest.files.items()}
     bundle = Bundle(root, manifest, identities)
     for engine in manifest.engines:

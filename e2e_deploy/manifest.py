@@ -1,14 +1,18 @@
 """The manifest of a bundle: everything there is to know about it without opening its other files.
 
-Parsed JSON becomes these records or a BundleError: no key is missing, unknown or of another type. Knows no files.
+Parsed JSON becomes these records or a BundleError: no key is missing, unknown or of another type, no number beyond its
+range. Texts are cleaned here, once, for wherever they are shown or stored. Knows no files.
 """
 
-import json
+import re
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
 from e2e_deploy.errors import BundleError
+from e2e_deploy.json_files import parse_json
 from e2e_deploy.tasks import TASKS, Task
+from e2e_deploy.text import clean
+from e2e_deploy.trt_api import LIBRARIES
 
 SCHEMA = 3
 MANIFEST = "manifest.json"
@@ -168,70 +172,133 @@ class Manifest:
         return TASKS[self.task]
 
 
-def _build(kind: Any, value: Any, where: str) -> Any:
-    """``value`` (parsed JSON) as the type ``kind``; wrong keys and types are BundleErrors."""
-    if kind is Any:
+MAX_SIDE_PX = 2**16
+_ANY_COUNT = (0, 2**53)
+_RANGES: dict[str, tuple[int, int]] = {
+    "TensorSpec.shape": (FREE, 2**31),
+    "GraphEntry.multiple_of": (0, MAX_SIDE_PX),
+    "GraphEntry.frame_size": (1, MAX_SIDE_PX),
+    "GraphEntry.processing_size": (1, MAX_SIDE_PX),
+    "VerificationEntry.frame_size": (1, MAX_SIDE_PX),
+    "EngineEntry.frame_size": (1, MAX_SIDE_PX),
+    "PassEntry.macs_before": (1, 2**53),
+    "Manifest.resolution": (0, MAX_SIDE_PX),
+    "Manifest.pad": (0, 2048),
+    "Manifest.opset": (1, 100),
+}
+"""Smallest and largest of the numbers in a field; _ANY_COUNT of the others."""
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "TensorSpec.dtype": ("uint8", "float32"),
+    "GraphEntry.kind": KINDS,
+    "Manifest.task": tuple(TASKS),
+    "Manifest.precision": PRECISIONS,
+    "VerificationEntry.precision": PRECISIONS,
+    "EngineEntry.precision": PRECISIONS,
+    "EngineEntry.backend": tuple(LIBRARIES),
+}
+_SIZES = {name for name in _RANGES if name.endswith("_size")}
+"""Fields that hold [H, W]."""
+
+MAX_ITEMS = 10_000
+MAX_TEXT = 4000
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def _text(value: str) -> str:
+    """A text as it may be printed, stored and handed to C libraries; most are, and stay as they are."""
+    return value if value.isprintable() and len(value) <= MAX_TEXT else clean(value, MAX_TEXT)
+
+
+def _free(value: Any) -> Any:
+    """JSON of any form, with its texts cleaned."""
+    match value:
+        case str():
+            return _text(value)
+        case dict():
+            return {_text(key): _free(item) for key, item in value.items()}
+        case list():
+            return [_free(item) for item in value]
+    return value
+
+
+def _leaf(value: Any, field_name: str, where: str) -> Any:
+    """A text or number within what its field, as "Record.field", may hold."""
+    if isinstance(value, str):
+        if field_name.endswith(".sha256") and not _SHA256.fullmatch(value):
+            raise BundleError(f"{where} of the manifest must be 64 hexadecimal digits")
+        known = _CHOICES.get(field_name)
+        if known is not None and value not in known:
+            raise BundleError(
+                f"{where} of the manifest is {_text(value)!r}; expected one of {', '.join(known)}"
+            )
+        return _text(value)
+    if isinstance(value, bool):
         return value
+    low, high = _RANGES.get(field_name, _ANY_COUNT)
+    if not low <= value <= high:
+        raise BundleError(
+            f"{where} of the manifest is {value}; expected a number from {low} to {high}"
+        )
+    return value
+
+
+def _build(kind: Any, value: Any, where: str, field_name: str = "") -> Any:
+    """``value`` (parsed JSON) as the type ``kind``; wrong keys, types and ranges are BundleErrors."""
+    if kind is Any:
+        return _free(value)
     origin, inner, is_record = get_origin(kind), get_args(kind), is_dataclass(kind)
     wanted, given = dict if is_record else origin or kind, type(value)
     if given is not wanted:  # exactly: a bool is no int
         raise BundleError(
             f"{where} of the manifest must be of type {wanted.__name__}, not {given.__name__}"
         )
+    if isinstance(value, list | dict) and len(value) > MAX_ITEMS:
+        raise BundleError(f"{where} of the manifest has {len(value)} entries, over {MAX_ITEMS}")
     if origin is list:
-        return [_build(inner[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
+        if field_name in _SIZES and len(value) != 2:
+            raise BundleError(f"{where} of the manifest is {value}; expected [height, width]")
+        return [_build(inner[0], item, f"{where}[{i}]", field_name) for i, item in enumerate(value)]
     if origin is dict:
-        return {key: _build(inner[1], item, f"{where}[{key!r}]") for key, item in value.items()}
+        return {
+            _text(key): _build(inner[1], item, f"{where}[{_text(key)[:80]!r}]", field_name)
+            for key, item in value.items()
+        }
     if not is_record:
-        return value
+        return _leaf(value, field_name, where)
     types = get_type_hints(kind)
     if wrong := sorted(set(value) ^ {f.name for f in fields(kind)}):
-        raise BundleError(
-            f"{where} of the manifest has missing or unknown keys: {', '.join(wrong)}"
-        )
-    return kind(**{key: _build(types[key], item, f"{where}.{key}") for key, item in value.items()})
+        named = ", ".join(_text(key) for key in wrong[:5])
+        raise BundleError(f"{where} of the manifest has missing or unknown keys: {named[:200]}")
+    return kind(
+        **{
+            key: _build(types[key], item, f"{where}.{key}", f"{kind.__name__}.{key}")
+            for key, item in value.items()
+        }
+    )
 
 
 def parse_manifest(text: str) -> Manifest:
     """The manifest in ``text``.
 
     Raises:
-        BundleError: not JSON, another schema version, missing or unknown keys, wrong types, an unknown task or
-            precision, no graph.
+        BundleError: not JSON or beyond the bounds of parse_json, another schema version, missing or unknown keys,
+            wrong types, numbers outside their range, an unknown task, precision or kind, no graph.
     """
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{MANIFEST} is not JSON: {error}") from None
-    schema = value.get("schema") if isinstance(value, dict) else None
-    if schema != SCHEMA:
+    value = parse_json(text.encode("utf-8", "replace"), MANIFEST, error=BundleError)
+    schema = value.get("schema")
+    if schema != SCHEMA or isinstance(schema, bool):
         raise BundleError(
-            f"{MANIFEST} has schema {schema!r}; this version reads {SCHEMA}: export the bundle again"
+            f"{MANIFEST} has schema {clean(str(schema), 40)}; this version reads {SCHEMA}: export the bundle again"
         )
     manifest: Manifest = _build(Manifest, value, "the top level")
-    for what, given, known in (
-        ("task", manifest.task, tuple(TASKS)),
-        ("precision", manifest.precision, PRECISIONS),
-    ):
-        if given not in known:
-            raise BundleError(
-                f"the manifest's {what} is {given!r}; expected one of {', '.join(known)}"
-            )
     if not manifest.graphs:
         raise BundleError("the manifest lists no graph")
     for graph in manifest.graphs:
-        if len(graph.frame_size) != 2 or min(graph.frame_size) < 1:
+        if graph.multiple_of and graph.kind != "core":
             raise BundleError(
-                f"a frame size in the manifest is {graph.frame_size}; expected [height, width]"
-            )
-        if (
-            graph.kind not in KINDS
-            or graph.multiple_of < 0
-            or (graph.multiple_of and graph.kind != "core")
-        ):
-            raise BundleError(
-                f"{graph.onnx} in the manifest is a {graph.kind!r} graph with sides that are multiples of "
-                f"{graph.multiple_of}; expected one of {', '.join(KINDS)}, and fixed sides for frames"
+                f"{graph.onnx} in the manifest is a {graph.kind} graph with sides that are multiples of "
+                f"{graph.multiple_of}; expected fixed sides for frames"
             )
         takes, gives = graph.declared(manifest.task_info)
         if (

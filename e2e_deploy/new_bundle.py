@@ -1,7 +1,6 @@
 """A bundle's folder while it is written: it appears whole or not at all, and replaces a bundle and nothing else."""
 
 import contextlib
-import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +10,7 @@ from typing import Any
 
 from e2e_deploy.bundle import safe_path, sha256_of
 from e2e_deploy.errors import BundleError, UsageError
-from e2e_deploy.json_files import read_json
+from e2e_deploy.json_files import read_json, to_json
 from e2e_deploy.manifest import MANIFEST, FileEntry, Manifest
 from e2e_deploy.whole_folder import whole_folder
 
@@ -76,7 +75,7 @@ def write_manifest(root: Path, manifest: Manifest) -> Manifest:
         "files": entries
     }
     complete = Manifest(**values)
-    (root / MANIFEST).write_text(json.dumps(asdict(complete), indent=2) + "\n", encoding="utf-8")
+    (root / MANIFEST).write_text(to_json(asdict(complete), indent=2) + "\n", encoding="utf-8")
     # Whatever the umask: it vouches for engines, so nobody else may write it.
     (root / MANIFEST).chmod(0o644)
     return complete

@@ -4,7 +4,6 @@ Needs the library and its GPU, no torch and no checkpoint. The engine is written
 then what it no longer lists is removed: a rebuild that is killed leaves the bundle as it was.
 """
 
-import json
 from dataclasses import asdict, replace
 
 from e2e_deploy.bundle import Bundle, open_bundle, sha256_of
@@ -14,6 +13,7 @@ from e2e_deploy.export.engine_cache import EngineCache
 from e2e_deploy.export.engines import build_engine, current_gpu, job_for
 from e2e_deploy.export.network import BuildOptions
 from e2e_deploy.files import whole_file
+from e2e_deploy.json_files import to_json
 from e2e_deploy.manifest import MANIFEST, FileEntry, GraphEntry
 from e2e_deploy.progress import Stages
 from e2e_deploy.trt_api import TITLES
@@ -88,7 +88,7 @@ def rebuild_engine(
         files[entry.file] = FileEntry(bytes=path.stat().st_size, sha256=sha256_of(path))
         changed = replace(manifest, engines=engines, files=dict(sorted(files.items())))
         with whole_file(root / MANIFEST) as partial:
-            partial.write_text(json.dumps(asdict(changed), indent=2) + "\n", encoding="utf-8")
+            partial.write_text(to_json(asdict(changed), indent=2) + "\n", encoding="utf-8")
         (root / MANIFEST).chmod(0o644)  # it vouches for native code: nobody else may write it
         for name in gone:
             bundle.file(name).unlink(missing_ok=True)
