@@ -10,16 +10,13 @@ byte, and no path leaves the folder. Imports neither torch nor onnx.
 """
 
 import hashlib
-import io
 import os
 import re
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +27,7 @@ from e2e_deploy.json_files import MAX_BYTES
 from e2e_deploy.manifest import MANIFEST, FileEntry, GraphEntry, Manifest, parse_manifest
 from e2e_deploy.onnx_check import LARGEST_GRAPH, check_graph
 from e2e_deploy.onnx_paths import external_locations, locations_in
+from e2e_deploy.reference import read_reference
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9._+ /-]+")
 
@@ -186,37 +184,9 @@ class Bundle:
         Raises:
             BundleError: the file does not hold these arrays.
         """
-        try:
-            data = io.BytesIO(self.read(graph.reference))
-            with np.load(data, allow_pickle=False) as stored:
-                frames, results = stored["frames"], stored["results"]
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            EOFError,
-            BadZipFile,
-            zlib.error,
-        ) as error:
-            raise BundleError(
-                f"{graph.reference} holds no reference frames and results: {error}"
-            ) from None
         takes, gives = graph.shapes(self.manifest.task_info)
         dtype = np.uint8 if graph.kind == "frame" else np.float32
-        count = len(frames) if frames.ndim else 0
-        if (
-            (frames.dtype, frames.shape) != (dtype, (count, *takes))
-            or (results.dtype, results.shape) != (np.float32, (count, *gives))
-            or count == 0
-        ):
-            raise BundleError(
-                f"{graph.reference} holds frames {frames.dtype} {frames.shape} and results {results.dtype} "
-                f"{results.shape}; expected {dtype.__name__} {['N', *takes]} and float32 {['N', *gives]}"
-            )
-        if not np.isfinite(results).all():
-            raise BundleError(f"{graph.reference} holds reference results that are NaN or infinite")
-        return frames, results
+        return read_reference(graph.reference, self.read(graph.reference), dtype, takes, gives)
 
 
 def open_bundle(path: str | Path) -> Bundle:

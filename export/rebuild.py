@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 
 from e2e_deploy.bundle import Bundle, open_bundle, sha256_of
 from e2e_deploy.engine_files import graph_digest
-from e2e_deploy.errors import BundleError, UnavailableError, UsageError
+from e2e_deploy.errors import UnavailableError, UsageError
 from e2e_deploy.export.engine_cache import EngineCache
 from e2e_deploy.export.engines import build_engine, current_gpu, job_for
 from e2e_deploy.export.network import BuildOptions
@@ -56,21 +56,17 @@ def rebuild_engine(
             f"e2e-deploy export --engine {library}"
         )
     job, manifest, root = job_for(library, gpu), bundle.manifest, bundle.root
-
-    def unchanged(name: str) -> str:
-        found = sha256_of(bundle.file(name))
-        if found != manifest.files[name].sha256:
-            raise BundleError(f"{name} of {root} is not the file that was exported")
-        return found
-
     height, width = graph.frame_hw
-    with stages(f"rebuild {TITLES[library]} engine {height}x{width} {job.target}") as say:
+    with (
+        bundle.unchanged(graph.onnx, *bundle.weights_of(graph)),
+        stages(f"rebuild {TITLES[library]} engine {height}x{width} {job.target}") as say,
+    ):
         entry = build_engine(
             root,
             graph,
             job,
             precision=manifest.precision,
-            digest=graph_digest(root, graph.onnx, unchanged),
+            digest=graph_digest(root, graph.onnx, lambda name: manifest.files[name].sha256),
             options=BuildOptions(target=job.target if job.gpu is None else None),
             cache=cache or EngineCache(),
             progress=lambda *at: say("{} {}/{}".format(*at)),

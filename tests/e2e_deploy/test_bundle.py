@@ -1,9 +1,11 @@
 import copy
 import hashlib
+import io
 import json
 import os
 import random
 import shutil
+import zipfile
 from dataclasses import asdict
 
 import numpy as np
@@ -435,6 +437,25 @@ def test_a_reference_that_holds_something_else(bundle, content):
     opened = open_bundle(bundle)
     with pytest.raises(BundleError, match=r"24x32\.npz holds"):
         opened.reference(opened.graph_for(HW))
+
+
+def test_a_reference_that_is_larger_than_it_looks(bundle):
+    """What its header says is compared before a byte is unpacked."""
+    count = 10 * 2**30 // (HW[0] * HW[1] * 3)
+    for shape, packing, match in (
+        ((count, *HW, 3), zipfile.ZIP_DEFLATED, "at most 1073741824 are read"),
+        ((count * HW[0] * HW[1] * 3,), zipfile.ZIP_DEFLATED, "expected uint8"),
+        ((1, *HW, 3), zipfile.ZIP_LZMA, "in a way that np.savez does not write"),
+    ):
+        with zipfile.ZipFile(bundle / REFERENCE, "w", packing) as archive:
+            header = io.BytesIO()
+            facts = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(header, facts)
+            archive.writestr("frames.npy", header.getvalue() + bytes(1000))
+        rehash(bundle, REFERENCE)
+        opened = open_bundle(bundle)
+        with pytest.raises(BundleError, match=match):
+            opened.reference(opened.graph_for(HW))
 
 
 def test_pickles_in_a_reference_are_not_read(bundle, tmp_path):
