@@ -68,7 +68,7 @@ def test_the_plain_install_is_the_lean_runtime():
 
 @pytest.mark.parametrize(
     "extra",
-    ["export", "train", "tensorrt", "tensorrt-rtx", "video-gpu", "robotics", "all", "dev"],
+    ["export", "train", "tensorrt", "tensorrt-rtx", "video-gpu", "heif", "robotics", "all", "dev"],
 )
 def test_the_extras_that_messages_name(extra):
     assert PROJECT["project"]["optional-dependencies"][extra]
