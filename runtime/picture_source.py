@@ -1,5 +1,6 @@
 """Pictures as a source: one, a folder of them, or a numbered sequence that is a video."""
 
+import os
 import re
 import unicodedata
 from collections import Counter
@@ -9,6 +10,8 @@ from pathlib import Path
 from e2e_deploy.errors import SourceError, UnavailableError
 from e2e_deploy.runtime.picture_file import PICTURE_SUFFIXES, read_picture
 from e2e_deploy.runtime.sources import BaseSource, SourceFrame
+
+MAX_NAME_BYTES = 220
 
 
 class PictureSource(BaseSource):
@@ -59,7 +62,7 @@ def result_names(paths: list[Path]) -> list[str]:
     """A name for the results of each picture, from its own: no two pictures share one.
 
     The stem, or the whole name where two stems are the same (a.png and a.jpg), with a number where these are the
-    same as well: on many disks A.png and a.png are.
+    same as well: on many disks A.png and a.png are. Very long ones are cut.
     """
 
     def key(name: str) -> str:
@@ -69,7 +72,7 @@ def result_names(paths: list[Path]) -> list[str]:
     taken: set[str] = set()
     names = []
     for path in paths:
-        name = wanted = path.stem if stems[key(path.stem)] == 1 else path.name
+        name = wanted = _short(path.stem if stems[key(path.stem)] == 1 else path.name)
         number = 1
         while key(name) in taken or (name != wanted and key(name) in stems):
             number += 1
@@ -77,6 +80,13 @@ def result_names(paths: list[Path]) -> list[str]:
         taken.add(key(name))
         names.append(name)
     return names
+
+
+def _short(name: str) -> str:
+    """The name cut to what a file system takes with our endings: 255 bytes in most."""
+    while len(os.fsencode(name)) > MAX_NAME_BYTES:
+        name = name[:-1]
+    return name
 
 
 def open_folder(folder: Path) -> PictureSource:

@@ -109,6 +109,8 @@ def test_a_sequence_is_one_video_and_goes_on_after_a_bad_picture(tmp_path, rgb):
         (["a.jpg", "a.png", "a.png.jpg"], ["a.jpg", "a.png", "a.png-2"]),
         (["A.png", "a.png", "a.png-2.jpg"], ["A.png", "a.png-3", "a.png-2"]),
         (["photo.v1.png", "photo.v2.png"], ["photo.v1", "photo.v2"]),
+        (["n" * 250 + ".png", "n" * 251 + ".png"], ["n" * 220, "n" * 220 + "-2"]),
+        (["\u00fc" * 120 + ".png"], ["\u00fc" * 110]),
         (["caf\u00e9.png", "cafe\u0301.png"], ["caf\u00e9.png", "cafe\u0301.png-2"]),
     ],
 )
