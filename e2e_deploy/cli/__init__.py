@@ -83,7 +83,7 @@ def _say(text: str, arguments: Sequence[str]) -> None:
     """Print a line on stderr: without control characters, and without the passwords of addresses in the arguments."""
     for argument in arguments:
         for given in (argument, argument.partition("=")[2]):
-            if is_address(given):
+            if is_address(given) and given not in masked(given):
                 for form in (given, str(Path(given)), repr(given)[1:-1]):
                     text = text.replace(form, masked(given))
     with suppress(OSError):  # nobody is there to read it; the exit code says it

@@ -90,6 +90,14 @@ def test_no_verb_shows_the_password_of_an_address(ending, cli, address):
             assert "cret" not in ending(error, *arguments)[1]
 
 
+def test_an_address_that_hides_nothing_is_said_as_it_is(ending):
+    for address in ("udp://", "rtsp://host:554"):
+        assert (
+            ending(BundleError(f"{address} and {address}"), address)[1]
+            == f"error: {address} and {address}\n"
+        )
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
