@@ -40,8 +40,8 @@ class RtspServer:
         clients: how many asked to play.
     """
 
-    def __init__(self, plays, credentials=""):
-        self._plays = list(plays)
+    def __init__(self, plays, credentials="", title="t"):
+        self._plays, self._title = list(plays), title
         self._expected = "Basic " + base64.b64encode(credentials.encode()).decode()
         self._needs = bool(credentials)
         self._socket = socket.create_server(("127.0.0.1", 0))
@@ -86,7 +86,10 @@ class RtspServer:
                     client, number, "401 Unauthorized", 'WWW-Authenticate: Basic realm="t"'
                 )
             elif method == "DESCRIBE":
-                sdp = "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=t\r\nt=0 0\r\nm=video 0 RTP/AVP 33\r\na=control:track\r\n"
+                sdp = (
+                    f"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns={self._title}\r\nt=0 0\r\n"
+                    "m=video 0 RTP/AVP 33\r\na=control:track\r\n"
+                )
                 self._answer(client, number, "200 OK", "Content-Type: application/sdp", body=sdp)
             elif method == "SETUP":
                 way = "Transport: RTP/AVP/TCP;unicast;interleaved=0-1"
@@ -104,7 +107,7 @@ class RtspServer:
         lines = [f"RTSP/1.0 {status}", f"CSeq: {number}", *headers]
         if body:
             lines.append(f"Content-Length: {len(body)}")
-        client.sendall(("\r\n".join(lines) + "\r\n\r\n" + body).encode())
+        client.sendall(("\r\n".join(lines) + "\r\n\r\n" + body).encode("latin-1"))
 
     def _send(self, client, play):
         sequence = 0

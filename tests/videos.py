@@ -74,13 +74,14 @@ def tag(target, colours):
     target.colorspace, target.color_primaries, target.color_trc, target.color_range = colours
 
 
-def write_streams(path, sizes, count=5, **dispositions):
+def write_streams(path, sizes, count=5, rate=10, **dispositions):
     """Write one video stream for each codec, of grey frames (H, W); ``ffv1=...`` sets that stream's disposition."""
     with av.open(str(path), "w") as container:
         streams = {}
         for codec, (height, width) in sizes.items():
-            streams[codec] = stream = container.add_stream(codec, rate=10)
+            streams[codec] = stream = container.add_stream(codec, rate=rate)
             stream.height, stream.width = height, width
+            stream.options = {"g": "5"}  # who comes later, as to a network stream, waits no longer
             stream.pix_fmt = {"mjpeg": "yuvj420p", "png": "rgb24"}.get(codec, "yuv420p")
             if codec in dispositions:
                 stream.disposition = dispositions[codec]

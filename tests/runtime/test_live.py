@@ -4,6 +4,8 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
+from fractions import Fraction
 
 import av
 import cv2
@@ -15,6 +17,7 @@ from e2e_deploy.runtime.live import CameraSource, StreamSource
 from e2e_deploy.runtime.pattern import read_number
 from e2e_deploy.runtime.uris import open_source
 from tests.rtsp_server import RtspServer, ts_bytes
+from tests.videos import write_streams, write_video
 
 HW = (96, 160)
 
@@ -47,6 +50,69 @@ def test_an_rtsp_stream_gives_its_frames():
     assert {frame.rgb.shape for frame in frames} == {(*HW, 3)}
     assert {frame.source for frame in frames} == {source.name}
     assert source.is_live
+
+
+def test_a_session_named_in_latin_1():
+    with RtspServer([[ts_bytes(*HW, 40)]], title="Kamera Müller") as server:
+        frame = next(iter(stream(server.url, reconnect_s=0)))
+    assert frame.hw == HW
+
+
+def test_a_stream_becomes_upright_frames_as_a_file_does(tmp_path):
+    """One way for both; here pixels that are not square, two fields a frame and times of the capture."""
+    path = tmp_path / "a.ts"
+    greys = [np.full((64, 96, 3), 3 * index, np.uint8) for index in range(60)]
+    write_video(path, greys, aspect=Fraction(4, 3), interlaced=True, options={"g": "5"})
+    with RtspServer([[path.read_bytes()]]) as server:
+        source = stream(server.url, reconnect_s=0)
+        frames = []
+        with pytest.raises(SourceError):
+            for frame in source:
+                frames.append(frame)
+    assert {frame.hw for frame in frames} == {(64, 128)}
+    assert len(source.notes) == 2
+    assert "deinterlaced" in " ".join(source.notes)
+    assert "stretched" in " ".join(source.notes)
+    assert frames[0].shown_s == 0
+    shown = [(frame.shown_s, frame.captured_s - frames[0].captured_s) for frame in frames]
+    np.testing.assert_allclose(*zip(*shown, strict=True), atol=1e-6)
+
+
+@contextmanager
+def sends(data):
+    """The address of a server that gives ``data`` to who connects first, then nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            client, _ = server.accept()
+            with client:
+                client.sendall(data)
+                client.recv(1)  # until the other side closes
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"tcp://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    ("end", "hw"), [("", (96, 128)), ("?stream=1", (32, 48)), ("#stream=1", (32, 48))]
+)
+def test_the_best_video_stream_or_the_one_asked_for(tmp_path, end, hw):
+    write_streams(
+        tmp_path / "a.ts", {"libx264": (96, 128), "mpeg2video": (32, 48)}, count=60, rate=25
+    )
+    with sends((tmp_path / "a.ts").read_bytes()) as url:
+        frame = next(iter(stream(url + end, timeout_s=5.0)))
+    assert frame.hw == hw
+
+
+def test_a_cameras_own_query_is_left_to_it():
+    assert StreamSource("rtsp://host/a?stream=1")._url == "rtsp://host/a?stream=1"
+    assert StreamSource("rtsp://host/a?stream=1#stream=2")._url == "rtsp://host/a?stream=1"
+
+
+def test_a_time_out_is_said_in_words():
+    with sends(b"") as url, pytest.raises(SourceError, match=r"opened: nothing came for 0\.3 s$"):
+        list(stream(url, timeout_s=0.3, reconnect_s=0))
 
 
 def test_wrong_credentials_are_refused_at_once_and_shown_nowhere(capfd, caplog):
