@@ -150,9 +150,10 @@ def _tiff(name: str, stream: BinaryIO, note: Note) -> npt.NDArray[np.uint8]:
         return _pillow(name, stream, note)
     photometric = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION)
     readable = bits >= 32 if kind == "floating-point" else kind == "unsigned" and bits <= 16
-    if not readable or planes or photometric not in (1, 2):
+    channels = tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
+    if not readable or planes or photometric not in (1, 2) or channels not in (1, 3, 4):
         raise SourceError(
-            f"{name} is a TIFF of {bits}-bit {kind} samples (photometric interpretation {photometric}, "
+            f"{name} is a TIFF of {bits}-bit {kind} samples (photometric interpretation {photometric}, {channels} "
             f"{'separate' if planes else 'interleaved'} channels), which cannot be read: convert it to 8-bit RGB"
         )
     if tags.next:

@@ -159,6 +159,7 @@ def test_tiffs_that_nothing_here_reads(tmp_path):
     refused(grey_tiff(tmp_path / "a.tif", values, 16, t339=3), "TIFF of 16-bit floating-point")
     refused(grey_tiff(tmp_path / "b.tif", values, 16, t284=2), "separate channels")
     refused(grey_tiff(tmp_path / "c.tif", values, 16, t262=0), "photometric interpretation 0")
+    refused(grey_tiff(tmp_path / "e.tif", values, 16, t277=2), "2 interleaved channels")
     write(tmp_path / "d.tif", values.astype(np.int32))
     refused(tmp_path / "d.tif", "32-bit signed")
 
