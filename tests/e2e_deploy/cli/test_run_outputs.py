@@ -186,7 +186,8 @@ def test_a_recording_is_finished_when_it_is_ended_from_outside(bundle, tmp_path,
         process.send_signal(getattr(signal, ending))
         process.send_signal(getattr(signal, ending))  # a terminal that closes sends two
         assert process.wait(20) == 130
-    assert sorted(p.name for p in tmp_path.glob("a*")) == ["a.mkv", "a.mkv.json"]
+    names = sorted(p.name for p in tmp_path.glob("a*"))
+    assert names == ["a.mkv", "a.mkv.json", "a.mkv.times.txt"]
 
 
 @pytest.mark.timeout(20)
