@@ -17,7 +17,7 @@ from e2e_deploy.train.batches import STRIDE
 from e2e_deploy.train.tables import Count, CountOrZero, Limits, read_table, read_toml
 
 Positive = Annotated[float, Limits(0, open_low=True)]
-Share = Annotated[float, Limits(0, 1)]
+Beta = Annotated[float, Limits(0, 1 - 1e-6)]
 Side = Annotated[int, Limits(1, 16_384)]
 Size = tuple[Side, Side]
 
@@ -80,7 +80,7 @@ class OptimConfig:
     """AdamW and its schedule."""
 
     lr: Positive = 3e-5
-    betas: tuple[Share, Share] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     weight_decay: Annotated[float, Limits(0)] = 1e-2
     clip_norm: Annotated[float, Limits(0, math.inf, open_low=True)] = 1.0
     """Gradients are scaled down to this norm; inf leaves them as they are."""

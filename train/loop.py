@@ -182,7 +182,11 @@ class _Run:
                 checkpoint_due |= (
                     progress.step % run.checkpoint_every == 0 or progress.step == steps
                 )
-                if checkpoint_due and not self._in_nan_streak():
+                if self._in_nan_streak():
+                    continue
+                if checkpoint_due or self._is_due(progress.step):
+                    self._stop_if_broken()
+                if checkpoint_due:
                     self._save()
                     checkpoint_due = False
                 if self._is_due(progress.step):
@@ -259,6 +263,15 @@ class _Run:
             "`e2e-deploy data check`"
         )
 
+    def _stop_if_broken(self) -> None:
+        """Keep, measure and write no weights that the step has broken."""
+        broken = self.stepper.why_broken()
+        if self._agree(broken is not None):
+            raise E2EDeployError(
+                f"{broken or 'a weight'} is NaN or infinite after step {self.progress.step}: use a lower optim.lr; "
+                f"{self._way_back()}"
+            )
+
     def _way_back(self) -> str:
         progress = self.progress
         bad_since = progress.step - progress.nonfinite_in_a_row
@@ -268,6 +281,8 @@ class _Run:
         """Save where the run stops, unless the weights may be broken; says what there is."""
         if self._in_nan_streak():
             return f"the last steps gave NaN and are not saved; {self._way_back()}"
+        if self.progress.step > self.first_step:
+            self._stop_if_broken()
         self._save()
         return f"step {self.progress.step} is saved"
 

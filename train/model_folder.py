@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from e2e_deploy.checkpoint import CARD, Checkpoint
 from e2e_deploy.errors import E2EDeployError, InputError, UsageError
@@ -24,6 +23,7 @@ from e2e_deploy.model import SingleStepModel
 from e2e_deploy.optional import require
 from e2e_deploy.tiny import write_model_index
 from e2e_deploy.train.conv_in import zero_second_half
+from e2e_deploy.train.step import nonfinite_weight
 from e2e_deploy.whole_folder import require_replaceable, whole_folder
 
 PARTS = ("unet", "vae", "scheduler", "text_encoder", "tokenizer")
@@ -86,15 +86,6 @@ def write_model(
         card = {"family": model.family.name, "task": model.task, "note": note, "trained": trained}
         (partial / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     return folder
-
-
-def nonfinite_weight(parts: Mapping[str, nn.Module]) -> str | None:
-    """Name of the first weight of ``parts`` that holds NaN or infinity, or None."""
-    for part, module in parts.items():
-        for name, tensor in module.state_dict().items():
-            if not tensor.isfinite().all():
-                return f"{part}.{name}"
-    return None
 
 
 def model_files(root: Path) -> list[str]:

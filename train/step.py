@@ -5,13 +5,13 @@ everything random in it comes from (seed, step, image of the step). Does not kno
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from e2e_deploy.errors import UnavailableError, UsageError
 from e2e_deploy.train.batches import Batch
@@ -150,6 +150,14 @@ class Stepper:
             return depth_loss(prediction, batch["depth_m"].to(self.device), valid)
         return normals_loss(prediction, batch["normals"].to(self.device), valid)
 
+    def why_broken(self) -> str | None:
+        """What is NaN or infinite in the model after the last step, or None: a step with numbers may break it."""
+        if weight := nonfinite_weight(self.forward.parts):
+            return f"the weight {weight}"
+        with torch.no_grad(), self.autocast():
+            prediction = self.forward(self.last[0]["rgb"].to(self.device), None)
+        return None if prediction.isfinite().all() else "the prediction for the last images"
+
     def _noise(self, rgb: Tensor, seeds: Sequence[int]) -> Tensor | None:
         """Every image has its own seed, so that its noise does not depend on the micro-batch it is in."""
         kind = self.config.model.noise
@@ -214,6 +222,15 @@ class _StepSums:
         """The sums over all processes, by name."""
         values = accelerator.reduce(self._sums, "sum").tolist()
         return dict(zip(self.NAMES, values, strict=True))
+
+
+def nonfinite_weight(parts: Mapping[str, nn.Module]) -> str | None:
+    """Name of the first weight of ``parts`` that holds NaN or infinity, or None."""
+    for part, module in parts.items():
+        for name, tensor in module.state_dict().items():
+            if not tensor.isfinite().all():
+                return f"{part}.{name}"
+    return None
 
 
 def share_of_process(config: TrainConfig, world: int) -> int:

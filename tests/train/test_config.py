@@ -85,6 +85,10 @@ def test_every_mistake_is_reported_at_once():
         ({"model": {"train": ["vae", "vae"]}}, "model.train is ['vae', 'vae']"),
         ({"eval": {"root": "d", "size": [8, 12]}}, "eval.size is [8, 12]"),
         ({"model": 3}, "model must be a table"),
+        (
+            {"optim": {"betas": [0.9, 1.0]}},
+            "optim.betas[1] is 1.0; expected at least 0 and at most",
+        ),
         ({"loss": {"mean": "pixels"}}, "loss.mean is 'pixels'; expected 'step' or 'micro_batch'"),
         ({"loss": {"direction_weight": -1}}, "loss.direction_weight is -1.0; expected at least 0"),
         (

@@ -323,6 +323,35 @@ def test_a_reading_process_that_is_killed_is_one_sentence(tmp_path, monkeypatch)
     assert killed
 
 
+@pytest.mark.parametrize(
+    ("factor", "told"),
+    [
+        (torch.nan, r"the weight unet\.conv_in\.bias is NaN or infinite after step 4"),
+        (1e30, r"the prediction for the last images is NaN or infinite after step 4"),
+    ],
+)
+def test_a_step_that_breaks_the_weights_leaves_no_checkpoint_and_no_model(
+    tmp_path, monkeypatch, factor, told
+):
+    run = loop.Stepper.run
+
+    def breaking(self, step, batches, should_stop):
+        report = run(self, step, batches, should_stop)
+        if report.step == 4:  # of finite loss and gradient
+            with torch.no_grad():
+                self.forward.model.unet.conv_in.bias.mul_(factor)
+                self.forward.model.unet.conv_out.weight.mul_(factor)
+        return report
+
+    monkeypatch.setattr(loop.Stepper, "run", breaking)
+    with pytest.raises(E2EDeployError, match=told) as caught:
+        train(small_config(tmp_path, optim={"steps": 4}, run={"checkpoint_every": 1, "keep": 2}))
+    folders = checkpoint_folders(tmp_path / "out" / "checkpoints")
+    assert [folder.name for folder in folders] == ["step-00000002", "step-00000003"]
+    assert str(folders[1]) in str(caught.value)
+    assert not (tmp_path / "out" / "model").exists()
+
+
 def test_nan_without_end_stops_with_advice(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "MAX_NONFINITE_IN_A_ROW", 3)
     compute = loop.Stepper._loss
