@@ -12,7 +12,7 @@ from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any
 
-from e2e_deploy.checkpoint_configs import read_config
+from e2e_deploy.checkpoint_configs import check_layers, read_config
 from e2e_deploy.errors import CheckpointError, UsageError
 from e2e_deploy.families import FAMILIES, Identity, identify
 from e2e_deploy.optional import require
@@ -158,6 +158,10 @@ def open_checkpoint(
             f"{root / 'unet'} has {unet.get('in_channels')} input and {unet.get('out_channels')} output channels; "
             f"expected {2 * latent} (rgb latent and noise) or {latent} (rgb latent) in, {latent} out"
         )
+    text_encoder = read_config(root, "text_encoder/config.json")
+    weights = {part: find_weights(root / part, stem) for part, stem in _STEMS.items()}
+    for config, part in ((unet, "unet"), (vae, "vae"), (text_encoder, "text_encoder")):
+        check_layers(config, weights[part])
     resolution = model_index.get("default_processing_resolution")
     full_z_range = model_index.get("use_full_z_range")
     if full_z_range not in (True, False, None):
@@ -174,6 +178,6 @@ def open_checkpoint(
         unet=unet,
         vae=vae,
         scheduler=scheduler,
-        text_encoder=read_config(root, "text_encoder/config.json"),
-        weights={part: find_weights(root / part, stem) for part, stem in _STEMS.items()},
+        text_encoder=text_encoder,
+        weights=weights,
     )

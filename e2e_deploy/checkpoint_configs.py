@@ -12,6 +12,7 @@ from typing import Any
 
 from e2e_deploy.errors import CheckpointError
 from e2e_deploy.json_files import read_json
+from e2e_deploy.weights import Weights
 
 MAX_LAYERS = 512
 """Residual layers and transformers on one side of a network, counted from above; SD2 has 16, SDXL 66."""
@@ -94,7 +95,7 @@ def read_config(root: Path, name: str) -> dict[str, Any]:
     """The config ``name`` (``unet/config.json``) of the checkpoint at ``root``, its numbers checked.
 
     Raises:
-        CheckpointError: missing, not JSON, a number that is none or outside its range, or too many layers.
+        CheckpointError: missing, not JSON, or a number that is none or outside its range.
     """
     path = root / name
     if not path.exists():
@@ -111,11 +112,21 @@ def read_config(root: Path, name: str) -> dict[str, Any]:
                 raise CheckpointError(
                     f"{path}: {key} is {shortened(config[key])}; expected {allowed}"
                 )
-    if (count := _most_layers(config)) > MAX_LAYERS:
-        raise CheckpointError(
-            f"{path} asks for up to {count} layers; expected at most {MAX_LAYERS}"
-        )
     return config
+
+
+def check_layers(config: Mapping[str, Any], weights: Weights) -> None:
+    """Compare how deep ``config`` is with what is stored, before anything is built: every layer has several tensors.
+
+    Raises:
+        CheckpointError: it asks for more layers than there can be.
+    """
+    count, limit = _most_layers(config), min(MAX_LAYERS, len(weights.tensors))
+    if count > limit:
+        raise CheckpointError(
+            f"the config.json of {weights.name} asks for up to {count} layers; expected at most {limit}, with "
+            f"{len(weights.tensors)} tensors"
+        )
 
 
 def _leaves(value: Any, *, many: bool) -> Iterator[Any]:
@@ -127,13 +138,13 @@ def _leaves(value: Any, *, many: bool) -> Iterator[Any]:
 
 
 def _most_layers(config: Mapping[str, Any]) -> int:
-    """Layers of a UNet or VAE if every level had as many as the largest; 0 for another config."""
+    """Layers of a network if every level had as many as the largest."""
 
     def most(key: str) -> int:
         return max((n for n in _leaves(config.get(key), many=True) if n is not None), default=1)
 
     levels = config.get("block_out_channels")
     if not isinstance(levels, list):
-        return 0
+        return most("num_hidden_layers")
     transformers = most("transformer_layers_per_block")
     return len(levels) * most("layers_per_block") * (1 + transformers)

@@ -123,14 +123,22 @@ def test_values_that_no_model_has(small_copy, file, key, value):
     assert len(message) < 300
 
 
-def test_a_million_layers_are_refused_before_anything_is_built(small_copy):
-    edit_json(
-        small_copy / UNET_CONFIG,
-        block_out_channels=[32] * 16,
-        layers_per_block=64,
-        transformer_layers_per_block=64,
-    )
-    assert "asks for up to 66560 layers; expected at most 512" in refused(small_copy)
+@pytest.mark.parametrize(
+    ("file", "change", "count"),
+    [
+        (UNET_CONFIG, {"layers_per_block": 64, "transformer_layers_per_block": 64}, 8320),
+        (UNET_CONFIG, {"layers_per_block": [1, 64], "transformer_layers_per_block": [[2], 1]}, 384),
+        (VAE_CONFIG, {"block_out_channels": [8] * 40, "layers_per_block": 8}, 640),
+        (TEXT_CONFIG, {"num_hidden_layers": 100}, 100),
+    ],
+)
+def test_layers_without_weights_are_refused_before_anything_is_built(
+    small_copy, file, change, count
+):
+    edit_json(small_copy / file, **change)
+    message = refused(small_copy)
+    assert f"asks for up to {count} layers; expected at most " in message
+    assert str(small_copy / file.split("/")[0]) in message
 
 
 def test_a_resolution_of_0_is_the_frames_own_and_none_is_the_default(small_copy):
