@@ -11,7 +11,7 @@ from e2e_deploy.hardware import cuda_device_count
 from e2e_deploy.interrupts import stoppable
 from e2e_deploy.manifest import FREE, GraphEntry
 from e2e_deploy.onnxruntime import import_onnxruntime
-from e2e_deploy.runtime.backend import OneAtATime, Result
+from e2e_deploy.runtime.backend import OneAtATime, Result, failed
 from e2e_deploy.runtime.ort_gpu import find_gpu_provider
 from e2e_deploy.runtime.ort_memory import bound_memory, return_memory
 from e2e_deploy.text import clean
@@ -19,13 +19,6 @@ from e2e_deploy.text import clean
 _LOG_NOTHING = 4
 """Fatal errors alone: every other is raised, and said in one sentence."""
 
-_MEMORY = (
-    "Available memory of",
-    "Failed to allocate",
-    "bad_alloc",
-    "bad allocation",
-    "out of memory",
-)
 LARGE_BYTES = 2**28
 """16-bit weights of this size are widened for the CPU when an operator needs them, smaller ones once at the start.
 
@@ -46,17 +39,6 @@ def _is_large_half(bundle: Bundle) -> bool:
     files = bundle.manifest.files.items()
     num_bytes = sum(f.bytes for name, f in files if name.endswith((".onnx", ".data")))
     return bundle.manifest.precision == "fp16" and num_bytes >= LARGE_BYTES
-
-
-def _failed(what: str, error: Exception, kind: type[E2EDeployError]) -> E2EDeployError:
-    """ONNX Runtime's error as ours. Its exceptions share no public base class, and are told apart by their words."""
-    said = clean(str(error))
-    if isinstance(error, MemoryError) or any(word in str(error) for word in _MEMORY):
-        return UnavailableError(
-            f"{what}, for it needs more memory than is free here: export for smaller pictures or another precision, "
-            f"or free some ({said})"
-        )
-    return kind(f"{what}: {said}")
 
 
 class OrtBackend(OneAtATime):
@@ -125,7 +107,7 @@ class OrtBackend(OneAtATime):
                     f"run {graph.onnx} as an engine on a GPU, or export another precision"
                 ) from error
             what = f"ONNX Runtime cannot load {graph.onnx}"
-            raise _failed(what, error, BundleError) from error
+            raise failed(what, error, BundleError) from error
         # No silent fallback: a session that cannot start or go on on the GPU must fail, not run on the CPU.
         self._session.disable_fallback()
         if gpu is not None and gpu.name not in self._session.get_providers():
@@ -158,7 +140,7 @@ class OrtBackend(OneAtATime):
                 (batch,) = self._session.run([self._output], {self._input: frame[None]}, options)
         except Exception as error:
             what = f"{self._onnx} fails in ONNX Runtime"
-            raise _failed(what, error, E2EDeployError) from error
+            raise failed(what, error, E2EDeployError) from error
         result: Result = batch[0]
         return result
 

@@ -74,7 +74,8 @@ def _check(bundle: Bundle, graph: GraphEntry) -> PolygraphyVerdict:
     with G_LOGGER.verbosity():  # it prints to stdout, where results go
         try:
             runner = OnnxrtRunner(SessionFromOnnx(str(bundle.file(graph.onnx))), name="onnxrt")
-            with runner:
+            weights = bundle.weights_of(graph)
+            with bundle.unchanged(graph.onnx, *weights), runner:
                 outputs = [
                     {
                         name: np.array(value)
@@ -82,6 +83,8 @@ def _check(bundle: Bundle, graph: GraphEntry) -> PolygraphyVerdict:
                     }
                     for f in frames
                 ]
+        except BundleError:
+            raise
         except Exception as error:
             # ONNX Runtime's and polygraphy's exceptions share no public base class.
             said = " ".join(str(error).split())

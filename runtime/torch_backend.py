@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from e2e_deploy.bundle import Bundle
-from e2e_deploy.errors import CheckpointError, UnavailableError, UsageError
+from e2e_deploy.errors import CheckpointError, E2EDeployError, UnavailableError, UsageError
 from e2e_deploy.manifest import GraphEntry
 from e2e_deploy.optional import require
-from e2e_deploy.runtime.backend import OneAtATime, Result
+from e2e_deploy.runtime.backend import OneAtATime, Result, failed
 from e2e_deploy.text import clean
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class TorchBackend(OneAtATime):
     Raises:
         UnavailableError: torch is not installed, or the device is not here.
         CheckpointError: the checkpoint is gone, or is not the one the bundle was made from.
+        E2EDeployError: when called: PyTorch fails while it computes.
     """
 
     name = "torch"
@@ -82,10 +83,13 @@ class TorchBackend(OneAtATime):
         """Result of one frame, uint8 RGB [H, W, 3]."""
         # cuDNN rounds the inputs of fp32 convolutions to 10 bits (TF32) unless it is told not to.
         exact = self._torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-        with self._torch.inference_mode(), exact:
-            frame_1HW3 = self._torch.from_numpy(np.ascontiguousarray(frame)).to(self._device)[None]
-            assert self._model is not None, "the backend is closed"
-            result: Result = self._model(frame_1HW3)[0].cpu().numpy()
+        assert self._model is not None, "the backend is closed"
+        host_1HW3 = self._torch.from_numpy(np.ascontiguousarray(frame))[None]
+        try:
+            with self._torch.inference_mode(), exact:
+                result: Result = self._model(host_1HW3.to(self._device))[0].cpu().numpy()
+        except RuntimeError as error:
+            raise failed("the model fails in PyTorch", error, E2EDeployError) from error
         return result
 
     def close(self) -> None:

@@ -92,6 +92,29 @@ def test_torch_computes_without_tf32(depth_bundle, monkeypatch):
     assert torch.backends.cudnn.allow_tf32 == before
 
 
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        (
+            "[enforce fail at alloc_cpu.cpp:128] DefaultCPUAllocator: can't allocate memory",
+            UnavailableError,
+        ),
+        ("CUDA out of memory. Tried to allocate 2.00 GiB", UnavailableError),
+        ("mat1 and mat2 shapes cannot be multiplied", E2EDeployError),
+    ],
+)
+def test_what_fails_in_torch_is_one_sentence(depth_bundle, monkeypatch, photo, said, kind):
+    def fails(self, frame):
+        raise RuntimeError(said + "\nat somewhere")
+
+    with Engine.load(depth_bundle, backend="torch", device="cpu") as engine:
+        monkeypatch.setattr("e2e_deploy.model.FrameModel.forward", fails)
+        with pytest.raises(kind, match="the model fails in PyTorch") as caught:
+            engine(photo)
+    assert type(caught.value) is kind
+    assert "\n" not in str(caught.value)
+
+
 def test_torch_that_is_not_installed(depth_bundle, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     with pytest.raises(UnavailableError, match=r"pip install 'e2e-deploy\[export\]'"):
