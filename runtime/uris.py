@@ -25,7 +25,7 @@ from e2e_deploy.runtime.video_source import VideoSource
 
 CAMERA_OPTIONS = ("size", "fps", "format")
 TEST_OPTIONS = ("size", "fps", "frames")
-MOVING_SUFFIXES = (".gif", ".mjpeg", ".mjpg")  # videos that begin as pictures do
+MOVING_SUFFIXES = (".gif", ".mjpeg", ".mjpg", ".mj2")  # videos that begin as pictures do
 
 
 DECODERS = ("cpu", "gpu")

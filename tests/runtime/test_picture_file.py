@@ -126,6 +126,18 @@ def test_a_dark_picture_that_was_scaled_as_the_standard_says_stays_dark(tmp_path
     assert "nearly black" in notes[0]
 
 
+@pytest.mark.parametrize("largest", [100, 255, 1023, 4095, 65535])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_pnm_says_what_its_largest_value_means(tmp_path, rng, channels, largest):
+    values = rng.integers(0, largest + 1, (20, 30, channels))
+    header = f"P{5 if channels == 1 else 6}\n30 20\n{largest}\n".encode()
+    samples = values.astype(np.uint8 if largest < 256 else ">u2").tobytes()
+    (tmp_path / "a.pnm").write_bytes(header + samples)
+    got, notes = read(tmp_path / "a.pnm")
+    np.testing.assert_allclose(got, np.broadcast_to(values / largest * 255, got.shape), atol=1)
+    assert notes == []
+
+
 @pytest.mark.parametrize(("peak", "said"), [(1023, "10-bit"), (4095, "12-bit"), (4096, "")])
 def test_twelve_bits_in_sixteen_are_said(tmp_path, rng, peak, said):
     values = rng.integers(0, peak + 1, (20, 30, 3), dtype=np.uint16)
