@@ -3,10 +3,12 @@
 import errno
 import mimetypes
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from e2e_deploy.addresses import masked
 from e2e_deploy.errors import E2EDeployError, UsageError
 from e2e_deploy.files import check_target
 from e2e_deploy.manifest import Manifest
@@ -53,8 +55,14 @@ def _kind(out: Path) -> str:
     """What ``out`` names: the suffix of a file of ours, or "" for a folder; one that exists is a folder.
 
     Raises:
-        UsageError: a file of a kind that is not written.
+        UsageError: a file of a kind that is not written, or an address.
     """
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(out), re.IGNORECASE) and not os.path.exists(
+        out.parts[0]
+    ):
+        raise UsageError(
+            f"--out {masked(str(out))} is an address; results are written to files, {WRITTEN}"
+        )
     suffix = out.suffix.lower()
     if os.path.isdir(out):
         return ""
