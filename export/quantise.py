@@ -1,8 +1,8 @@
 """int8 for CPUs: ONNX Runtime's own static quantiser on the fp32 graph, with ranges from real pictures.
 
 Weights get a scale a channel, activations a scale a tensor (unsigned); scales stand in the graph as pairs of
-QuantizeLinear and DequantizeLinear, which ONNX Runtime fuses into 8-bit kernels. CPUs without 8-bit dot products
-(x86 without VNNI) can saturate sums, so ``verify`` on the target machine decides. What FP32_PARTS names stays fp32.
+QuantizeLinear and DequantizeLinear, which ONNX Runtime fuses into 8-bit kernels. On CPUs without 8-bit dot products
+(x86 without VNNI) sums saturate unless a session asks for precision, as ours do. What FP32_PARTS names stays fp32.
 
 An attention node (export/multi_head.py) stays as it is: only Conv and MatMul are touched, and shape inference, which
 the quantiser starts with, reads the node's types out of the function the graph carries.

@@ -89,6 +89,7 @@ def graph(rng, tmp_path):
 def run(path, x):
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.add_session_config_entry("session.x64quantprecision", "1")  # as OrtBackend
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return session.run(None, {"x": x[None]})[0]
 
