@@ -231,6 +231,10 @@ class NormalsAccumulator:
         error = angular_error_deg(pred, target, valid)
         self._errors_deg.append(error[np.isfinite(error)].astype(np.float32))
 
+    def merge(self, other: "NormalsAccumulator") -> None:
+        """Add everything that ``other`` was given."""
+        self._errors_deg += other._errors_deg
+
     def result(self) -> NormalsMetrics:
         """Metrics over everything added so far.
 

@@ -60,6 +60,12 @@ class AxesComparison:
         flat = pairs.reshape(-1, 6)
         self._products += flat.T @ flat
 
+    def merge(self, other: "AxesComparison") -> None:
+        """Add everything that ``other`` was given."""
+        self._count += other._count
+        self._sums += other._sums
+        self._products += other._products
+
     def result(self) -> AxesFit | None:
         """The best axes; None where either side does not vary, so that there is nothing to compare."""
         if not self._count:

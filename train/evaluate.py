@@ -120,60 +120,114 @@ def evaluate(
         DataError: a sample cannot be read, or no image has a valid pixel.
         E2EDeployError: a prediction has a wrong shape, or is NaN or infinite where it counts.
     """
+    measured = Measurement(task, alignment=alignment, depth_range_m=depth_range_m)
+    measured.left_out.update(dataset.left_out)
+    worst: list[tuple[float, int, Picture]] = []  # a heap, the least bad on top
     indices = spread_indices(len(dataset), limit)
-    rows: list[tuple[str, Metrics]] = []
-    worst: list[tuple[float, int, Picture | None]] = []  # a heap, the least bad on top
-    pooled, axes = NormalsAccumulator(), AxesComparison()
-    left_out = Counter(dataset.left_out)
     for done, index in enumerate(indices, start=1):
         sample = dataset.read(index)
-        target, valid = _target(sample, task)
-        reason = _why_left_out(target, valid, task)
-        if reason is not None:
-            left_out[reason] += 1
-        else:
-            prediction = np.asarray(predict(sample.rgb))
-            try:
-                if task == "depth":
-                    metrics = _depth(prediction, target, valid, alignment, depth_range_m)
-                else:
-                    metrics = _normals(prediction, target, valid, pooled)
-                    axes.add(prediction, target, valid)
-            except ValueError as error:
-                raise E2EDeployError(
-                    f"{sample.path}: the prediction cannot be measured: {error}"
-                ) from error
-            picture = None
-            if worst_sheet is not None:
-                shown = 1 / np.maximum(prediction, 1e-6) if alignment == "disparity" else prediction
-                picture = comparison_row(sample.rgb, target, shown, valid)
-            heapq.heappush(worst, (_badness(metrics), len(rows), picture))
-            rows.append((sample.path, metrics))
+        prediction = measured.add(index, sample, predict)
+        if worst_sheet is not None and prediction is not None:
+            shown = 1 / np.maximum(prediction, 1e-6) if alignment == "disparity" else prediction
+            target, valid = _target(sample, task)
+            picture = comparison_row(sample.rgb, target, shown, valid)
+            heapq.heappush(worst, (_badness(measured.rows[index][1]), index, picture))
             if len(worst) > NUM_WORST:
                 heapq.heappop(worst)
         if on_progress is not None:
             on_progress(done, len(indices))
-    if not rows:
-        counts = "; ".join(f"{reason}: {count}" for reason, count in left_out.items())
-        raise DataError(f"none of the {len(indices)} images can be measured for {task} ({counts})")
-    worst.sort(reverse=True)
+    result = measured.result()
     if csv_path is not None:
-        _write_csv(csv_path, rows)
+        _write_csv(csv_path, list(measured.rows.values()))
     if worst_sheet is not None:
-        pictures = [picture for _, _, picture in worst if picture is not None]
-        captions = [f"{_badness(rows[i][1]):.4f}  {rows[i][0]}" for _, i, _ in worst]
+        pictures = [
+            picture for _, _, picture in sorted(worst, key=lambda row: row[:2], reverse=True)
+        ]
+        by_path = dict(measured.rows.values())
+        captions = [f"{_badness(by_path[path]):.4f}  {path}" for path in result.worst]
         write_picture(worst_sheet, captioned_rows(pictures, captions))
-    depth_rows = [metrics for _, metrics in rows if isinstance(metrics, DepthMetrics)]
-    return EvalResult(
-        task=task,
-        metrics=mean_depth_metrics(depth_rows) if task == "depth" else pooled.result(),
-        num_images=len(rows),
-        left_out=dict(left_out),
-        worst=tuple(rows[i][0] for _, i, _ in worst),
-        problem=(
-            depth_problem(depth_rows, alignment) if task == "depth" else axes_problem(axes.result())
-        ),
-    )
+    return result
+
+
+class Measurement:
+    """What has been measured so far; the measurements of several processes add up to that of one.
+
+    Attributes:
+        rows: path and metrics by index of the image.
+        left_out: images that were not measured, by reason.
+    """
+
+    def __init__(
+        self,
+        task: TaskName,
+        *,
+        alignment: Alignment = "depth",
+        depth_range_m: tuple[float, float] = (1e-5, float("inf")),
+    ) -> None:
+        self.rows: dict[int, tuple[str, Metrics]] = {}
+        self.left_out = Counter[str]()
+        self._task, self._alignment, self._range_m = task, alignment, depth_range_m
+        self._pooled, self._axes = NormalsAccumulator(), AxesComparison()
+
+    def add(self, index: int, sample: Sample, predict: Predict) -> Array | None:
+        """Measure one image; gives the prediction, or None if its truth leaves nothing to measure.
+
+        Raises:
+            E2EDeployError: the prediction has a wrong shape, or is NaN or infinite where it counts.
+        """
+        target, valid = _target(sample, self._task)
+        reason = _why_left_out(target, valid, self._task)
+        if reason is not None:
+            self.left_out[reason] += 1
+            return None
+        prediction = np.asarray(predict(sample.rgb))
+        metrics: Metrics
+        try:
+            if self._task == "depth":
+                metrics = _depth(prediction, target, valid, self._alignment, self._range_m)
+            else:
+                metrics = _normals(prediction, target, valid, self._pooled)
+                self._axes.add(prediction, target, valid)
+        except ValueError as error:
+            raise E2EDeployError(
+                f"{sample.path}: the prediction cannot be measured: {error}"
+            ) from error
+        self.rows[index] = sample.path, metrics
+        return prediction
+
+    def merge(self, other: "Measurement") -> None:
+        """Add what another process measured, of other images."""
+        self.rows = dict(sorted((self.rows | other.rows).items()))
+        self.left_out.update(other.left_out)
+        self._pooled.merge(other._pooled)
+        self._axes.merge(other._axes)
+
+    def result(self) -> EvalResult:
+        """Accuracy over all images.
+
+        Raises:
+            DataError: none could be measured.
+        """
+        if not self.rows:
+            counts = "; ".join(f"{reason}: {count}" for reason, count in self.left_out.items())
+            num = sum(self.left_out.values())
+            raise DataError(f"none of the {num} images can be measured for {self._task} ({counts})")
+        is_depth, rows = self._task == "depth", list(self.rows.values())
+        depth_rows = [metrics for _, metrics in rows if isinstance(metrics, DepthMetrics)]
+        problem = (
+            depth_problem(depth_rows, self._alignment)
+            if is_depth
+            else axes_problem(self._axes.result())
+        )
+        worst = sorted(self.rows, key=lambda i: (_badness(self.rows[i][1]), i), reverse=True)
+        return EvalResult(
+            task=self._task,
+            metrics=mean_depth_metrics(depth_rows) if is_depth else self._pooled.result(),
+            num_images=len(rows),
+            left_out=dict(self.left_out),
+            worst=tuple(self.rows[i][0] for i in worst[:NUM_WORST]),
+            problem=problem,
+        )
 
 
 def depth_problem(per_image: Sequence[DepthMetrics], alignment: Alignment) -> str | None:

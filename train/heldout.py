@@ -9,10 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from e2e_deploy.errors import E2EDeployError
+from e2e_deploy.optional import require
 from e2e_deploy.tasks import TaskName
 from e2e_deploy.train.batches import STRIDE
 from e2e_deploy.train.config import EvalConfig
-from e2e_deploy.train.evaluate import EvalResult, evaluate
+from e2e_deploy.train.evaluate import EvalResult, Measurement, Predict, spread_indices
 from e2e_deploy.train.folder import FolderDataset
 from e2e_deploy.train.resize import crop, fit
 from e2e_deploy.train.sample import Sample
@@ -30,7 +32,6 @@ class HeldOut:
     def __init__(self, config: EvalConfig, task: TaskName) -> None:
         self.config = config
         self.dataset = FolderDataset(config.root, config.split, task=task)
-        self.left_out = self.dataset.left_out
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -44,7 +45,7 @@ class HeldOut:
         return crop(sample, 0, 0, height, width)
 
     def measure(self, stepper: Stepper) -> EvalResult:
-        """Accuracy of the model as it is now, in the run's precision.
+        """Accuracy of the model as it is now, in the run's precision; the same in all processes, which share the work.
 
         Raises:
             DataError: a sample cannot be read.
@@ -58,11 +59,29 @@ class HeldOut:
             array: npt.NDArray[Any] = result.permute(1, 2, 0).numpy()
             return array[..., 0] if stepper.config.task == "depth" else array
 
+        rank, world = stepper.accelerator.process_index, stepper.accelerator.num_processes
+        mine = self._measure_share(stepper.config.task, predict, rank, world)
+        # All exchange, also what failed: a process that left would be waited for.
+        shares = require("accelerate", "train").utils.gather_object([mine])
+        total, *others = shares
+        for share in shares:
+            if isinstance(share, E2EDeployError):
+                raise share
+        for share in others:
+            total.merge(share)
+        result: EvalResult = total.result()
+        return result
+
+    def _measure_share(
+        self, task: TaskName, predict: Predict, rank: int, world: int
+    ) -> Measurement | E2EDeployError:
         spec = self.dataset.spec
-        return evaluate(
-            predict,
-            self,
-            task=stepper.config.task,
-            limit=self.config.num_images,
-            depth_range_m=(max(spec.min_m, 1e-5), spec.max_m),
-        )
+        measured = Measurement(task, depth_range_m=(max(spec.min_m, 1e-5), spec.max_m))
+        if rank == 0:
+            measured.left_out.update(self.dataset.left_out)
+        try:
+            for index in spread_indices(len(self), self.config.num_images)[rank::world]:
+                measured.add(index, self.read(index), predict)
+        except E2EDeployError as error:
+            return error
+        return measured

@@ -61,7 +61,7 @@ class TrainResult:
     loss: float | None
     """Of the last step; None when there was nothing left to do."""
     evaluation: EvalResult | None
-    """On the held-out pictures at the end, if the config names some; None in other processes."""
+    """On the held-out pictures at the end, if the config names some."""
     is_main: bool
     """Whether this is the first process, the one that wrote."""
 
@@ -307,8 +307,8 @@ class _Run:
         return step % self.config.eval.every == 0 or step == self.config.optim.steps
 
     def _evaluate(self, reporter: Reporter) -> EvalResult | None:
-        """Measure in the first process, while the others wait at their next exchange."""
-        if not self.is_main or self.held_out is None:
+        """Measure in all processes, each its share; the first one tells."""
+        if self.held_out is None:
             return None
         try:
             result = self.held_out.measure(self.stepper)

@@ -7,7 +7,7 @@ import pytest
 
 from e2e_deploy.errors import DataError, E2EDeployError
 from e2e_deploy.metrics import NormalsAccumulator, depth_metrics, mean_depth_metrics
-from e2e_deploy.train.evaluate import evaluate, spread_indices
+from e2e_deploy.train.evaluate import Measurement, evaluate, spread_indices
 from e2e_deploy.train.folder import FolderDataset
 from tests.train.fixtures import write_folder
 
@@ -169,6 +169,18 @@ def test_depth_is_clipped_to_the_range(dataset):
     truth = Truth(dataset, "depth")
     far = evaluate(truth, dataset, task="depth", depth_range_m=(1e-5, 4.0))
     assert far.metrics.abs_rel > evaluate(truth, dataset, task="depth").metrics.abs_rel
+
+
+@pytest.mark.parametrize("task", ["depth", "normals"])
+def test_shares_add_up_to_the_whole(dataset, task):
+    predict = Truth(dataset, task)
+    total, *others = (Measurement(task) for _ in range(3))
+    for rank, share in enumerate((total, *others)):
+        for index in range(10)[rank::3]:
+            share.add(index, dataset.read(index), predict)
+    for share in others:
+        total.merge(share)
+    assert total.result() == evaluate(predict, dataset, task=task)
 
 
 def test_limit_spreads_over_the_set(dataset):

@@ -146,8 +146,12 @@ def test_two_processes_are_one_with_twice_the_accumulation(tmp_path, launcher, m
     for name in ("one", "two"):
         sparse_masks(write_folder(tmp_path / name / "data", num_samples=6))
     optim = {"steps": 3, "effective_batch": 4, "micro_batch": 1}
-    train(small_config(tmp_path / "one", optim=optim))
-    table = run_table(tmp_path / "two", optim=optim)
+    held_out = [
+        {"root": str(tmp_path / name / "data"), "split": "train", "num_images": 5}
+        for name in ("one", "two")
+    ]
+    alone = train(small_config(tmp_path / "one", optim=optim, eval=held_out[0]))
+    table = run_table(tmp_path / "two", optim=optim, eval=held_out[1])
     done = launch(table, tmp_path / "two", launcher=launcher(tmp_path))
     assert done.returncode == 0, done.stderr
     assert "1 x 2 x 2 processes" in done.stderr
@@ -156,6 +160,10 @@ def test_two_processes_are_one_with_twice_the_accumulation(tmp_path, launcher, m
         assert b["loss"] == pytest.approx(a["loss"], rel=1e-4)
         assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-3)
         assert b["num_images"] == a["num_images"] == 4
+    # The held-out pictures are shared too.
+    told = json.loads((two / "log.jsonl").read_text().splitlines()[-1])["evaluation"]
+    for name, value in alone.evaluation.values().items():
+        assert told[name] == pytest.approx(value, rel=1e-2, abs=1e-3)
     for key, value in weights(one / "model").items():
         torch.testing.assert_close(weights(two / "model")[key], value, atol=2e-4, rtol=1e-2)
     reads = [(tmp_path / "two" / f"read-{rank}.txt").read_text().splitlines() for rank in (0, 1)]
