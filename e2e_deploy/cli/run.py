@@ -190,7 +190,8 @@ def command(
         watch = ParityWatch(parity_every, strict=parity == "strict", save_to=worst)
     words = watch.words if watch else lambda: ""
     line = StatusLine(frames, limit or frames.total, words)
-    inputs = [metric_points] if metric_points is not None else []
+    inputs = [opened.root / name for name in manifest.files]
+    inputs += [metric_points] if metric_points is not None else []
     sinks = outputs.open(manifest, frames, camera, words, inputs)
     viewers = [sink for sink in sinks if isinstance(sink, ViewerSink)]
 

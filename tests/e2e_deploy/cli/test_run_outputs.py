@@ -131,6 +131,15 @@ def test_the_metric_points_are_an_input_too(cli, bundle, picture, tmp_path):
     np.testing.assert_array_equal(np.load(points), rows)
 
 
+def test_the_bundle_is_an_input_too(cli, bundle, picture):
+    (reference,) = (bundle / "reference").glob("*.npz")
+    before = reference.read_bytes()
+    code, _, stderr = cli("run", picture[0], "--bundle", bundle, "--out", reference)
+    assert code == 2
+    assert "would take the place of" in one_sentence(stderr)
+    assert reference.read_bytes() == before
+
+
 @pytest.mark.parametrize("sequence", [False, True])
 def test_a_result_never_takes_a_pictures_place(cli, bundle, tmp_path, sequence):
     folder = tmp_path / "p"
