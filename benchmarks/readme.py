@@ -75,6 +75,21 @@ def numbers() -> str:
             f"{r['onnx_and_first_engine_seconds']:.0f} s ({first['seconds']:.0f} s of it the engine), peak memory "
             f"{r['onnx_and_first_engine_peak_gib']:.1f} GiB; built, not executed | {where(r)} |"
         )
+    if r := load("sizes"):
+        each = (
+            f"{s['latency']['as diffusers']['p50_ms']:.0f} ms at {'x'.join(map(str, s['frame_size']))} against "
+            f"{s['latency']['to 64']['p50_ms']:.0f} ({s['ratio_of_medians']:.2f}x)"
+            for s in r["speed"]
+        )
+        lines.append(
+            f"| {len(r['agreement'])} frame sizes, with and without a change of size, depth and normals, random "
+            f"weights | within {r['worst_mean_abs_difference']:.0e} of diffusers' pipelines on average "
+            f"| {where(r)} |"
+        )
+        lines.append(
+            f"| sides padded to multiples of 8, as diffusers does, against 64; e2e-tiny, CPU | {', '.join(each)} "
+            f"(medians of {r['rounds']}, in turn) | {where(r)} |"
+        )
     if r := load("loop_overhead"):
         times = r["ms_per_frame_median_of_rounds"]
         lines.append(
@@ -111,16 +126,21 @@ def numbers() -> str:
     return "\n".join(lines)
 
 
+def _photo_row() -> list[str]:
+    if not (r := load("e2e_tiny_photo")):
+        return []
+    return [
+        f"| the Motorcycle photo, depth, AbsRel | {r['abs_rel']:.3f} | a constant: {r['constant_abs_rel']:.3f} "
+        f"(`benchmarks/score_photo.py`, {r['date'][:10]}) |"
+    ]
+
+
 def accuracy() -> str:
     """The table of e2e-tiny's accuracy, and of the paper in miniature."""
     lines = []
     if r := load("e2e_tiny_scores"):
         depth, normals = r["scores"]["depth"], r["scores"]["normals"]
-        model, plane, photo = (
-            depth["held_out"],
-            depth["affine_fit_of_pixel_coordinates"],
-            depth["motorcycle"],
-        )
+        model, plane = depth["held_out"], depth["affine_fit_of_pixel_coordinates"]
         mean = normals["mean_normal_of_the_scene"]
         lines += [
             "| e2e-tiny on | it | what needs no picture |",
@@ -130,8 +150,7 @@ def accuracy() -> str:
             f"({plane['delta1']:.3f}) |",
             f"| scenes seen in training, depth, AbsRel (delta1) | {depth['seen_in_training']['abs_rel']:.3f} "
             f"({depth['seen_in_training']['delta1']:.3f}) | |",
-            f"| the Motorcycle photo, depth, AbsRel | {photo['abs_rel']:.3f} | a constant: "
-            f"{photo['constant_abs_rel']:.3f} |",
+            *_photo_row(),
             f"| the held-out scenes, normals, mean (median) error | {normals['held_out']['mean_deg']:.1f} "
             f"({normals['held_out']['median_deg']:.1f}) degrees | the scene's mean normal: {mean['mean_deg']:.1f} "
             f"({mean['median_deg']:.1f}) degrees |",

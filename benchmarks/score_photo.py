@@ -1,0 +1,43 @@
+"""Accuracy of the packaged e2e-tiny on the one real photo with true depth that comes with a package.
+
+The Motorcycle of Middlebury 2014 (scikit-image), through an exported fp32 bundle in ONNX Runtime.
+
+    python benchmarks/score_photo.py
+"""
+
+import tempfile
+from pathlib import Path
+
+from report import write_result
+
+from e2e_deploy.checkpoint import open_checkpoint
+from e2e_deploy.cli.show import constant_abs_rel, find_motorcycle
+from e2e_deploy.export.exporter import export_bundle
+from e2e_deploy.metrics import depth_metrics
+from e2e_deploy.runtime import Engine
+from e2e_deploy.tiny import bundled_checkpoint
+
+
+def main() -> None:
+    """Measure and write the result."""
+    photo = find_motorcycle()
+    size = photo.rgb.shape[:2]
+    with tempfile.TemporaryDirectory() as work:
+        checkpoint = open_checkpoint(bundled_checkpoint("depth"))
+        bundle = export_bundle(checkpoint, Path(work) / "bundle", frame_sizes=[size])
+        with Engine.load(bundle, backend="onnxruntime", device="cpu") as engine:
+            found = depth_metrics(engine(photo.rgb), photo.depth_m, photo.valid)
+    write_result(
+        "e2e_tiny_photo",
+        {
+            "frame_size": list(size),
+            "processing_size": bundle.manifest.graphs[0].processing_size,
+            "abs_rel": found.abs_rel,
+            "delta1": found.delta1,
+            "constant_abs_rel": constant_abs_rel(photo),
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
