@@ -97,12 +97,14 @@ def read_weights(weights: Weights) -> dict[str, Tensor]:
     for file in weights.files:
         try:
             with safetensors.safe_open(file, "pt") as stream:
-                names = [key for key, stored in weights.tensors.items() if stored.file == file]
-                for key in names:
-                    if weights.tensors[key].dtype in FLOATS:
-                        tensor = stream.get_tensor(key).float()
-                        _require_finite(tensor, f"{file}: {key!r}")
-                        tensors[_modern(key)] = tensor
+                for key, stored in weights.tensors.items():
+                    if stored.file != file or stored.dtype not in FLOATS:
+                        continue
+                    tensor = stream.get_tensor(key).float()
+                    if tuple(tensor.shape) != stored.shape:
+                        raise CheckpointError(f"{file} was changed while it was read: {key!r}")
+                    _require_finite(tensor, f"{file}: {key!r}")
+                    tensors[_modern(key)] = tensor
         except (OSError, safetensors.SafetensorError) as error:
             raise CheckpointError(f"{file} cannot be read: {_one_line(error)}") from None
     return tensors

@@ -194,6 +194,17 @@ def test_a_weight_that_is_no_number_is_named(small_copy, part, key, value, dtype
     assert f"{file}: {key!r} holds 2 values that are NaN or infinite" in refused(small_copy)
 
 
+@pytest.mark.parametrize("part", ["unet", "text_encoder"])
+def test_weights_that_change_after_they_were_checked(small_copy, part):
+    checkpoint = open_checkpoint(small_copy)
+    edit_weights(small_copy, part, lambda w: {k: v.flatten() for k, v in w.items()})
+    with pytest.raises(CheckpointError, match="was changed while it was read"):
+        load_model(checkpoint)
+    edit_weights(small_copy, part, lambda w: {"other." + k: v for k, v in w.items()})
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_model(checkpoint)
+
+
 def test_finite_weights_whose_sum_overflows_are_loaded(small_copy):
     def enlarge(weights):
         weights["conv_out.bias"][:] = 3e38
