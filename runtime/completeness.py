@@ -1,7 +1,8 @@
 """Whether a video file ends early. A number of samples in a header is no promise; what shows it is this.
 
-- Bytes: the sample table (mp4, mov), the segment (mkv, webm), the list of chunks (avi) or the last packet (ts) goes on.
-- Time: the header's duration (mkv, webm, flv, wmv) is longer than what came.
+- Bytes: what the sample table (mp4, mov), the segment (mkv, webm), the list of chunks (avi), the header (wmv) or the last
+  packet (ts) says lies beyond the file's end.
+- Time: the header's duration (mkv, webm, flv) is longer than what came.
 """
 
 import re
@@ -19,7 +20,8 @@ from e2e_deploy.runtime.decoding import reason
 
 LOOSE_S = 1.0  # by which a header may say too much in a file that lacks no byte
 _SEGMENT = b"\x18\x53\x80\x67"
-_TIMED = ("matroska", "flv", "asf")
+_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_TIMED = ("matroska", "flv")
 
 
 class PacketReader:
@@ -33,7 +35,8 @@ class PacketReader:
 
     def __init__(self, path: Path, container: InputContainer, stream: VideoStream) -> None:
         self._path, self._container, self._stream = path, container, stream
-        self._end_s = 0.0  # of the last packet of any stream, in the container's time
+        # Where packets end, in the container's time: of any stream, and of pictures and sound alone.
+        self._end_s = self._seen_or_heard_s = 0.0
         self._broken = ""
 
     def __iter__(self) -> "Iterator[Packet[VideoStream]]":
@@ -42,8 +45,10 @@ class PacketReader:
             for packet in self._container.demux():
                 stamp = packet.dts if packet.pts is None else packet.pts
                 if stamp is not None and packet.time_base is not None:
-                    end = (stamp + (packet.duration or 0)) * packet.time_base
-                    self._end_s = max(self._end_s, float(end))
+                    end_s = float((stamp + (packet.duration or 0)) * packet.time_base)
+                    self._end_s = max(self._end_s, end_s)
+                    if packet.stream.type in ("video", "audio"):  # a subtitle may last for an hour
+                        self._seen_or_heard_s = max(self._seen_or_heard_s, end_s)
                 if packet.stream_index == self._stream.index and packet.size:
                     yield cast("Packet[VideoStream]", packet)
         except av.FFmpegError as error:
@@ -63,8 +68,10 @@ class PacketReader:
             return lacks
         if form in _TIMED and self._container.duration is not None:
             duration_s = self._container.duration / av.time_base
-            gap_s = duration_s - self._end_s
-            if gap_s > (frame_s / 2 if lacks else LOOSE_S):
+            end_s, slack_s = (
+                (self._seen_or_heard_s, frame_s / 2) if lacks else (self._end_s, LOOSE_S)
+            )
+            if duration_s - end_s > slack_s:
                 return lacks or f"it ends at {self._end_s:.2f} s of {duration_s:.2f} s"
         return self._broken
 
@@ -91,6 +98,13 @@ def _movi_list(path: Path, stream: VideoStream, size: int) -> int:
     return 0 if found is None else found.start() + 8 + int.from_bytes(found[1], "little")
 
 
+def _asf_size(path: Path, stream: VideoStream, size: int) -> int:
+    """What the File Properties Object says (ASF specification, 3.2); 0 of a broadcast."""
+    head = _head(path, 1 << 16)
+    at = head.find(_FILE_PROPERTIES)
+    return 0 if at < 0 else int.from_bytes(head[at + 40 : at + 48], "little")
+
+
 def _transport_packets(path: Path, stream: VideoStream, size: int) -> int:
     """``size``, rounded up to whole packets: of 188 bytes, with a time stamp (m2ts) or parity before or after them."""
     head = _head(path, 5 * 204)
@@ -110,5 +124,6 @@ _SIZES: dict[str, Callable[[Path, VideoStream, int], int]] = {
     "mov": _sample_table,
     "matroska": _segment,
     "avi": _movi_list,
+    "asf": _asf_size,
     "mpegts": _transport_packets,
 }

@@ -19,6 +19,7 @@ from e2e_deploy.text import clean
 
 # For av.open: a title in Latin-1 is no reason not to see the film.
 METADATA_ERRORS = "replace"
+MOST_FPS = 1000  # above it a header means a clock: 60000 in DV
 _COVERS = Disposition.attached_pic | Disposition.timed_thumbnails
 
 
@@ -74,8 +75,8 @@ def choose_stream(container: InputContainer, name: str, wanted: int | None = Non
 def frames_per_second(stream: VideoStream) -> float | None:
     """The average rate; where the container has no times (raw H.264), the codec's; None if neither is known."""
     rates = [stream.average_rate, stream.guessed_rate]
-    has_times = stream.start_time is not None
-    return next((float(rate) for rate in (rates if has_times else rates[::-1]) if rate), None)
+    ordered = rates if stream.start_time is not None else rates[::-1]
+    return next((float(rate) for rate in ordered if rate and rate <= MOST_FPS), None)
 
 
 def _codec(stream: VideoStream) -> "av.VideoCodecContext | None":

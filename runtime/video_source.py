@@ -81,7 +81,7 @@ class VideoSource(BaseSource):
 
     def __iter__(self) -> Iterator[SourceFrame]:
         self.skipped = count = 0
-        duration_s = 0.0
+        duration_s, broken = 0.0, ""
         with self.open() as container:
             stream = choose_stream(container, self.name, self._wanted)
             stream.thread_type = "AUTO"
@@ -103,10 +103,8 @@ class VideoSource(BaseSource):
                         )
                         count += 1
             except av.FFmpegError as error:
-                raise SourceError(
-                    f"{self.name} breaks off after frame {count}: {reason(error)}"
-                ) from None
-            if missing := packets.missing(duration_s):
+                broken = reason(error)
+            if missing := packets.missing(duration_s) or broken:
                 raise SourceError(
                     f"{self.name} is cut off: {missing}; {count} frames could be decoded"
                 )

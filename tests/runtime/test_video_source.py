@@ -222,6 +222,7 @@ def test_sources_that_declare_no_rate_or_order(tmp_path, name, codec, form, rate
         ("a.mp4", "libx264"),
         ("a.avi", "mpeg4"),
         ("a.avi", "ffv1"),
+        ("a.wmv", "wmv2"),
     ],
 )
 def test_files_that_end_early(tmp_path, rng, name, codec, share):
