@@ -1,7 +1,7 @@
 """Whether a video file ends early. A number of samples in a header is no promise; what shows it is this.
 
-- Bytes: the sample table (mp4, mov), the segment (mkv, webm), the list of chunks (avi), the header (wmv) or the last packet
-  (ts) says more than the file holds.
+- Bytes: the sample table (mp4, mov), segment (mkv, webm), list of chunks (avi), header (wmv) or last packet (ts) says
+  more than the file holds.
 - Time: the header's duration (mkv, webm, flv) is longer than what came.
 """
 

@@ -129,9 +129,10 @@ class Look:
         elif self.transfer:
             yield "BT.2020 colours are brought into those of BT.709"
         if self.aspect != 1:
-            yield f"its pixels are not square ({self.aspect.numerator}:{self.aspect.denominator}): stretched in width"
+            sides = f"{self.aspect.numerator}:{self.aspect.denominator}"
+            yield f"the video's pixels are not square ({sides}): stretched in width"
         if self.interlaced:
-            yield "it is interlaced: deinterlaced, one frame of two fields"
+            yield "the video is interlaced: deinterlaced, one frame of two fields"
 
 
 def _is_full_range(picture: VideoFrame) -> bool:

@@ -61,9 +61,11 @@ class Timeline:
             return time_s
         if time_s > last_s - NEW_BEGINNING_S:
             self._note(
-                "some of its times do not grow: those frames are put right after the one before"
+                "some of the video's times do not grow: those frames are put right after the one before"
             )
             return last_s + SMALLEST_STEP_S
-        self._note("its times begin anew in the middle: what follows is put after what was before")
+        self._note(
+            "the video's times begin anew in the middle: what follows is put after what was before"
+        )
         self._offset_s += follows_s - time_s
         return follows_s

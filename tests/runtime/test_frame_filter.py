@@ -69,7 +69,7 @@ def test_pixels_become_square(tmp_path, aspect, turn, hw):
     source = VideoSource(tmp_path / "a.mp4")
     frames = list(source)
     assert frames[0].hw == hw
-    note = f"its pixels are not square ({aspect}): stretched in width".replace("/", ":")
+    note = f"the video's pixels are not square ({aspect}): stretched in width".replace("/", ":")
     assert source.notes == ([note] if aspect != 1 else [])
 
 
@@ -169,7 +169,7 @@ def test_interlaced_video_is_deinterlaced(tmp_path):
     write_video(tmp_path / "a.mp4", pictures, interlaced=True)
     source = VideoSource(tmp_path / "a.mp4")
     frames = list(source)
-    assert source.notes == ["it is interlaced: deinterlaced, one frame of two fields"]
+    assert source.notes == ["the video is interlaced: deinterlaced, one frame of two fields"]
     np.testing.assert_allclose([f.pts_s for f in frames], np.arange(5) / 10, atol=1e-6)
     middle = frames[2].rgb[16:48, :, 0].astype(int)
     assert np.abs(np.diff(middle, axis=0)).max() < 60  # no comb: 200 from line to line before

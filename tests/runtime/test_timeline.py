@@ -40,7 +40,7 @@ def test_disorder_moves_the_one_frame_alone():
     pts, _, notes = placed([0.0, 0.1, 0.1, 0.08, 0.2, 0.3])
     np.testing.assert_allclose(pts, [0, 0.1, 0.101, 0.102, 0.2, 0.3])
     assert set(notes) == {
-        "some of its times do not grow: those frames are put right after the one before"
+        "some of the video's times do not grow: those frames are put right after the one before"
     }
 
 
