@@ -189,6 +189,11 @@ class Bundle:
         return read_reference(graph.reference, self.read(graph.reference), dtype, takes, gives)
 
 
+def is_bundle(path: str | Path) -> bool:
+    """Whether there is a folder with a manifest, be it a good one or not."""
+    return os.path.lexists(os.path.join(path, MANIFEST))
+
+
 def open_bundle(path: str | Path) -> Bundle:
     """Open the bundle at ``path`` after checking its manifest, the paths, and the hash of every file.
 
@@ -196,11 +201,13 @@ def open_bundle(path: str | Path) -> Bundle:
         BundleError: not a bundle, damaged, changed after it was written, or pointing outside itself.
     """
     root = Path(path)
-    if not (root / MANIFEST).is_file():
-        what = "does not exist" if not root.exists() else f"has no {MANIFEST}"
-        raise BundleError(f"{root} is not a bundle: it {what}; e2e-deploy export writes one")
     try:
         text = read_bytes(root / MANIFEST, MAX_BYTES).decode("utf-8", "replace")
+    except (FileNotFoundError, NotADirectoryError):
+        what = f"has no {MANIFEST}" if os.path.lexists(root) else "does not exist"
+        raise BundleError(
+            f"{root} is not a bundle: it {what}; e2e-deploy export writes one"
+        ) from None
     except OSError as error:
         raise BundleError(f"{root / MANIFEST} cannot be read: {error.strerror or error}") from None
     manifest = parse_manifest(text)

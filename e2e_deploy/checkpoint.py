@@ -5,6 +5,7 @@ pinned to a commit, ``owner/name@<40 hex digits>``. Weights are safetensors only
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -139,9 +140,9 @@ def open_checkpoint(
     text = str(spec)
     if not text:
         raise UsageError("the checkpoint is an empty text; expected a diffusers folder or a hub id")
-    if Path(text).is_dir():
+    if os.path.isdir(text):  # whatever the text is, also one too long for a path
         root = Path(text)
-    elif _HUB_ID.match(text) and not Path(text).exists() and not text.startswith((".", "/")):
+    elif _HUB_ID.match(text) and not os.path.exists(text) and not text.startswith((".", "/")):
         root = _download(text)
     else:
         raise CheckpointError(

@@ -56,6 +56,21 @@ def check_target(path: Path) -> None:
         raise OSError(errno.EINVAL, f"it is {_kind(mode)}, not a file", str(path))
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder for results, and those above it, before the work whose results they are.
+
+    Raises:
+        E2EDeployError: it cannot be made, is no folder, or nothing can be written into it.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = "it is not a folder" if isinstance(error, FileExistsError) else error.strerror
+        raise E2EDeployError(f"nothing can be written into {path}: {reason}") from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise E2EDeployError(f"nothing can be written into {path}: {os.strerror(errno.EACCES)}")
+
+
 def new_partial(path: Path) -> Path:
     """A new empty file <name>.partial.<suffix> beside ``path``, numbered where there is one or a link of that name.
 

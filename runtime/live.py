@@ -14,7 +14,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from e2e_deploy.addresses import masked
+from e2e_deploy.addresses import HIDDEN, masked
 from e2e_deploy.errors import SourceError, UnavailableError, UsageError
 from e2e_deploy.opencv import cv2
 from e2e_deploy.runtime.decoding import (
@@ -231,7 +231,9 @@ class StreamSource(LiveSource):
         except _HOPELESS as error:
             raise SourceError(f"{self.name} was refused: {self._why(error)}") from None
         except (OSError, av.FFmpegError) as error:
-            raise LostError(f"{self.name} cannot be opened: {self._why(error)}") from None
+            uncertain = self.name.endswith(f"//{HIDDEN}")  # where the host begins
+            hint = "; / ? # @ in a password are written %2F %3F %23 %40" if uncertain else ""
+            raise LostError(f"{self.name} cannot be opened: {self._why(error)}{hint}") from None
 
     def _connect(self) -> Iterator[tuple[Rgb, float | None]]:
         with self._open() as container:

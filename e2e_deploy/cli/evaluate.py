@@ -58,13 +58,14 @@ def command(
     from rich.console import Console
     from rich.progress import Progress
 
+    from e2e_deploy.bundle import is_bundle
     from e2e_deploy.errors import ParityError
     from e2e_deploy.train.evaluate import evaluate
     from e2e_deploy.train.folder import FolderDataset, split_folder
     from e2e_deploy.train.folder_spec import load_spec
 
     split_folder(data, load_spec(data), split)  # a wrong name is said before the model is loaded
-    if (Path(model) / "manifest.json").is_file():
+    if is_bundle(model):
         found, predict = _bundle(model, backend, device)
     else:
         found, predict = _checkpoint(model, family, task, resolution, device)

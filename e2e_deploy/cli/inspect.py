@@ -3,7 +3,6 @@
 import json
 import math
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import click
@@ -149,8 +148,9 @@ def command(path: str, task: str | None, family: str | None, as_json: bool, engi
         rows = _engine_facts(path)
         click.echo(json.dumps(rows, indent=2) if as_json else "\n".join(_engine_table(rows)))
         return
-    is_bundle = (Path(path) / "manifest.json").is_file()
-    facts = _of_bundle(path) if is_bundle else _of_checkpoint(path, family, task)
+    from e2e_deploy.bundle import is_bundle
+
+    facts = _of_bundle(path) if is_bundle(path) else _of_checkpoint(path, family, task)
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return

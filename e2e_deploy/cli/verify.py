@@ -133,12 +133,15 @@ def command(
         UnavailableError,
         UsageError,
     )
+    from e2e_deploy.files import make_folder
     from e2e_deploy.runtime.engine import BACKENDS
     from e2e_deploy.runtime.polygraphy_check import check_with_polygraphy
     from e2e_deploy.runtime.verify import verify_bundle
     from e2e_deploy.runtime.worst_region import WorstFrames
 
     opened = open_bundle(bundle)
+    for folder in filter(None, (out, layers)):
+        make_folder(folder)
     if rebuild_first:
         opened = rebuild.rebuild_engines(opened, backend)
     opened = replace(opened, checkpoint=checkpoint)

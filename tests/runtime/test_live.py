@@ -317,6 +317,14 @@ def test_nothing_listens():
     assert "pw" not in str(caught.value)
 
 
+def test_a_password_that_hides_the_host_is_explained():
+    with pytest.raises(
+        SourceError, match=r"rtsp://\*\*\* cannot be opened: .*; / \? # @ .* %2F"
+    ) as caught:
+        list(stream("rtsp://user:s3/cret@127.0.0.1:1/x", timeout_s=0.5, reconnect_s=0))
+    assert "cret" not in str(caught.value)
+
+
 @pytest.mark.parametrize("spec", ["http://me:pw@host/a.m3u8", "concat://a|b", "file:///etc/passwd"])
 def test_other_schemes_are_refused(spec):
     with pytest.raises(UsageError, match="the schemes are rtsp, udp, tcp, srt") as caught:

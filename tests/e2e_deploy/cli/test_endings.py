@@ -5,6 +5,7 @@ import pytest
 
 from e2e_deploy import cli as package
 from e2e_deploy.errors import BundleError, ParityError
+from tests.plain_bundle import write_plain_bundle
 
 
 @pytest.fixture
@@ -129,3 +130,32 @@ def test_nor_does_any_message_that_there_is(cli, tmp_path, monkeypatch, argument
 def test_an_input_that_cannot_be_read_is_no_wrong_usage(cli, tmp_path, monkeypatch, start):
     monkeypatch.setattr("os.access", lambda *arguments, **options: False)
     assert cli(*start, tmp_path)[0] == 5
+
+
+@pytest.mark.parametrize(
+    "start",
+    [("inspect",), ("verify",), ("bench",), ("export",), ("train",), ("data", "check"), ("eval",)],
+    ids=" ".join,
+)
+def test_a_path_that_no_file_system_takes_is_an_unreadable_input(cli, start):
+    code, stdout, stderr = cli(*start, "x" * 300, *(["x" * 300] if start == ("eval",) else []))
+    assert (code, stdout) == (5, "")
+    assert stderr.startswith("error: xxx")
+
+
+@pytest.mark.parametrize("option", ["--out", "--layers"])
+def test_verify_says_before_its_work_that_a_folder_cannot_be_written(
+    cli, tmp_path, monkeypatch, option
+):
+    bundle = write_plain_bundle(tmp_path / "bundle")
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr(
+        "e2e_deploy.runtime.verify.verify_bundle", lambda *given: pytest.fail("it began")
+    )
+    for folder, why in (
+        (tmp_path / "file", "it is not a folder"),
+        (tmp_path / "file" / "x", "Not a directory"),
+    ):
+        code, stdout, stderr = cli("verify", bundle, option, folder)
+        assert (code, stdout) == (1, "")
+        assert stderr == f"error: nothing can be written into {folder}: {why}\n"
