@@ -9,6 +9,7 @@ A bundle is data from somewhere: the manifest is checked before a hash, the hash
 byte, and no path leaves the folder. Imports neither torch nor onnx.
 """
 
+import errno
 import hashlib
 import os
 import re
@@ -26,7 +27,7 @@ from e2e_deploy.files import open_regular, read_bytes
 from e2e_deploy.json_files import MAX_BYTES
 from e2e_deploy.manifest import MANIFEST, FileEntry, GraphEntry, Manifest, parse_manifest
 from e2e_deploy.onnx_check import LARGEST_GRAPH, check_graph
-from e2e_deploy.onnx_paths import external_locations, locations_in
+from e2e_deploy.onnx_paths import locations_in
 from e2e_deploy.reference import read_reference
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9._+ /-]+")
@@ -127,6 +128,8 @@ class Bundle:
         try:
             data = read_bytes(path, entry.bytes)
         except OSError as error:
+            if error.errno == errno.EFBIG:
+                raise _not_exported(self.root, name) from None
             raise BundleError(
                 f"{name} of {self.root} cannot be read: {error.strerror or error}"
             ) from None
@@ -137,9 +140,8 @@ class Bundle:
     def weights_of(self, graph: GraphEntry) -> list[str]:
         """Names of the listed files that hold weights of a graph, beside its own."""
         folder = PurePosixPath(graph.onnx).parent
-        return sorted(
-            str(folder / location) for location in external_locations(self.file(graph.onnx))
-        )
+        locations = locations_in(graph.onnx, self.read(graph.onnx))
+        return sorted(str(folder / location) for location in locations)
 
     @contextmanager
     def unchanged(self, *names: str) -> Iterator[None]:
