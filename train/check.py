@@ -1,7 +1,7 @@
 """Looks at a folder data set before days of training depend on it.
 
-Knows: counts, missing pairs, damaged files, ranges, signs of a wrong unit or wrong axes, a contact
-sheet for the eye. Does not know: official layouts (prepare them first), training.
+Knows: counts, missing pairs, damaged files, ranges, what looks wrong
+(``suspicions``), a contact sheet for the eye. Does not know: official layouts (prepare them first), training.
 """
 
 from collections.abc import Callable
@@ -13,12 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from e2e_deploy.errors import DataError
+from e2e_deploy.train.batches import FAR_QUANTILE, NEAR_QUANTILE
 from e2e_deploy.train.encoding import Array
 from e2e_deploy.train.files import write_picture
 from e2e_deploy.train.folder import FolderDataset, split_folders
 from e2e_deploy.train.folder_spec import load_spec
 from e2e_deploy.train.prepare import BadSample
-from e2e_deploy.train.sample import Sample, suspect_unit
+from e2e_deploy.train.sample import Sample
+from e2e_deploy.train.suspicions import Suspicions
 
 TILE_WIDTH = 320
 
@@ -33,7 +35,7 @@ class SplitReport:
     """Files that should exist because one of their pair does."""
     bad: tuple[BadSample, ...]
     min_m: float
-    """Smallest valid depth; NaN when no sample could be read, as for the next three."""
+    """Smallest valid depth; NaN when there is none, as for the next two."""
     median_m: float
     """Median over samples of each sample's median depth."""
     max_m: float
@@ -79,29 +81,30 @@ def check_dataset(
     reports, suspicions = dict[str, SplitReport](), list[str]()
     for split, dataset in sets.items():
         rows, bad = list[tuple[float, ...]](), list[BadSample]()
+        odd = Suspicions(spec, len(dataset))
         for index, stem in enumerate(dataset.stems):
             try:
                 sample = dataset.read(index)
-                if not sample.valid.any():
-                    raise DataError(f"{sample.path}: no valid depth pixel")
-                rows.append(_statistics(sample))
             except DataError as error:
                 bad.append(BadSample(stem, str(error)))
+            else:
+                rows.append(_statistics(sample))
+                odd.add(stem, sample)
             done += 1
             if progress is not None:
                 progress(done, total)
-        table = np.array(rows or [(np.nan,) * 5])
+        table = np.array(rows or [(np.nan,) * 4])
+        with_depth = table[np.isfinite(table[:, 0])] if np.isfinite(table[:, 0]).any() else table
         reports[split] = SplitReport(
             num_samples=len(dataset),
             missing=tuple(dataset.missing),
             bad=tuple(bad),
-            min_m=float(table[:, 0].min()),
-            median_m=float(np.median(table[:, 1])),
-            max_m=float(table[:, 2].max()),
+            min_m=float(with_depth[:, 0].min()),
+            median_m=float(np.median(with_depth[:, 1])),
+            max_m=float(with_depth[:, 2].max()),
             valid_share=float(table[:, 3].mean()),
         )
-        found = (suspect_unit(reports[split].median_m), _suspect_axes(table[:, 4]))
-        suspicions += [f"{split}: {sentence}" for sentence in found if sentence]
+        suspicions += [f"{split}: {sentence}" for sentence in odd.sentences()]
     return CheckReport(
         name=spec.name,
         has_normals=spec.normals_format is not None,
@@ -133,9 +136,7 @@ def contact_sheet(
     rows = list[Array]()
     for index in wanted:
         try:
-            sample = dataset.read(int(index))
-            if sample.valid.any():
-                rows.append(_row(sample))
+            rows.append(_row(dataset.read(int(index))))
         except DataError:
             continue
     if not rows:
@@ -148,32 +149,16 @@ def contact_sheet(
 
 def _statistics(sample: Sample) -> tuple[float, ...]:
     depth = sample.depth_m[sample.valid]
-    toward = np.nan
-    if sample.normals is not None and sample.normals.any():
-        toward = float(np.mean(sample.normals[sample.normals.any(axis=-1), 2] > 0))
-    return (
-        float(depth.min()),
-        float(np.median(depth)),
-        float(depth.max()),
-        float(sample.valid.mean()),
-        toward,
-    )
-
-
-def _suspect_axes(toward_shares: npt.NDArray[np.float64]) -> str | None:
-    """A visible surface faces the camera, so almost every normal has a positive z."""
-    known = toward_shares[np.isfinite(toward_shares)]
-    if known.size and known.mean() < 0.5:
-        return (
-            f"{1 - known.mean():.0%} of the normals point away from the viewer: the axes look wrong; "
-            "check normals.axes"
-        )
-    return None
+    if not depth.size:
+        return (np.nan, np.nan, np.nan, 0.0)
+    share = float(sample.valid.mean())
+    return float(depth.min()), float(np.median(depth)), float(depth.max()), share
 
 
 def _row(sample: Sample) -> npt.NDArray[np.uint8]:
-    depth = sample.depth_m[sample.valid]
-    near, far = np.quantile(depth, [0.02, 0.98])
+    near, far = 0.0, 1.0
+    if sample.valid.any():
+        near, far = np.quantile(sample.depth_m[sample.valid], [NEAR_QUANTILE, FAR_QUANTILE])
     closeness = np.clip((far - sample.depth_m) / max(far - near, 1e-6), 0, 1)
     gray = np.rint(closeness * 255).astype(np.uint8)
     depth_rgb = cv2.cvtColor(cv2.applyColorMap(gray, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)

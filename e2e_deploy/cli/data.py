@@ -147,10 +147,13 @@ def check(root: Path, sheet: Path | None, as_json: bool) -> None:
     else:
         click.echo(f"{report.name}: {'with' if report.has_normals else 'no'} normals")
         for name, split in report.splits.items():
-            click.echo(
-                f"  {name}: {split.num_samples} samples, depth {split.min_m:.3g} to "
-                f"{split.max_m:.4g} m, median {split.median_m:.3g} m, {split.valid_share:.1%} valid"
-            )
+            line = f"  {name}: {split.num_samples} samples"
+            if split.valid_share > 0:
+                line += (
+                    f", depth {split.min_m:.3g} to {split.max_m:.4g} m, median {split.median_m:.3g} m, "
+                    f"{split.valid_share:.1%} valid"
+                )
+            click.echo(line)
     for split in report.splits.values():
         for path in split.missing:
             click.echo(f"missing: {path}", err=True)
