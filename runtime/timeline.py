@@ -7,6 +7,8 @@ from typing import NamedTuple
 SMALLEST_STEP_S = 0.001
 # A step back by more than this is a new beginning (joined recordings, a clock that was set), less is disorder.
 NEW_BEGINNING_S = 1.0
+# A gap beyond this is no gap but another clock; and more than 6.6 hours do not fit a frame's duration in an mp4.
+LONGEST_GAP_S = 6 * 3600.0
 
 
 class FrameTime(NamedTuple):
@@ -44,9 +46,11 @@ class Timeline:
             pts_s: what the container says; None if it says nothing.
             duration_s: of the frame, as the container says it or guesses.
         """
+        duration_s = min(duration_s, LONGEST_GAP_S)
         if self._last_s is None:
             time_s = pts_s or 0.0
-            self._start_s = min(self._start_s, time_s)
+            if not 0 <= time_s - self._start_s <= LONGEST_GAP_S:
+                self._start_s = time_s
         else:
             time_s = self._after(self._last_s, pts_s)
         self._last_s, self._last_duration_s = time_s, duration_s
@@ -57,9 +61,9 @@ class Timeline:
         if pts_s is None:
             return follows_s
         time_s = pts_s + self._offset_s
-        if time_s > last_s:
+        if last_s < time_s <= last_s + LONGEST_GAP_S:
             return time_s
-        if time_s > last_s - NEW_BEGINNING_S:
+        if last_s - NEW_BEGINNING_S < time_s <= last_s:
             self._note(
                 "some of the video's times do not grow: those frames are put right after the one before"
             )

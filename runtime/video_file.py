@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
-from e2e_deploy.errors import E2EDeployError
+from e2e_deploy.errors import E2EDeployError, UsageError
 from e2e_deploy.files import check_target, new_file, new_partial
 from e2e_deploy.runtime.decoding import reason
 from e2e_deploy.runtime.sources import SourceFrame
@@ -85,8 +85,15 @@ class VideoFile:
         except (OSError, av.FFmpegError) as error:
             raise self._failed(error) from None
 
-    def begin(self, hw: tuple[int, int], metadata: dict[str, str]) -> None:
-        """Set size and metadata, before the first frame."""
+    def begin(self, hw: tuple[int, int], metadata: dict[str, str], source: str) -> None:
+        """Set size and metadata, before the first frame.
+
+        Raises:
+            UsageError: the file would take the place of its own ``source``.
+        """
+        with suppress(OSError, ValueError):  # a source need not be a file
+            if os.path.samefile(self.path, source):
+                raise UsageError(f"{self.path} is the source itself: record to another name")
         self._container.metadata.update(
             {key: clean(text) for key, text in metadata.items() if text}
         )

@@ -45,7 +45,7 @@ class VideoSink:
         """Append one frame; a video that changes its size is fitted into that of its first frame.
 
         Raises:
-            UsageError: a picture of another size than the first.
+            UsageError: a picture of another size than the first; or the video is its own source.
             E2EDeployError: the file cannot be written.
         """
         picture = self._painter(result, facts)
@@ -55,8 +55,8 @@ class VideoSink:
         picture = picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
         hw = (picture.shape[0], picture.shape[1])
         if self._hw is None:
+            self._file.begin(hw, {"comment": self._painter.note}, frame.source)
             self._hw = hw
-            self._file.begin(hw, {"comment": self._painter.note})
         if hw != self._hw:
             if not self._painter.is_video:
                 raise UsageError(
@@ -101,18 +101,19 @@ class NumbersVideoSink:
         """Append one frame.
 
         Raises:
-            UsageError: its size is not that of the first frame.
+            UsageError: its size is not that of the first frame; or the video is its own source.
             E2EDeployError: the file cannot be written.
         """
         told = about(self._manifest, frame, result, facts)
         if not self._told:
             told["ffv1"] = SixteenBits(*told["range"]).told()
-            self._told = told
             note = to_json({key: told[key] for key in ("units", "metric", "ffv1")})
             self._file.begin(
                 (result.shape[0], result.shape[1]),
                 {"comment": self._manifest.checkpoint.note, "e2e_deploy": note},
+                frame.source,
             )
+            self._told = told
         if told["size"] != self._told["size"]:
             raise UsageError(
                 f"{frame.name} is {told['size']}, but {self.name} began with {self._told['size']} (height, width); "

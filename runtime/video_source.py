@@ -99,15 +99,17 @@ class VideoSource(BaseSource):
                             self._path.stem,
                             source=self.name,
                             shown_s=time.shown_s,
-                            duration_s=duration_s,
+                            duration_s=time.duration_s,
                         )
                         count += 1
             except av.FFmpegError as error:
                 broken = reason(error)
-            if missing := packets.missing(duration_s) or broken:
+            if missing := packets.missing(duration_s):
                 raise SourceError(
                     f"{self.name} is cut off: {missing}; {count} frames could be decoded"
                 )
+            if broken:
+                raise SourceError(f"{self.name} breaks off after frame {count}: {broken}")
         if count == 0:
             raise SourceError(f"{self.name} holds no frame that can be decoded")
 

@@ -145,8 +145,9 @@ def command(
 ) -> int:
     """Run SOURCE through a bundle.
 
-    SOURCE is a picture, a folder of pictures, a sequence like frames/%06d.png, a video file, camera:0 (with
-    ?size=480x640&fps=30&format=MJPG), rtsp://, or MPEG-TS over udp://, tcp:// or srt://, or test: for a moving pattern.
+    SOURCE is a picture, a folder of pictures, a sequence like frames/%06d.png, a video file (film.mkv?stream=1 for
+    another than its best video stream), camera:0 (with ?size=480x640&fps=30&format=MJPG), rtsp://, or MPEG-TS over
+    udp://, tcp:// or srt://, or test: for a moving pattern.
     """
     from e2e_deploy.bundle import open_bundle
     from e2e_deploy.cli.outputs import Outputs

@@ -49,3 +49,14 @@ def test_a_new_beginning_follows_and_keeps_its_distances():
     np.testing.assert_allclose(pts, [9.8, 9.9, 10, 10.1, 10.6, 10.7])
     assert len(notes) == 1
     assert "begin anew" in notes[0]
+
+
+def test_times_of_a_damaged_header_do_not_run_away():
+    """Within what 64 bits of ticks and an mp4 can hold."""
+    pts, shown, notes = placed([0.0, 0.1, 9e17, 9e17 + 512, 5e4], start_s=-9e17)
+    np.testing.assert_allclose(pts[:3], [0, 0.1, 0.2])
+    assert shown == pts
+    assert pts == sorted(pts)
+    assert pts[-1] < 1000
+    assert len(set(notes)) == 1
+    assert Timeline(0.0, print).place(0.0, 1e18).duration_s == 6 * 3600

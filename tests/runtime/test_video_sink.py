@@ -142,6 +142,21 @@ def test_two_recordings_to_one_place_are_two_files(tmp_path, manifests, rng, nam
         ]
 
 
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_a_recording_does_not_replace_its_source(tmp_path, manifests, rng, name):
+    (tmp_path / name).write_text("the film")
+    (tmp_path / "other").hardlink_to(tmp_path / name)
+    for source in (tmp_path / name, tmp_path / "other"):
+        sink = sink_for(tmp_path / name, manifests["depth"])
+        for _ in range(2):
+            with pytest.raises(UsageError, match="is the source itself: record to another name"):
+                frame = replace(source_frame(rng), source=str(source))
+                sink.write(frame, result_for("depth", rng), {})
+        assert sink.close() == []
+    assert (tmp_path / name).read_text() == "the film"
+    assert sorted(p.name for p in tmp_path.iterdir()) == [name, "other"]
+
+
 TIMES_S = [0.0, 0.1, 0.2, 0.2001, 0.4, 0.9, 1.4, 5.9]
 
 
