@@ -111,7 +111,7 @@ def test_a_manifest_that_is_no_file_to_read_whole(bundle, kind):
     else:
         with (bundle / MANIFEST).open("wb") as stream:
             stream.truncate(2**33)
-    refused(bundle, "has no manifest.json" if kind == "fifo" else "at most .* are read")
+    refused(bundle, "a named pipe, not a regular file" if kind == "fifo" else "at most .* are read")
 
 
 @pytest.mark.parametrize("where", ["top", "checkpoint", "graph", "file", "output"])
