@@ -184,7 +184,8 @@ class Reporter:
         self._last_time = time.perf_counter()  # the next step's speed leaves the evaluation out
         self._write_log({"step": step, "evaluation": metrics, "problem": problem})
         self.scalars(step, {f"eval/{name}": value for name, value in metrics.items()})
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in list(metrics.items())[:4])
+        names = [*list(metrics)[:4], *(name for name in metrics if name == "negative_scale")]
+        shown = "  ".join(f"{name} {metrics[name]:.4f}" for name in names)
         self.say(f"step {step}  held-out: {shown}")
         if problem:
             self.say(f"step {step}  held-out: {problem}")

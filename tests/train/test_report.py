@@ -30,14 +30,16 @@ def test_lines_in_a_pipe_go_to_stderr(tmp_path, capsys):
     with reporter(tmp_path) as told:
         for step in range(1, 5):
             told.step(report(step, skipped=step == 3))
-        told.evaluation(4, {"abs_rel": 0.25})
+        told.evaluation(4, {"abs_rel": 0.25, **dict.fromkeys("abcdef", 0.0), "negative_scale": 0.5})
     captured = capsys.readouterr()
     assert captured.out == ""
     lines = captured.err.splitlines()
     assert lines[0].startswith("step 2/10  loss 0.5000  lr 1.00e-04")
     assert "images/s" in lines[0]
     assert lines[1] == "step 3 skipped: loss or gradient is NaN or infinite"
-    assert lines[-1] == "step 4  held-out: abs_rel 0.2500"
+    assert lines[-1] == (
+        "step 4  held-out: abs_rel 0.2500  a 0.0000  b 0.0000  c 0.0000  negative_scale 0.5000"
+    )
     assert steps(tmp_path) == [2, 4, 4]
 
 
@@ -51,6 +53,14 @@ def test_images_that_are_not_as_they_should_be_are_in_the_step_line(tmp_path, ca
     first, second = (json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines())
     assert (first["num_negative"], first["num_degenerate"]) == (3, 1)
     assert (second["loss"], second["num_flat"]) == (None, 1)
+
+
+def test_a_problem_of_the_held_out_numbers_is_said_and_logged(tmp_path, capsys):
+    with reporter(tmp_path) as told:
+        told.evaluation(4, {"abs_rel": 0.25, "negative_scale": 1.0}, "the depth is inverted")
+    assert capsys.readouterr().err.splitlines()[-1] == "step 4  held-out: the depth is inverted"
+    entry = json.loads((tmp_path / "log.jsonl").read_text())
+    assert (entry["problem"], entry["evaluation"]["negative_scale"]) == ("the depth is inverted", 1)
 
 
 def test_continuing_forgets_what_is_redone(tmp_path):
