@@ -4,6 +4,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import replace
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -12,8 +13,10 @@ import pytest
 from e2e_deploy.errors import E2EDeployError, UsageError
 from e2e_deploy.runtime.sources import SourceFrame
 from e2e_deploy.runtime.video_sink import NumbersVideoSink, VideoSink
+from e2e_deploy.runtime.video_source import VideoSource
 from tests.plain_bundle import NOTE, write_plain_bundle
 from tests.sink_inputs import painter, result_for, source_frame
+from tests.videos import write_video
 
 
 def video_of(path, manifest, rng, sizes, *, side_by_side=False, fps=12.5, task="depth"):
@@ -188,6 +191,46 @@ def test_each_frame_keeps_its_own_time(tmp_path, manifests, rng, name, start_s):
         np.testing.assert_allclose(np.array(lines[1:], float), 1000 * (np.array(TIMES_S) + 7))
         told = json.loads((tmp_path / "a.mkv.json").read_text())
         assert told["times"]["file"] == "a.mkv.times.txt"
+
+
+@pytest.mark.parametrize("name", ["o.mp4", "o.mkv"])
+@pytest.mark.parametrize(
+    ("source", "how"),
+    [
+        ("a.mp4", {"ticks": [0, 40, 90, 700, 2900, 3000], "options": {"bf": "0"}}),
+        ("a.mkv", {"ticks": [500, 540, 590, 1200, 3400, 3500]}),
+        ("a.ts", {"rate": Fraction(24000, 1001)}),
+        ("a.h264", {"rate": 12, "form": "h264"}),
+        ("a.avi", {"rate": 60}),
+    ],
+)
+def test_a_clip_lasts_as_long_as_its_source(tmp_path, manifests, rng, name, source, how):
+    greys = [np.full((48, 64, 3), 20 * index, np.uint8) for index in range(6)]
+    write_video(tmp_path / source, greys, **how)
+    film = VideoSource(tmp_path / source)
+    sink = sink_for(tmp_path / name, manifests["depth"])
+    frames = list(film)
+    for frame in frames:
+        sink.write(frame, result_for("depth", rng, (48, 64)), {})
+    sink.close()
+    with av.open(str(tmp_path / name)) as container:
+        got = list(container.decode(video=0))
+        start_s = container.start_time / av.time_base
+        lasts_s = container.duration / av.time_base - (start_s if name == "o.mkv" else 0)
+    shown = [frame.shown_s for frame in frames]
+    np.testing.assert_allclose([frame.time for frame in got], shown, atol=1e-3)
+    wanted_s = frames[-1].pts_s + frames[-1].duration_s - frames[0].pts_s
+    assert lasts_s == pytest.approx(wanted_s, abs=2e-3)
+    assert wanted_s == pytest.approx(durations_s(tmp_path / source, wanted_s), abs=1 / 10)
+
+
+def durations_s(path, otherwise):
+    """What FFmpeg says of a file's duration, less the start; raw streams have none."""
+    with av.open(str(path)) as container:
+        if container.duration is None:
+            return otherwise
+        start = container.start_time if path.suffix == ".mkv" else 0
+        return (container.duration - start) / av.time_base
 
 
 def test_live_recordings_begin_with_their_first_frame(tmp_path, manifests, rng):

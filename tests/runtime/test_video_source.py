@@ -1,5 +1,6 @@
 import importlib.util
 import os
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -372,3 +373,18 @@ def test_a_codec_without_a_decoder(tmp_path):
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.mp4")
     refused(tmp_path / "a.mp4", "it is a named pipe")
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi", "a.ts", "a.wmv", "a.flv"])
+def test_damaged_bytes_end_in_a_sentence_or_in_frames_in_order(tmp_path, rng, name):
+    write_video(tmp_path / name, greys(8), codec="wmv2" if name == "a.wmv" else "libx264")
+    data = np.frombuffer((tmp_path / name).read_bytes(), np.uint8)
+    for _ in range(20):
+        damaged = data.copy()
+        damaged[rng.integers(0, len(data), 12)] = rng.integers(0, 256, 12)
+        (tmp_path / name).write_bytes(damaged.tobytes())
+        last_s = -1.0
+        with suppress(SourceError):
+            for frame in VideoSource(tmp_path / name):
+                assert last_s < frame.shown_s < 1e6
+                last_s = frame.shown_s
