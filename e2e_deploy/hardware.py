@@ -4,6 +4,8 @@ import ctypes
 import platform
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -41,10 +43,38 @@ def _cpuinfo(field: str) -> str:
     return found[1].strip() if found else ""
 
 
-def available_memory_bytes() -> int | None:
-    """Memory that can be had without swapping, as Linux estimates it; None elsewhere."""
+def available_memory_bytes(root: Path = Path("/")) -> int | None:
+    """Memory that can be had without swapping, as Linux estimates it, and as a container's limit leaves it.
+
+    Args:
+        root: of the file system that tells.
+
+    Returns:
+        Bytes; None where nothing tells.
+    """
     try:
-        text = Path("/proc/meminfo").read_text(encoding="ascii")
+        text = (root / "proc/meminfo").read_text(encoding="ascii")
     except OSError:
         return None
-    return int(text.split("MemAvailable:")[1].split()[0]) * 1024
+    free = int(text.split("MemAvailable:")[1].split()[0]) * 1024
+    return max(0, min([free, *_left_in_cgroups(root)]))
+
+
+def _left_in_cgroups(root: Path) -> Iterator[int]:
+    """What each limit on this process's group and on those around it leaves (version 2, memory.max)."""
+    top = root / "sys/fs/cgroup"
+    try:
+        text = (root / "proc/self/cgroup").read_text(encoding="utf-8")
+    except OSError:
+        return
+    found = re.search(r"^0::/(.*)$", text, re.MULTILINE)
+    group = top / found[1] if found else top
+    for folder in (group, *group.parents):
+        with suppress(OSError, ValueError):  # no limit there, or the word max
+            limit = int((folder / "memory.max").read_text(encoding="ascii"))
+            used = int((folder / "memory.current").read_text(encoding="ascii"))
+            # The page cache counts as used, and goes when its room is needed.
+            stat = (folder / "memory.stat").read_text(encoding="ascii").split()
+            yield limit - used + int(stat[stat.index("inactive_file") + 1])
+        if folder == top:
+            return

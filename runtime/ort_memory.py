@@ -20,7 +20,7 @@ def bound_memory(ort: Any, options: Any) -> None:
         "optimization.constant_folding_max_output_size_in_bytes", str(LARGEST_FOLDED_BYTES)
     )
     free_bytes = available_memory_bytes()
-    if free_bytes is not None and _share_arena(ort, free_bytes):
+    if free_bytes is not None and _share_arena(ort, max(1, free_bytes)):
         options.add_session_config_entry("session.use_env_allocators", "1")
 
 
@@ -31,7 +31,7 @@ def return_memory(ort: Any) -> None:
 
 def _share_arena(ort: Any, max_bytes: int) -> bool:
     """Make a new arena the one of sessions to come; those there are keep theirs. Whether this ONNX Runtime can."""
-    # -1: as ONNX Runtime's own arenas.
+    # -1: as of ONNX Runtime's own arenas. A limit of 0 would be none.
     names = ("arena_extend_strategy", "initial_chunk_size_bytes", "max_dead_bytes_per_chunk")
     arena = ort.OrtArenaCfg({"max_mem": max_bytes} | dict.fromkeys(names, -1))
     memory = ort.OrtMemoryInfo(
