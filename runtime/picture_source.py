@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from e2e_deploy.addresses import masked
 from e2e_deploy.errors import SourceError, UnavailableError
 from e2e_deploy.runtime.picture_file import PICTURE_SUFFIXES, read_picture
 from e2e_deploy.runtime.sources import BaseSource, SourceFrame
@@ -135,6 +136,6 @@ def open_sequence(path: Path, counter: re.Match[str]) -> PictureSource:
     except OSError as error:
         raise SourceError(f"the folder {path.parent} cannot be read: {error.strerror}") from None
     if not found:
-        raise SourceError(f"no file matches the sequence {path}")
+        raise SourceError(f"no file matches the sequence {masked(str(path))}")
     paths = [found[number] for number in sorted(found)]
     return PictureSource(str(path), paths, sequence=path.parent.name or "seq")
