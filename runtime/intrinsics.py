@@ -14,7 +14,9 @@ Float64 = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Intrinsics:
-    """Focal lengths and principal point in pixels of the source frame; pixel centres are whole numbers.
+    """Focal lengths and principal point in pixels of the source frame as it is seen; pixel centres are whole numbers.
+
+    A video's frame is upright and has square pixels before anything is measured in it.
 
     Axes are optical: x right, y down, z forward.
     """
