@@ -9,6 +9,7 @@ line and its files exist; a killed run loses at most the samples in flight.
 
 import csv
 import io
+import math
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -23,7 +24,7 @@ import numpy as np
 
 from e2e_deploy.errors import DataError, E2EDeployError, UsageError
 from e2e_deploy.train.encoding import UINT16_MAX, encode_depth, encode_normals
-from e2e_deploy.train.files import write_bytes, write_picture
+from e2e_deploy.train.files import read_bytes, write_bytes, write_picture
 from e2e_deploy.train.folder_spec import SPEC_FILE, FolderSpec, load_spec, save_spec
 from e2e_deploy.train.sample import Sample, suspect_unit
 
@@ -73,6 +74,8 @@ class PrepareReport:
     bad: tuple[BadSample, ...]
     suspicions: tuple[str, ...]
     """Sentences about the whole set, such as a unit that looks wrong."""
+    notes: tuple[str, ...] = ()
+    """Sentences about what was assumed."""
 
 
 Row = dict[str, str]
@@ -152,12 +155,22 @@ def prepare(
 
 
 def read_statistics(dst: Path, split: str) -> dict[str, Row]:
-    """Rows of ``<dst>/<split>.csv`` by stem; a line torn by a killed run is left out."""
+    """Rows of ``<dst>/<split>.csv`` by stem; a line torn by a killed run, or of something else, is left out."""
     path = dst / f"{split}.csv"
     if not path.exists():
         return {}
-    whole_lines = path.read_text().rpartition("\n")[0]
-    return {row["stem"]: row for row in csv.DictReader(io.StringIO(whole_lines))}
+    whole_lines = read_bytes(path).decode(errors="replace").rpartition("\n")[0]
+    rows = csv.DictReader(io.StringIO(whole_lines))
+    return {row["stem"]: row for row in rows if _is_whole(row)}
+
+
+def _is_whole(row: Mapping[str, str | None]) -> bool:
+    try:
+        return row.keys() == set(COLUMNS) and all(
+            math.isfinite(float(row[column] or "")) for column in COLUMNS[1:]
+        )
+    except ValueError:
+        return False
 
 
 def _convert_one(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from e2e_deploy.errors import DataError
+from e2e_deploy.errors import DataError, UsageError
 from e2e_deploy.train.encoding import decode_depth
 from e2e_deploy.train.files import read_picture, read_rgb
 from e2e_deploy.train.folder_spec import FolderSpec
@@ -58,8 +58,12 @@ def prepare_vkitti2(
 
     Raises:
         DataError: nothing was found, or a bad sample with "stop".
-        UsageError: ``dst`` was prepared with other settings.
+        UsageError: ``dst`` was prepared with other settings, or a scene to validate on is not used.
     """
+    if unused := sorted(set(val_scenes) - set(scenes)):
+        raise UsageError(
+            f"no scene {', '.join(unused)} to validate on; there are {', '.join(scenes)}"
+        )
     spec = FolderSpec(
         name="vkitti2",
         depth_format="png16",

@@ -131,13 +131,14 @@ def render(
 
 @command.command("check")
 @click.argument("root", type=options.PATH)
-@click.option("--sheet", type=options.PATH, help="Write a PNG with a few samples.")
+@click.option("--sheet", type=options.NewFile(".png"), help="Write a PNG with a few samples.")
 @options.as_json
 def check(root: Path, sheet: Path | None, as_json: bool) -> None:
     """Read every sample of the folder data set ROOT; exit code 5 when something is wrong."""
     from e2e_deploy.errors import DataError
     from e2e_deploy.train.check import check_dataset, contact_sheet
 
+    options.refuse_inside(root, sheet)
     with _progress("reading") as progress:
         report = check_dataset(root, progress)
     if sheet is not None:
@@ -170,6 +171,8 @@ def _show_prepared(report: "PrepareReport", as_json: bool) -> None:
         click.echo(f"bad: {bad.name}: {bad.reason}", err=True)
     for sentence in report.suspicions:
         click.echo(f"suspicious: {sentence}", err=True)
+    for sentence in report.notes:
+        click.echo(f"note: {sentence}", err=True)
     if as_json:
         click.echo(to_json(asdict(report)))
         return

@@ -30,8 +30,10 @@ if TYPE_CHECKING:
     show_default=True,
     help="Space in which scale and shift are fitted.",
 )
-@click.option("--csv", "csv_path", type=options.PATH, help="Write metrics per image.")
-@click.option("--worst", type=options.PATH, help="Write a PNG with the eight worst images.")
+@click.option("--csv", "csv_path", type=options.NewFile(".csv"), help="Write metrics per image.")
+@click.option(
+    "--worst", type=options.NewFile(".png"), help="Write a PNG with the eight worst images."
+)
 @options.task
 @options.family
 @options.backend
@@ -64,6 +66,7 @@ def command(
     from e2e_deploy.train.folder import FolderDataset, split_folder
     from e2e_deploy.train.folder_spec import load_spec
 
+    options.refuse_inside(data, csv_path, worst)
     split_folder(data, load_spec(data), split)  # a wrong name is said before the model is loaded
     if is_bundle(model):
         found, predict = _bundle(model, backend, device)

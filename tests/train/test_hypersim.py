@@ -1,3 +1,5 @@
+import csv
+
 import numpy as np
 import pytest
 
@@ -6,8 +8,9 @@ from e2e_deploy.metrics import angular_error_deg
 from e2e_deploy.train.folder import FolderDataset
 from e2e_deploy.train.hypersim import (
     face_camera,
-    hypersim_camera,
+    hypersim_cameras,
     hypersim_jobs,
+    hypersim_rays,
     prepare_hypersim,
     read_hypersim,
     tone_map,
@@ -30,6 +33,89 @@ SIZE = (24, 32)
 def src(tmp_path):
     (tmp_path / "src").mkdir()
     return write_hypersim(tmp_path / "src")
+
+
+def write_cameras(src, matrix, scene="ai_001_001", **changes):
+    keys = [f"M_cam_from_uv_{row}{column}" for row in range(3) for column in range(3)]
+    row = {"scene_name": scene} | dict(zip(keys, np.ravel(matrix), strict=True)) | changes
+    with (src / "metadata_camera_parameters.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, row)
+        writer.writeheader()
+        writer.writerow(row)
+
+
+PLAIN = np.diag([0.3, 0.2, -1.0])
+TILTED = np.array([[0.4, 0.02, 0.1], [0.01, 0.3, -0.05], [0.03, 0.1, -1.0]])
+
+
+@pytest.mark.parametrize("matrix", [PLAIN, TILTED])
+def test_each_scene_has_its_own_camera(tmp_path, matrix):
+    src = write_hypersim(tmp_path / "src", num_frames=1)
+    write_cameras(src, matrix)
+    # By hand: the ray of pixel (row, column), and where it meets the plane n . p = -3.
+    normal, height, width = np.array([-0.1, 0.2, 1.0]), 48, 64
+    distance, depth = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
+    for row in range(height):
+        for column in range(width):
+            u, v = (column + 0.5) / width * 2 - 1, 1 - (row + 0.5) / height * 2
+            ray = matrix @ np.array([u, v, 1.0])
+            point = ray * -3 / (normal @ ray)
+            distance[row, column], depth[row, column] = np.linalg.norm(point), -point[2]
+    write_hdf5(hypersim_file(src, 0, "depth_meters"), distance)
+    (job,), _ = hypersim_jobs(src)
+    sample = read_hypersim(job, (48, 64), hypersim_cameras(src))
+    assert np.abs(sample.depth_m - depth)[sample.valid].max() < 1e-5
+    assert np.abs(read_hypersim(job, (48, 64)).depth_m - depth)[sample.valid].max() > 0.01
+    report = prepare_hypersim(src, tmp_path / "dst", size=(48, 64))
+    assert report.notes == ()
+    assert FolderDataset(tmp_path / "dst", "val").spec.name == "hypersim with scene cameras"
+
+
+def test_an_assumed_camera_is_told_and_not_mixed_with_a_known_one(tmp_path):
+    src = write_hypersim(tmp_path / "src", num_frames=1)
+    (note,) = prepare_hypersim(src, tmp_path / "dst", size=SIZE).notes
+    assert "was assumed for 1 scenes, first ai_001_001" in note
+    write_cameras(src, PLAIN)
+    with pytest.raises(UsageError, match="prepared with other settings"):
+        prepare_hypersim(src, tmp_path / "dst", size=SIZE)
+    write_cameras(src, PLAIN, scene="ai_002_002")
+    (note,) = prepare_hypersim(src, tmp_path / "other", size=SIZE).notes
+    assert "assumed for 1 scenes" in note
+
+
+@pytest.mark.parametrize("change", [{"M_cam_from_uv_00": "wide"}, {"M_cam_from_uv_22": "nan"}])
+def test_a_table_of_cameras_that_is_none(tmp_path, change):
+    write_cameras(tmp_path, PLAIN, **change)
+    with pytest.raises(DataError, match="not Hypersim's table of cameras"):
+        hypersim_cameras(tmp_path)
+    (tmp_path / "metadata_camera_parameters.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match="not Hypersim's table of cameras"):
+        hypersim_cameras(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("split_partition_name", ".."),
+        ("split_partition_name", "/tmp"),
+        ("scene_name", "../../elsewhere"),
+        ("camera_name", "cam_00,1"),
+        ("frame_id", "-1"),
+        ("frame_id", "one"),
+        ("frame_id", ""),
+    ],
+)
+def test_names_of_the_table_stay_inside(tmp_path, column, value):
+    write_hypersim(tmp_path / "src", num_frames=1)
+    table = tmp_path / "src" / "metadata_images_split_scene_v1.csv"
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    rows[0][column] = value
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    with pytest.raises(DataError, match=f"{column} .* is not what Hypersim calls one"):
+        hypersim_jobs(tmp_path / "src")
 
 
 def test_jobs_follow_the_metadata(src):
@@ -165,8 +251,8 @@ def test_tone_mapping_of_a_black_or_damaged_picture():
 
 def test_normals_are_turned_by_the_ray_not_by_the_axis():
     # A surface at the left border that leans away: z is negative, yet the camera sees its front.
-    camera = hypersim_camera(48, 64)
+    rays = hypersim_rays(48, 64)
     normal = np.array([0.95, 0.0, -0.3], np.float32) / np.float32(np.hypot(0.95, 0.3))
-    got = face_camera(np.broadcast_to(normal, (48, 64, 3)), camera)
+    got = face_camera(np.broadcast_to(normal, (48, 64, 3)), rays)
     assert np.array_equal(got[24, 0], normal)
     assert np.array_equal(got[24, 63], -normal)

@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from e2e_deploy.errors import DataError
+from e2e_deploy.errors import DataError, UsageError
 from e2e_deploy.metrics import angular_error_deg
 from e2e_deploy.train.folder import FolderDataset
 from e2e_deploy.train.vkitti2 import prepare_vkitti2, read_vkitti2, vkitti2_jobs
@@ -20,6 +20,12 @@ def prepared(tmp_path_factory):
     write_vkitti2(root / "src", scenes=("Scene01",), weather="clone")
     report = prepare_vkitti2(root / "src", root / "dst", val_scenes=("Scene02",))
     return report, root / "dst"
+
+
+def test_a_scene_to_validate_on_must_be_one_of_those_used(tmp_path):
+    src = write_vkitti2(tmp_path / "src", scenes=("Scene01",))
+    with pytest.raises(UsageError, match="no scene Scene99 to validate on"):
+        prepare_vkitti2(src, tmp_path / "dst", val_scenes=("Scene99",))
 
 
 def test_scenes_and_weathers_make_the_splits(prepared):

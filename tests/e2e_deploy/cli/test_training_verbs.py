@@ -1,12 +1,14 @@
 """The verbs that work on data and training, through the command line's own entry point."""
 
 import json
+import os
 
 import cv2
 import pytest
 from safetensors.torch import load_file, save_file
 
 from e2e_deploy.cli import main
+from e2e_deploy.train.folder import FolderDataset
 from tests.train.fixtures import write_folder, write_hypersim, write_vkitti2
 from tests.train.small_runs import run_table, write_start
 
@@ -66,6 +68,42 @@ def test_train_then_eval(tmp_path, capsys):
     assert code == 3
     assert inverted["metrics"]["abs_rel"] == pytest.approx(result["metrics"]["abs_rel"], rel=1e-3)
     assert "the depth is inverted: the fitted scale is negative in 6 of 6 images" in stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("worst", "must end in .png"),
+        ("worst.jpg", "must end in .png"),
+        ("folder.png", "is no file"),
+        ("link.png", "is a link"),
+        ("pipe.png", "is no file"),
+        ("notes.txt/worst.png", "is no folder for that"),
+        ("data/train/rgb/s000.png", "lies in the data set"),
+    ],
+)
+def test_files_that_cannot_be_written_are_refused_before_the_work(
+    tmp_path, capsys, monkeypatch, name, reason
+):
+    data = write_folder(tmp_path / "data", num_samples=1)
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "link.png").symlink_to(tmp_path / "victim.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "notes.txt").write_text("mine")
+    before = (data / "train" / "rgb" / "s000.png").read_bytes()
+    monkeypatch.setattr(FolderDataset, "read", None)
+    for verb in (
+        ["eval", tmp_path, data, "--split", "train", "--worst"],
+        ["data", "check", data, "--sheet"],
+    ):
+        code, stdout, stderr = call(capsys, *verb, tmp_path / name)
+        assert (code, stdout) == (2, "")
+        assert reason in stderr.replace("\n", " ")
+    code, _, stderr = call(capsys, "eval", tmp_path, data, "--csv", "/dev/null")
+    assert code == 2
+    assert "must end in .csv" in stderr
+    assert (data / "train" / "rgb" / "s000.png").read_bytes() == before
+    assert not (tmp_path / "victim.png").exists()
 
 
 @pytest.mark.slow
