@@ -1,6 +1,7 @@
 """ONNX Runtime: the backend that runs everywhere, on the CPU or through a provider for NVIDIA GPUs."""
 
 import os
+from functools import partial
 from typing import Any
 
 import numpy.typing as npt
@@ -39,6 +40,12 @@ def _is_large_half(bundle: Bundle) -> bool:
     files = bundle.manifest.files.items()
     num_bytes = sum(f.bytes for name, f in files if name.endswith((".onnx", ".data")))
     return bundle.manifest.precision == "fp16" and num_bytes >= LARGE_BYTES
+
+
+def _cancel_load(options: Any) -> None:
+    cancel = getattr(options, "set_load_cancellation_flag", None)
+    if cancel is not None:  # 1.20 has none: there the load is left behind
+        cancel(True)
 
 
 class OrtBackend(OneAtATime):
@@ -97,7 +104,7 @@ class OrtBackend(OneAtATime):
         try:
             with (
                 bundle.unchanged(graph.onnx, *bundle.weights_of(graph)),
-                stoppable(lambda: options.set_load_cancellation_flag(True)),
+                stoppable(partial(_cancel_load, options)),
             ):
                 self._session = ort.InferenceSession(path, options, providers=providers)
         except E2EDeployError:
