@@ -5,6 +5,7 @@ after a bound on the number of layers: they would build a million of them before
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as shortened
@@ -98,10 +99,11 @@ def read_config(root: Path, name: str) -> dict[str, Any]:
         CheckpointError: missing, not JSON, or a number that is none or outside its range.
     """
     path = root / name
-    if not path.exists():
-        raise CheckpointError(
-            f"{path} is missing: a checkpoint is a diffusers folder with this file"
-        )
+    with suppress(PermissionError):  # read_json says what cannot be read
+        if not path.exists():
+            raise CheckpointError(
+                f"{path} is missing: a checkpoint is a diffusers folder with this file"
+            )
     config = read_json(path, error=CheckpointError)
     for key, allowed in RANGES.get(name, {}).items():
         for value in _leaves(config.get(key), many=allowed.many):

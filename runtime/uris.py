@@ -24,6 +24,7 @@ from e2e_deploy.runtime.sources import Source
 from e2e_deploy.runtime.video_source import VideoSource
 
 CAMERA_OPTIONS = ("size", "fps", "format")
+MAX_NUMBER = 1_000_000  # of frames, in all and a second
 TEST_OPTIONS = ("size", "fps", "frames")
 MOVING_SUFFIXES = (".gif", ".mjpeg", ".mjpg", ".mj2")  # videos that begin as pictures do
 
@@ -162,6 +163,8 @@ def _number(spec: str, options: dict[str, str], name: str, default: float) -> fl
         value = float(options.get(name, default))
     except ValueError:
         value = -1.0
-    if not 0 <= value < 1e6:
-        raise UsageError(f"{masked(spec)}: {name} must be a number from 0, not {options[name]!r}")
+    if not 0 <= value <= MAX_NUMBER:
+        raise UsageError(
+            f"{masked(spec)}: {name} must be a number from 0 to {MAX_NUMBER:,}, not {options[name]!r}"
+        )
     return value

@@ -1,5 +1,7 @@
 """What is said when a command ends early, and its exit code."""
 
+from pathlib import Path
+
 import click
 import pytest
 
@@ -159,3 +161,19 @@ def test_verify_says_before_its_work_that_a_folder_cannot_be_written(
         code, stdout, stderr = cli("verify", bundle, option, folder)
         assert (code, stdout) == (1, "")
         assert stderr == f"error: nothing can be written into {folder}: {why}\n"
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "model_index.json"])
+def test_a_folder_that_may_not_be_looked_into(cli, tmp_path, monkeypatch, name):
+    def stat(self, **options):
+        if self.name == name:
+            raise PermissionError(13, "Permission denied", str(self))
+        return real(self, **options)
+
+    real = Path.stat
+    (tmp_path / name).write_text("{}")
+    monkeypatch.setattr(Path, "stat", stat)
+    code, stdout, stderr = cli("inspect", tmp_path)
+    assert (code, stdout) == (5, "")
+    assert stderr.startswith(f"error: {tmp_path / name} cannot be read")
+    assert "Permission denied" in stderr
