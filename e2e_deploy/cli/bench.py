@@ -2,7 +2,7 @@
 
 import datetime
 import platform
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +81,8 @@ def command(
     opened = open_bundle(bundle)
     if rebuild_first:
         opened = rebuild.rebuild_engines(opened, backend)
-    opened = replace(opened, checkpoint=checkpoint)
+    has_use = "torch" in (backend, against)
+    opened = options.with_checkpoint(opened, checkpoint, has_use=has_use)
     rows: list[dict[str, Any]] = []
 
     def time_all() -> None:

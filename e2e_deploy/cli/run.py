@@ -1,7 +1,6 @@
 """``e2e-deploy run``: a source through a bundle."""
 
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -174,7 +173,8 @@ def command(
     opened = open_bundle(bundle)
     if rebuild_first:
         opened = rebuild.rebuild_engines(opened, backend)
-    opened = replace(opened, checkpoint=checkpoint)
+    has_use = backend == "torch" or parity_every is not None
+    opened = options.with_checkpoint(opened, checkpoint, has_use=has_use)
     manifest = opened.manifest
     if steady and manifest.task != "depth":
         raise UsageError("--steady is for depth; normals have no scale and shift that could change")

@@ -1,6 +1,6 @@
 """``e2e-deploy verify``: parity of the backends on this machine."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -144,7 +144,8 @@ def command(
         make_folder(folder)
     if rebuild_first:
         opened = rebuild.rebuild_engines(opened, backend)
-    opened = replace(opened, checkpoint=checkpoint)
+    has_use = backend in ("auto", "torch") or layers is not None
+    opened = options.with_checkpoint(opened, checkpoint, has_use=has_use)
     verdicts = []
     seen = WorstFrames(opened.manifest.task)
     for name in BACKENDS if backend == "auto" else (backend,):

@@ -94,6 +94,21 @@ def test_a_changed_bundle(cli, bundle):
     assert "is not the file that was exported" in stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("verify", "{bundle}", "--backend", "onnxruntime"),
+        ("bench", "{bundle}"),
+        ("run", "test:", "--bundle", "{bundle}", "--limit", "1"),
+    ],
+)
+def test_a_checkpoint_that_nothing_would_open(cli, bundle, arguments):
+    arguments = [argument.format(bundle=bundle) for argument in arguments]
+    code, _, stderr = cli(*arguments, "--checkpoint", "x")
+    assert code == 2
+    assert "--checkpoint is what PyTorch opens" in stderr
+
+
 def test_the_checkpoint_is_the_users_to_name(cli, tiny_depth, bundle_copy):
     edit_manifest(bundle_copy, lambda m: m["checkpoint"].update(id="owner/name@0123456789abcdef"))
     code, stdout, stderr = cli("verify", bundle_copy)
