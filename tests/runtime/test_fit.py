@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from e2e_deploy.errors import UsageError
@@ -10,7 +10,6 @@ sides = st.integers(16, 300)
 
 
 @given(source=st.tuples(sides, sides), engine=st.tuples(sides, sides))
-@settings(deadline=None)
 def test_frames_reach_the_engines_size_and_results_come_back(source, engine):
     try:
         fit = Fit(source, engine)

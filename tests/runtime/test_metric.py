@@ -21,7 +21,7 @@ def points_of(truth_m, count, rng):
     return np.stack([columns, rows, truth_m[rows, columns]], axis=1)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     near=st.floats(0.3, 5.0),
     depth=st.floats(1.0, 40.0),

@@ -8,7 +8,7 @@ import onnxruntime as ort
 import pytest
 from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
 
-from e2e_deploy.errors import UnavailableError
+from e2e_deploy.errors import E2EDeployError, UnavailableError
 from e2e_deploy.runtime import Engine, ort_backend, ort_gpu
 from e2e_deploy.runtime.ort_gpu import CUDA, GpuProvider, find_gpu_provider
 from tests.plain_bundle import HW, plain_depth
@@ -75,7 +75,7 @@ def test_a_provider_that_fails_while_it_runs_is_not_replaced(root):
     with Engine.load(root, backend="onnxruntime") as engine:
         session = engine.backend._session
         session._sess = Failing(session._sess)
-        with pytest.raises(EPFail):
+        with pytest.raises(E2EDeployError, match="CUDNN_STATUS_EXECUTION_FAILED"):
             engine(np.zeros((*HW, 3), np.uint8))
 
 

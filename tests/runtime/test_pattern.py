@@ -2,7 +2,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from e2e_deploy.errors import SourceError
@@ -11,7 +11,6 @@ from e2e_deploy.runtime.pattern import PatternSource, paint_number, read_number
 from e2e_deploy.runtime.uris import open_source
 
 
-@settings(deadline=None)
 @given(
     number=st.integers(0, 2**24 - 1),
     height=st.integers(16, 200),

@@ -27,7 +27,7 @@ def flicker(maps):
     return float(np.median(np.abs(np.diff(np.stack(maps), axis=0))))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     scale=st.floats(0.3, 3.0),
     shift=st.floats(-1.0, 1.0),
@@ -59,7 +59,7 @@ def test_no_rising_line(y):
     assert trimmed_fit(np.ones(50), np.linspace(0, 1, 50))[0] == 0.0
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**16), noise=st.sampled_from([0.0, 0.005]))
 def test_changes_of_scale_and_shift_disappear(seed, noise):
     rng = np.random.default_rng(seed)
