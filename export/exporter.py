@@ -22,9 +22,10 @@ from e2e_deploy.export import onnx_export, quantise
 from e2e_deploy.export.engines import Engines, build_engines, opset_for, plan_jobs
 from e2e_deploy.export.lint import require_clean, require_whole
 from e2e_deploy.export.network import DEFAULT_LEVEL
+from e2e_deploy.export.open_sides import check_sizes
 from e2e_deploy.export.precision import FP32_PARTS
 from e2e_deploy.export.prepare import prepare
-from e2e_deploy.export.subject import Subject, check_sizes, plan_subjects
+from e2e_deploy.export.subject import Subject, plan_subjects
 from e2e_deploy.loading import load_model
 from e2e_deploy.manifest import KINDS, PRECISIONS, CheckpointEntry, Manifest, VerificationEntry
 from e2e_deploy.new_bundle import new_bundle, write_manifest

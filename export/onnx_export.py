@@ -18,15 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from e2e_deploy.export.multi_head import settle_attention
+from e2e_deploy.export.open_sides import MAX_SIDE_PX, MIN_STEPS
 
 OPSET = 20
 """Understood by ONNX Runtime 1.17+, TensorRT 10 and 11, and TensorRT-RTX."""
 
 MAX_INLINE_BYTES = 256 * 2**20
 """Above this the weights go to a file beside the graph: runtimes map them there instead of copying them twice."""
-
-MIN_STEPS, MAX_SIDE_PX = 2, 2048
-"""Sides a dynamic graph takes: from twice its step, since a side of one is a case of its own, to 2048 px."""
 
 _SCOPES = "pkg.torch.onnx.name_scopes"  # the exporter's note of the torch modules around a node
 _MIN_SHARED_BYTES = 1024

@@ -16,17 +16,14 @@ import torch
 from torch import nn
 
 from e2e_deploy.errors import UsageError
-from e2e_deploy.export.onnx_export import MAX_SIDE_PX, MIN_STEPS
-from e2e_deploy.frames import FramePlan, check_frame_size, plan_frame
+from e2e_deploy.export.open_sides import MAX_SIDE_PX, MIN_STEPS, STEP_PX, check_sizes
+from e2e_deploy.frames import FramePlan, plan_frame
 from e2e_deploy.limits import LIMITS, measure_parity
 from e2e_deploy.manifest import GraphEntry, TensorSpec
 from e2e_deploy.model import FrameModel, SingleStepModel
 from e2e_deploy.pictures import reference_frames
 from e2e_deploy.runtime.verify import Verdict, as_map, worst
 from e2e_deploy.tasks import TASKS
-
-STEP_PX = 64
-"""Sides of a dynamic graph are multiples of this and of the model's ``network_stride``: open sides halve exactly."""
 
 
 @dataclass(frozen=True)
@@ -131,29 +128,6 @@ def _dynamic_plans(plans: list[FramePlan], step: int) -> list[FramePlan]:
     other = width - step if width + step > MAX_SIDE_PX else width + step
     second = (width, height) if height != width else (height, other)
     return [*plans, plan_frame(second, 0, step)]
-
-
-def check_sizes(sizes: list[tuple[int, int]], *, kind: str, dynamic: bool) -> None:
-    """Refuse what no graph is made for, before a checkpoint is loaded; arguments as of ``plan_subjects``.
-
-    Raises:
-        UsageError: a size that cannot be used, or a dynamic graph of frames.
-    """
-    for height, width in sizes:
-        check_frame_size(height, width)
-    if not dynamic:
-        return
-    if kind != "core":
-        raise UsageError(
-            "--dynamic needs --graph core: the resize steps of a frame graph are constants of its frame size"
-        )
-    smallest = MIN_STEPS * STEP_PX
-    for height, width in sizes:
-        if min(height, width) < smallest:
-            raise UsageError(
-                f"a dynamic graph takes sides of {smallest} to {MAX_SIDE_PX} px, and {height}x{width} is smaller; "
-                "choose another --frame-size"
-            )
 
 
 def plan_subjects(

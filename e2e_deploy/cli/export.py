@@ -129,13 +129,14 @@ def command(
     e2e-tiny is exported.
     """
     from e2e_deploy.checkpoint import open_checkpoint
+    from e2e_deploy.export.open_sides import check_sizes
     from e2e_deploy.optional import require
     from e2e_deploy.progress import Stages
 
     bundled, wanted = None, task or "depth"
-    if (
-        checkpoint is not None
-    ):  # what is wrong with it is said before torch is loaded, which takes seconds
+    # What is wrong with sizes or a checkpoint is said before torch is loaded, which takes seconds.
+    check_sizes(list(frame_sizes), kind=graph, dynamic=dynamic)
+    if checkpoint is not None:
         opened = open_checkpoint(checkpoint, family=family, task=task)
     require("torch", "export")
     from e2e_deploy.export.engines import plan_jobs
