@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from e2e_deploy.errors import E2EDeployError
+from e2e_deploy.errors import DataError, E2EDeployError
 from e2e_deploy.optional import require
 from e2e_deploy.tasks import TaskName
 from e2e_deploy.train.batches import STRIDE
 from e2e_deploy.train.config import EvalConfig
 from e2e_deploy.train.evaluate import EvalResult, Measurement, Predict, spread_indices
 from e2e_deploy.train.folder import FolderDataset
+from e2e_deploy.train.prepare import OnBad
 from e2e_deploy.train.resize import crop, fit
 from e2e_deploy.train.sample import Sample
 from e2e_deploy.train.step import Stepper
@@ -48,7 +49,7 @@ class HeldOut:
         """Accuracy of the model as it is now, in the run's precision; the same in all processes, which share the work.
 
         Raises:
-            DataError: a sample cannot be read.
+            DataError: a sample cannot be read and ``run.on_bad`` is stop, or none can be measured.
             E2EDeployError: the model gives NaN.
         """
 
@@ -60,7 +61,8 @@ class HeldOut:
             return array[..., 0] if stepper.config.task == "depth" else array
 
         rank, world = stepper.accelerator.process_index, stepper.accelerator.num_processes
-        mine = self._measure_share(stepper.config.task, predict, rank, world)
+        config = stepper.config
+        mine = self._measure_share(config.task, predict, rank, world, config.run.on_bad)
         # All exchange, also what failed: a process that left would be waited for.
         shares = require("accelerate", "train").utils.gather_object([mine])
         total, *others = shares
@@ -73,15 +75,19 @@ class HeldOut:
         return result
 
     def _measure_share(
-        self, task: TaskName, predict: Predict, rank: int, world: int
+        self, task: TaskName, predict: Predict, rank: int, world: int, on_bad: OnBad
     ) -> Measurement | E2EDeployError:
         spec = self.dataset.spec
         measured = Measurement(task, depth_range_m=(max(spec.min_m, 1e-5), spec.max_m))
         if rank == 0:
             measured.left_out.update(self.dataset.left_out)
-        try:
-            for index in spread_indices(len(self), self.config.num_images)[rank::world]:
+        for index in spread_indices(len(self), self.config.num_images)[rank::world]:
+            try:
                 measured.add(index, self.read(index), predict)
-        except E2EDeployError as error:
-            return error
+            except DataError as error:
+                if on_bad == "stop":
+                    return error
+                measured.left_out["unreadable"] += 1
+            except E2EDeployError as error:
+                return error
         return measured

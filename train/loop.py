@@ -318,6 +318,9 @@ class _Run:
             reporter.say(f"the held-out pictures could not be measured: {error}")
             return None
         reporter.evaluation(self.progress.step, result.values(), result.problem)
+        if result.left_out:
+            counts = ", ".join(f"{reason}: {count}" for reason, count in result.left_out.items())
+            reporter.say(f"  held-out pictures that were not measured: {counts}")
         if self.best and self.best.offer(self.progress.step, result):
             reporter.say(
                 f"step {self.progress.step}  held-out: the best so far, kept in {self.best.file}"

@@ -489,6 +489,25 @@ def test_damaged_samples_are_counted_or_stop(tmp_path):
         train(small_config(tmp_path, run={"on_bad": "stop", "out": str(tmp_path / "other")}))
 
 
+def test_held_out_pictures_that_cannot_be_measured_are_counted(tmp_path, capsys):
+    root = write_folder(tmp_path / "data", num_samples=6)
+    write_folder(tmp_path / "data", num_samples=5, splits=("val",))
+    depth = root / "val" / "depth"
+    cv2.imwrite(str(depth / "s000.png"), np.zeros((48, 64), np.uint16))
+    (depth / "s001.png").write_bytes(b"damaged")
+    (depth / "s002.png").unlink()
+    held_out = {"eval": {"root": str(root)}, "optim": {"steps": 1}}
+    result = train(small_config(tmp_path, **held_out))
+    assert result.evaluation.num_images == 2
+    said = capsys.readouterr().err
+    assert "(val): 1 of 5 samples are left out (truth file missing: 1; the first: " in said
+    assert "truth file missing: 1" in said.split("not measured: ")[1]
+    assert "unreadable: 1" in said.split("not measured: ")[1]
+    stop = {"out": str(tmp_path / "other"), "on_bad": "stop"}
+    with pytest.raises(DataError, match=r"s001\.png"):
+        train(small_config(tmp_path, **held_out, run=stop))
+
+
 def test_fp16_without_a_gpu_is_refused(tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
