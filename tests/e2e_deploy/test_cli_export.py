@@ -187,6 +187,23 @@ def test_wrong_usage(cli, small, tmp_path, options):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--graph", "core", "--dynamic", "--frame-size", "100x100"),
+        ("--dynamic",),
+        ("no/such/folder",),
+    ],
+)
+def test_nothing_is_loaded_for_what_cannot_be_exported(cli, monkeypatch, arguments):
+    monkeypatch.setattr(
+        "e2e_deploy.optional.require", lambda *names: pytest.fail("torch is loaded")
+    )
+    code, _, stderr = cli("export", *arguments)
+    assert code in (2, 5)
+    assert one_sentence(stderr)
+
+
 def test_an_output_folder_that_cannot_be_written(cli, small, tmp_path):
     (tmp_path / "file").write_text("in the way")
     for out in (tmp_path / "file" / "b", "/proc/none/b"):
