@@ -62,8 +62,7 @@ def render_dataset(
     Raises:
         UsageError: a value cannot be used, or ``out`` holds a set rendered with other settings.
         UnavailableError: mitsuba is not installed.
-        E2EDeployError: a scene ends every renderer.
-        OSError: a file cannot be written.
+        E2EDeployError: a file cannot be written, or a scene ends every renderer.
     """
     if min(size_hw) < 8 or samples < 1 or workers < 1 or seed < 0 or not any(counts.values()):
         raise UsageError(

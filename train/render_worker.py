@@ -67,8 +67,7 @@ class Worker(Child):
         """Render ``job``; None, or how the process ended instead.
 
         Raises:
-            E2EDeployError: what stands in the way is not the renderer: a picture cannot be stored.
-            OSError: a file cannot be written.
+            E2EDeployError: a file cannot be written.
         """
         self.tell(**asdict(job))
         for _ in self.events():
@@ -88,7 +87,6 @@ def render_jobs(
 
     Raises:
         E2EDeployError: as Worker.render, or a scene ends the scalar renderer too; names it.
-        OSError: as Worker.render.
     """
     crew = _Crew(variant, workers)
     pool = ThreadPoolExecutor(workers)
