@@ -40,10 +40,12 @@ class AxesComparison:
     """Pools normals over images, then names the signed permutation of the axes that fits best.
 
     Means are taken out, so a model that gives one constant vector agrees with nothing rather than with whatever axis
-    most of the truth points along.
+    most of the truth points along. With ``about_mean`` False they stay in, for two sides that are both trusted: the
+    correlation is then the mean cosine.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, about_mean: bool = True) -> None:
+        self._about_mean = about_mean
         self._count = 0
         self._sums = np.zeros((2, 3))
         self._products = np.zeros((6, 6))
@@ -70,7 +72,7 @@ class AxesComparison:
         """The best axes; None where either side does not vary, so that there is nothing to compare."""
         if not self._count:
             return None
-        mean = self._sums.reshape(6) / self._count
+        mean = self._sums.reshape(6) / self._count * self._about_mean
         covariance = self._products / self._count - np.outer(mean, mean)
         variances = np.trace(covariance[:3, :3]), np.trace(covariance[3:, 3:])
         if min(variances) < 1e-9:  # rounding makes the smallest ones negative

@@ -99,10 +99,10 @@ class Reporter:
         if not enabled:
             return
         self._console = Console(stderr=True)
-        self._log, self._logs = out / "log.jsonl", out / "logs"
+        self._out, self._log, self._logs = out, out / "log.jsonl", out / "logs"
         _forget_after(self._log, first_step)
         tensorboard = require("torch.utils.tensorboard", "train")
-        with _said(self._logs):
+        with _said(self._out):
             self._writer = tensorboard.SummaryWriter(str(self._logs), purge_step=first_step + 1)
         text = TextColumn("{task.fields[text]}")
         columns = (TextColumn("{task.completed}/{task.total}"), BarColumn(), text)
@@ -127,7 +127,7 @@ class Reporter:
             if self._console.is_terminal:
                 self._bar.stop()
             try:
-                with _said(self._logs):
+                with _said(self._out):
                     self._writer.close()
             except E2EDeployError:
                 if error is None:
@@ -192,7 +192,7 @@ class Reporter:
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Numbers into TensorBoard."""
-        with _said(self._logs):
+        with _said(self._out):
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
 
@@ -200,23 +200,23 @@ class Reporter:
         """A picture into TensorBoard."""
         if self.enabled:
             title = "rgb | target | prediction"
-            with _said(self._logs):
+            with _said(self._out):
                 self._writer.add_image(title, picture_HW3, step, dataformats="HWC")
 
     def _write_log(self, entry: dict[str, Any]) -> None:
-        with _said(self._log), self._log.open("a", encoding="utf-8") as file:
+        with _said(self._out), self._log.open("a", encoding="utf-8") as file:
             file.write(to_json(entry) + "\n")
 
 
 @contextmanager
-def _said(path: Path) -> Iterator[None]:
-    """Name ``path`` and the way on when writing it fails."""
+def _said(out: Path) -> Iterator[None]:
+    """Name the files and the way on when writing one fails; TensorBoard's thread tells it a step late."""
     try:
         yield
     except OSError as error:
         raise E2EDeployError(
-            f"{path} could not be written: {error.strerror or error}; free space and run the same command to go on "
-            "from the newest checkpoint"
+            f"{out / 'log.jsonl'} or {out / 'logs'} could not be written: {error.strerror or error}; free space and "
+            "run the same command to go on from the newest checkpoint"
         ) from error
 
 

@@ -49,7 +49,8 @@ class Suspicions:
         self._odd_depth: dict[str, list[str]] = defaultdict(list)
         self._medians, self._toward = list[float](), list[float]()
         self._planes = list[float]()
-        self._axes = AxesComparison()
+        # Slight slopes show about the mean, surfaces that all lean one way do not.
+        self._axes, self._directions = AxesComparison(), AxesComparison(about_mean=False)
 
     def add(self, stem: str, sample: Sample) -> None:
         """Look at one sample."""
@@ -106,7 +107,8 @@ class Suspicions:
         if self._spec.camera is not None and self._num_samples % self._every == 0:
             depth_m = np.where(sample.valid, sample.depth_m, np.float32(0))
             from_depth = normals_from_depth(depth_m, self._spec.camera)
-            self._axes.add(from_depth, normals, known & from_depth.any(axis=-1))
+            for comparison in (self._axes, self._directions):
+                comparison.add(from_depth, normals, known & from_depth.any(axis=-1))
 
     def _far_plane(self) -> str | None:
         """Real depth varies; a value that is the farthest of image after image is where somebody cut it off."""
@@ -125,7 +127,9 @@ class Suspicions:
                 f"{1 - toward:.0%} of the normals point away from the viewer: the axes look wrong; "
                 "check normals.axes"
             )
-        fit = self._axes.result()
+        fit, directions = self._axes.result(), self._directions.result()
+        if directions is not None and directions.differ:
+            fit = directions
         if fit is not None and fit.differ:
             lines.append(
                 f"x, y, z of the stored normals are {fit.axes} of those from the depth (correlation "

@@ -156,6 +156,17 @@ def test_normals_in_other_axes_than_the_depth(tmp_path, turn, axes, noise_m):
     assert report.ok == (axes is None)
 
 
+def test_surfaces_that_all_lean_one_way(tmp_path):
+    def change(index, sample):
+        y, x = np.mgrid[0:32, 0:48]
+        plane = 1 / (0.25 + 0.003 * (x - 23) * (-1) ** index + 0.004 * (y - 15))
+        sample["depth_m"] = plane.astype(np.float32)
+        sample["normals"] = normals_from_depth(sample["depth_m"], CAMERA) * [1, -1, 1]
+
+    (line,) = check_dataset(write_hills(tmp_path, change)).suspicions
+    assert "stored normals are x -y z of those" in line
+
+
 def test_normals_that_have_nothing_to_do_with_the_depth(tmp_path):
     rng = np.random.default_rng(2)
 
