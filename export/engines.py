@@ -4,8 +4,10 @@ Knows bundles and the rules of ``--engine``; the libraries are behind export/net
 """
 
 import re
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 import onnx_ir as ir
 
 from e2e_deploy.bundle import sha256_of
-from e2e_deploy.cache_folder import cache_key, default_folder, private_folder
+from e2e_deploy.cache_folder import cache_key, private_folder
 from e2e_deploy.engine_files import engine_name, graph_digest
 from e2e_deploy.errors import E2EDeployError, UnavailableError, UsageError
 from e2e_deploy.export.builder import Request, build_apart
@@ -171,20 +173,26 @@ def _device(job: Job) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "-", f"{job.gpu.name} {job.target}") if job.gpu else job.target
 
 
-def _timing_file(job: Job) -> Path | None:
-    """Where TensorRT's timings for this GPU are kept; TensorRT-RTX takes none."""
+def _timing_file(job: Job, cache: EngineCache) -> Path | None:
+    """Where TensorRT's timings for this GPU are kept, beside the engines; TensorRT-RTX takes none."""
     if job.gpu is None:
         return None
-    folder = private_folder(default_folder() / "timing")
+    folder = private_folder(cache.folder.with_name("timing"))
     return folder / f"{job.api.name}-{job.api.version}-{_device(job)}.cache"
 
 
 def _build(
-    graph: Path, plan: Path, name: str, job: Job, options: BuildOptions, progress: Progress | None
+    graph: Path,
+    plan: Path,
+    name: str,
+    job: Job,
+    options: BuildOptions,
+    cache: EngineCache,
+    progress: Progress | None,
 ) -> dict[str, Any]:
     """Write the engine to ``plan``; gives what was decided on the way."""
     request = Request(graph=str(graph), plan=str(plan), name=name, options=options)
-    timings = _timing_file(job)
+    timings = _timing_file(job, cache)
     if timings is None:
         return build_apart(job.api.name, request, progress)
     with whole_file(timings) as partial:
@@ -253,7 +261,7 @@ def build_engine(
         _check(folder / graph.onnx, job.api)
         start = time.perf_counter()
         with whole_file(file) as partial:
-            decided = _build(folder / graph.onnx, partial, digest, job, options, progress)
+            decided = _build(folder / graph.onnx, partial, digest, job, options, cache, progress)
         seconds = max(0.1, round(time.perf_counter() - start, 1))
         layers = _layers(job, file)
         shown |= decided
@@ -274,6 +282,19 @@ def build_engine(
         seconds=seconds,
         layers=layers,
     )
+
+
+@contextmanager
+def _user_cache(notes: list[str]) -> Iterator[EngineCache]:
+    """The user's cache; one for this export alone, and a note, where there can be none."""
+    try:
+        cache = EngineCache()
+    except E2EDeployError as error:
+        notes.append(f"engines are not kept for later exports: {error}")
+        with tempfile.TemporaryDirectory(prefix="e2e-deploy-") as folder:
+            yield EngineCache(Path(folder) / "engines")
+    else:
+        yield cache
 
 
 def build_engines(
@@ -316,35 +337,35 @@ def build_engines(
     done = Engines(notes=notes)
     if not jobs:
         return done
-    cache = cache or EngineCache()
-    for graph in manifest.graphs:
-        label = f"{graph.frame_hw[0]}x{graph.frame_hw[1]}"
-        digest = graph_digest(folder, graph.onnx, lambda name: sha256_of(folder / name))
-        for job in jobs:
-            what = f"{TITLES[job.api.name]} engine {label} {job.target}"
-            options = BuildOptions(
-                target=job.target if job.gpu is None else None,
-                level=level,
-                workspace_bytes=workspace_bytes,
-            )
-            try:
-                with stages(f"build {what}") as say:
-                    entry = build_engine(
-                        folder,
-                        graph,
-                        job,
-                        precision=manifest.precision,
-                        digest=digest,
-                        options=options,
-                        cache=cache,
-                        progress=progress or (lambda *at: say("{} {}/{}".format(*at))),
-                    )
-            except (BuildError, UnavailableError) as error:
-                if engine != "auto":
-                    raise
-                done.notes.append(f"no {what}: {error}")
-                continue
-            done.entries.append(entry)
-            how = f"built in {entry.seconds:.1f} s" if entry.seconds else "taken from the cache"
-            done.notes.append(f"{what}: {how}")
+    with nullcontext(cache) if cache else _user_cache(done.notes) as kept:
+        for graph in manifest.graphs:
+            label = f"{graph.frame_hw[0]}x{graph.frame_hw[1]}"
+            digest = graph_digest(folder, graph.onnx, lambda name: sha256_of(folder / name))
+            for job in jobs:
+                what = f"{TITLES[job.api.name]} engine {label} {job.target}"
+                options = BuildOptions(
+                    target=job.target if job.gpu is None else None,
+                    level=level,
+                    workspace_bytes=workspace_bytes,
+                )
+                try:
+                    with stages(f"build {what}") as say:
+                        entry = build_engine(
+                            folder,
+                            graph,
+                            job,
+                            precision=manifest.precision,
+                            digest=digest,
+                            options=options,
+                            cache=kept,
+                            progress=progress or (lambda *at: say("{} {}/{}".format(*at))),
+                        )
+                except (BuildError, UnavailableError) as error:
+                    if engine != "auto":
+                        raise
+                    done.notes.append(f"no {what}: {error}")
+                    continue
+                done.entries.append(entry)
+                how = f"built in {entry.seconds:.1f} s" if entry.seconds else "taken from the cache"
+                done.notes.append(f"{what}: {how}")
     return done

@@ -86,6 +86,16 @@ class TestProgress:
         assert sorted(p.name for p in tmp_path.iterdir()) == ["cache", "source"]
 
 
+def test_without_a_cache_folder_engines_are_built_all_the_same(rtx, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("a file where the cache should be")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    root = write_plain_bundle(tmp_path / "b")
+    manifest = parse_manifest((root / "manifest.json").read_text())
+    done = build_engines(root, manifest, engine="tensorrt-rtx")
+    assert [(root / entry.file).read_bytes()[: len(PLAN)] for entry in done.entries] == [PLAN]
+    assert "engines are not kept for later exports: the cache folder" in done.notes[0]
+
+
 def _no(library):
     raise UnavailableError(f"the package {library!r} is not installed")
 
@@ -287,7 +297,6 @@ class TestTensorrtPath:
     def test_timings_are_kept_in_a_private_folder_by_version_and_gpu(
         self, api, cache, tmp_path, monkeypatch
     ):
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
         monkeypatch.setattr(engines, "_layers", lambda job, file: {"layers": 2})
         monkeypatch.setattr(engines, "build_apart", lambda _, *rest: build_here(api, *rest))
         write_conv(tmp_path / "m.onnx")
@@ -296,7 +305,7 @@ class TestTensorrtPath:
         assert data.startswith(PLAN)
         assert (entry.backend, entry.target, entry.gpu) == ("tensorrt", "sm90", gpu.name)
         assert entry.layers == {"layers": 2}
-        (timings,) = (tmp_path / "xdg/e2e-deploy/timing").iterdir()
+        (timings,) = cache.folder.with_name("timing").iterdir()
         assert timings.name == f"tensorrt-{api.version}-NVIDIA-H100-80GB-HBM3-sm90.cache"
         assert timings.parent.stat().st_mode & 0o777 == 0o700
         assert timings.stat().st_size > 0
