@@ -1,8 +1,12 @@
+import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
+
+from e2e_deploy.cli import signals
 
 CHILD = """
 import os, signal, sys, time
@@ -44,6 +48,23 @@ def child(number, how=""):
 class TestEnding:
     def test_it_cleans_up_as_ctrl_c_does_even_if_it_comes_twice(self, number):
         assert child(number) == (130, "clean\n", "interrupted\n")
+
+    def test_a_later_one_counts_again(self, number, monkeypatch):
+        """The first may be lost: what is raised inside a callback of the garbage collector goes nowhere."""
+        monkeypatch.setattr(signals, "ONE_ENDING_S", 0.05)
+        before = signal.signal(number, signal.SIG_DFL)
+        try:
+            with signals.ending_like_ctrl_c():
+                with pytest.raises(KeyboardInterrupt):
+                    os.kill(os.getpid(), number)
+                    time.sleep(1)
+                os.kill(os.getpid(), number)  # at once: the same
+                time.sleep(0.1)
+                with pytest.raises(KeyboardInterrupt):
+                    os.kill(os.getpid(), number)
+                    time.sleep(1)
+        finally:
+            signal.signal(number, before)
 
     def test_what_the_starter_ignores_stays_ignored(self, number):
         assert child(number, "ignored") == (0, "clean\n", "")
