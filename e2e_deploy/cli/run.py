@@ -153,7 +153,7 @@ def command(
     from e2e_deploy.cli.status import StatusLine, parity_json, print_parity, print_summary
     from e2e_deploy.cli.status import as_json as report_json
     from e2e_deploy.colormap import lookup_table
-    from e2e_deploy.errors import UsageError
+    from e2e_deploy.errors import SourceError, UsageError
     from e2e_deploy.runtime.intrinsics import Intrinsics
     from e2e_deploy.runtime.parity_watch import ParityWatch
     from e2e_deploy.runtime.picture_source import PictureSource
@@ -196,7 +196,11 @@ def command(
     sinks = outputs.open(manifest, frames, camera, words, inputs)
     viewers = [sink for sink in sinks if isinstance(sink, ViewerSink)]
 
+    reports: list[RunReport] = []  # one, as soon as there is a result
+    failure: SourceError | None = None
+
     def on_frame(report: RunReport) -> None:
+        reports[:] = [report]
         line(report)
         for viewer in viewers:
             viewer.look(report)
@@ -204,19 +208,26 @@ def command(
     for viewer in viewers:
         click.echo(f"view: {viewer.url}", err=True)
     try:
-        report = run_source(
-            opened,
-            frames,
-            sinks,
-            backend=backend,
-            device=device,
-            steps=steps,
-            watch=watch,
-            limit=limit,
-            on_frame=on_frame,
-        )
+        reports[:] = [
+            run_source(
+                opened,
+                frames,
+                sinks,
+                backend=backend,
+                device=device,
+                steps=steps,
+                watch=watch,
+                limit=limit,
+                on_frame=on_frame,
+            )
+        ]
+    except SourceError as error:
+        if not reports:
+            raise
+        failure = error  # what came before a source was lost is kept, and said
     finally:
         line.end()
+    (report,) = reports
     print_summary(report, frames)
     compared = watch.finish() if watch else None
     print_parity(compared)
@@ -232,6 +243,8 @@ def command(
     for sink in failures:
         click.echo(f"error: {sink.name} stopped early: {sink.failure}", err=True)
     left_out = isinstance(frames, PictureSource) and frames.skipped > 0
+    if failure is not None:
+        raise failure
     if unknown := 0 < report.frames == report.unknown_results:
         click.echo("error: no result holds a number", err=True)
     incomplete = bool(failures) or left_out or unknown or bool(compared and compared.not_saved)

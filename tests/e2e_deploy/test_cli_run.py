@@ -23,7 +23,7 @@ def clip(path, count=6, hw=HW):
         stream.height, stream.width = hw
         stream.pix_fmt = "yuv420p"
         for index in range(count):
-            rgb = np.full((*hw, 3), 20 * index, np.uint8)
+            rgb = np.full((*hw, 3), 20 * index % 256, np.uint8)
             for packet in stream.encode(av.VideoFrame.from_ndarray(rgb)):
                 container.mux(packet)
         for packet in stream.encode():

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -51,6 +52,17 @@ def test_one_pictures_file(cli, bundle, picture, tmp_path, monkeypatch, name, op
     elif name.lower().endswith(".png"):
         stored = cv2.imread(name, cv2.IMREAD_UNCHANGED)
         assert stored.dtype == (np.uint8 if coloured else np.uint16)
+
+
+def test_what_came_before_a_file_broke_off_is_kept_and_named(cli, bundle, tmp_path):
+    path, out = clip(tmp_path / "a.mkv", count=400), tmp_path / "o.mp4"
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 3 // 4])
+    code, stdout, stderr = cli("run", path, "--bundle", bundle, "--out", out)
+    assert (code, stdout) == (5, f"{out}\n")
+    assert "is cut off" in stderr.splitlines()[-1]
+    with av.open(str(out)) as video:
+        assert 20 < sum(1 for _ in video.decode(video=0)) < 400
 
 
 @pytest.mark.parametrize("name", ["10:20:30.mp4", "10:20:30.mkv", "50%03d.mp4", "-x.mkv"])
