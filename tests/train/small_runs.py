@@ -68,6 +68,13 @@ def logged(out: Path) -> list[dict]:
     return [{k: v for k, v in entry.items() if k != "images_per_s"} for entry in steps]
 
 
+def equal(one: dict, other: dict) -> bool:
+    """Whether two sets of tensors hold the same bits under the same names."""
+    import torch
+
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
 def weights(folder: Path, part: str = "unet") -> dict:
     import safetensors.torch
 
