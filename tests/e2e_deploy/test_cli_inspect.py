@@ -6,8 +6,8 @@ from tests.runtime.fake_engines import add_engine
 
 def test_a_bundles_text_reaches_the_terminal_clean(cli, tmp_path):
     root = write_plain_bundle(tmp_path / "b")
-    entry = {"name": "\x1b[2Jfold", "parameters_before": 0, "parameters_after": 0}
-    entry |= {"macs_before": 0, "macs_after": 0}
+    entry = {"name": "\x1b[2Jfold", "parameters_before": 1, "parameters_after": 1}
+    entry |= {"macs_before": 1, "macs_after": 1}
 
     def change(manifest):
         manifest["checkpoint"]["note"] = "see\x1b]0;title\x07 \ud800\nand"

@@ -60,7 +60,11 @@ def test_the_graph_is_plain_valid_onnx_without_paths_of_this_machine(request, ta
     for node in model.graph.node:
         if node.op_type == "Resize":
             assert {a.s for a in node.attribute if a.name == "mode"} == {b"nearest"}
-    data = (root / "model.onnx").read_bytes()
+    for (
+        tensor
+    ) in model.graph.initializer:  # the bytes of millions of weights hold any three letters
+        tensor.ClearField("raw_data")
+    data = model.SerializeToString()
     for word in (b"site-packages", b".py", str(root.parent.parent).encode()):
         assert word not in data
 

@@ -4,12 +4,13 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import onnx
 import pytest
 
 from e2e_deploy.bundle import open_bundle
 from e2e_deploy.errors import BundleError
 from e2e_deploy.runtime.polygraphy_check import check_with_polygraphy
-from tests.plain_bundle import HW, write_plain_bundle
+from tests.plain_bundle import HW, rehash, write_plain_bundle
 from tests.runtime.test_verify import change_reference
 
 pytest.importorskip("polygraphy", reason="the package polygraphy is not installed")
@@ -54,9 +55,20 @@ def test_one_frame_decides(tmp_path, task, precision, off, passes):
 
 
 def test_a_graph_that_does_not_load(tmp_path):
+    root = write_plain_bundle(tmp_path / "b")
+    model = onnx.load(root / "model_24x32.onnx")
+    model.graph.node[0].op_type = "Softmax"  # which takes no uint8
+    del model.graph.node[0].attribute[:]
+    onnx.save(model, root / "model_24x32.onnx")
+    rehash(root, "model_24x32.onnx")
+    with pytest.raises(BundleError, match=r"polygraphy cannot run model_24x32\.onnx"):
+        check_with_polygraphy(opened(root))
+
+
+def test_a_graph_that_was_changed_since_it_was_opened(tmp_path):
     bundle = opened(write_plain_bundle(tmp_path / "b"))
     (bundle.root / "model_24x32.onnx").write_bytes(b"\x08\x0a")
-    with pytest.raises(BundleError, match=r"polygraphy cannot run model_24x32\.onnx"):
+    with pytest.raises(BundleError, match="is not the file that was exported"):
         check_with_polygraphy(bundle)
 
 
