@@ -38,7 +38,8 @@ class Peer:
         stride = self._pipeline.vae_scale_factor
         seen_hw = plan_frame(frame.shape[:2], self._resolution, stride).padded_hw
         prediction = self._pipeline(
-            torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 255,
+            # contiguous for the same reason as in FrameModel.to_network: an exact peer
+            torch.from_numpy(frame).permute(2, 0, 1)[None].contiguous().float() / 255,
             num_inference_steps=1,
             processing_resolution=self._resolution,
             latents=torch.zeros(1, 4, *(side // stride for side in seen_hw)),

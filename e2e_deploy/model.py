@@ -190,7 +190,9 @@ class FrameModel(nn.Module):
     def to_network(self, frame_NHW3: Tensor) -> Tensor:
         """uint8 frames [N, H, W, 3] to rgb [N, 3, H', W'] float32 in [-1, 1] at the padded size."""
         # The cast comes first: TensorRT takes uint8 into no other operator.
-        rgb = frame_NHW3.float().permute(0, 3, 1, 2) / 127.5 - 1.0
+        # Contiguous, because torch's group norm of channels-last tensors on a CPU adds a whole group in one go: its
+        # relative error is 2e-4 for 1.7 million values, and 6e-8 here.
+        rgb = frame_NHW3.float().permute(0, 3, 1, 2).contiguous() / 127.5 - 1.0
         if self.plan.resizes:
             return resample(rgb, self.rows_in, self.columns_in)
         for dim in (2, 3):

@@ -17,6 +17,7 @@ from e2e_deploy.families import FAMILIES
 from e2e_deploy.frames import plan_frame
 from e2e_deploy.loading import load_model, terminal_alpha_bar
 from e2e_deploy.model import FrameModel, read_depth, read_normals, resample, x0_coefficients
+from e2e_deploy.pictures import reference_frames
 from tests.small_checkpoint import NETWORK_STRIDE, SD2_SCHEDULER, STRIDE, write_small
 
 PIPELINES = {"depth": MarigoldDepthPipeline, "normals": MarigoldNormalsPipeline}
@@ -174,6 +175,18 @@ def test_e2e_ft_sizes_are_those_of_its_own_pipeline(tmp_path, frame, task, hw, r
     if task == "normals":  # ours are unit vectors, also where theirs are left short by the resize
         expected = expected / np.linalg.norm(expected, axis=2, keepdims=True)
     np.testing.assert_allclose(got, expected, atol=ROUNDING)
+
+
+def test_the_reference_is_exact_to_float32_at_large_sizes(tiny_depth):
+    """Torch's group norm of channels-last tensors is not, and a frame's bytes are in that order."""
+    picture = reference_frames((352, 640), 1)[0]
+    model = load_model(open_checkpoint(tiny_depth))
+    plan = model.plan(picture.shape[:2], 0)
+    with torch.inference_mode():
+        frame = torch.from_numpy(picture)[None]
+        single = FrameModel(model, plan, "depth")(frame)
+        double = FrameModel(InFloat64(model), plan, "depth")(frame)
+    assert float((single - double).norm() / double.norm()) < 1e-5
 
 
 def test_saved_timestep_spacing_is_not_trusted(tmp_path, frame):
