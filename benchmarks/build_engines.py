@@ -16,10 +16,10 @@ import full_size
 import psutil
 from report import write_result
 
-from e2e_deploy.bundle import Bundle
-from e2e_deploy.export.engines import build_engines
+from e2e_deploy.bundle.bundle import Bundle
+from e2e_deploy.export.engines.build import build_engines
+from e2e_deploy.nvidia.trt_messages import BuildError
 from e2e_deploy.progress import Stages
-from e2e_deploy.trt_messages import BuildError
 
 TARGETS = "sm89,sm75,sm80,sm86,sm120,sm121"
 

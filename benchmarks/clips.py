@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from e2e_deploy.bundle import Bundle, open_bundle
-from e2e_deploy.checkpoint import open_checkpoint
+from e2e_deploy.bundle.bundle import Bundle, open_bundle
 from e2e_deploy.export.exporter import export_bundle
-from e2e_deploy.runtime.video_source import VideoSource
-from e2e_deploy.tiny import bundled_checkpoint
-from e2e_deploy.train.scene_stage import SceneCamera
-from e2e_deploy.train.scene_view import load_scene, pick_camera, render_view
-from e2e_deploy.train.scenes import build_scene
+from e2e_deploy.model.checkpoint import open_checkpoint
+from e2e_deploy.model.tiny import bundled_checkpoint
+from e2e_deploy.runtime.sources.video_source import VideoSource
+from e2e_deploy.train.rendering.scenes.scenes import build_scene
+from e2e_deploy.train.rendering.scenes.stage import SceneCamera
+from e2e_deploy.train.rendering.view import load_scene, pick_camera, render_view
 
 Rgb = npt.NDArray[np.uint8]
 Map = npt.NDArray[np.float64]

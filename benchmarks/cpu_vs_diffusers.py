@@ -15,13 +15,13 @@ import numpy as np
 from peer import Peer
 from report import write_result
 
-from e2e_deploy.checkpoint import open_checkpoint
+from e2e_deploy.assets.pictures import reference_frames
 from e2e_deploy.export.exporter import export_bundle
 from e2e_deploy.frames import parse_size
-from e2e_deploy.pictures import reference_frames
+from e2e_deploy.model.checkpoint import open_checkpoint
+from e2e_deploy.model.tiny import bundled_checkpoint
 from e2e_deploy.runtime import Engine
 from e2e_deploy.runtime.timing import summarise
-from e2e_deploy.tiny import bundled_checkpoint
 
 PAUSE_S = 0.5
 """Before each call: the other side's threads spin for a while after theirs, and would hold a core."""

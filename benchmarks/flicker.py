@@ -21,12 +21,12 @@ import numpy as np
 from clips import REAL, Map, RenderedFrame, Rgb, real_frames, rendered_clip, tiny_bundle
 from report import write_result
 
-from e2e_deploy.bundle import open_bundle
+from e2e_deploy.bundle.bundle import open_bundle
 from e2e_deploy.colormap import DisplayRange
 from e2e_deploy.frames import parse_size
 from e2e_deploy.metrics import align_scale_shift, depth_metrics
 from e2e_deploy.runtime import Engine
-from e2e_deploy.runtime.stabilise import Stabiliser
+from e2e_deploy.runtime.steps.steady import Stabiliser
 
 SCENE_SEEDS = (2_000_001, 2_000_005, 2_000_012, 2_000_021, 2_000_034)
 SCALE_SD, SHIFT_SD, NOISE_SD = 0.05, 0.03, 0.01

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from e2e_deploy import tiny
-from e2e_deploy.bundle import Bundle
-from e2e_deploy.checkpoint import open_checkpoint
+from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.export.exporter import export_bundle
 from e2e_deploy.frames import parse_size
+from e2e_deploy.model import tiny
+from e2e_deploy.model.checkpoint import open_checkpoint
 from e2e_deploy.progress import Stages
 
 UNET: dict[str, Any] = {

@@ -28,7 +28,7 @@ from gpu_speed import SIZES, SMALL_HW, Case, run_case
 from gpu_timing import Device, find_device, in_words, versions
 from gpu_training import run_training
 
-from e2e_deploy.cli.doctor import examine
+from e2e_deploy.cli.verbs.doctor import examine
 from e2e_deploy.frames import parse_size
 
 ROOT = Path(__file__).parents[1]

@@ -12,17 +12,17 @@ from full_size import full_size_checkpoint
 from gpu_contenders import Contender
 from torch import Tensor
 
-from e2e_deploy.bundle import Bundle, open_bundle
-from e2e_deploy.checkpoint import Checkpoint, open_checkpoint
+from e2e_deploy.bundle.bundle import Bundle, open_bundle
 from e2e_deploy.errors import UnavailableError
+from e2e_deploy.export.engines.rebuild import rebuild_engine
 from e2e_deploy.export.exporter import export_bundle
-from e2e_deploy.export.rebuild import rebuild_engine
-from e2e_deploy.hardware import cuda_device_count
-from e2e_deploy.onnxruntime import import_onnxruntime
+from e2e_deploy.model.checkpoint import Checkpoint, open_checkpoint
+from e2e_deploy.model.tiny import bundled_checkpoint
+from e2e_deploy.nvidia.hardware import cuda_device_count
+from e2e_deploy.nvidia.trt_api import find_api
+from e2e_deploy.packages import import_onnxruntime
 from e2e_deploy.runtime import Engine
-from e2e_deploy.runtime.ort_gpu import GpuProvider, find_gpu_provider
-from e2e_deploy.tiny import bundled_checkpoint
-from e2e_deploy.trt_api import find_api
+from e2e_deploy.runtime.backends.ort_gpu import GpuProvider, find_gpu_provider
 
 LIBRARIES = ("tensorrt", "tensorrt-rtx")
 SECONDS = 240.0

@@ -18,20 +18,20 @@ from gpu_engines import LIBRARIES, make_bundle, require_backend
 from gpu_timing import Device, exact_and_tuned, in_words
 from loop_overhead import write_clip
 
-from e2e_deploy.bundle import Bundle
+from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.errors import UnavailableError
-from e2e_deploy.export.rebuild import rebuild_engine
+from e2e_deploy.export.engines.rebuild import rebuild_engine
 from e2e_deploy.frames import plan_frame
 from e2e_deploy.limits import BACKENDS
 from e2e_deploy.runtime import Engine
-from e2e_deploy.runtime.backend import OneAtATime, Result
-from e2e_deploy.runtime.bench import resident_mib
-from e2e_deploy.runtime.gpu_video import GpuVideoSource
+from e2e_deploy.runtime.backends.backend import OneAtATime, Result
+from e2e_deploy.runtime.backends.tensorrt.transfers import Count, budget
+from e2e_deploy.runtime.checks.bench import resident_mib
 from e2e_deploy.runtime.run import STAGES, RunReport, run_source
-from e2e_deploy.runtime.sinks import CallbackSink
-from e2e_deploy.runtime.sources import Source
-from e2e_deploy.runtime.transfers import Count, budget
-from e2e_deploy.runtime.video_source import VideoSource
+from e2e_deploy.runtime.sinks.sink import CallbackSink
+from e2e_deploy.runtime.sources.gpu_video import GpuVideoSource
+from e2e_deploy.runtime.sources.source import Source
+from e2e_deploy.runtime.sources.video_source import VideoSource
 from e2e_deploy.tasks import TASKS
 
 FULL_HW, SMALL_HW = (1080, 1920), (64, 96)

@@ -15,14 +15,14 @@ from gpu_timing import Call, Device
 from specialise import full_size_model
 from torch import Tensor, nn
 
-from e2e_deploy.checkpoint import open_checkpoint
-from e2e_deploy.export.precision import Fp32Island, to_precision
-from e2e_deploy.export.specialise import specialise
+from e2e_deploy.assets.pictures import reference_frames
+from e2e_deploy.export.graph.precision import Fp32Island, to_precision
+from e2e_deploy.export.graph.specialise import specialise
 from e2e_deploy.frames import FramePlan, plan_frame
-from e2e_deploy.loading import load_model
-from e2e_deploy.model import FrameModel, SingleStepModel, read_depth
-from e2e_deploy.pictures import reference_frames
-from e2e_deploy.tiny import bundled_checkpoint
+from e2e_deploy.model.checkpoint import open_checkpoint
+from e2e_deploy.model.loading import load_model
+from e2e_deploy.model.single_step import FrameModel, SingleStepModel, read_depth
+from e2e_deploy.model.tiny import bundled_checkpoint
 
 TOKENS = 2  # of the empty prompt
 STAGES = ("encoder", "unet", "decoder")

@@ -17,18 +17,18 @@ from gpu_engines import LIBRARIES, make_bundle, require_backend
 from gpu_models import make_model
 from gpu_timing import Device, exact_and_tuned, in_words
 
-from e2e_deploy.checkpoint import open_checkpoint
+from e2e_deploy.assets.pictures import reference_frames
 from e2e_deploy.errors import UnavailableError
-from e2e_deploy.export.precision import to_precision
-from e2e_deploy.export.rebuild import rebuild_engine
-from e2e_deploy.export.specialise import specialise
+from e2e_deploy.export.engines.rebuild import rebuild_engine
+from e2e_deploy.export.graph.precision import to_precision
+from e2e_deploy.export.graph.specialise import specialise
 from e2e_deploy.frames import plan_frame
 from e2e_deploy.limits import BACKENDS, LIMITS, Limit, Parity, measure_parity
-from e2e_deploy.loading import load_model
-from e2e_deploy.model import FrameModel, SingleStepModel
-from e2e_deploy.pictures import reference_frames
-from e2e_deploy.runtime.verify import verify_bundle, worst
-from e2e_deploy.tiny import bundled_checkpoint
+from e2e_deploy.model.checkpoint import open_checkpoint
+from e2e_deploy.model.loading import load_model
+from e2e_deploy.model.single_step import FrameModel, SingleStepModel
+from e2e_deploy.model.tiny import bundled_checkpoint
+from e2e_deploy.runtime.checks.verify import verify_bundle, worst
 
 Row = dict[str, Any]
 PRECISIONS = ("fp32", "fp16", "bf16")

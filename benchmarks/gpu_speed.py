@@ -31,7 +31,7 @@ from torch import Tensor
 from e2e_deploy.errors import UnavailableError
 from e2e_deploy.frames import FramePlan
 from e2e_deploy.limits import measure_parity
-from e2e_deploy.model import FrameModel
+from e2e_deploy.model.single_step import FrameModel
 
 BASELINE = "diffusers_eager"
 SIZES = ((576, 768), (480, 640), (768, 768))

@@ -17,7 +17,7 @@ import report
 import torch
 from torch import Tensor
 
-from e2e_deploy.hardware import cpu_name
+from e2e_deploy.nvidia.hardware import cpu_name
 from e2e_deploy.runtime.timing import summarise
 
 Call = Callable[[Any], Any]

@@ -15,8 +15,7 @@ from gpu_models import make_inputs, make_model
 from gpu_timing import Device, in_words
 
 from e2e_deploy.errors import UnavailableError
-from e2e_deploy.optional import require
-from e2e_deploy.train.batches import Batch, collate
+from e2e_deploy.packages import require
 from e2e_deploy.train.config import (
     DataConfig,
     ModelConfig,
@@ -25,9 +24,10 @@ from e2e_deploy.train.config import (
     StartConfig,
     TrainConfig,
 )
-from e2e_deploy.train.forward import TrainingForward
-from e2e_deploy.train.sample import Sample
-from e2e_deploy.train.step import Stepper
+from e2e_deploy.train.data.batches import Batch, collate
+from e2e_deploy.train.data.sample import Sample
+from e2e_deploy.train.step.forward import TrainingForward
+from e2e_deploy.train.step.step import Stepper
 
 PRECISIONS = ("fp32", "bf16")
 FULL = {"size_hw": (480, 640), "batch": 1, "effective_batch": 32, "steps": 3}

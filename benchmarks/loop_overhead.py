@@ -20,19 +20,19 @@ import numpy as np
 from clips import Rgb, tiny_bundle
 from report import write_result
 
-from e2e_deploy.bundle import Bundle
+from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.colormap import colour_depth
 from e2e_deploy.frames import parse_size
+from e2e_deploy.model.tiny import bundled_checkpoint
 from e2e_deploy.runtime import Engine
-from e2e_deploy.runtime.backend import Result
-from e2e_deploy.runtime.pattern import PatternSource
+from e2e_deploy.runtime.backends.backend import Result
 from e2e_deploy.runtime.run import RunReport, run_source
-from e2e_deploy.runtime.sinks import CallbackSink, Painter
-from e2e_deploy.runtime.sources import SourceFrame
-from e2e_deploy.runtime.steps import Facts
+from e2e_deploy.runtime.sinks.sink import CallbackSink, Painter
+from e2e_deploy.runtime.sources.pattern import PatternSource
+from e2e_deploy.runtime.sources.source import SourceFrame
+from e2e_deploy.runtime.sources.video_source import VideoSource
+from e2e_deploy.runtime.steps.step import Facts
 from e2e_deploy.runtime.timing import summarise
-from e2e_deploy.runtime.video_source import VideoSource
-from e2e_deploy.tiny import bundled_checkpoint
 
 
 def write_clip(path: Path, size: tuple[int, int], count: int) -> Path:

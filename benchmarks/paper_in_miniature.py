@@ -29,18 +29,18 @@ from report import write_result
 from torch import Tensor
 from torch.nn import functional as F
 
-from e2e_deploy.checkpoint import open_checkpoint
 from e2e_deploy.frames import parse_size
-from e2e_deploy.loading import load_model
 from e2e_deploy.metrics import depth_metrics, mean_depth_metrics
-from e2e_deploy.tiny import RESOLUTION
+from e2e_deploy.model.checkpoint import open_checkpoint
+from e2e_deploy.model.loading import load_model
+from e2e_deploy.model.tiny import RESOLUTION
 from e2e_deploy.train.config import parse_config
+from e2e_deploy.train.data.folder import FolderDataset
+from e2e_deploy.train.data.resize import fit
 from e2e_deploy.train.evaluate import spread_indices
-from e2e_deploy.train.folder import FolderDataset
-from e2e_deploy.train.loop import train
 from e2e_deploy.train.model_folder import write_model
 from e2e_deploy.train.pretrain import encode_views, load_pictures, optimise
-from e2e_deploy.train.resize import fit
+from e2e_deploy.train.run.loop import train
 
 DEPTH_RANGE_M = (0.1, 100.0)
 """Aligned depth is clipped to it, as the published protocols clip to a data set's range."""

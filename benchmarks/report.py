@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from e2e_deploy.hardware import cpu_name
+from e2e_deploy.nvidia.hardware import cpu_name
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "diffusers", "onnx", "onnxruntime-gpu", "tensorrt-rtx", "numpy", "mitsuba")

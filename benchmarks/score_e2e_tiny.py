@@ -17,14 +17,14 @@ import numpy.typing as npt
 from baselines import best_plane, mean_normal
 from report import RESULTS, write_result
 
-from e2e_deploy.checkpoint import CARD as FACTS
-from e2e_deploy.checkpoint import open_checkpoint
 from e2e_deploy.export.exporter import export_bundle
+from e2e_deploy.model.checkpoint import CARD as FACTS
+from e2e_deploy.model.checkpoint import open_checkpoint
+from e2e_deploy.model.tiny import bundled_checkpoint
 from e2e_deploy.runtime import Engine
-from e2e_deploy.tiny import bundled_checkpoint
+from e2e_deploy.train.data.folder import FolderDataset
+from e2e_deploy.train.data.sample import Sample
 from e2e_deploy.train.evaluate import Predict, evaluate
-from e2e_deploy.train.folder import FolderDataset
-from e2e_deploy.train.sample import Sample
 
 NUM_IMAGES = 100
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from report import write_result
 
-from e2e_deploy.checkpoint import open_checkpoint
 from e2e_deploy.cli.show import constant_abs_rel, find_motorcycle
 from e2e_deploy.export.exporter import export_bundle
 from e2e_deploy.metrics import depth_metrics
+from e2e_deploy.model.checkpoint import open_checkpoint
+from e2e_deploy.model.tiny import bundled_checkpoint
 from e2e_deploy.runtime import Engine
-from e2e_deploy.tiny import bundled_checkpoint
 
 
 def main() -> None:

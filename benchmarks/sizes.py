@@ -16,12 +16,12 @@ import numpy as np
 from peer import Peer
 from report import write_result
 
-from e2e_deploy.checkpoint import open_checkpoint
+from e2e_deploy.assets.pictures import reference_frames
 from e2e_deploy.export.exporter import export_bundle
-from e2e_deploy.pictures import reference_frames
+from e2e_deploy.model.checkpoint import open_checkpoint
+from e2e_deploy.model.tiny import build_tiny, bundled_checkpoint
 from e2e_deploy.runtime import Engine
 from e2e_deploy.runtime.timing import summarise
-from e2e_deploy.tiny import build_tiny, bundled_checkpoint
 
 OWN_SIZE = [
     (240, 328), (152, 320), (176, 256), (432, 768), (352, 1216),

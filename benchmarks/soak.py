@@ -18,13 +18,13 @@ from clips import real_clip, tiny_bundle
 from report import write_result
 
 from e2e_deploy.frames import parse_size
-from e2e_deploy.runtime.bench import resident_mib
+from e2e_deploy.runtime.checks.bench import resident_mib
 from e2e_deploy.runtime.run import RunReport, run_source
-from e2e_deploy.runtime.sinks import CallbackSink, Painter, Sink
-from e2e_deploy.runtime.sources import BaseSource, SourceFrame
-from e2e_deploy.runtime.steps import steady
-from e2e_deploy.runtime.video_sink import VideoSink
-from e2e_deploy.runtime.video_source import VideoSource
+from e2e_deploy.runtime.sinks.sink import CallbackSink, Painter, Sink
+from e2e_deploy.runtime.sinks.video_sink import VideoSink
+from e2e_deploy.runtime.sources.source import BaseSource, SourceFrame
+from e2e_deploy.runtime.sources.video_source import VideoSource
+from e2e_deploy.runtime.steps.step import steady
 
 EVERY_S = 5.0
 

@@ -15,19 +15,19 @@ import torch
 from full_size import UNET, VAE
 from report import write_result
 
-from e2e_deploy.checkpoint import open_checkpoint
-from e2e_deploy.export import onnx_export
-from e2e_deploy.export.specialise import (
+from e2e_deploy.export.graph.specialise import (
     MACS_HW,
     PASSES,
     SpecialisedModel,
     count_macs,
     count_parameters,
 )
-from e2e_deploy.families import FAMILIES
-from e2e_deploy.loading import load_model
-from e2e_deploy.model import SingleStepModel
-from e2e_deploy.tiny import build_tiny
+from e2e_deploy.export.onnx import trace
+from e2e_deploy.model.checkpoint import open_checkpoint
+from e2e_deploy.model.families import FAMILIES
+from e2e_deploy.model.loading import load_model
+from e2e_deploy.model.single_step import SingleStepModel
+from e2e_deploy.model.tiny import build_tiny
 
 TINY_HW = (256, 320)
 Row = dict[str, Any]
@@ -61,11 +61,11 @@ def measure(model: SpecialisedModel, size_hw: tuple[int, int], *, onnx: bool) ->
         "unet_macs": macs["unet"],
     }
     if onnx:
-        graph = onnx_export.trace(
+        graph = trace.trace(
             model, torch.zeros(1, 3, *size_hw), input_name="rgb", output_name=model.task
         )
         row["onnx_nodes"] = len(list(graph.graph.all_nodes()))
-        row["onnx_weight_bytes"] = onnx_export.weight_bytes(graph)
+        row["onnx_weight_bytes"] = trace.weight_bytes(graph)
     return row
 
 

@@ -18,17 +18,17 @@ import torch
 from full_size import full_size_checkpoint
 from report import write_result
 
-from e2e_deploy.checkpoint import Checkpoint, open_checkpoint
-from e2e_deploy.export import onnx_export
-from e2e_deploy.export.prepare import prepare
+from e2e_deploy.assets.pictures import reference_frames
+from e2e_deploy.export.graph.prepare import prepare
+from e2e_deploy.export.onnx import trace
 from e2e_deploy.frames import parse_size
-from e2e_deploy.loading import load_model
-from e2e_deploy.model import FrameModel
-from e2e_deploy.onnxruntime import import_onnxruntime
-from e2e_deploy.pictures import reference_frames
-from e2e_deploy.runtime.ort_backend import physical_cores
+from e2e_deploy.model.checkpoint import Checkpoint, open_checkpoint
+from e2e_deploy.model.loading import load_model
+from e2e_deploy.model.single_step import FrameModel
+from e2e_deploy.model.tiny import bundled_checkpoint
+from e2e_deploy.packages import import_onnxruntime
+from e2e_deploy.runtime.backends.onnxruntime import physical_cores
 from e2e_deploy.runtime.timing import summarise
-from e2e_deploy.tiny import bundled_checkpoint
 
 PAUSE_S = 0.5
 """Before each run: the other session's threads spin for a while after theirs, and would hold a core."""
@@ -55,14 +55,14 @@ def write_graph(
     model = load_model(checkpoint)
     plan = model.plan(frame_hw, resolution)
     body, _ = prepare(model, precision="fp32", sizes_hw=[plan.padded_hw], **how)
-    graph = onnx_export.trace(
+    graph = trace.trace(
         FrameModel(body, plan, checkpoint.identity.task).eval(),
         torch.from_numpy(reference_frames(frame_hw, 1)),
         input_name="frame",
         output_name="result",
     )
-    with onnx_export.WeightFile(path.with_suffix(".data")) as weights:
-        onnx_export.save(graph, path, weights)
+    with trace.WeightFile(path.with_suffix(".data")) as weights:
+        trace.save(graph, path, weights)
     return plan.padded_hw
 
 

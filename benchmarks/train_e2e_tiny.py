@@ -18,12 +18,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from e2e_deploy.checkpoint import CARD, open_checkpoint
 from e2e_deploy.frames import parse_size
-from e2e_deploy.loading import load_model
-from e2e_deploy.tiny import RESOLUTION, build_tiny
+from e2e_deploy.model.checkpoint import CARD, open_checkpoint
+from e2e_deploy.model.loading import load_model
+from e2e_deploy.model.tiny import RESOLUTION, build_tiny
 from e2e_deploy.train.config import parse_config
-from e2e_deploy.train.loop import train
 from e2e_deploy.train.model_folder import write_model
 from e2e_deploy.train.pretrain import (
     Pictures,
@@ -31,6 +30,7 @@ from e2e_deploy.train.pretrain import (
     pretrain_autoencoder,
     pretrain_unet,
 )
+from e2e_deploy.train.run.loop import train
 
 ROOT = Path(__file__).parents[1]
 TASKS = ("depth", "normals")

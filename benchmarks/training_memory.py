@@ -20,12 +20,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from e2e_deploy.families import get_family
 from e2e_deploy.frames import parse_size
-from e2e_deploy.model import SingleStepModel
-from e2e_deploy.optional import require
-from e2e_deploy.train.forward import TrainingForward
-from e2e_deploy.train.losses import depth_loss
+from e2e_deploy.model.families import get_family
+from e2e_deploy.model.single_step import SingleStepModel
+from e2e_deploy.packages import require
+from e2e_deploy.train.step.forward import TrainingForward
+from e2e_deploy.train.step.losses import depth_loss
 
 LIMIT_GB = 24.0
 ROWS = tuple(itertools.product(("fp32", "bf16"), (True, False), (("unet",), ("unet", "vae"))))

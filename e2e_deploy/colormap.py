@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from e2e_deploy.errors import UsageError
-from e2e_deploy.opencv import cv2
-from e2e_deploy.text import clean
+from e2e_deploy.system.opencv import cv2
+from e2e_deploy.system.text import clean
 
 Rgb = npt.NDArray[np.uint8]
 

@@ -14,13 +14,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from e2e_deploy.checkpoint import Checkpoint
-from e2e_deploy.export.precision import Fp32Island
-from e2e_deploy.export.prepare import prepare
-from e2e_deploy.files import whole_file
-from e2e_deploy.loading import load_model
-from e2e_deploy.model import FrameModel
-from e2e_deploy.opencv import cv2
+from e2e_deploy.export.graph.precision import Fp32Island
+from e2e_deploy.export.graph.prepare import prepare
+from e2e_deploy.model.checkpoint import Checkpoint
+from e2e_deploy.model.loading import load_model
+from e2e_deploy.model.single_step import FrameModel
+from e2e_deploy.system.files import whole_file
+from e2e_deploy.system.opencv import cv2
 
 SAMPLE = 16_384
 """Values kept of each layer's output, evenly spread."""

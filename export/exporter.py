@@ -15,22 +15,28 @@ from pathlib import Path
 from torch import nn
 
 import e2e_deploy
-from e2e_deploy.bundle import Bundle, open_bundle
-from e2e_deploy.checkpoint import Checkpoint
+from e2e_deploy.bundle.bundle import Bundle, open_bundle
+from e2e_deploy.bundle.manifest import (
+    KINDS,
+    PRECISIONS,
+    CheckpointEntry,
+    Manifest,
+    VerificationEntry,
+)
+from e2e_deploy.bundle.new_bundle import new_bundle, write_manifest
 from e2e_deploy.errors import ParityError, UsageError
-from e2e_deploy.export import onnx_export, quantise
-from e2e_deploy.export.engines import Engines, build_engines, opset_for, plan_jobs
-from e2e_deploy.export.lint import require_clean, require_whole
-from e2e_deploy.export.network import DEFAULT_LEVEL
+from e2e_deploy.export.engines.build import Engines, build_engines, opset_for, plan_jobs
+from e2e_deploy.export.engines.tensorrt import DEFAULT_LEVEL
+from e2e_deploy.export.graph.precision import FP32_PARTS
+from e2e_deploy.export.graph.prepare import prepare
+from e2e_deploy.export.onnx import quantise, trace
+from e2e_deploy.export.onnx.lint import require_clean, require_whole
 from e2e_deploy.export.open_sides import check_sizes
-from e2e_deploy.export.precision import FP32_PARTS
-from e2e_deploy.export.prepare import prepare
 from e2e_deploy.export.subject import Subject, plan_subjects
-from e2e_deploy.loading import load_model
-from e2e_deploy.manifest import KINDS, PRECISIONS, CheckpointEntry, Manifest, VerificationEntry
-from e2e_deploy.new_bundle import new_bundle, write_manifest
+from e2e_deploy.model.checkpoint import Checkpoint
+from e2e_deploy.model.loading import load_model
 from e2e_deploy.progress import Stages
-from e2e_deploy.runtime.verify import Verdict, verify_bundle
+from e2e_deploy.runtime.checks.verify import Verdict, verify_bundle
 
 KEPT_FP32 = {"fp16": FP32_PARTS, "bf16": FP32_PARTS, "int8": quantise.FP32_PARTS}
 NO_CPU_KERNELS = ("bf16",)
@@ -125,12 +131,12 @@ def _trace(
     num_bytes = sum(t.numel() * t.element_size() for t in body.state_dict().values())
     with ExitStack() as stack:  # the weight file is closed whatever happens
         weights = None
-        if len(subjects) > 1 or num_bytes > onnx_export.MAX_INLINE_BYTES:
-            weights = stack.enter_context(onnx_export.WeightFile(folder / "model.data"))
+        if len(subjects) > 1 or num_bytes > trace.MAX_INLINE_BYTES:
+            weights = stack.enter_context(trace.WeightFile(folder / "model.data"))
         for subject in subjects:
             entry = subject.entry
             with stages(f"trace {subject.label}"):
-                graph = onnx_export.trace(
+                graph = trace.trace(
                     subject.module(body),
                     subject.example(),
                     input_name=entry.inputs[0].name,
@@ -141,7 +147,7 @@ def _trace(
                 if lint:
                     require_clean(graph, "onnxruntime")
             with stages(f"write {entry.onnx}"):
-                onnx_export.save(graph, folder / entry.onnx, weights)
+                trace.save(graph, folder / entry.onnx, weights)
             del graph
     for subject in subjects:
         require_whole(folder / subject.entry.onnx)
@@ -152,7 +158,7 @@ def _quantise(source: Path, subjects: list[Subject], folder: Path, stages: Stage
     with ExitStack() as stack:
         weights = None
         if len(subjects) > 1:
-            weights = stack.enter_context(onnx_export.WeightFile(folder / "model.data"))
+            weights = stack.enter_context(trace.WeightFile(folder / "model.data"))
         for subject in subjects:
             with stages(f"quantise {subject.label} (int8)"):
                 inputs = subject.inputs(quantise.calibration_frames(subject.plan.frame_hw))

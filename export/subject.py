@@ -15,14 +15,14 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from e2e_deploy.assets.pictures import reference_frames
+from e2e_deploy.bundle.manifest import GraphEntry, TensorSpec
 from e2e_deploy.errors import UsageError
 from e2e_deploy.export.open_sides import MAX_SIDE_PX, MIN_STEPS, STEP_PX, check_sizes
 from e2e_deploy.frames import FramePlan, plan_frame
 from e2e_deploy.limits import LIMITS, measure_parity
-from e2e_deploy.manifest import GraphEntry, TensorSpec
-from e2e_deploy.model import FrameModel, SingleStepModel
-from e2e_deploy.pictures import reference_frames
-from e2e_deploy.runtime.verify import Verdict, as_map, worst
+from e2e_deploy.model.single_step import FrameModel, SingleStepModel
+from e2e_deploy.runtime.checks.verify import Verdict, as_map, worst
 from e2e_deploy.tasks import TASKS
 
 

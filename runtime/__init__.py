@@ -7,6 +7,6 @@ with Engine.load("my-bundle") as engine:
 """
 
 from e2e_deploy.runtime.engine import Engine
-from e2e_deploy.runtime.picture_file import read_picture
+from e2e_deploy.runtime.sources.picture_file import read_picture
 
 __all__ = ["Engine", "read_picture"]

@@ -5,35 +5,42 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from e2e_deploy.bundle import Bundle, open_bundle
+from e2e_deploy.bundle.bundle import Bundle, open_bundle
+from e2e_deploy.bundle.manifest import GraphEntry, Manifest
 from e2e_deploy.errors import UnavailableError, UsageError
 from e2e_deploy.frames import check_frame
-from e2e_deploy.hardware import cuda_device_count
-from e2e_deploy.manifest import GraphEntry, Manifest
-from e2e_deploy.runtime.backend import Backend, Closing, GpuPicture, Loader, Picture, Result
+from e2e_deploy.nvidia.hardware import cuda_device_count
+from e2e_deploy.runtime.backends.backend import (
+    Backend,
+    Closing,
+    GpuPicture,
+    Loader,
+    Picture,
+    Result,
+)
 from e2e_deploy.runtime.fit import Fit
 
 
 def _onnxruntime(bundle: Bundle, graph: GraphEntry, device: str) -> Backend:
-    from e2e_deploy.runtime.ort_backend import OrtBackend
+    from e2e_deploy.runtime.backends.onnxruntime import OrtBackend
 
     return OrtBackend(bundle, graph, device)
 
 
 def _torch(bundle: Bundle, graph: GraphEntry, device: str) -> Backend:
-    from e2e_deploy.runtime.torch_backend import TorchBackend
+    from e2e_deploy.runtime.backends.torch import TorchBackend
 
     return TorchBackend(bundle, graph, device)
 
 
 def _tensorrt(bundle: Bundle, graph: GraphEntry, device: str) -> Backend:
-    from e2e_deploy.runtime.trt_backend import TrtBackend
+    from e2e_deploy.runtime.backends.tensorrt.backend import TrtBackend
 
     return TrtBackend(bundle, graph, device, library="tensorrt")
 
 
 def _tensorrt_rtx(bundle: Bundle, graph: GraphEntry, device: str) -> Backend:
-    from e2e_deploy.runtime.trt_backend import TrtBackend
+    from e2e_deploy.runtime.backends.tensorrt.backend import TrtBackend
 
     return TrtBackend(bundle, graph, device, library="tensorrt-rtx")
 

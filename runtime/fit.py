@@ -5,8 +5,8 @@ import numpy.typing as npt
 
 from e2e_deploy.errors import UsageError
 from e2e_deploy.frames import check_frame_size
-from e2e_deploy.opencv import cv2
-from e2e_deploy.runtime.backend import Result
+from e2e_deploy.runtime.backends.backend import Result
+from e2e_deploy.system.opencv import cv2
 
 
 class Fit:

@@ -20,18 +20,18 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from e2e_deploy.bundle import Bundle
+from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.errors import E2EDeployError, UsageError
-from e2e_deploy.interrupts import WorkThread, stop_computation
-from e2e_deploy.runtime.backend import GpuPicture, Picture, Result
+from e2e_deploy.runtime.backends.backend import GpuPicture, Picture, Result
+from e2e_deploy.runtime.backends.tensorrt.transfers import Count, Counts, Transfers
 from e2e_deploy.runtime.engine import Engine
 from e2e_deploy.runtime.fit import Fit, best_size
 from e2e_deploy.runtime.lanes import Lane
-from e2e_deploy.runtime.sinks import Sink, known_pixels
-from e2e_deploy.runtime.sources import Source, SourceFrame
-from e2e_deploy.runtime.steps import Facts, Step
+from e2e_deploy.runtime.sinks.sink import Sink, known_pixels
+from e2e_deploy.runtime.sources.source import Source, SourceFrame
+from e2e_deploy.runtime.steps.step import Facts, Step
 from e2e_deploy.runtime.timing import Durations, Latency
-from e2e_deploy.runtime.transfers import Count, Counts, Transfers
+from e2e_deploy.system.interrupts import WorkThread, stop_computation
 
 FILE_LANE, LIVE_LANE, SINK_LANE = 2, 1, 2
 PATIENCE_S = 2.0  # for a source or a frame that does not end: its thread is left behind

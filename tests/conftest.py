@@ -18,8 +18,8 @@ import hypothesis
 import numpy as np
 import pytest
 
-import e2e_deploy.opencv  # noqa: F401 - before anything else imports cv2: it sets how much OpenCV prints
-from e2e_deploy.hardware import cuda_device_count
+import e2e_deploy.system.opencv  # noqa: F401 - before anything else imports cv2: it sets how much OpenCV prints
+from e2e_deploy.nvidia.hardware import cuda_device_count
 from tests.small_checkpoint import write_small
 
 FRAME_HW = (96, 128)
@@ -77,7 +77,7 @@ def rng():
 @pytest.fixture(scope="session")
 def tiny_depth(tmp_path_factory):
     """e2e-tiny for depth: a diffusers folder."""
-    from e2e_deploy.tiny import build_tiny
+    from e2e_deploy.model.tiny import build_tiny
 
     return build_tiny(tmp_path_factory.mktemp("tiny") / "depth", "depth")
 
@@ -85,7 +85,7 @@ def tiny_depth(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_normals(tmp_path_factory):
     """e2e-tiny for normals: a diffusers folder."""
-    from e2e_deploy.tiny import build_tiny
+    from e2e_deploy.model.tiny import build_tiny
 
     return build_tiny(tmp_path_factory.mktemp("tiny") / "normals", "normals")
 
@@ -113,8 +113,8 @@ def small_copy(small, tmp_path):
 
 
 def _export(checkpoint, out, resolution):
-    from e2e_deploy.checkpoint import open_checkpoint
     from e2e_deploy.export.exporter import export_bundle
+    from e2e_deploy.model.checkpoint import open_checkpoint
 
     return export_bundle(
         open_checkpoint(checkpoint), out, frame_sizes=[FRAME_HW], resolution=resolution
@@ -139,19 +139,19 @@ def trace_once():
     import onnx
     import onnx_ir as ir
 
-    from e2e_deploy.export import onnx_export
+    from e2e_deploy.export.onnx import trace
 
-    trace, traces = onnx_export.trace, {}
+    real, traces = trace.trace, {}
 
     def known(module, example, **names):
         weights = sum(float(t.double().sum()) for t in module.state_dict().values())
         key = (example.shape, example.dtype, weights, *names.values())
         if key not in traces:
-            traces[key] = ir.to_proto(trace(module, example, **names)).SerializeToString()
+            traces[key] = ir.to_proto(real(module, example, **names)).SerializeToString()
         return ir.from_proto(onnx.load_from_string(traces[key]))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(onnx_export, "trace", known)
+        patch.setattr(trace, "trace", known)
         yield
 
 
@@ -164,7 +164,7 @@ def bundle_copy(depth_bundle, tmp_path):
 @pytest.fixture
 def photo():
     """A real picture, uint8 RGB [96, 128, 3]."""
-    from e2e_deploy.pictures import reference_frames
+    from e2e_deploy.assets.pictures import reference_frames
 
     return reference_frames(FRAME_HW, 1)[0]
 
@@ -203,8 +203,8 @@ def cli(capfd):
 
 @pytest.fixture
 def child_runs(monkeypatch):
-    """child_runs(script): from then on this code is what every e2e_deploy.child.Child is, with its arguments."""
-    from e2e_deploy import child
+    """child_runs(script): from then on this code is what every e2e_deploy.system.child.Child is, with its arguments."""
+    from e2e_deploy.system import child
 
     start = subprocess.Popen
 

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from e2e_deploy.errors import E2EDeployError
-from e2e_deploy.runtime.cuda_driver import Gpu
+from e2e_deploy.nvidia.cuda_driver import Gpu
 from tests.plain_bundle import plain_depth
 
 GPU = Gpu("NVIDIA Fake 4090", "sm89", (13, 1))

@@ -1,9 +1,11 @@
 """A machine with a GPU and TensorRT, both doubles, as every module of the package sees it."""
 
 from e2e_deploy.errors import UnavailableError
-from e2e_deploy.export import engines, rebuild
-from e2e_deploy.runtime import engine, trt_backend
-from e2e_deploy.trt_api import TrtApi
+from e2e_deploy.export.engines import build as engines
+from e2e_deploy.export.engines import rebuild
+from e2e_deploy.nvidia.trt_api import TrtApi
+from e2e_deploy.runtime import engine
+from e2e_deploy.runtime.backends.tensorrt import backend as trt_backend
 from tests.fake_cuda import FakeDriver, fake_tensorrt
 from tests.runtime.fake_engines import VERSION, write_engine
 

@@ -7,9 +7,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from e2e_deploy.bundle import sha256_of
-from e2e_deploy.manifest import CheckpointEntry, GraphEntry, Manifest, TensorSpec
-from e2e_deploy.new_bundle import new_bundle, write_manifest
+from e2e_deploy.bundle.bundle import sha256_of
+from e2e_deploy.bundle.manifest import CheckpointEntry, GraphEntry, Manifest, TensorSpec
+from e2e_deploy.bundle.new_bundle import new_bundle, write_manifest
 
 HW = (24, 32)
 NOTE = "untrained weights"

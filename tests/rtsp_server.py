@@ -9,7 +9,7 @@ import time
 
 import av
 
-from e2e_deploy.runtime.pattern import PatternSource
+from e2e_deploy.runtime.sources.pattern import PatternSource
 
 PACKET = 188
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from e2e_deploy.runtime.sinks import Painter
-from e2e_deploy.runtime.sources import SourceFrame
+from e2e_deploy.runtime.sinks.sink import Painter
+from e2e_deploy.runtime.sources.source import SourceFrame
 
 
 def source_frame(rng, hw=(60, 80), name="a", index=0):

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from e2e_deploy.tiny import SCHEDULER, write_model_index, write_text_parts
+from e2e_deploy.model.tiny import SCHEDULER, write_model_index, write_text_parts
 
 VAE = {
     "block_out_channels": (8, 16),

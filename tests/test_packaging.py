@@ -16,8 +16,8 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 import e2e_deploy
+from e2e_deploy.assets.pictures import NAMES
 from e2e_deploy.cli import VERBS
-from e2e_deploy.pictures import NAMES
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -75,7 +75,7 @@ def test_the_extras_that_messages_name(extra):
 
 
 @pytest.mark.parametrize(
-    "verb", [v for v, (m, _) in VERBS.items() if (ROOT / f"e2e_deploy/cli/{m}.py").exists()]
+    "verb", [v for v, (m, _) in VERBS.items() if (ROOT / f"e2e_deploy/cli/verbs/{m}.py").exists()]
 )
 def test_every_verb_has_help(verb, cli):
     code, stdout, stderr = cli(verb, "--help")
@@ -88,7 +88,7 @@ def test_every_verb_has_help(verb, cli):
 
 def test_every_verb_of_the_list_exists():
     for verb, (module, text) in VERBS.items():
-        assert (ROOT / f"e2e_deploy/cli/{module}.py").exists(), verb
+        assert (ROOT / f"e2e_deploy/cli/verbs/{module}.py").exists(), verb
         assert text.endswith(".")
 
 

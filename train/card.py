@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from e2e_deploy.train.batches import Part
-from e2e_deploy.train.best import CRITERION, Best
 from e2e_deploy.train.config import TrainConfig, config_sha256
+from e2e_deploy.train.data.batches import Part
 from e2e_deploy.train.evaluate import MAX_NEGATIVE_SCALES, NOTES, EvalResult
-from e2e_deploy.train.report import StepReport
+from e2e_deploy.train.run.best import CRITERION, Best
+from e2e_deploy.train.run.report import StepReport
 from e2e_deploy.train.start import Start
 
 RECENT_STEPS = 50

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from e2e_deploy.errors import InputError, UsageError
-from e2e_deploy.train.batches import STRIDE
+from e2e_deploy.train.data.batches import STRIDE
 from e2e_deploy.train.tables import Count, CountOrZero, Limits, read_table, read_toml
 
 Positive = Annotated[float, Limits(0, open_low=True)]

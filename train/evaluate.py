@@ -25,11 +25,11 @@ from e2e_deploy.metrics import (
     mean_depth_metrics,
     why_unmeasurable,
 )
-from e2e_deploy.normals_axes import AxesComparison, AxesFit
 from e2e_deploy.tasks import TaskName
-from e2e_deploy.train.files import write_bytes, write_picture
+from e2e_deploy.train.data.files import write_bytes, write_picture
+from e2e_deploy.train.data.sample import Sample
+from e2e_deploy.train.normals_axes import AxesComparison, AxesFit
 from e2e_deploy.train.pictures import Picture, captioned_rows, comparison_row
-from e2e_deploy.train.sample import Sample
 
 Array = npt.NDArray[Any]
 Alignment = Literal["depth", "disparity"]

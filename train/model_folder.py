@@ -15,16 +15,16 @@ from typing import Any
 
 import torch
 
-from e2e_deploy.checkpoint import CARD, Checkpoint
 from e2e_deploy.errors import E2EDeployError, InputError, UsageError
-from e2e_deploy.json_files import read_json
-from e2e_deploy.loading import read_weights
-from e2e_deploy.model import SingleStepModel
-from e2e_deploy.optional import require
-from e2e_deploy.tiny import write_model_index
+from e2e_deploy.model.checkpoint import CARD, Checkpoint
+from e2e_deploy.model.loading import read_weights
+from e2e_deploy.model.single_step import SingleStepModel
+from e2e_deploy.model.tiny import write_model_index
+from e2e_deploy.packages import require
+from e2e_deploy.system.json_files import read_json
+from e2e_deploy.system.whole_folder import require_replaceable, whole_folder
 from e2e_deploy.train.conv_in import zero_second_half
-from e2e_deploy.train.step import nonfinite_weight
-from e2e_deploy.whole_folder import require_replaceable, whole_folder
+from e2e_deploy.train.step.step import nonfinite_weight
 
 PARTS = ("unet", "vae", "scheduler", "text_encoder", "tokenizer")
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from e2e_deploy.colormap import colour_depth, colour_normals
 from e2e_deploy.metrics import align_scale_shift
-from e2e_deploy.opencv import cv2
+from e2e_deploy.system.opencv import cv2
 
 Array = npt.NDArray[Any]
 Picture = npt.NDArray[np.uint8]

@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from e2e_deploy.checkpoint import Checkpoint, open_checkpoint
 from e2e_deploy.errors import CheckpointError, UsageError
-from e2e_deploy.families import FAMILIES
-from e2e_deploy.loading import load_model
-from e2e_deploy.model import SingleStepModel
-from e2e_deploy.tiny import UNTRAINED, build_tiny
+from e2e_deploy.model.checkpoint import Checkpoint, open_checkpoint
+from e2e_deploy.model.families import FAMILIES
+from e2e_deploy.model.loading import load_model
+from e2e_deploy.model.single_step import SingleStepModel
+from e2e_deploy.model.tiny import UNTRAINED, build_tiny
 from e2e_deploy.train.config import TrainConfig
 from e2e_deploy.train.conv_in import cut_second_half, ignores_second_half, widen_conv_in
 

@@ -14,8 +14,8 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from e2e_deploy.files import read_bytes
-from e2e_deploy.text import clean
+from e2e_deploy.system.files import read_bytes
+from e2e_deploy.system.text import clean
 
 T = TypeVar("T")
 

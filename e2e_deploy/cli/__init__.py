@@ -15,12 +15,12 @@ from typing import Any
 import click
 
 import e2e_deploy
-from e2e_deploy.addresses import is_address, masked
 from e2e_deploy.cli.signals import ending_like_ctrl_c
 from e2e_deploy.cli.streams import flush_streams, open_streams
 from e2e_deploy.errors import E2EDeployError, InputError, UsageError
-from e2e_deploy.interrupts import left_behind
-from e2e_deploy.text import clean
+from e2e_deploy.system.addresses import is_address, masked
+from e2e_deploy.system.interrupts import left_behind
+from e2e_deploy.system.text import clean
 
 # verb: (module, what --help says)
 VERBS = {
@@ -50,7 +50,9 @@ class Verbs(click.Group):
         """The command of a verb, or None."""
         if name not in VERBS:
             return None
-        command: click.Command = importlib.import_module(f"e2e_deploy.cli.{VERBS[name][0]}").command
+        command: click.Command = importlib.import_module(
+            f"e2e_deploy.cli.verbs.{VERBS[name][0]}"
+        ).command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from e2e_deploy.bundle import Bundle
+    from e2e_deploy.bundle.bundle import Bundle
 
 
 class Number(click.FloatRange):

@@ -8,18 +8,18 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from e2e_deploy.addresses import masked
+from e2e_deploy.bundle.manifest import Manifest
 from e2e_deploy.errors import E2EDeployError, UsageError
-from e2e_deploy.files import check_target
-from e2e_deploy.manifest import Manifest
-from e2e_deploy.runtime.intrinsics import Intrinsics
-from e2e_deploy.runtime.picture_file import PICTURE_SUFFIXES
-from e2e_deploy.runtime.picture_sink import FORMATS, PictureSink, file_names
-from e2e_deploy.runtime.picture_source import PictureSource
-from e2e_deploy.runtime.sinks import Painter, Sink, WindowSink
-from e2e_deploy.runtime.sources import Source
-from e2e_deploy.runtime.video_sink import NumbersVideoSink, VideoSink
-from e2e_deploy.runtime.viewer import ViewerSink
+from e2e_deploy.runtime.sinks.picture_sink import FORMATS, PictureSink, file_names
+from e2e_deploy.runtime.sinks.sink import Painter, Sink, WindowSink
+from e2e_deploy.runtime.sinks.video_sink import NumbersVideoSink, VideoSink
+from e2e_deploy.runtime.sinks.viewer import ViewerSink
+from e2e_deploy.runtime.sources.picture_file import PICTURE_SUFFIXES
+from e2e_deploy.runtime.sources.picture_source import PictureSource
+from e2e_deploy.runtime.sources.source import Source
+from e2e_deploy.runtime.steps.intrinsics import Intrinsics
+from e2e_deploy.system.addresses import masked
+from e2e_deploy.system.files import check_target
 
 VIDEOS = (".mp4", ".mkv")
 PICTURES = sorted({ending[ending.rindex(".") :] for ending, _ in FORMATS.values()})

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 import click
 
 from e2e_deploy.errors import EngineDamagedError, EngineMismatchError
-from e2e_deploy.optional import require
+from e2e_deploy.packages import require
 
 if TYPE_CHECKING:
-    from e2e_deploy.bundle import Bundle
+    from e2e_deploy.bundle.bundle import Bundle
 
 option = click.option(
     "--rebuild",
@@ -31,9 +31,9 @@ def rebuild_engines(bundle: "Bundle", backend: str) -> "Bundle":
         E2EDeployError: a graph does not build, or the bundle cannot be written.
     """
     from e2e_deploy.errors import UnavailableError, UsageError
+    from e2e_deploy.nvidia.trt_api import LIBRARIES
     from e2e_deploy.progress import Stages
-    from e2e_deploy.runtime.trt_backend import inspect_engine
-    from e2e_deploy.trt_api import LIBRARIES
+    from e2e_deploy.runtime.backends.tensorrt.backend import inspect_engine
 
     if backend != "auto" and backend not in LIBRARIES:
         raise UsageError(f"--rebuild is for {' and '.join(LIBRARIES)}; {backend} has no engines")
@@ -46,7 +46,7 @@ def rebuild_engines(bundle: "Bundle", backend: str) -> "Bundle":
                 inspect_engine(bundle, graph, library)
             except (EngineMismatchError, EngineDamagedError) as reason:
                 require("onnx_ir", "export")
-                from e2e_deploy.export.rebuild import rebuild_engine
+                from e2e_deploy.export.engines.rebuild import rebuild_engine
 
                 click.echo(f"note: {reason}", err=True)
                 bundle = rebuild_engine(bundle, graph, library, stages=Stages())

@@ -8,13 +8,13 @@ from typing import Any
 
 import click
 
-from e2e_deploy.runtime.parity_watch import ParityReport
-from e2e_deploy.runtime.picture_sink import MAX_LISTED
-from e2e_deploy.runtime.picture_source import PictureSource
+from e2e_deploy.runtime.checks.parity_watch import ParityReport
 from e2e_deploy.runtime.run import STAGES, RunReport
-from e2e_deploy.runtime.sources import Source
+from e2e_deploy.runtime.sinks.picture_sink import MAX_LISTED
+from e2e_deploy.runtime.sources.picture_source import PictureSource
+from e2e_deploy.runtime.sources.source import Source
 from e2e_deploy.runtime.timing import Latency
-from e2e_deploy.text import clean
+from e2e_deploy.system.text import clean
 
 EVERY_S = 0.5
 

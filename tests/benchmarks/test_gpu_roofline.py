@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from e2e_deploy.checkpoint import open_checkpoint
-from e2e_deploy.export.specialise import count_macs
-from e2e_deploy.loading import load_model
+from e2e_deploy.export.graph.specialise import count_macs
+from e2e_deploy.model.checkpoint import open_checkpoint
+from e2e_deploy.model.loading import load_model
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e_deploy.tiny import build_tiny
+from e2e_deploy.model.tiny import build_tiny
 from tests.train.fixtures import write_folder
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"

@@ -2,7 +2,7 @@ import pytest
 
 import e2e_deploy.cli as cli_module
 from e2e_deploy import errors
-from e2e_deploy.optional import require
+from e2e_deploy.packages import require
 
 CODES = {
     errors.E2EDeployError: 1,

@@ -1,11 +1,11 @@
 """Engines of small graphs, built for real with TensorRT-RTX: what several tests of the builder share."""
 
-from e2e_deploy.bundle import sha256_of
-from e2e_deploy.engine_files import graph_digest
-from e2e_deploy.export.engines import Job, build_engine
-from e2e_deploy.export.network import BuildOptions, Network
-from e2e_deploy.manifest import GraphEntry
-from e2e_deploy.trt_api import PORTABLE
+from e2e_deploy.bundle.bundle import sha256_of
+from e2e_deploy.bundle.manifest import GraphEntry
+from e2e_deploy.bundle.plan_files import graph_digest
+from e2e_deploy.export.engines.build import Job, build_engine
+from e2e_deploy.export.engines.tensorrt import BuildOptions, Network
+from e2e_deploy.nvidia.trt_api import PORTABLE
 from tests import plain_bundle
 from tests.small_graphs import drop_unread
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from e2e_deploy.export.engine_cache import EngineCache
-from e2e_deploy.trt_api import find_api
+from e2e_deploy.export.engines.cache import EngineCache
+from e2e_deploy.nvidia.trt_api import find_api
 
 
 @pytest.fixture

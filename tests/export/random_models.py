@@ -5,8 +5,8 @@ import warnings
 
 import torch
 
-from e2e_deploy.families import FAMILIES
-from e2e_deploy.model import SingleStepModel, x0_coefficients
+from e2e_deploy.model.families import FAMILIES
+from e2e_deploy.model.single_step import SingleStepModel, x0_coefficients
 
 UNET = {
     "in_channels": 8,

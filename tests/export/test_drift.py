@@ -3,13 +3,13 @@ import csv
 import cv2
 import pytest
 
-from e2e_deploy.checkpoint import open_checkpoint
 from e2e_deploy.export.drift import layer_drift, write_plot, write_table
+from e2e_deploy.model.checkpoint import open_checkpoint
 
 
 @pytest.fixture(scope="module")
 def reports(small):
-    from e2e_deploy.pictures import reference_frames
+    from e2e_deploy.assets.pictures import reference_frames
 
     frame, checkpoint = reference_frames((64, 96), 1)[0], open_checkpoint(small)
     return {p: layer_drift(checkpoint, frame, p, resolution=96) for p in ("fp32", "fp16", "bf16")}

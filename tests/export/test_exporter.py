@@ -7,15 +7,16 @@ import numpy as np
 import onnx
 import pytest
 
-from e2e_deploy.bundle import open_bundle
-from e2e_deploy.checkpoint import open_checkpoint
+from e2e_deploy.bundle.bundle import open_bundle
 from e2e_deploy.errors import BundleError, E2EDeployError, ParityError, UnavailableError, UsageError
-from e2e_deploy.export import exporter, onnx_export
+from e2e_deploy.export import exporter
 from e2e_deploy.export.exporter import export_bundle
+from e2e_deploy.export.onnx import trace
 from e2e_deploy.limits import Limit
+from e2e_deploy.model.checkpoint import open_checkpoint
+from e2e_deploy.model.tiny import bundled_checkpoint
 from e2e_deploy.runtime import Engine
-from e2e_deploy.tiny import bundled_checkpoint
-from tests.e2e_deploy.test_model import peer
+from tests.e2e_deploy.model.test_single_step import peer
 
 SIZES, RESOLUTION = [(32, 48), (36, 32)], 40
 
@@ -108,7 +109,7 @@ def test_weights_beside_the_graph_change_nothing(
         )
 
     inline = export("inline")
-    monkeypatch.setattr(onnx_export, "MAX_INLINE_BYTES", 1000)
+    monkeypatch.setattr(trace, "MAX_INLINE_BYTES", 1000)
     beside = export("beside")
     assert "model.data" in beside.manifest.files
     assert "model.data" not in inline.manifest.files
@@ -118,7 +119,7 @@ def test_weights_beside_the_graph_change_nothing(
 
 def test_a_frame_size_named_twice_is_one_graph(small, tmp_path, monkeypatch):
     traced = []
-    monkeypatch.setattr(onnx_export, "trace", lambda *a, **k: traced.append(a) or 1 / 0)
+    monkeypatch.setattr(trace, "trace", lambda *a, **k: traced.append(a) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         export_bundle(
             open_checkpoint(small),
@@ -147,7 +148,7 @@ def test_what_cannot_be_exported_leaves_nothing(small, tmp_path, options, match)
 
 def test_a_graph_outside_its_limit_is_not_written(small, tmp_path, monkeypatch, trace_once):
     strict = {("onnxruntime", "fp32"): Limit(relative=0.0)}
-    monkeypatch.setattr("e2e_deploy.runtime.verify.LIMITS", strict)
+    monkeypatch.setattr("e2e_deploy.runtime.checks.verify.LIMITS", strict)
     with pytest.raises(ParityError, match="outside its limit: relative error .* no bundle was"):
         export_bundle(
             open_checkpoint(small), tmp_path / "b", frame_sizes=SIZES[:1], resolution=RESOLUTION
@@ -180,9 +181,10 @@ def test_a_full_disk_leaves_the_previous_bundle(
 
 KILLED = """
 import os, pathlib, signal, sys
-from e2e_deploy.export import exporter, onnx_export
-from e2e_deploy.checkpoint import open_checkpoint
-onnx_export.trace = lambda *args, **names: os.kill(os.getpid(), signal.SIGKILL)
+from e2e_deploy.export import exporter
+from e2e_deploy.export.onnx import trace
+from e2e_deploy.model.checkpoint import open_checkpoint
+trace.trace = lambda *args, **names: os.kill(os.getpid(), signal.SIGKILL)
 exporter.export_bundle(
     open_checkpoint(sys.argv[1]), pathlib.Path(sys.argv[2]), frame_sizes=[(32, 48)], resolution=40
 )

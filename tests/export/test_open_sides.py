@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from e2e_deploy.export.attention import SingleHeadAttention
-from e2e_deploy.export.lint import lint
-from e2e_deploy.export.norms import ShortSumGroupNorm
-from e2e_deploy.export.onnx_export import save, trace
-from e2e_deploy.export.passes_layers import UpsampleConv
+from e2e_deploy.export.graph.attention import SingleHeadAttention
+from e2e_deploy.export.graph.norms import ShortSumGroupNorm
+from e2e_deploy.export.graph.passes_layers import UpsampleConv
+from e2e_deploy.export.onnx.lint import lint
+from e2e_deploy.export.onnx.trace import save, trace
 
 STEP = 16
 

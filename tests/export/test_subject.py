@@ -6,18 +6,18 @@ import onnxruntime
 import pytest
 import torch
 
-from e2e_deploy.bundle import open_bundle
-from e2e_deploy.checkpoint import open_checkpoint
+from e2e_deploy.assets.pictures import reference_frames
+from e2e_deploy.bundle.bundle import open_bundle
+from e2e_deploy.bundle.manifest import FREE
 from e2e_deploy.errors import BundleError, UsageError
 from e2e_deploy.export.exporter import export_bundle
 from e2e_deploy.export.subject import plan_subjects
-from e2e_deploy.families import FAMILIES
-from e2e_deploy.loading import load_model
-from e2e_deploy.manifest import FREE
-from e2e_deploy.model import FrameModel, SingleStepModel
-from e2e_deploy.pictures import reference_frames
+from e2e_deploy.model.checkpoint import open_checkpoint
+from e2e_deploy.model.families import FAMILIES
+from e2e_deploy.model.loading import load_model
+from e2e_deploy.model.single_step import FrameModel, SingleStepModel
 from e2e_deploy.runtime import Engine
-from e2e_deploy.runtime.verify import verify_bundle
+from e2e_deploy.runtime.checks.verify import verify_bundle
 from tests.plain_bundle import edit_manifest
 from tests.small_checkpoint import NETWORK_STRIDE, STRIDE, write_small
 

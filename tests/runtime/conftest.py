@@ -2,7 +2,7 @@
 
 import pytest
 
-from e2e_deploy.bundle import open_bundle
+from e2e_deploy.bundle.bundle import open_bundle
 from tests.plain_bundle import write_plain_bundle
 from tests.runtime.fake_engines import add_engine
 

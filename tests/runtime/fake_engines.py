@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 
-from e2e_deploy.bundle import open_bundle
-from e2e_deploy.engine_files import engine_name, graph_digest
-from e2e_deploy.manifest import EngineEntry, parse_manifest
-from e2e_deploy.new_bundle import write_manifest
-from e2e_deploy.runtime.trt_backend import TrtBackend
-from e2e_deploy.trt_api import TrtApi
+from e2e_deploy.bundle.bundle import open_bundle
+from e2e_deploy.bundle.manifest import EngineEntry, parse_manifest
+from e2e_deploy.bundle.new_bundle import write_manifest
+from e2e_deploy.bundle.plan_files import engine_name, graph_digest
+from e2e_deploy.nvidia.trt_api import TrtApi
+from e2e_deploy.runtime.backends.tensorrt.backend import TrtBackend
 from tests.fake_cuda import GPU, FakeDriver, fake_tensorrt
 from tests.plain_bundle import HW
 

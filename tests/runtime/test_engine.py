@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from e2e_deploy.bundle import open_bundle
+from e2e_deploy.bundle.bundle import open_bundle
 from e2e_deploy.errors import BundleError, UnavailableError, UsageError
-from e2e_deploy.hardware import cuda_device_count
+from e2e_deploy.nvidia.hardware import cuda_device_count
 from e2e_deploy.runtime import Engine
 from tests.plain_bundle import HW, NOTE, plain_depth, plain_normals, write_plain_bundle
 
@@ -99,7 +99,7 @@ def test_an_unknown_backend_or_device(bundle):
 
 
 def test_no_silent_change_to_the_cpu(bundle, monkeypatch):
-    monkeypatch.setattr("e2e_deploy.runtime.ort_backend.cuda_device_count", lambda: 0)
+    monkeypatch.setattr("e2e_deploy.runtime.backends.onnxruntime.cuda_device_count", lambda: 0)
     with pytest.raises(UnavailableError, match="no CUDA device; use --device cpu"):
         Engine.load(bundle, device="cuda")
 

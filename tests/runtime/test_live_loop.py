@@ -7,11 +7,11 @@ import weakref
 import numpy as np
 import pytest
 
-from e2e_deploy.bundle import open_bundle
+from e2e_deploy.bundle.bundle import open_bundle
 from e2e_deploy.errors import E2EDeployError
-from e2e_deploy.runtime.ort_backend import OrtBackend
-from e2e_deploy.runtime.pattern import PatternSource, read_number
+from e2e_deploy.runtime.backends.onnxruntime import OrtBackend
 from e2e_deploy.runtime.run import run_source
+from e2e_deploy.runtime.sources.pattern import PatternSource, read_number
 from tests.plain_bundle import HW, write_plain_bundle
 
 

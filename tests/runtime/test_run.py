@@ -2,13 +2,13 @@ import av
 import numpy as np
 import pytest
 
-from e2e_deploy.bundle import open_bundle
+from e2e_deploy.bundle.bundle import open_bundle
 from e2e_deploy.errors import E2EDeployError, SourceError, UnavailableError
 from e2e_deploy.runtime.engine import Engine
 from e2e_deploy.runtime.run import run_source
-from e2e_deploy.runtime.sinks import Painter
-from e2e_deploy.runtime.sources import BaseSource, SourceFrame
-from e2e_deploy.runtime.video_sink import VideoSink
+from e2e_deploy.runtime.sinks.sink import Painter
+from e2e_deploy.runtime.sinks.video_sink import VideoSink
+from e2e_deploy.runtime.sources.source import BaseSource, SourceFrame
 from tests.plain_bundle import HW, plain_depth, write_plain_bundle
 
 
@@ -126,7 +126,7 @@ def test_no_frame_at_all(bundle):
 
 
 def test_a_backend_that_is_not_here_closes_the_sinks(bundle, rng, monkeypatch):
-    monkeypatch.setattr("e2e_deploy.runtime.ort_backend.cuda_device_count", lambda: 0)
+    monkeypatch.setattr("e2e_deploy.runtime.backends.onnxruntime.cuda_device_count", lambda: 0)
     sink = ListSink()
     with pytest.raises(UnavailableError):
         run_source(bundle, ListSource(pictures(rng, HW)), [sink], device="cuda")

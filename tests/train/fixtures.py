@@ -8,8 +8,8 @@ import cv2
 import h5py
 import numpy as np
 
-from e2e_deploy.train.encoding import encode_depth, encode_normals
-from e2e_deploy.train.folder_spec import FolderSpec, save_spec
+from e2e_deploy.train.data.encoding import encode_depth, encode_normals
+from e2e_deploy.train.data.folder_spec import FolderSpec, save_spec
 
 HYPERSIM_SIZE = (48, 64)
 HYPERSIM_FOCAL = 886.81 * 64 / 1024

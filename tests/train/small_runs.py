@@ -6,7 +6,7 @@ from unittest.mock import patch
 
 import diffusers
 
-from e2e_deploy import tiny
+from e2e_deploy.model import tiny
 from e2e_deploy.train.config import parse_config
 from tests.train.fixtures import write_folder
 

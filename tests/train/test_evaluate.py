@@ -7,8 +7,8 @@ import pytest
 
 from e2e_deploy.errors import DataError, E2EDeployError
 from e2e_deploy.metrics import NormalsAccumulator, depth_metrics, mean_depth_metrics
+from e2e_deploy.train.data.folder import FolderDataset
 from e2e_deploy.train.evaluate import Measurement, evaluate, spread_indices
-from e2e_deploy.train.folder import FolderDataset
 from tests.train.fixtures import write_folder
 
 

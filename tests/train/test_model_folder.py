@@ -4,9 +4,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from e2e_deploy.checkpoint import open_checkpoint
 from e2e_deploy.errors import E2EDeployError
-from e2e_deploy.loading import load_model
+from e2e_deploy.model.checkpoint import open_checkpoint
+from e2e_deploy.model.loading import load_model
 from e2e_deploy.train import model_folder
 from e2e_deploy.train.model_folder import write_model
 from e2e_deploy.train.start import load_start

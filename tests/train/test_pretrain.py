@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from e2e_deploy.checkpoint import open_checkpoint
 from e2e_deploy.errors import UsageError
-from e2e_deploy.loading import load_model
+from e2e_deploy.model.checkpoint import open_checkpoint
+from e2e_deploy.model.loading import load_model
 from e2e_deploy.train.pretrain import (
     Pictures,
     View,

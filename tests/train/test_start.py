@@ -5,9 +5,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from e2e_deploy.checkpoint import open_checkpoint
 from e2e_deploy.errors import CheckpointError, UsageError
-from e2e_deploy.loading import load_model
+from e2e_deploy.model.checkpoint import open_checkpoint
+from e2e_deploy.model.loading import load_model
 from e2e_deploy.train.conv_in import widen_conv_in, zero_second_half
 from e2e_deploy.train.start import load_start
 from tests.train.small_runs import small_config, write_start

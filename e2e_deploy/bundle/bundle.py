@@ -1,0 +1,244 @@
+"""The bundle: the folder that export writes (new_bundle.py) and runtime reads. Its files, hashes, safety checks.
+
+    <name>/manifest.json        what everything is, and every file with size and SHA-256
+    <name>/model_480x640.onnx   one graph a frame size (+ model.data, weights they share)
+    <name>/engines/*.engine     engines, each with an entry
+    <name>/reference/*.npz      frames and the fp32 reference results for them
+
+A bundle is data from somewhere: the manifest is checked before a hash, the hashes before a parser sees a
+byte, and no path leaves the folder. Imports neither torch nor onnx.
+"""
+
+import errno
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from e2e_deploy.bundle.manifest import MANIFEST, FileEntry, GraphEntry, Manifest, parse_manifest
+from e2e_deploy.bundle.onnx_check import LARGEST_GRAPH, check_graph
+from e2e_deploy.bundle.onnx_paths import locations_in
+from e2e_deploy.bundle.reference import read_reference
+from e2e_deploy.errors import BundleError, UsageError
+from e2e_deploy.system.files import open_regular, read_bytes
+from e2e_deploy.system.json_files import MAX_BYTES
+
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9._+ /-]+")
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file as hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def safe_path(root: Path, name: str) -> Path:
+    """The file ``name`` of the bundle at ``root``.
+
+    Raises:
+        BundleError: the name is absolute, leaves the folder, has unusual characters, or is reached through a link.
+    """
+    pure = PurePosixPath(name)
+    # Plain names only: ONNX Runtime gives a meaning of its own to some others, such as */_ORT_MEM_ADDR_/*.
+    if pure.is_absolute() or ".." in pure.parts or not _PLAIN_NAME.fullmatch(name):
+        raise BundleError(
+            f"the bundle names the path {name!r}, which leaves its folder or is no plain file name"
+        )
+    path = root.joinpath(*pure.parts)
+    for step in (path, *path.parents):
+        if step == root:
+            break
+        if step.is_symlink():
+            raise BundleError(f"{name} is reached through a link; a bundle holds plain files only")
+    return path
+
+
+Identity = tuple[int, ...]
+"""Device, inode, size, and the times of content and inode: another one where a file was replaced or written to."""
+
+
+def _identity(status: os.stat_result) -> Identity:
+    return (
+        *(status.st_dev, status.st_ino, status.st_size),
+        *(status.st_mtime_ns, status.st_ctime_ns),
+    )
+
+
+def _not_exported(root: Path, name: str) -> BundleError:
+    return BundleError(
+        f"{name} of {root} is not the file that was exported: its size or SHA-256 differs"
+    )
+
+
+def _checked(root: Path, name: str, entry: FileEntry) -> Identity:
+    """The identity of a listed file whose size and hash are the listed ones."""
+    try:
+        with open_regular(safe_path(root, name)) as stream:
+            found = _identity(os.fstat(stream.fileno()))
+            if (
+                os.fstat(stream.fileno()).st_size != entry.bytes
+                or hashlib.file_digest(stream, "sha256").hexdigest() != entry.sha256
+                or _identity(os.fstat(stream.fileno())) != found
+            ):
+                raise _not_exported(root, name)
+            return found
+    except FileNotFoundError:
+        raise BundleError(f"{root} is incomplete: {name} is missing") from None
+    except OSError as error:
+        raise BundleError(f"{name} of {root} cannot be read: {error.strerror or error}") from None
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose manifest and files were checked.
+
+    Attributes:
+        root: the folder.
+        manifest: what it holds.
+        identities: of the files when their hashes were checked.
+        checkpoint: folder or hub id of what it was exported from, as the user says; else only a folder here is
+            opened for it, and nothing fetched, whatever the manifest names.
+    """
+
+    root: Path
+    manifest: Manifest
+    identities: Mapping[str, Identity] = field(default_factory=dict, repr=False, compare=False)
+    checkpoint: str | None = None
+
+    def file(self, name: str) -> Path:
+        """Path of a listed file."""
+        if name not in self.manifest.files:
+            raise BundleError(f"{name} is not listed in the manifest of {self.root}")
+        return safe_path(self.root, name)
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a listed file, the very ones whose hash the manifest lists.
+
+        Raises:
+            BundleError: it is not listed, cannot be read, or was changed.
+        """
+        path, entry = self.file(name), self.manifest.files[name]
+        try:
+            data = read_bytes(path, entry.bytes)
+        except OSError as error:
+            if error.errno == errno.EFBIG:
+                raise _not_exported(self.root, name) from None
+            raise BundleError(
+                f"{name} of {self.root} cannot be read: {error.strerror or error}"
+            ) from None
+        if hashlib.sha256(data).hexdigest() != entry.sha256:
+            raise _not_exported(self.root, name)
+        return data
+
+    def weights_of(self, graph: GraphEntry) -> list[str]:
+        """Names of the listed files that hold weights of a graph, beside its own."""
+        folder = PurePosixPath(graph.onnx).parent
+        locations = locations_in(graph.onnx, self.read(graph.onnx))
+        return sorted(str(folder / location) for location in locations)
+
+    @contextmanager
+    def unchanged(self, *names: str) -> Iterator[None]:
+        """A block in which a library opens listed files by their paths: it got what has the listed hashes.
+
+        Raises:
+            BundleError: one of them was changed, before or while it was loaded.
+        """
+        before = {}
+        for name in names:
+            path = self.file(name)
+            before[name] = self.identities.get(name)
+            if not path.is_file() or _identity(path.stat()) != before[name]:
+                before[name] = _checked(self.root, name, self.manifest.files[name])
+        yield
+        for name in names:
+            path = self.file(name)
+            if not path.is_file() or _identity(path.stat()) != before[name]:
+                raise BundleError(f"{name} of {self.root} was changed while it was loaded")
+
+    def graph_for(self, frame_hw: tuple[int, int]) -> GraphEntry:
+        """The graph of a frame size.
+
+        Raises:
+            UsageError: the bundle has no graph of that size.
+        """
+        for graph in self.manifest.graphs:
+            if graph.frame_hw == frame_hw:
+                return graph
+        held = ", ".join(f"{h}x{w}" for h, w in self.manifest.frame_sizes)
+        raise UsageError(
+            f"the bundle has no graph for frames of {frame_hw[0]}x{frame_hw[1]} (height x width); it has {held}; "
+            f"export with --frame-size {frame_hw[0]}x{frame_hw[1]}"
+        )
+
+    def reference(self, graph: GraphEntry) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:
+        """Stored inputs and the fp32 reference results for them.
+
+        Frames uint8 [N, H, W, 3] with results [N, H, W] or [N, H, W, 3]; of a core graph rgb float32 [N, 3, H, W]
+        with results [N, 1 or 3, H, W].
+
+        Raises:
+            BundleError: the file does not hold these arrays.
+        """
+        takes, gives = graph.shapes(self.manifest.task_info)
+        dtype = np.uint8 if graph.kind == "frame" else np.float32
+        return read_reference(graph.reference, self.read(graph.reference), dtype, takes, gives)
+
+
+def is_bundle(path: str | Path) -> bool:
+    """Whether there is a folder with a manifest, be it a good one or not."""
+    return os.path.lexists(os.path.join(path, MANIFEST))
+
+
+def open_bundle(path: str | Path) -> Bundle:
+    """Open the bundle at ``path`` after checking its manifest, the paths, and the hash of every file.
+
+    Raises:
+        BundleError: not a bundle, damaged, changed after it was written, or pointing outside itself.
+    """
+    root = Path(path)
+    try:
+        text = read_bytes(root / MANIFEST, MAX_BYTES).decode("utf-8", "replace")
+    except (FileNotFoundError, NotADirectoryError):
+        what = f"has no {MANIFEST}" if os.path.lexists(root) else "does not exist"
+        raise BundleError(
+            f"{root} is not a bundle: it {what}; e2e-deploy export writes one"
+        ) from None
+    except OSError as error:
+        raise BundleError(f"{root / MANIFEST} cannot be read: {error.strerror or error}") from None
+    manifest = parse_manifest(text)
+    identities = {name: _checked(root, name, entry) for name, entry in manifest.files.items()}
+    bundle = Bundle(root, manifest, identities)
+    for engine in manifest.engines:
+        bundle.file(engine.file)
+    for graph in manifest.graphs:
+        bundle.file(graph.reference)
+    for name in dict.fromkeys(graph.onnx for graph in manifest.graphs):
+        _check_graph_file(bundle, name)
+    return bundle
+
+
+def _check_graph_file(bundle: Bundle, onnx: str) -> None:
+    """Refuse a graph that none of our exports wrote, or that takes weights from what the manifest does not list."""
+    bundle.file(onnx)
+    files = bundle.manifest.files
+    if files[onnx].bytes > LARGEST_GRAPH:
+        raise BundleError(f"{onnx} is larger than the {LARGEST_GRAPH} bytes an ONNX file may have")
+    data = bundle.read(onnx)
+    weights = {}
+    for location in locations_in(onnx, data):
+        # Runtimes look beside the graph, which need not lie at the top of the bundle.
+        name = str(PurePosixPath(onnx).parent / location)
+        safe_path(bundle.root, name)
+        if name not in files:
+            raise BundleError(
+                f"{onnx} takes weights from {location!r}, which the manifest does not list"
+            )
+        weights[location] = files[name].bytes
+    check_graph(onnx, data, weights)

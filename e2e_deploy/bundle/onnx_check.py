@@ -1,0 +1,292 @@
+"""What a bundle's graph may consist of, looked at before any parser sees it: our operators, and sizes it can hold.
+
+A bundle is data from somewhere. Loops, conditions, nested functions and generators of tensors have no place in our
+graphs, and ONNX Runtime would run, or while loading compute, whatever they ask for. Reads protocol buffers by itself,
+so that a robot needs no onnx package; the field numbers are those of onnx.proto3. What a graph may take while it runs
+is bounded by the runtime.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from e2e_deploy.bundle.onnx_wire import numbers, wire_fields
+from e2e_deploy.errors import BundleError
+from e2e_deploy.system.text import clean
+
+_BUILDERS = """
+    Add Attention Cast Clip Concat Constant Conv DepthToSpace Div Erf Expand Gather Gelu Gemm GroupNormalization
+    Identity InstanceNormalization LayerNormalization MatMul Max Min Mul Neg Pad Pow Range Reciprocal ReduceL2
+    ReduceMean ReduceSum ReduceSumSquare Relu Reshape Resize Shape Sigmoid Slice Softmax Split Sqrt Squeeze Sub Swish
+    Tanh Tile Transpose
+    Unsqueeze Where
+"""
+OPERATORS = frozenset(_BUILDERS.split())
+"""Standard operators our graphs are made of; each was seen to load in ONNX Runtime and to build with TensorRT-RTX."""
+
+INT8_OPERATORS = frozenset({"QuantizeLinear", "DequantizeLinear"})
+"""Standard operators that int8 graphs, which no engine is built from, have besides."""
+
+FUNCTIONS = frozenset({("com.microsoft", "MultiHeadAttention")})
+"""ONNX Runtime's own operators in our graphs (domain, name); a graph may say itself what they are, as a function."""
+
+_GENERATORS = frozenset({"Expand", "Pad", "Range", "Resize", "Tile"})
+"""Their results are as large as an operand says: of constants alone they have no place in a graph."""
+
+MAX_NODES, MAX_FUNCTION_NODES = 20_000, 64
+"""e2e-tiny's graphs have 800 to 1,500; the one function has 18."""
+
+MAX_ELEMENTS = 2**31
+"""Of a tensor whose size a constant states; as builders' (MAX_INT32 of export/onnx/lint.py)."""
+
+MAX_RANK = 8
+
+LARGEST_GRAPH = 2**31 - 1
+"""Bytes of a file; protocol buffers end there."""
+
+# DataType: bytes an element; what export/onnx/lint.py lets pass
+_WIDTHS = {1: 4, 2: 1, 3: 1, 6: 4, 7: 8, 9: 1, 10: 2, 16: 2}
+_FLOAT, _INT64 = 1, 7
+
+# TensorProto, NodeProto, AttributeProto, GraphProto, FunctionProto, ModelProto: names of the fields that are read
+_TENSOR = {1: "dims", 2: "type", 8: "name", 9: "raw", 13: "external", 14: "location"}
+_TYPED = {4, 5, 7, 10, 11}  # float_data, int32_data, int64_data, double_data, uint64_data
+_SPARSE = "a sparse tensor, which would be unpacked to any size"
+
+
+@dataclass
+class _Tensor:
+    """A TensorProto: what is declared, and what is there."""
+
+    name: str = ""
+    dims: list[int] = field(default_factory=list)
+    kind: int = 0
+    raw: memoryview | None = None
+    typed_bytes: int = 0
+    int64s: list[int] = field(default_factory=list)
+    external: dict[str, str] = field(default_factory=dict)
+    is_external: bool = False
+
+    @property
+    def num_elements(self) -> int:
+        return math.prod(self.dims)
+
+    def product(self) -> float:
+        """How large it makes the result of a generator, as an operand of few values; 1 where it says nothing."""
+        if self.is_external or self.num_elements > 2 * MAX_RANK:
+            return 1.0
+        values: list[float] = [float(value) for value in self.int64s]
+        if self.raw is not None and self.kind == _INT64:
+            values = [float(value) for value in self.raw.cast("q")]
+        elif self.raw is not None and self.kind == _FLOAT:
+            values = list(self.raw.cast("f"))
+        return math.prod(max(1.0, abs(value)) for value in values)
+
+
+@dataclass
+class _Node:
+    """A NodeProto."""
+
+    op: str = ""
+    domain: str = ""
+    name: str = ""
+    inputs: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+    constants: list[_Tensor] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        kind = f"{self.domain}.{self.op}" if self.domain else self.op
+        return clean(f"the node {self.name or '(without a name)'} ({kind})", 120)
+
+
+def _text(payload: memoryview | int) -> str:
+    return bytes(payload).decode("utf-8") if isinstance(payload, memoryview) else ""
+
+
+def _signed(value: int) -> int:
+    return value - 2**64 if value >= 2**63 else value
+
+
+def _tensor(data: memoryview) -> _Tensor:
+    tensor = _Tensor()
+    for number, payload in wire_fields(data):
+        match _TENSOR.get(number):
+            case "dims":
+                tensor.dims += [_signed(value) for value in numbers(payload)]
+            case "type" if isinstance(payload, int):
+                tensor.kind = payload
+            case "name":
+                tensor.name = _text(payload)
+            case "raw" if isinstance(payload, memoryview):
+                tensor.raw = payload
+            case "external" if isinstance(payload, memoryview):
+                entry = {n: _text(p) for n, p in wire_fields(payload)}
+                tensor.external[entry.get(1, "")] = entry.get(2, "")
+            case "location":
+                tensor.is_external = payload != 0
+        if number in _TYPED:
+            tensor.typed_bytes += len(payload) if isinstance(payload, memoryview) else 8
+            if number == 7 and len(tensor.int64s) < 2 * MAX_RANK:
+                tensor.int64s += [_signed(value) for value in numbers(payload)]
+        if len(tensor.dims) > MAX_RANK:
+            raise ValueError(f"a tensor has more than {MAX_RANK} sides")
+    return tensor
+
+
+def _attribute(data: memoryview) -> Iterator[_Tensor]:
+    """The tensors of an attribute; graphs inside it are refused."""
+    tensors = 0
+    for number, payload in wire_fields(data):
+        if number in (6, 11):
+            raise _RefusedError("a graph inside a node, as loops and conditions have")
+        if number in (22, 23):
+            raise _RefusedError(_SPARSE)
+        if number in (5, 10) and isinstance(payload, memoryview):
+            tensors += 1
+            yield _tensor(payload)
+    if tensors > 1:  # parsers merge those of field 5
+        raise _RefusedError("an attribute with more than one tensor")
+
+
+def _node(data: memoryview) -> _Node:
+    node = _Node()
+    for number, payload in wire_fields(data):
+        match number:
+            case 1:
+                node.inputs.append(_text(payload))
+            case 2:
+                node.outputs.append(_text(payload))
+            case 3:
+                node.name = _text(payload)
+            case 4:
+                node.op = _text(payload)
+            case 5 if isinstance(payload, memoryview):
+                node.constants += _attribute(payload)
+            case 7:
+                domain = _text(payload)
+                node.domain = "" if domain == "ai.onnx" else domain
+    return node
+
+
+class _RefusedError(Exception):
+    """What a graph holds that none of ours does."""
+
+
+def _check_operator(node: _Node, *, inside_function: bool) -> None:
+    is_ours = (node.domain == "" and node.op in OPERATORS | INT8_OPERATORS) or (
+        not inside_function and (node.domain, node.op) in FUNCTIONS
+    )
+    if not is_ours:
+        raise _RefusedError(f"{node}, which is no operator of our graphs")
+
+
+def _check_tensor(tensor: _Tensor, weights: Mapping[str, int]) -> None:
+    """Refuse a tensor that is larger than what is there to fill it."""
+    name = clean(tensor.name or "(without a name)", 80)
+    if tensor.kind not in _WIDTHS:
+        raise _RefusedError(
+            f"the tensor {name} of a type no graph of ours has (number {tensor.kind})"
+        )
+    if any(side < 0 for side in tensor.dims):
+        raise _RefusedError(f"the tensor {name} with a negative side")
+    needed = tensor.num_elements * _WIDTHS[tensor.kind]
+    if tensor.is_external:
+        offset, length = (int(tensor.external.get(key, "0")) for key in ("offset", "length"))
+        held = weights.get(tensor.external.get("location", ""), 0)
+        is_there = offset >= 0 and offset + needed <= held and length in (0, needed)
+    elif tensor.raw is not None:
+        held = len(tensor.raw)
+        is_there = held == needed
+    else:  # typed values take a byte at least
+        held = tensor.typed_bytes
+        is_there = tensor.num_elements <= held
+    if not is_there:
+        raise _RefusedError(f"the tensor {name} of {needed} bytes, for which {held} are there")
+
+
+def _check_generators(nodes: list[_Node], tensors: list[_Tensor]) -> None:
+    """Refuse results that are as large as constants say, and that no frame goes into or that no memory holds."""
+    constants = {tensor.name: tensor for tensor in tensors}
+    fixed = {"", *constants}
+    for node in nodes:
+        if node.op == "Constant":
+            fixed.update(node.outputs)
+            constants |= dict(zip(node.outputs, node.constants, strict=False))
+    for node in nodes:  # in the order of computation, as ONNX wants them
+        if all(name in fixed for name in node.inputs):
+            fixed.update(node.outputs)
+            if node.op in _GENERATORS:
+                raise _RefusedError(f"{node}, which makes a constant while the graph is loaded")
+        if node.op in _GENERATORS or node.op == "Reshape":
+            sizes = [constants[name].product() for name in node.inputs[1:] if name in constants]
+            if any(not size <= MAX_ELEMENTS for size in sizes):
+                raise _RefusedError(f"{node}, whose result would have {max(sizes):.0f} numbers")
+
+
+def _check_function(data: memoryview, weights: Mapping[str, int]) -> None:
+    domain = name = ""
+    nodes = []
+    for number, payload in wire_fields(data):
+        if number == 1:
+            name = _text(payload)
+        elif number == 10:
+            domain = _text(payload)
+        elif number == 11:
+            raise _RefusedError("a function whose attributes have values")
+        elif number == 7 and isinstance(payload, memoryview):
+            nodes.append(_node(payload))
+    if (domain, name) not in FUNCTIONS or len(nodes) > MAX_FUNCTION_NODES:
+        raise _RefusedError(clean(f"the function {domain}.{name} of {len(nodes)} nodes", 120))
+    for node in nodes:
+        _check_operator(node, inside_function=True)
+        for tensor in node.constants:
+            _check_tensor(tensor, weights)
+
+
+def _check(data: memoryview, weights: Mapping[str, int]) -> None:
+    nodes: list[_Node] = []
+    tensors: list[_Tensor] = []
+    for number, payload in wire_fields(data):
+        if number == 20:
+            raise _RefusedError("a graph for training")
+        if number == 25 and isinstance(payload, memoryview):
+            _check_function(payload, weights)
+        if number != 7 or not isinstance(payload, memoryview):
+            continue
+        for inner, part in wire_fields(payload):
+            if inner == 15:
+                raise _RefusedError(_SPARSE)
+            if inner == 1 and isinstance(part, memoryview):
+                nodes.append(_node(part))
+            elif inner == 5 and isinstance(part, memoryview):
+                tensors.append(_tensor(part))
+            if max(len(nodes), len(tensors)) > MAX_NODES:
+                raise _RefusedError(f"more than {MAX_NODES} nodes or tensors")
+    for node in nodes:
+        _check_operator(node, inside_function=False)
+    for tensor in [*tensors, *(tensor for node in nodes for tensor in node.constants)]:
+        _check_tensor(tensor, weights)
+    _check_generators(nodes, tensors)
+
+
+def check_graph(name: str, data: bytes, weights: Mapping[str, int]) -> None:
+    """Refuse an ONNX file that none of our exports can have written.
+
+    Args:
+        name: of the file, for errors.
+        data: of the file.
+        weights: bytes of the files beside it that it may take weights from, by their names as it knows them.
+
+    Raises:
+        BundleError: not an ONNX file; an operator, a function or a type that none of our graphs has; a graph inside a
+            node; a tensor that is not whole; a constant that would be made while loading.
+    """
+    try:
+        _check(memoryview(data), weights)
+    except _RefusedError as what:
+        raise BundleError(
+            f"{name} holds {what}; it is not loaded: export the checkpoint again, or run the file with other tools if "
+            "you trust it"
+        ) from None
+    except (ValueError, IndexError, TypeError, OverflowError) as error:
+        raise BundleError(f"{name} is not an ONNX file: {clean(str(error))}") from None

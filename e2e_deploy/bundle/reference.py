@@ -1,0 +1,66 @@
+"""The reference stored in a bundle: frames and the fp32 results for them, in one .npz; its headers are read first."""
+
+import io
+import math
+import zlib
+from typing import Any
+from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile
+
+import numpy as np
+import numpy.typing as npt
+
+from e2e_deploy.errors import BundleError
+from e2e_deploy.system.text import clean
+
+MAX_BYTES = 2**30
+"""Of an array when unpacked; two frames of 2160x3840 and their normals take 250 MB."""
+
+Shape = tuple[int, ...]
+
+
+def _array(archive: ZipFile, name: str, dtype: type, each: Shape) -> npt.NDArray[Any]:
+    """The array ``name`` of ``dtype`` [N, *each]; ValueError where it is another, before its data are unpacked."""
+    info = archive.getinfo(f"{name}.npy")
+    if info.compress_type not in (ZIP_STORED, ZIP_DEFLATED) or info.flag_bits & 1:
+        raise ValueError(f"{name} is packed or encrypted in a way that np.savez does not write")
+    with archive.open(info) as stream:
+        if np.lib.format.read_magic(stream) != (1, 0):
+            raise ValueError(f"{name} is not in version 1.0 of NumPy's format")
+        shape, is_fortran, found = np.lib.format.read_array_header_1_0(stream)
+        if found != dtype or is_fortran or shape[1:] != each or not shape[0]:
+            raise ValueError(
+                f"{name} are {found} {shape}; expected {np.dtype(dtype)} {['N', *each]}"
+            )
+        num_bytes = math.prod(shape) * found.itemsize
+        if num_bytes > MAX_BYTES:
+            raise ValueError(f"{name} would be {num_bytes} bytes, and at most {MAX_BYTES} are read")
+        data = stream.read(num_bytes)
+    if len(data) != num_bytes:
+        raise ValueError(f"{name} end after {len(data)} of {num_bytes} bytes")
+    return np.frombuffer(data, found).reshape(shape).copy()  # one that may be written to
+
+
+def read_reference(
+    name: str, data: bytes, frame_dtype: type, takes: Shape, gives: Shape
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:
+    """Frames of ``frame_dtype`` [N, *takes] and results float32 [N, *gives] in the .npz ``data``.
+
+    Raises:
+        BundleError: ``name`` does not hold these arrays, or results that are NaN or infinite.
+    """
+    try:
+        with ZipFile(io.BytesIO(data)) as archive:
+            frames = _array(archive, "frames", frame_dtype, takes)
+            results = _array(archive, "results", np.float32, gives)
+        if len(frames) != len(results):
+            raise ValueError(f"{len(frames)} frames have {len(results)} results")
+    except (
+        *(OSError, ValueError, KeyError, EOFError, IndexError, BadZipFile),
+        *(zlib.error, NotImplementedError, RuntimeError, MemoryError),
+    ) as error:
+        raise BundleError(
+            f"{name} holds no reference frames and results: {clean(str(error))}"
+        ) from None
+    if not np.isfinite(results).all():
+        raise BundleError(f"{name} holds reference results that are NaN or infinite")
+    return frames, results

@@ -1,0 +1,184 @@
+"""A checkpoint on disk: which files it must have, what it is, and whether its weights are whole. No torch here.
+
+A checkpoint is a diffusers folder (model_index.json, unet/, vae/, scheduler/, text_encoder/, tokenizer/) or a hub id
+pinned to a commit, ``owner/name@<40 hex digits>``. Weights are safetensors only: a pickle can run code when it is read.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from reprlib import repr as shortened
+from typing import Any
+
+from e2e_deploy.errors import CheckpointError, UsageError
+from e2e_deploy.model.checkpoint_configs import check_layers, read_config
+from e2e_deploy.model.families import FAMILIES, Identity, identify
+from e2e_deploy.model.weights import Weights, find_weights
+from e2e_deploy.packages import require
+from e2e_deploy.system.text import clean
+from e2e_deploy.tasks import TASKS
+
+CARD = "e2e_deploy.json"
+DEFAULT_RESOLUTION = 768
+DEFAULT_LATENT_CHANNELS = 4
+
+_STEMS = {
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+}
+_HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(@(?P<revision>\S+))?$")
+_COMMIT = re.compile(r"^[0-9a-f]{40}$")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose files are present and whole.
+
+    Attributes:
+        path: the diffusers folder.
+        id: how the user named it.
+        identity: family and task, with the reasons.
+        resolution: default processing resolution, longest edge in pixels; 0 for the frame's own size.
+        full_z_range: False for normals whose z was trained on [0, 1].
+        note: what must be said with every output, for example "untrained weights"; empty when nothing.
+        unet: unet/config.json.
+        vae: vae/config.json.
+        scheduler: scheduler/scheduler_config.json.
+        text_encoder: text_encoder/config.json.
+        weights: of unet, vae and text_encoder.
+    """
+
+    path: Path
+    id: str
+    identity: Identity
+    resolution: int
+    full_z_range: bool
+    note: str
+    unet: Mapping[str, Any]
+    vae: Mapping[str, Any]
+    scheduler: Mapping[str, Any]
+    text_encoder: Mapping[str, Any]
+    weights: Mapping[str, Weights]
+
+    def sha256(self) -> str:
+        """SHA-256 over the weights and configs that decide the result, in a fixed order."""
+        total = hashlib.sha256()
+        files = [file for part in _STEMS for file in self.weights[part].files]
+        files += [self.path / part / "config.json" for part in _STEMS]
+        files.append(self.path / "scheduler" / "scheduler_config.json")
+        for file in files:
+            with file.open("rb") as stream:
+                total.update(hashlib.file_digest(stream, "sha256").digest())
+        return total.hexdigest()
+
+    def describe(self) -> str:
+        """One line for people: family, task and why."""
+        return clean(
+            f"{self.id}: {self.identity.family.title}, " + "; ".join(self.identity.reasons)
+        )
+
+
+def _read_card(root: Path) -> dict[str, Any]:
+    """What this toolkit wrote beside model_index.json: family, task, note; empty for a checkpoint from elsewhere."""
+    if not (root / CARD).exists():
+        return {}
+    card = read_config(root, CARD)
+    for key, known in (("family", FAMILIES), ("task", TASKS)):
+        if card.get(key) is not None and card[key] not in tuple(known):
+            raise CheckpointError(
+                f"{root / CARD}: {key} is {shortened(card[key])}; expected one of {', '.join(known)}"
+            )
+    if not isinstance(card.setdefault("note", ""), str):
+        raise CheckpointError(f"{root / CARD}: note is {shortened(card['note'])}; expected a text")
+    return card
+
+
+def _download(spec: str) -> Path:
+    """Folder of a hub id pinned to a commit; only configs, tokenizer files and safetensors are fetched."""
+    match = _HUB_ID.match(spec)
+    assert match is not None
+    repo, revision = spec.partition("@")[0], match["revision"]
+    if revision is None or not _COMMIT.match(revision):
+        raise UsageError(
+            f"{spec!r} is no folder here; as a hub id it must be pinned to a commit: {repo}@<40 hex digits>, "
+            "because what a branch or tag points to can change"
+        )
+    hub = require("huggingface_hub", "export")
+    try:
+        folder = hub.snapshot_download(
+            repo,
+            revision=revision,
+            allow_patterns=["*.json", "*/*.json", "tokenizer/*.txt", "*/*.safetensors"],
+        )
+    except Exception as error:
+        # The hub library raises its own, requests' and httpx' errors; all mean the same to the user.
+        first_line = (
+            str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        )
+        raise CheckpointError(f"{spec} could not be fetched from the hub: {first_line}") from error
+    return Path(folder)
+
+
+def open_checkpoint(
+    spec: str | Path, *, family: str | None = None, task: str | None = None
+) -> Checkpoint:
+    """Find, identify and check a checkpoint without loading its weights.
+
+    Args:
+        spec: a diffusers folder, or ``owner/name@<commit>`` on the hub.
+        family: named family, or None to infer it.
+        task: named task, or None to infer it.
+
+    Raises:
+        CheckpointError: missing, foreign, damaged or pickled.
+        UsageError: an unknown family or task, or a hub id without a commit.
+    """
+    text = str(spec)
+    if not text:
+        raise UsageError("the checkpoint is an empty text; expected a diffusers folder or a hub id")
+    if os.path.isdir(text):  # whatever the text is, also one too long for a path
+        root = Path(text)
+    elif _HUB_ID.match(text) and not os.path.exists(text) and not text.startswith((".", "/")):
+        root = _download(text)
+    else:
+        raise CheckpointError(
+            f"{text} is not a checkpoint: expected a diffusers folder or a hub id owner/name@<commit>"
+        )
+    model_index = read_config(root, "model_index.json")
+    unet, vae = read_config(root, "unet/config.json"), read_config(root, "vae/config.json")
+    scheduler = read_config(root, "scheduler/scheduler_config.json")
+    card = _read_card(root)
+    identity = identify(model_index, scheduler, unet, card, family=family, task=task)
+    latent = vae.get("latent_channels") or DEFAULT_LATENT_CHANNELS
+    if unet.get("in_channels") not in (latent, 2 * latent) or unet.get("out_channels") != latent:
+        raise CheckpointError(
+            f"{root / 'unet'} has {unet.get('in_channels')} input and {unet.get('out_channels')} output channels; "
+            f"expected {2 * latent} (rgb latent and noise) or {latent} (rgb latent) in, {latent} out"
+        )
+    text_encoder = read_config(root, "text_encoder/config.json")
+    weights = {part: find_weights(root / part, stem) for part, stem in _STEMS.items()}
+    for config, part in ((unet, "unet"), (vae, "vae"), (text_encoder, "text_encoder")):
+        check_layers(config, weights[part])
+    resolution = model_index.get("default_processing_resolution")
+    full_z_range = model_index.get("use_full_z_range")
+    if full_z_range not in (True, False, None):
+        raise CheckpointError(
+            f"{root / 'model_index.json'}: use_full_z_range is {shortened(full_z_range)}; expected true or false"
+        )
+    return Checkpoint(
+        path=root,
+        id=text,
+        identity=identity,
+        resolution=DEFAULT_RESOLUTION if resolution is None else resolution,
+        full_z_range=full_z_range is not False,
+        note=clean(card.get("note", "")),
+        unet=unet,
+        vae=vae,
+        scheduler=scheduler,
+        text_encoder=text_encoder,
+        weights=weights,
+    )

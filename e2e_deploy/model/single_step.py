@@ -1,0 +1,219 @@
+"""The single-step model as mathematics: rgb in, depth or normals out, one network evaluation.
+
+z = VAE encoder mean(rgb) x scaling_factor; v = UNet([z, x_T], T, empty prompt); x0 from v by the scheduler's prediction
+type; image = VAE decoder(x0 / scaling_factor); result by task. E2E-FT, arXiv 2409.11355, section 4; zeros for x_T.
+Knows no files and no frames sizes beyond a FramePlan.
+
+N batch, H W pixels, h w latent pixels (8 times smaller), L prompt tokens, C prompt width.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from e2e_deploy.errors import CheckpointError
+from e2e_deploy.frames import FramePlan, plan_frame
+from e2e_deploy.model.families import Family
+
+MIN_NORM = 1e-6
+
+
+def x0_coefficients(prediction_type: str, alpha_bar: float) -> tuple[float, float]:
+    """(a, b) such that x0 = a * x_t + b * network output, at cumulative signal level ``alpha_bar`` in [0, 1].
+
+    v-prediction: sqrt(ab), -sqrt(1 - ab); epsilon: 1 / sqrt(ab), -sqrt(1 - ab) / sqrt(ab); sample: 0, 1
+    (Salimans and Ho, arXiv 2202.00512, appendix D).
+
+    Raises:
+        CheckpointError: unknown prediction type, or epsilon at zero terminal SNR, where x0 is undefined.
+    """
+    signal, noise = math.sqrt(alpha_bar), math.sqrt(1.0 - alpha_bar)
+    if prediction_type == "v_prediction":
+        return signal, -noise
+    if prediction_type == "sample":
+        return 0.0, 1.0
+    if prediction_type == "epsilon":
+        if signal < 1e-6:
+            raise CheckpointError(
+                "the scheduler predicts epsilon at zero terminal SNR; x0 cannot be recovered in one step"
+            )
+        return 1.0 / signal, -noise / signal
+    raise CheckpointError(
+        f"the scheduler's prediction_type is {prediction_type!r}; expected v_prediction, epsilon or sample"
+    )
+
+
+def read_depth(image_N3HW: Tensor) -> Tensor:
+    """Depth [N, H, W] in [0, 1], 0 = near: channel mean, clip to [-1, 1], shift to [0, 1].
+
+    An image of one channel is a mean that was taken before.
+    """
+    mean = image_N3HW[:, 0] if image_N3HW.shape[1] == 1 else image_N3HW.mean(dim=1)
+    return (mean.clamp(-1.0, 1.0) + 1.0) / 2.0
+
+
+def unit_length(vectors_N3HW: Tensor) -> Tensor:
+    """The vectors divided by their length; lengths below 1e-6 divide by 1e-6."""
+    norm_N1HW = vectors_N3HW.square().sum(dim=1, keepdim=True).sqrt()
+    return vectors_N3HW / norm_N1HW.clamp(min=MIN_NORM)
+
+
+def read_normals(image_N3HW: Tensor, family: Family, *, full_z_range: bool = True) -> Tensor:
+    """Unit normals [N, 3, H, W]: x right, y up, z toward the viewer.
+
+    ``full_z_range`` False: the network's z covers [-1, 1] for normals whose z is in [0, 1] (early Marigold normals).
+    """
+    x, y, z = (image_N3HW.clamp(-1.0, 1.0) if family.clip_normals else image_N3HW).unbind(dim=1)
+    x = -x if family.normals_x_left else x
+    z = z if full_z_range else 0.5 * z + 0.5
+    return unit_length(torch.stack([x, y, z], dim=1))
+
+
+class SingleStepModel(nn.Module):
+    """One network evaluation from rgb to depth or normals.
+
+    Attributes:
+        unet: diffusers UNet2DConditionModel with 8 (rgb latent, then x_T) or 4 (rgb latent only) input channels.
+        vae: diffusers AutoencoderKL.
+        context_1LC: text encoding of the empty prompt, [1, L, C].
+        stride: pixels a side of one latent pixel.
+        network_stride: where the processing size is a multiple of this, every level of the UNet is exactly twice the
+            next. Elsewhere levels of odd size are upsampled to the size of their skip connection.
+    """
+
+    unet: Any  # diffusers is untyped
+    vae: Any
+    context_1LC: Tensor
+
+    def __init__(
+        self,
+        unet: Any,
+        vae: Any,
+        context_1LC: Tensor,
+        *,
+        task: str,
+        family: Family,
+        timestep: int,
+        x0_from_xt: float,
+        x0_from_output: float,
+        full_z_range: bool = True,
+    ) -> None:
+        super().__init__()
+        self.unet = unet
+        self.vae = vae
+        self.register_buffer("context_1LC", context_1LC, persistent=False)
+        self.task = task
+        self.family = family
+        self.timestep = timestep
+        self.x0_from_xt = x0_from_xt
+        self.x0_from_output = x0_from_output
+        self.full_z_range = full_z_range
+        self.scaling_factor = float(vae.config.scaling_factor)
+        self.latent_channels = int(vae.config.latent_channels)
+        self.in_channels = int(unet.config.in_channels)
+        self.stride = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.network_stride = self.stride * 2 ** (len(unet.config.block_out_channels) - 1)
+
+    def plan(self, frame_hw: tuple[int, int], resolution: int, pad: int = 0) -> FramePlan:
+        """How frames of that size reach this model; arguments and errors as of ``plan_frame``."""
+        return plan_frame(frame_hw, resolution, self.stride, sizing=self.family.sizing, pad=pad)
+
+    def encode(self, rgb_N3HW: Tensor) -> Tensor:
+        """Scaled mean latent [N, 4, h, w] of rgb in [-1, 1]; never sampled."""
+        mean: Tensor = self.vae.encode(rgb_N3HW).latent_dist.mean
+        return mean * self.scaling_factor
+
+    def predict_x0(self, z_N4hw: Tensor, xt_N4hw: Tensor | None = None) -> Tensor:
+        """Clean result latent [N, 4, h, w] from the rgb latent; ``xt_N4hw`` None means zeros."""
+        network_in = z_N4hw
+        if self.in_channels == 2 * self.latent_channels:
+            second = torch.zeros_like(z_N4hw) if xt_N4hw is None else xt_N4hw
+            network_in = torch.cat([z_N4hw, second], dim=1)
+        context = self.context_1LC.expand(z_N4hw.shape[0], -1, -1)
+        output: Tensor = self.unet(network_in, self.timestep, context, return_dict=False)[0]
+        x0 = output * self.x0_from_output
+        return x0 if xt_N4hw is None else x0 + xt_N4hw * self.x0_from_xt
+
+    def decode(self, x0_N4hw: Tensor) -> Tensor:
+        """Decoded image [N, 3, H, W] of a scaled latent; not clipped."""
+        image: Tensor = self.vae.decode(x0_N4hw / self.scaling_factor, return_dict=False)[0]
+        return image
+
+    def read(self, image_N3HW: Tensor) -> Tensor:
+        """Decoded image to result: depth [N, 1, H, W] in [0, 1] or unit normals [N, 3, H, W]."""
+        if self.task == "depth":
+            return read_depth(image_N3HW).unsqueeze(1)
+        return read_normals(image_N3HW, self.family, full_z_range=self.full_z_range)
+
+    def forward(self, rgb_N3HW: Tensor) -> Tensor:
+        """Result [N, 1 or 3, H, W] of rgb in [-1, 1]; sides are rounded down to a multiple of ``stride``."""
+        return self.read(self.decode(self.predict_x0(self.encode(rgb_N3HW))))
+
+
+def resample(x_NCHW: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Rows @ x @ columns^T per channel: [N, C, H, W] to [N, C, rows.shape[0], columns.shape[0]]."""
+    if (
+        rows.shape[0] * columns.shape[1] <= columns.shape[0] * rows.shape[1]
+    ):  # the axis that shrinks most goes first
+        return torch.matmul(torch.matmul(rows, x_NCHW), columns.T)
+    return torch.matmul(rows, torch.matmul(x_NCHW, columns.T))
+
+
+class FrameModel(nn.Module):
+    """Frame in, result out: the one pre- and post-processing, around any rgb-to-result model.
+
+    ``model`` maps rgb [N, 3, H, W] in [-1, 1] at the plan's padded size to [N, 1 or 3, H, W] of its result size.
+    Resizing is two constant matrices, exact to torch's antialiased bilinear and free of resize operators, whose
+    rules differ between runtimes. When the sizes are equal, padding and cropping are plain slices.
+    """
+
+    rows_in: Tensor
+    columns_in: Tensor
+    rows_out: Tensor
+    columns_out: Tensor
+
+    def __init__(self, model: nn.Module, plan: FramePlan, task: str) -> None:
+        super().__init__()
+        self.model = model
+        self.plan = plan
+        self.task = task
+        matrices = []
+        if plan.resizes:
+            matrices += [("rows_in", plan.to_network(0)), ("columns_in", plan.to_network(1))]
+        if plan.resizes_back:
+            matrices += [("rows_out", plan.to_frame(0)), ("columns_out", plan.to_frame(1))]
+        for name, matrix in matrices:
+            self.register_buffer(name, torch.from_numpy(matrix), persistent=False)
+
+    def to_network(self, frame_NHW3: Tensor) -> Tensor:
+        """uint8 frames [N, H, W, 3] to rgb [N, 3, H', W'] float32 in [-1, 1] at the padded size."""
+        # The cast comes first: TensorRT takes uint8 into no other operator.
+        # Contiguous, because torch's group norm of channels-last tensors on a CPU adds a whole group in one go: its
+        # relative error is 2e-4 for 1.7 million values, and 6e-8 here.
+        rgb = frame_NHW3.float().permute(0, 3, 1, 2).contiguous() / 127.5 - 1.0
+        if self.plan.resizes:
+            return resample(rgb, self.rows_in, self.columns_in)
+        for dim in (2, 3):
+            extra = self.plan.padded_hw[dim - 2] - rgb.shape[dim]
+            if extra > 0:
+                edge = rgb.narrow(dim, rgb.shape[dim] - 1, 1)
+                rgb = torch.cat([rgb] + [edge] * extra, dim=dim)
+        return rgb
+
+    def to_frame(self, result_NCHW: Tensor) -> Tensor:
+        """A result at the plan's result size, float32, cropped and resized back to the frame size."""
+        if self.plan.resizes_back:
+            return resample(result_NCHW, self.rows_out, self.columns_out)
+        height, width = self.plan.frame_hw
+        return result_NCHW[:, :, :height, :width]
+
+    def forward(self, frame_NHW3: Tensor) -> Tensor:
+        """uint8 frames [N, H, W, 3] to depth [N, H, W] in [0, 1] or unit normals [N, H, W, 3], float32."""
+        result = self.to_frame(self.model(self.to_network(frame_NHW3)).float())
+        if self.task == "depth":
+            return result.squeeze(1)
+        if self.plan.resizes_back:  # interpolated unit vectors are shorter than one
+            result = unit_length(result)
+        return result.permute(0, 2, 3, 1)

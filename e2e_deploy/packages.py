@@ -1,0 +1,54 @@
+"""Packages imported where they are used: those of an extra, named in one sentence when missing, and ONNX Runtime.
+
+Importing ONNX Runtime 1.31 makes a device id and a database of events under ~/.cache/Microsoft, and some seconds later
+looks up mobile.events.data.microsoft.com. Its disable_telemetry_events() stops neither (seen with strace and a
+getaddrinfo of our own); the variable, read once while it is imported, stops both.
+"""
+
+import importlib
+import os
+from types import ModuleType
+
+from e2e_deploy.errors import UnavailableError
+
+_SWITCH = "ORT_DISABLE_TELEMETRY"
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import ``module``, which the extra ``extra`` installs.
+
+    Raises:
+        UnavailableError: the module is not installed, or does not load; the message names the pip command.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        reason = (
+            "is not installed"
+            if isinstance(error, ModuleNotFoundError)
+            else f"does not load ({error})"
+        )
+        raise UnavailableError(
+            f"the package {module.partition('.')[0]!r} {reason}: pip install 'e2e-deploy[{extra}]'"
+        ) from error
+
+
+def import_onnxruntime() -> ModuleType:
+    """The onnxruntime package. A process that imported it before, or set the variable itself, keeps what it chose.
+
+    Raises:
+        UnavailableError: it is not installed, or does not load.
+    """
+    is_ours = _SWITCH not in os.environ
+    if is_ours:
+        os.environ[_SWITCH] = "1"
+    try:
+        return importlib.import_module("onnxruntime")
+    except ImportError as error:
+        reason = "is not installed" if isinstance(error, ModuleNotFoundError) else "does not load"
+        raise UnavailableError(
+            f"onnxruntime {reason} ({error}): pip install onnxruntime, or onnxruntime-gpu for NVIDIA GPUs"
+        ) from error
+    finally:
+        if is_ours:  # other programs that this process starts decide for themselves
+            del os.environ[_SWITCH]

@@ -1,0 +1,1 @@
+"""Files, folders, processes and text of the system, made safe once for every room."""

@@ -1,0 +1,371 @@
+"""Engines for a bundle that is being written: which ones, built or taken from the cache, with an entry each.
+
+Knows bundles and the rules of ``--engine``; the libraries are behind export/engines/tensorrt.py.
+"""
+
+import re
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from e2e_deploy.bundle.bundle import sha256_of
+from e2e_deploy.bundle.manifest import EngineEntry, GraphEntry, Manifest
+from e2e_deploy.bundle.plan_files import engine_name, graph_digest
+from e2e_deploy.errors import E2EDeployError, UnavailableError, UsageError
+from e2e_deploy.export.engines.builder import Request, build_apart
+from e2e_deploy.export.engines.cache import EngineCache
+from e2e_deploy.export.engines.tensorrt import DEFAULT_LEVEL, BuildOptions, Progress
+from e2e_deploy.export.onnx.lint import TARGETS, require_clean
+from e2e_deploy.nvidia.cuda_driver import CudaDriver, Gpu
+from e2e_deploy.nvidia.hardware import cuda_device_count
+from e2e_deploy.nvidia.trt_api import PORTABLE, TITLES, TrtApi, find_api
+from e2e_deploy.nvidia.trt_layers import summarise_layers
+from e2e_deploy.nvidia.trt_messages import BuildError
+from e2e_deploy.progress import Stages
+from e2e_deploy.runtime.backends.tensorrt.loaded_engine import LoadedEngine
+from e2e_deploy.system.cache_folder import cache_key, private_folder
+from e2e_deploy.system.files import whole_file
+
+ENGINES = ("auto", "onnx", "tensorrt", "tensorrt-rtx")
+"""What ``--engine`` takes; the ONNX graphs are in the bundle whatever it is."""
+
+NOT_BY_ITSELF = {
+    "fp32": "in fp32 TensorRT-RTX has no fused attention and an engine is twice as large: use --precision fp16, "
+    "or name the engine to have it all the same",
+    "int8": "this int8 graph is made for ONNX Runtime on a CPU",
+}
+"""Precision: why ``auto`` builds no engine of it, unless a target was named."""
+
+
+LEAST_OPSET = {"bf16": 22}
+"""Precision: the first operator set whose convolutions take it."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One engine to build for every graph: with which library, for what."""
+
+    api: TrtApi
+    target: str
+    gpu: Gpu | None
+    """The GPU at hand, for a library that builds only for it."""
+
+
+@dataclass(frozen=True)
+class Engines:
+    """What build_engines did.
+
+    Attributes:
+        entries: for the manifest.
+        notes: what was built, what not and why, a sentence each.
+    """
+
+    entries: list[EngineEntry] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def current_gpu() -> Gpu | None:
+    """The GPU at hand, None without one."""
+    if not cuda_device_count():
+        return None
+    driver = CudaDriver()
+    try:
+        return driver.gpu
+    finally:
+        driver.close()
+
+
+def job_for(library: str, gpu: Gpu) -> Job:
+    """What to build so that ``library`` can run it on ``gpu``, the GPU at hand.
+
+    Raises:
+        UnavailableError: the library is not here.
+    """
+    api = find_api(library)
+    if not api.builds_without_gpu:
+        return Job(api, gpu.target, gpu)
+    return Job(api, gpu.target if gpu.target in api.targets else PORTABLE, None)
+
+
+def plan_jobs(
+    engine: str, targets: Sequence[str] = (), precision: str = "fp16"
+) -> tuple[list[Job], list[str]]:
+    """What ``--engine`` and ``--target`` mean on this machine for a graph in ``precision``, and why.
+
+    Raises:
+        UsageError: an unknown engine or target, or a target where none can be chosen.
+        UnavailableError: a named engine whose library or GPU is not here.
+    """
+    if engine not in ENGINES:
+        raise UsageError(f"unknown engine {engine!r}; expected one of {', '.join(ENGINES)}")
+    if targets and engine in ("onnx", "tensorrt"):
+        raise UsageError(
+            "--target goes with --engine tensorrt-rtx; "
+            + ("ONNX has none" if engine == "onnx" else "TensorRT builds for the GPU at hand")
+        )
+    if engine == "onnx":
+        return [], []
+    if engine == "auto" and not targets and precision in NOT_BY_ITSELF:
+        return [], [f"no engine: {NOT_BY_ITSELF[precision]}"]
+    if engine == "tensorrt":
+        return [_tensorrt_job()], []
+    if engine == "tensorrt-rtx":
+        return _rtx_jobs(targets), []
+    notes = []
+    if not targets:
+        try:
+            return [_tensorrt_job()], []
+        except UnavailableError as error:
+            notes.append(f"no TensorRT engine: {error}")
+    try:
+        return _rtx_jobs(targets), notes
+    except UnavailableError as error:
+        return [], [*notes, f"no TensorRT-RTX engine: {error}"]
+
+
+def _tensorrt_job() -> Job:
+    gpu = current_gpu()
+    if gpu is None:
+        raise UnavailableError(
+            "TensorRT builds only on a machine with an NVIDIA GPU, and none is here; "
+            "--engine tensorrt-rtx needs none"
+        )
+    return job_for("tensorrt", gpu)
+
+
+def _rtx_jobs(targets: Sequence[str]) -> list[Job]:
+    api = find_api("tensorrt-rtx")
+    wanted = list(dict.fromkeys(targets or (PORTABLE,)))
+    if unknown := [target for target in wanted if target not in api.targets]:
+        raise UsageError(
+            f"unknown target {unknown[0]!r}; {api.title} builds for {', '.join(api.targets)}"
+        )
+    return [Job(api, target, None) for target in wanted]
+
+
+def _lint_target(api: TrtApi) -> str:
+    """The key of lint's TARGETS."""
+    return "tensorrt-10" if api.name == "tensorrt" and api.version.startswith("10.") else api.name
+
+
+def opset_for(precision: str, jobs: Sequence[Job]) -> int:
+    """The ONNX operator set of graphs that engines are built of, or ONNX Runtime runs where there are none."""
+    names = [_lint_target(job.api) for job in jobs] or ["onnxruntime"]
+    return max(min(TARGETS[name].opset for name in names), LEAST_OPSET.get(precision, 0))
+
+
+def _check(path: Path, api: TrtApi) -> None:
+    """Before the parser, which lets float64 and operator sets from the future pass."""
+    try:
+        require_clean(ir.load(path), _lint_target(api))
+    except E2EDeployError as error:
+        raise BuildError(str(error)) from error
+
+
+def _device(job: Job) -> str:
+    """What the engine is for, as part of a file name."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", f"{job.gpu.name} {job.target}") if job.gpu else job.target
+
+
+def _timing_file(job: Job, cache: EngineCache) -> Path | None:
+    """Where TensorRT's timings for this GPU are kept, beside the engines; TensorRT-RTX takes none."""
+    if job.gpu is None:
+        return None
+    folder = private_folder(cache.folder.with_name("timing"))
+    return folder / f"{job.api.name}-{job.api.version}-{_device(job)}.cache"
+
+
+def _build(
+    graph: Path,
+    plan: Path,
+    name: str,
+    job: Job,
+    options: BuildOptions,
+    cache: EngineCache,
+    progress: Progress | None,
+) -> dict[str, Any]:
+    """Write the engine to ``plan``; gives what was decided on the way."""
+    request = Request(graph=str(graph), plan=str(plan), name=name, options=options)
+    timings = _timing_file(job, cache)
+    if timings is None:
+        return build_apart(job.api.name, request, progress)
+    with whole_file(timings) as partial:
+        request = replace(request, timings=str(timings), new_timings=str(partial))
+        return build_apart(job.api.name, request, progress)
+
+
+def _layers(job: Job, engine: Path) -> dict[str, int]:
+    """Only on the GPU it is for can an engine be read."""
+    if job.gpu is None:
+        return {}
+    loaded = LoadedEngine(job.api, engine.read_bytes(), engine.name, "e2e-deploy export")
+    try:
+        return summarise_layers(loaded.information())
+    finally:
+        loaded.close()
+
+
+def build_engine(
+    folder: Path,
+    graph: GraphEntry,
+    job: Job,
+    *,
+    precision: str,
+    digest: str,
+    options: BuildOptions,
+    cache: EngineCache,
+    progress: Progress | None = None,
+) -> EngineEntry:
+    """One engine in ``folder``, built or from the cache.
+
+    Args:
+        folder: of the bundle.
+        graph: what to build.
+        job: with which library and for what.
+        precision: of the graph.
+        digest: graph_digest of the graph; it is written into the engine.
+        options: level, workspace and shapes; the target is the job's.
+        cache: looked into first.
+        progress: called as the build goes on.
+
+    Raises:
+        E2EDeployError: the graph is not fit for the library, the builder gave up, or the disk is full.
+        KeyboardInterrupt: Ctrl-C.
+    """
+    name = engine_name(graph.frame_hw, precision, job.api.name, job.api.version, _device(job))
+    shown = {"level": options.level, "workspace_bytes": options.workspace_bytes}
+    facts = shown | {
+        "graph": digest,
+        "library": job.api.name,
+        "version": job.api.version,
+        "target": job.target,
+        "gpu": job.gpu.name if job.gpu else "",
+        "precision": precision,
+        "shapes": options.shapes,
+    }
+    key = cache_key(facts)
+    file = folder / name
+    file.parent.mkdir(exist_ok=True)
+    file.parent.chmod(
+        0o755
+    )  # whatever the umask: an engine that others could have written is never loaded
+    record = cache.fetch(key, file)
+    seconds = 0.0
+    if record is None:
+        _check(folder / graph.onnx, job.api)
+        start = time.perf_counter()
+        with whole_file(file) as partial:
+            decided = _build(folder / graph.onnx, partial, digest, job, options, cache, progress)
+        seconds = max(0.1, round(time.perf_counter() - start, 1))
+        layers = _layers(job, file)
+        shown |= decided
+        cache.store(key, file, options=shown, layers=layers)
+    else:
+        shown, layers = record.options, record.layers
+    file.chmod(0o644)
+    return EngineEntry(
+        file=name,
+        backend=job.api.name,
+        version=job.api.version,
+        target=job.target,
+        gpu=job.gpu.name if job.gpu else "",
+        cuda=job.api.cuda_major,
+        frame_size=graph.frame_size,
+        precision=precision,
+        options=shown,
+        seconds=seconds,
+        layers=layers,
+    )
+
+
+@contextmanager
+def _user_cache(notes: list[str]) -> Iterator[EngineCache]:
+    """The user's cache; one for this export alone, and a note, where there can be none."""
+    try:
+        cache = EngineCache()
+    except E2EDeployError as error:
+        notes.append(f"engines are not kept for later exports: {error}")
+        with tempfile.TemporaryDirectory(prefix="e2e-deploy-") as folder:
+            yield EngineCache(Path(folder) / "engines")
+    else:
+        yield cache
+
+
+def build_engines(
+    folder: Path,
+    manifest: Manifest,
+    *,
+    engine: str = "auto",
+    targets: Sequence[str] = (),
+    level: int = DEFAULT_LEVEL,
+    workspace_bytes: int | None = None,
+    cache: EngineCache | None = None,
+    progress: Progress | None = None,
+    stages: Stages | None = None,
+) -> Engines:
+    """Engines for every graph of the bundle that is being written in ``folder``.
+
+    Args:
+        folder: holds the ONNX graphs already.
+        manifest: of the bundle so far; graphs and precision are read.
+        engine: one of ENGINES. With auto: TensorRT where a GPU and the library are, else TensorRT-RTX where it is
+            installed; none for the precisions of NOT_BY_ITSELF unless there are targets; a graph that does not
+            build is a note. A named engine that cannot be built is an error.
+        targets: what TensorRT-RTX builds for; its portable engine if empty.
+        level: the builder's optimisation level, 0 to 5.
+        workspace_bytes: most memory a kernel may use; the library's default if None.
+        cache: of engines built before; the user's if None.
+        progress: called as a build goes on; what it raises ends the build.
+        stages: says what is being done; silent if None.
+
+    Raises:
+        UsageError: an engine, target or level that cannot be used.
+        UnavailableError: a named engine whose library or GPU is not here.
+        E2EDeployError: a named engine that cannot be built, or the disk is full.
+        KeyboardInterrupt: Ctrl-C; the cache stays valid.
+    """
+    if not 0 <= level <= 5:
+        raise UsageError(f"the optimisation level is 0 to 5, not {level}")
+    stages = stages or Stages(quiet=True)
+    jobs, notes = plan_jobs(engine, targets, manifest.precision)
+    done = Engines(notes=notes)
+    if not jobs:
+        return done
+    with nullcontext(cache) if cache else _user_cache(done.notes) as kept:
+        for graph in manifest.graphs:
+            label = f"{graph.frame_hw[0]}x{graph.frame_hw[1]}"
+            digest = graph_digest(folder, graph.onnx, lambda name: sha256_of(folder / name))
+            for job in jobs:
+                what = f"{TITLES[job.api.name]} engine {label} {job.target}"
+                options = BuildOptions(
+                    target=job.target if job.gpu is None else None,
+                    level=level,
+                    workspace_bytes=workspace_bytes,
+                )
+                try:
+                    with stages(f"build {what}") as say:
+                        entry = build_engine(
+                            folder,
+                            graph,
+                            job,
+                            precision=manifest.precision,
+                            digest=digest,
+                            options=options,
+                            cache=kept,
+                            progress=progress or (lambda *at: say("{} {}/{}".format(*at))),
+                        )
+                except (BuildError, UnavailableError) as error:
+                    if engine != "auto":
+                        raise
+                    done.notes.append(f"no {what}: {error}")
+                    continue
+                done.entries.append(entry)
+                how = f"built in {entry.seconds:.1f} s" if entry.seconds else "taken from the cache"
+                done.notes.append(f"{what}: {how}")
+    return done

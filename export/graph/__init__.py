@@ -1,0 +1,1 @@
+"""From module to module: exact specialisation, and half precision by design."""

@@ -1,0 +1,153 @@
+"""The attentions that are left when the prompt is a constant or there is one head; each replaces a diffusers Attention.
+
+They take what diffusers passes (context, masks) and ignore it. Scales are in the weights. Knows nothing of how the
+weights came to be.
+
+N batch, T spatial tokens, C channels, L prompt tokens, h heads, d channels a head.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from e2e_deploy.export.graph.multi_head import multi_head_attention
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, *, fused: bool) -> Tensor:
+    """softmax(query key^T) value over the last two axes, in the dtype of ``value``.
+
+    In an exported graph half precision becomes one node too, in float32 between casts. So TensorRT is asked for its
+    half-precision kernel with float32 sums (release notes 11.3; without the casts it may sum in half precision, and the
+    logits of SD2.1 overflow), and a runtime without such a kernel has float32 logits.
+
+    Args:
+        query: [..., T, d], already scaled.
+        key: [..., L, d]; not the same tensor as ``value``, which TensorRT-RTX 1.7 cannot compile.
+        value: [..., L, d].
+        fused: leave it to one kernel of the runtime; else logits and softmax are explicit and at least float32.
+    """
+    half = query.dtype in (torch.float16, torch.bfloat16)
+    if torch.onnx.is_in_onnx_export() and (half or (fused and query.dtype == torch.float32)):
+        return multi_head_attention(query.float(), key.float(), value.float()).to(value.dtype)
+    if fused:
+        return F.scaled_dot_product_attention(query, key, value, scale=1.0)
+    wide = torch.promote_types(query.dtype, torch.float32)
+    logits = torch.matmul(query.to(wide), key.transpose(-1, -2).to(wide))
+    return torch.matmul(logits.softmax(dim=-1).to(value.dtype), value)
+
+
+class OneTokenAttention(nn.Module):
+    """Cross attention to one constant token: every query gets its value, whatever it asks."""
+
+    value_C: Tensor
+
+    def __init__(self, value_C: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("value_C", value_C)
+
+    def forward(self, hidden_NTC: Tensor, *_: Any, **__: Any) -> Tensor:
+        """[C], the same for every token."""
+        return self.value_C
+
+
+class TwoTokenAttention(nn.Module):
+    """Cross attention to two constant tokens: a softmax over two is the sigmoid of their difference.
+
+    sigmoid(x D + d) E + f with D [C, h] and E [h, C]. Logits that overflow to infinity give the right 0 or 1.
+    """
+
+    def __init__(self, gate: nn.Linear, to_out: nn.Linear) -> None:
+        super().__init__()
+        self.gate = gate
+        self.to_out = to_out
+
+    def forward(self, hidden_NTC: Tensor, *_: Any, **__: Any) -> Tensor:
+        """[N, T, C]."""
+        mixed: Tensor = self.to_out(torch.sigmoid(self.gate(hidden_NTC)))
+        return mixed
+
+
+class ThinAttention(nn.Module):
+    """Cross attention to a few constant tokens: softmax over the tokens of (x D + d), times E, plus f.
+
+    D is [C, h L], E is [h L, C]. ``logits`` may give a wider dtype than it takes.
+    """
+
+    logits: nn.Module
+
+    def __init__(self, logits: nn.Linear, to_out: nn.Linear, heads: int) -> None:
+        super().__init__()
+        self.logits = logits
+        self.to_out = to_out
+        self.heads = heads
+
+    def forward(self, hidden_NTC: Tensor, *_: Any, **__: Any) -> Tensor:
+        """[N, T, C]."""
+        logits_NTK = self.logits(hidden_NTC)
+        batch, tokens, _width = logits_NTK.shape
+        weights = logits_NTK.reshape(batch, tokens, self.heads, -1).softmax(dim=-1)
+        mixed: Tensor = self.to_out(weights.flatten(2).to(hidden_NTC.dtype))
+        return mixed
+
+
+class ConstantKeysAttention(nn.Module):
+    """Cross attention to many constant tokens: queries and outputs are projected, keys and values are there.
+
+    Attributes:
+        fused: see ``attend``.
+    """
+
+    keys_1hLd: Tensor
+    values_1hLd: Tensor
+
+    def __init__(
+        self, to_q: nn.Linear, to_out: nn.Linear, keys_hLd: Tensor, values_hLd: Tensor
+    ) -> None:
+        super().__init__()
+        self.to_q = to_q
+        self.to_out = to_out
+        self.register_buffer("keys_1hLd", keys_hLd.unsqueeze(0).contiguous())
+        self.register_buffer("values_1hLd", values_hLd.unsqueeze(0).contiguous())
+        self.fused = True
+
+    def forward(self, hidden_NTC: Tensor, *_: Any, **__: Any) -> Tensor:
+        """[N, T, C]."""
+        _one, heads, _length, width = self.keys_1hLd.shape
+        batch, tokens, _channels = hidden_NTC.shape
+        query_NhTd = self.to_q(hidden_NTC).reshape(batch, tokens, heads, width).transpose(1, 2)
+        mixed_NhTd = attend(
+            query_NhTd,
+            self.keys_1hLd.expand(batch, -1, -1, -1),
+            self.values_1hLd.expand(batch, -1, -1, -1),
+            fused=self.fused,
+        )
+        mixed: Tensor = self.to_out(mixed_NhTd.transpose(1, 2).flatten(2))
+        return mixed
+
+
+class SingleHeadAttention(nn.Module):
+    """Self attention of one head as wide as its input, on a normalised map, the map added: two projections, not four.
+
+    Logits x_i Wq^T Wk x_j^T + bq Wk x_j^T: what depends on i alone cancels in the softmax. The weights of a row sum to
+    one, so values and output are one matrix Wo Wv and one bias Wo bv + bo, which the values can take beforehand.
+
+    Attributes:
+        fused: see ``attend``.
+    """
+
+    def __init__(self, group_norm: nn.GroupNorm, to_q: nn.Linear, to_out: nn.Linear) -> None:
+        super().__init__()
+        self.group_norm = group_norm
+        self.to_q = to_q
+        self.to_out = to_out
+        self.fused = True
+
+    def forward(self, hidden_NCHW: Tensor, *_: Any, **__: Any) -> Tensor:
+        """[N, C, H, W]."""
+        tokens_N1TC = self.group_norm(hidden_NCHW).flatten(2).transpose(1, 2).unsqueeze(1)
+        mixed_N1TC = attend(
+            self.to_q(tokens_N1TC), tokens_N1TC, self.to_out(tokens_N1TC), fused=self.fused
+        )
+        return mixed_N1TC.squeeze(1).transpose(1, 2).reshape(hidden_NCHW.shape) + hidden_NCHW

@@ -1,0 +1,1 @@
+"""From module to file: traced, checked, quantised."""

@@ -1,0 +1,206 @@
+"""int8 for CPUs: ONNX Runtime's own static quantiser on the fp32 graph, with ranges from real pictures.
+
+Weights get a scale a channel, activations a scale a tensor (unsigned); scales stand in the graph as pairs of
+QuantizeLinear and DequantizeLinear, which ONNX Runtime fuses into 8-bit kernels. On CPUs without 8-bit dot products
+(x86 without VNNI) sums saturate unless a session asks for precision, as ours do. What FP32_PARTS names stays fp32.
+
+An attention node (export/graph/multi_head.py) stays as it is: only Conv and MatMul are touched, and shape
+inference, which the quantiser starts with, reads the node's types out of the function the graph carries.
+
+Knows ONNX files and bundles; knows nothing of checkpoints or torch.
+"""
+
+import logging
+import math
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from e2e_deploy.assets.pictures import reference_frames
+from e2e_deploy.bundle.bundle import Bundle
+from e2e_deploy.bundle.manifest import GraphEntry
+from e2e_deploy.bundle.onnx_paths import external_locations
+from e2e_deploy.errors import UnavailableError
+from e2e_deploy.export.onnx import trace
+from e2e_deploy.nvidia.hardware import available_memory_bytes
+from e2e_deploy.packages import import_onnxruntime, require
+from e2e_deploy.runtime.backends.onnxruntime import OrtBackend
+
+FP32_PARTS = (
+    "first and last convolutions of each network",
+    "normalisation",
+    "attention logits, softmax and products",
+    "frame steps",
+)
+"""What stays fp32 in an int8 graph; goes into the manifest."""
+
+OPERATORS = ("Conv", "MatMul")
+KEPT = frozenset({"conv_in", "conv_out", "quant_conv", "post_quant_conv", "gate", "logits"})
+"""Layers that stay fp32: they carry pictures, latents of four channels, or logits; together under 2 % of the work."""
+
+FRAME_STEPS = "frame"
+"""Where nodes stand that belong to no layer: resizing in and out."""
+
+PAIRS = 9
+"""Times both graphs are run, in turn, when their speed is compared."""
+
+
+def calibration_frames(frame_hw: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Real frames [4, H, W, 3] to take ranges from: the packaged pictures mirrored, and their middle twice as large.
+
+    None of them is a frame that the stored reference judges the graph by.
+    """
+    height, width = frame_hw
+    mirrored = reference_frames(frame_hw)[:, :, ::-1]
+    top, left = height // 2, width // 2
+    closer = reference_frames((2 * height, 2 * width))
+    closer = closer[:, top : top + height, left : left + width]
+    return np.ascontiguousarray(np.concatenate([mirrored, closer]))
+
+
+def nodes_to_quantise(model: ir.Model) -> list[str]:
+    """Names of the convolutions and products with constant matrices that become 8 bits wide."""
+    found = []
+    for node in model.graph:
+        layer = str(node.name).rpartition("/")[0]
+        weight = node.inputs[1] if len(node.inputs) > 1 else None
+        if (
+            node.op_type in OPERATORS
+            and weight is not None
+            and weight.is_initializer()
+            and layer != FRAME_STEPS
+            and layer.rpartition(".")[2] not in KEPT
+        ):
+            found.append(str(node.name))
+    return found
+
+
+ALLOCATED = 1.5
+"""What ONNX Runtime's arena takes for what it is asked for; 21.8 GB counted were more than 23 GB."""
+
+
+def calibration_bytes(model: ir.Model) -> int:
+    """Memory that taking the ranges needs.
+
+    Every result the quantiser looks at, which it holds until a run ends, and the weights twice, as they are and as laid
+    out for ONNX Runtime's kernels. Open sides count nothing.
+    """
+    values = {
+        str(value.name): math.prod(int(side) for side in value.shape.numpy()) * 4
+        for node in model.graph
+        if node.op_type in OPERATORS
+        for value in (*node.inputs, *node.outputs)
+        if value is not None
+        and not value.is_initializer()
+        and value.shape is not None
+        and value.shape.is_static()
+    }
+    return int(ALLOCATED * (sum(values.values()) + 2 * trace.weight_bytes(model)))
+
+
+def _require_memory(model: ir.Model) -> None:
+    """Raise before the system ends this process, which is how it says that memory has run out.
+
+    Raises:
+        UnavailableError: the ranges cannot be taken in the memory that is free.
+    """
+    needed, free = calibration_bytes(model), available_memory_bytes()
+    if free is not None and needed > free:
+        raise UnavailableError(
+            f"taking the ranges for int8 needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB of "
+            "memory are free: use a smaller --frame-size or --resolution, or a machine with more"
+        )
+
+
+class _Inputs:
+    """Inputs one at a time, as the quantiser wants to be given them."""
+
+    def __init__(self, name: str, inputs: npt.NDArray[Any]) -> None:
+        self._rest: Iterator[dict[str, npt.NDArray[Any]]] = ({name: each[None]} for each in inputs)
+
+    def get_next(self) -> dict[str, npt.NDArray[Any]] | None:
+        return next(self._rest, None)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the quantiser's advice to fold what our passes have folded."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def quantise(
+    source: Path,
+    target: Path,
+    inputs: npt.NDArray[Any],
+    weights: trace.WeightFile | None = None,
+) -> int:
+    """Write the fp32 graph in ``source`` to ``target`` with 8-bit convolutions and products.
+
+    Args:
+        source: ONNX file; files are made beside it and removed.
+        target: ONNX file to write.
+        inputs: what ranges are taken from, [N, ...] of the graph's one input without its batch axis.
+        weights: where the weights go; into ``target`` if None.
+
+    Returns:
+        How many nodes are 8 bits wide.
+
+    Raises:
+        UnavailableError: too little memory is free.
+    """
+    import_onnxruntime()
+    tools = require("onnxruntime.quantization", "export")
+    graph = ir.load(source)
+    _require_memory(graph)
+    nodes, name = nodes_to_quantise(graph), str(graph.graph.inputs[0].name)
+    del graph
+    with tempfile.TemporaryDirectory(prefix="int8-", dir=source.parent) as folder, _quiet():
+        written = Path(folder) / "model.onnx"
+        tools.quantize_static(
+            source,
+            written,
+            _Inputs(name, inputs),
+            quant_format=tools.QuantFormat.QDQ,
+            calibrate_method=tools.CalibrationMethod.MinMax,
+            op_types_to_quantize=list(OPERATORS),
+            nodes_to_quantize=nodes,
+            per_channel=True,
+            activation_type=tools.QuantType.QUInt8,
+            weight_type=tools.QuantType.QInt8,
+            use_external_data_format=bool(external_locations(source)),
+            # A product's result stays fp32: what follows it (addition, GELU, attention) has no 8-bit form here.
+            extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul"]},
+        )
+        quantised = ir.load(written)
+        quantised.metadata_props.clear()
+        trace.save(quantised, target, weights)
+    return len(nodes)
+
+
+def compare_speed(bundle: Bundle, graph: GraphEntry, fp32_onnx: str) -> dict[str, float]:
+    """Median milliseconds of ``graph`` (int8_ms) and of the file ``fp32_onnx`` of the bundle (fp32_ms), run in turn."""
+    frames, _ = bundle.reference(graph)
+    times: dict[str, list[float]] = {"fp32_ms": [], "int8_ms": []}
+    with (
+        OrtBackend(bundle, replace(graph, onnx=fp32_onnx), "cpu") as fp32,
+        OrtBackend(bundle, graph, "cpu") as int8,
+    ):
+        for i in range(PAIRS + 1):
+            for name, backend in (("fp32_ms", fp32), ("int8_ms", int8)):
+                start = time.perf_counter()
+                backend(frames[i % len(frames)])
+                times[name].append((time.perf_counter() - start) * 1e3)
+    return {name: float(np.median(values[1:])) for name, values in times.items()}  # 0 warms up

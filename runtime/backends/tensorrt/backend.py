@@ -1,0 +1,255 @@
+"""TensorRT and TensorRT-RTX: the backends that run a bundle's engines on an NVIDIA GPU, without torch.
+
+Loads only an engine that the manifest lists with its hash and that nobody else could have written. ``pipeline.py`` runs
+it.
+"""
+
+import re
+from contextlib import ExitStack, suppress
+
+import numpy as np
+import numpy.typing as npt
+
+from e2e_deploy.bundle.bundle import Bundle
+from e2e_deploy.bundle.manifest import EngineEntry, GraphEntry
+from e2e_deploy.bundle.plan_files import graph_digest, rebuild_command, require_private
+from e2e_deploy.errors import (
+    E2EDeployError,
+    EngineDamagedError,
+    EngineMismatchError,
+    UnavailableError,
+    UsageError,
+)
+from e2e_deploy.nvidia.cuda_driver import CudaDriver, Driver, Gpu
+from e2e_deploy.nvidia.trt_api import PORTABLE, TITLES, TrtApi, find_api
+from e2e_deploy.nvidia.trt_layers import summarise_layers
+from e2e_deploy.runtime.backends.backend import Closing, Picture, Result
+from e2e_deploy.runtime.backends.tensorrt.loaded_engine import LoadedEngine
+from e2e_deploy.runtime.backends.tensorrt.pipeline import SLOTS, Pipeline
+from e2e_deploy.runtime.backends.tensorrt.transfers import Transfers
+
+
+def _runs_on(entry: EngineEntry, gpu: Gpu) -> bool:
+    """Whether the engine's target is this GPU's."""
+    if entry.gpu and entry.gpu != gpu.name:
+        return False
+    if entry.target == PORTABLE:
+        return int(re.sub(r"\D", "", gpu.target) or 0) >= 80
+    return entry.target == gpu.target
+
+
+def choose_engine(
+    bundle: Bundle, graph: GraphEntry, library: str, version: str, gpu: Gpu
+) -> EngineEntry:
+    """The engine of ``graph`` that fits here; one made for this GPU alone is preferred to a portable one.
+
+    Raises:
+        EngineMismatchError: there is none; says what the bundle holds, what is here, and the command that builds one.
+        UnavailableError: the driver is too old for it.
+    """
+    held = [
+        entry
+        for entry in bundle.manifest.engines
+        if entry.backend == library and entry.frame_size == graph.frame_size
+    ]
+    command = rebuild_command(bundle.root, library)
+    if not held:
+        raise EngineMismatchError(
+            f"the bundle {bundle.root} has no {TITLES[library]} engine for {graph.frame_hw[0]}x{graph.frame_hw[1]}; "
+            f"build one with: {command}"
+        )
+    fitting = [entry for entry in held if _runs_on(entry, gpu)]
+    if not fitting:
+        built = ", ".join(dict.fromkeys(f"{e.target} {e.gpu}".strip() for e in held))
+        raise EngineMismatchError(
+            f"the bundle's {TITLES[library]} engines are for {built}, and this GPU is {gpu.target} ({gpu.name}); "
+            f"rebuild with: {command}"
+        )
+    same = [entry for entry in fitting if entry.version == version]
+    if not same:
+        built = ", ".join(dict.fromkeys(e.version for e in fitting))
+        raise EngineMismatchError(
+            f"the bundle's engine was built by {TITLES[library]} {built}, and {version} is installed here; "
+            f"rebuild with: {command}"
+        )
+    entry = min(same, key=lambda e: e.target == PORTABLE)
+    if entry.cuda > gpu.cuda[0]:
+        raise UnavailableError(
+            f"the engine needs a driver for CUDA {entry.cuda}, and the one here supports CUDA "
+            f"{gpu.cuda[0]}.{gpu.cuda[1]}: install a newer NVIDIA driver"
+        )
+    return entry
+
+
+def read_engine(bundle: Bundle, entry: EngineEntry) -> bytes:
+    """The engine's bytes, the very ones whose hash the manifest lists.
+
+    Raises:
+        BundleError: they differ, or others can write the file.
+    """
+    bundle.file(entry.file)
+    require_private(bundle.root, entry.file)
+    return bundle.read(entry.file)
+
+
+def load_engine(
+    bundle: Bundle, graph: GraphEntry, api: TrtApi, gpu: Gpu
+) -> tuple[EngineEntry, LoadedEngine]:
+    """The engine of ``graph`` that fits here, loaded; it was built from this very graph and has its tensors.
+
+    Raises:
+        EngineMismatchError: none fits, as the manifest or the library says.
+        EngineDamagedError: it is damaged, or was built from another graph.
+        BundleError: it is not the file that the manifest lists, or others could have written it.
+        UnavailableError: the driver does not fit, or the GPU has no room.
+    """
+    manifest, rebuild = bundle.manifest, rebuild_command(bundle.root, api.name)
+    entry = choose_engine(bundle, graph, api.name, api.version, gpu)
+    engine = LoadedEngine(api, read_engine(bundle, entry), entry.file, rebuild)
+    try:
+        digest = graph_digest(bundle.root, graph.onnx, lambda name: manifest.files[name].sha256)
+        if engine.name != digest:
+            raise EngineDamagedError(
+                f"{entry.file} was built from another graph than {graph.onnx} of this bundle "
+                f"({engine.name[:12] or 'none named'}, not {digest[:12]}); rebuild it with: {rebuild}"
+            )
+        found = {(t.name, t.is_input, t.dtype, t.shape) for t in engine.tensors()}
+        wanted = {
+            (spec.name, is_input, spec.dtype, tuple(spec.shape))
+            for specs, is_input in ((graph.inputs, True), (graph.outputs, False))
+            for spec in specs
+        }
+        if found != wanted:
+            raise EngineDamagedError(
+                f"{entry.file} has the tensors {sorted(found)}, the manifest lists {sorted(wanted)}; "
+                f"rebuild it with: {rebuild}"
+            )
+    except BaseException:
+        engine.close()
+        raise
+    return entry, engine
+
+
+def inspect_engine(
+    bundle: Bundle,
+    graph: GraphEntry,
+    library: str,
+    *,
+    api: TrtApi | None = None,
+    driver: Driver | None = None,
+) -> tuple[EngineEntry, dict[str, int]]:
+    """The engine of ``graph`` that fits here, and its layers counted as summarise_layers does; needs its GPU.
+
+    Raises:
+        UnavailableError, BundleError: as TrtBackend.
+    """
+    api = api or find_api(library)
+    with ExitStack() as stack:
+        driver = driver or CudaDriver(library)
+        stack.callback(driver.close)
+        entry, engine = load_engine(bundle, graph, api, driver.gpu)
+        stack.callback(engine.close)
+        return entry, summarise_layers(engine.information())
+
+
+class TrtBackend(Closing):
+    """One engine and the pipeline that runs it. For one thread at a time.
+
+    Attributes:
+        slots: frames that may be on their way at once.
+        transfers: what was copied between host and GPU since it was loaded.
+        cuda_graph: whether the engine runs as a CUDA graph.
+        cuda_graph_reason: why not; empty when it does.
+        activation_bytes: GPU memory the execution context takes.
+        entry: the manifest's entry of the engine.
+
+    Raises:
+        UnavailableError: the library, the driver or a fitting engine is not here.
+        BundleError: the engine is not what the manifest says, or others could have written it.
+    """
+
+    slots = SLOTS
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        graph: GraphEntry,
+        device: str = "auto",
+        *,
+        library: str,
+        api: TrtApi | None = None,
+        driver: Driver | None = None,
+    ) -> None:
+        if device not in ("auto", "cuda"):
+            raise UsageError(f"{TITLES[library]} runs on a GPU only, not on {device}")
+        self.name = library
+        self._shape = graph.outputs[0].shape
+        self._pipeline: Pipeline | None = None
+        self._closing = ExitStack()  # undoes in reverse, also what comes after a step that fails
+        api = api or find_api(library)
+        self._driver = driver or CudaDriver(library)
+        self._closing.callback(self._driver.close)
+        try:
+            self._load(bundle, graph, api)
+            self._closing.callback(self._driver.use)
+        except BaseException:
+            with suppress(E2EDeployError):
+                self.close()
+            raise
+
+    def _load(self, bundle: Bundle, graph: GraphEntry, api: TrtApi) -> None:
+        self.entry, engine = load_engine(bundle, graph, api, self._driver.gpu)
+        self._closing.callback(engine.close)
+        self.activation_bytes = engine.activation_bytes
+
+        def failed(what: str) -> E2EDeployError:
+            said = engine.last_errors()
+            return E2EDeployError(f"{TITLES[self.name]} {what}{': ' + said if said else ''}")
+
+        self._pipeline = pipeline = Pipeline(
+            self._driver,
+            engine.context,
+            graph.inputs[0],
+            graph.outputs[0],
+            failed=failed,
+            who=TITLES[self.name],
+        )
+        self._closing.callback(setattr, self, "_pipeline", None)
+        self._closing.callback(pipeline.close)
+        self.transfers: Transfers | None = pipeline.transfers
+        self.cuda_graph_reason = pipeline.cuda_graph_reason
+        self.cuda_graph = not self.cuda_graph_reason
+        gpu = self._driver.gpu
+        how = "one CUDA graph" if self.cuda_graph else f"no CUDA graph: {self.cuda_graph_reason}"
+        memory = f"{self.activation_bytes / 2**20:.0f} MiB for activations"
+        self.device = f"{gpu.name}, {gpu.target}, {how}, {memory}"
+
+    @property
+    def _running(self) -> Pipeline:
+        assert self._pipeline is not None, "the backend is closed"
+        return self._pipeline
+
+    def __call__(self, frame: npt.NDArray[np.uint8]) -> Result:
+        """Result of one frame, uint8 RGB [H, W, 3]; at most one other may be on its way."""
+        return self.collect(self.submit(frame))
+
+    def submit(self, frame: Picture) -> int:
+        """Begin a frame, uint8 RGB [H, W, 3] on the host or on the GPU; returns its slot."""
+        self._driver.use()  # the thread may be another one than the one that loaded
+        return self._running.submit(frame)
+
+    def collect(self, slot: int) -> Result:
+        """The result of a slot, when it is there, in memory of its own."""
+        self._driver.use()
+        result: Result = self._running.collect(slot).view(np.float32).reshape(self._shape)[0].copy()
+        return result
+
+    @property
+    def gpu_ms(self) -> float:
+        """Milliseconds that the last frame computed, without its copies and without waiting for another."""
+        return self._running.gpu_ms
+
+    def close(self) -> None:
+        """Wait, then release what depends before what it depends on; a second call does nothing."""
+        stack, self._closing = self._closing, ExitStack()
+        stack.close()

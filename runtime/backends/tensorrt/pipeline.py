@@ -1,0 +1,245 @@
+"""Frames through one execution context so that copies and computation overlap: two slots, three streams.
+
+    upload stream     frame n+1
+    compute stream              frame n   (one CUDA graph a slot)
+    download stream                        result n-1
+
+Each slot has its own memory on the GPU and on the host, allocated once; events order the streams. Knows addresses,
+streams and events. Does not know bundles, engines' files or what a result means.
+"""
+
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from e2e_deploy.bundle.manifest import TensorSpec
+from e2e_deploy.errors import E2EDeployError
+from e2e_deploy.nvidia.cuda_driver import Bytes, Driver
+from e2e_deploy.runtime.backends.backend import GpuPicture, Picture
+from e2e_deploy.runtime.backends.tensorrt.transfers import Transfers
+
+ALIGNMENT = 256  # of every address TensorRT is given
+WARM_UP = 3  # the first runs load kernels lazily, which a graph capture cannot record
+SLOTS = 2  # one computes while the next is uploaded and the last is downloaded; a third would only add age
+
+
+@dataclass
+class _Slot:
+    """One frame's memory and marks; ``given`` keeps a picture on the GPU alive until its result is there."""
+
+    frame: int
+    result: int
+    frame_host: Bytes
+    result_host: Bytes
+    start: Any
+    uploaded: Any
+    computed: Any
+    downloaded: Any
+    graph: Any = None
+    busy: bool = False
+    given: GpuPicture | None = None
+
+
+class Pipeline:
+    """What runs an execution context. For one thread at a time; everything is allocated here and warm afterwards.
+
+    Args:
+        driver: of the GPU.
+        context: makes the execution context of an engine with one input and one output.
+        frame: the input.
+        result: the output.
+        failed: makes the error of what the library refuses.
+        who: the library, for people.
+
+    Attributes:
+        cuda_graph_reason: why the context runs without CUDA graphs; empty when it runs with them.
+        transfers: what was copied since the warm-up.
+
+    Raises:
+        E2EDeployError: the GPU or the library refuses something; everything is released.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        context: Callable[[], Any],
+        frame: TensorSpec,
+        result: TensorSpec,
+        *,
+        failed: Callable[[str], E2EDeployError],
+        who: str,
+    ) -> None:
+        self._driver: Driver = driver
+        self._context: Any = None
+        self._names, self._failed, self._who = (frame.name, result.name), failed, who
+        self.transfers = Transfers(driver)
+        self._closing = ExitStack()  # undoes in reverse, also what comes after a step that fails
+        try:
+            self._upload, self._compute, self._download = (self._stream() for _ in range(3))
+            self._context = context()
+            self._closing.callback(setattr, self, "_context", None)
+            self._slots = [self._slot(frame, result) for _ in range(SLOTS)]
+            self._last = self._slots[0]
+            self._graphs: list[Any] = []
+            self._closing.callback(self._destroy_graphs)
+            self._closing.callback(self._synchronise)
+            self.cuda_graph_reason = ""
+            self._warm_up()
+        except BaseException:
+            with suppress(E2EDeployError):
+                self.close()
+            raise
+
+    def _stream(self) -> int:
+        stream = self._driver.new_stream()
+        self._closing.callback(self._driver.destroy_stream, stream)
+        return stream
+
+    def _slot(self, frame: TensorSpec, result: TensorSpec) -> _Slot:
+        driver, stack = self._driver, self._closing
+        (inside, frame_host), (outside, result_host) = self._memory(frame), self._memory(result)
+        events = []
+        for _ in range(4):
+            events.append(driver.new_event())
+            stack.callback(driver.destroy_event, events[-1])
+        frame_host[:] = 0
+        return _Slot(inside, outside, frame_host, result_host, *events)
+
+    def _memory(self, spec: TensorSpec) -> tuple[int, Bytes]:
+        """Memory of a tensor on the GPU and its page-locked twin on the host."""
+        driver, stack = self._driver, self._closing
+        size = int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize
+        address = driver.allocate(size)
+        stack.callback(driver.free, address)
+        if address % ALIGNMENT:
+            raise E2EDeployError(
+                f"the GPU memory for {spec.name} starts at {address:#x}, which {ALIGNMENT} does not divide"
+            )
+        pinned = driver.allocate_pinned(size)
+        stack.callback(driver.free_pinned, pinned)
+        return address, pinned
+
+    def _synchronise(self) -> None:
+        for stream in (self._upload, self._compute, self._download):
+            self._driver.synchronise(stream)
+
+    def _destroy_graphs(self) -> None:
+        while self._graphs:
+            self._driver.destroy_graph(self._graphs.pop())
+
+    def _bind(self, slot: _Slot) -> None:
+        for name, address in zip(self._names, (slot.frame, slot.result), strict=True):
+            if not self._context.set_tensor_address(name, address):
+                raise self._failed(f"did not take the address of {name}")
+
+    def _execute(self, slot: _Slot) -> None:
+        self._bind(slot)
+        if not self._context.execute_async_v3(self._compute):
+            raise self._failed("could not run the engine")
+
+    def _queue(self, slot: _Slot) -> None:
+        """Queue one frame in the three streams."""
+        driver, transfers = self._driver, self.transfers
+        if slot.given is None:
+            transfers.upload(slot.frame, slot.frame_host, self._upload)
+        else:
+            size = slot.frame_host.nbytes
+            transfers.on_gpu(slot.frame, slot.given.address, size, self._upload)
+        driver.record(slot.uploaded, self._upload)
+        driver.stream_wait(self._compute, slot.uploaded)
+        driver.record(slot.start, self._compute)
+        if slot.graph is None:
+            self._execute(slot)
+        else:
+            driver.launch(slot.graph, self._compute)
+        driver.record(slot.computed, self._compute)
+        driver.stream_wait(self._download, slot.computed)
+        transfers.download(slot.result_host, slot.result, self._download)
+        driver.record(slot.downloaded, self._download)
+
+    def _warm_up(self) -> None:
+        for slot in self._slots:
+            for _ in range(WARM_UP):
+                self._queue(slot)
+                self._driver.wait(slot.downloaded)
+        self._synchronise()
+        if not self._capturable():
+            self.cuda_graph_reason = f"{self._who} says this engine cannot be captured"
+        else:
+            for slot in self._slots:
+                self.cuda_graph_reason = self.cuda_graph_reason or self._capture(slot)
+        if self.cuda_graph_reason:
+            for slot in self._slots:
+                slot.graph = None
+        for (
+            slot
+        ) in self._slots:  # a capture that broke the context must show here, not at the first frame
+            self._queue(slot)
+        self._synchronise()
+        self.transfers.reset()
+
+    def _capturable(self) -> bool:
+        # No local of _warm_up: what it raises would keep the context past the memory and streams it uses.
+        ask = getattr(self._context, "is_stream_capturable", None)
+        return ask is None or bool(ask(self._compute))
+
+    def _capture(self, slot: _Slot) -> str:
+        """Record a slot's computation as a CUDA graph and run it; why that cannot be done, empty when it was."""
+        driver, stream = self._driver, self._compute
+        problem = ""
+        try:
+            driver.begin_capture(stream)
+        except E2EDeployError as error:
+            return str(error)
+        try:
+            self._execute(slot)
+        except E2EDeployError as error:
+            problem = str(error)
+        try:  # also after a failure: the stream must leave its mode
+            graph = driver.end_capture(stream)
+        except E2EDeployError as error:
+            return problem or str(error)
+        self._graphs.append(graph)
+        if not problem:
+            try:
+                driver.launch(graph, stream)
+                driver.synchronise(stream)
+            except E2EDeployError as error:
+                problem = str(error)
+        slot.graph = graph
+        return problem
+
+    def submit(self, picture: Picture) -> int:
+        """Queue a frame into a free slot and return its number; the picture on the host may be changed afterwards."""
+        number = next((i for i, slot in enumerate(self._slots) if not slot.busy), None)
+        assert number is not None, f"{SLOTS} frames are on their way: collect one first"
+        slot = self._slots[number]
+        if isinstance(picture, GpuPicture):
+            slot.given = picture
+        else:
+            slot.given = None
+            np.copyto(slot.frame_host, np.ascontiguousarray(picture).reshape(-1))
+        self._queue(slot)
+        slot.busy = True
+        return number
+
+    def collect(self, number: int) -> Bytes:
+        """The result's bytes in page-locked memory, when they are there; valid until the next ``submit``."""
+        slot = self._slots[number]
+        assert slot.busy, f"nothing was submitted into slot {number}"
+        self._driver.wait(slot.downloaded)
+        slot.busy, slot.given, self._last = False, None, slot
+        return slot.result_host
+
+    @property
+    def gpu_ms(self) -> float:
+        """Milliseconds that the last collected frame computed, without its copies and without waiting for another."""
+        return self._driver.elapsed_ms(self._last.start, self._last.computed)
+
+    def close(self) -> None:
+        """Wait, then release everything; a second call does nothing."""
+        stack, self._closing = self._closing, ExitStack()
+        stack.close()

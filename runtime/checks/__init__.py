@@ -1,0 +1,1 @@
+"""How near a backend is to its reference, and how fast."""

@@ -1,0 +1,118 @@
+"""A bundle checked by NVIDIA's polygraphy: its ONNX Runtime runner on our graph, its comparator against our reference.
+
+A second opinion that shares no code with runtime/checks/verify.py. Its metrics are not ours, so each limit is
+expressed in one that is at least as strict.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from e2e_deploy.bundle.bundle import Bundle
+from e2e_deploy.bundle.manifest import GraphEntry
+from e2e_deploy.errors import BundleError
+from e2e_deploy.limits import LIMITS
+from e2e_deploy.packages import import_onnxruntime, require
+from e2e_deploy.system.interrupts import interruptible
+
+
+@dataclass(frozen=True)
+class PolygraphyVerdict:
+    """What polygraphy says of one graph, the worst of the stored frames.
+
+    Attributes:
+        frame_hw: (H, W).
+        metric: "L2 norm" of the difference (fp32), or "mean difference", absolute (half precision).
+        value: of the metric.
+        bound: what it must not exceed.
+        passed: polygraphy's own verdict.
+    """
+
+    frame_hw: tuple[int, int]
+    metric: str
+    value: float
+    bound: float
+    passed: bool
+
+    def __str__(self) -> str:
+        height, width = self.frame_hw
+        verdict = "pass" if self.passed else "FAIL"
+        return f"{height}x{width}  polygraphy onnxrt  {self.metric} {self.value:.2e}, limit {self.bound:.2e}  {verdict}"
+
+
+def _bound(bundle: Bundle, references: npt.NDArray[np.float32]) -> tuple[str, float]:
+    """The metric polygraphy is asked for, and its bound."""
+    limit = LIMITS["onnxruntime", bundle.manifest.precision]
+    if limit.relative is not None:
+        # The relative error is a ratio of norms; the frame with the smallest norm is the strictest.
+        norms = np.linalg.norm(references.reshape(len(references), -1).astype(np.float64), axis=1)
+        return "L2 norm", limit.relative * float(norms.min())
+    if bundle.manifest.task == "depth":
+        assert limit.abs_rel is not None
+        return "mean difference", limit.abs_rel  # depth is at most 1, and nothing is aligned
+    assert limit.mean_angle_deg is not None
+    # Components of a unit vector differ by less than its angle.
+    return "mean difference", math.radians(limit.mean_angle_deg)
+
+
+def _check(bundle: Bundle, graph: GraphEntry) -> PolygraphyVerdict:
+    from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
+    from polygraphy.comparator import Comparator, L2CompareFunc, RunResults, SimpleCompareFunc
+    from polygraphy.logger import G_LOGGER
+
+    frames, references = bundle.reference(graph)
+    metric, bound = _bound(bundle, references)
+    if metric == "L2 norm":
+        compare, field = L2CompareFunc(l2_threshold=bound), "l2_norm"
+    else:
+        compare = SimpleCompareFunc(atol=bound, rtol=0.0, check_error_stat="mean")
+        field = "mean_absdiff"
+    taken, given = graph.inputs[0].name, graph.outputs[0].name
+    with G_LOGGER.verbosity():  # it prints to stdout, where results go
+        try:
+            runner = OnnxrtRunner(SessionFromOnnx(str(bundle.file(graph.onnx))), name="onnxrt")
+            weights = bundle.weights_of(graph)
+            with bundle.unchanged(graph.onnx, *weights), runner:
+                outputs = [
+                    {
+                        name: np.array(value)
+                        for name, value in runner.infer({taken: f[None]}).items()
+                    }
+                    for f in frames
+                ]
+        except BundleError:
+            raise
+        except Exception as error:
+            # ONNX Runtime's and polygraphy's exceptions share no public base class.
+            said = " ".join(str(error).split())
+            raise BundleError(f"polygraphy cannot run {graph.onnx}: {said}") from error
+        results = RunResults()
+        results.add(outputs, runner_name="onnxrt")
+        results.add([{given: r[None]} for r in references], runner_name="reference")
+        accuracy = Comparator.compare_accuracy(results, compare_func=compare)
+        found = [
+            float(getattr(comparison, field))
+            for result in accuracy.lst
+            for iterations in result.values()
+            for outputs_of_frame in iterations
+            for comparison in outputs_of_frame.values()
+        ]
+        # np.max keeps NaN, max does not.
+        worst = float(np.max(found)) if len(found) == len(frames) else math.nan
+        return PolygraphyVerdict(
+            graph.frame_hw, metric, worst, bound, bool(accuracy) and not math.isnan(worst)
+        )
+
+
+def check_with_polygraphy(bundle: Bundle) -> list[PolygraphyVerdict]:
+    """Run every stored reference frame of every graph with polygraphy on the CPU and compare there.
+
+    Raises:
+        UnavailableError: polygraphy is not installed.
+        BundleError: the reference cannot be read, or ONNX Runtime refuses the graph.
+    """
+    require("polygraphy", "export")
+    import_onnxruntime()  # before polygraphy does
+    return interruptible(lambda: [_check(bundle, graph) for graph in bundle.manifest.graphs])

@@ -1,0 +1,192 @@
+"""Files of each frame in a folder. One table says which formats there are; each encodes to bytes."""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+from e2e_deploy.bundle.manifest import Manifest
+from e2e_deploy.errors import E2EDeployError, UsageError
+from e2e_deploy.runtime.backends.backend import Result
+from e2e_deploy.runtime.sinks.sink import Painter, SixteenBits, about
+from e2e_deploy.runtime.sources.source import SourceFrame
+from e2e_deploy.runtime.steps.intrinsics import Intrinsics
+from e2e_deploy.runtime.steps.step import Facts
+from e2e_deploy.system.files import whole_file
+from e2e_deploy.system.json_files import to_json
+from e2e_deploy.system.opencv import cv2
+
+
+@dataclass(frozen=True)
+class Picture:
+    """All that an encoder may need: a result, what is told about it, and the sink's painter and camera."""
+
+    frame: SourceFrame
+    result: Result
+    told: dict[str, Any]
+    facts: Facts
+    painter: Painter
+    intrinsics: Intrinsics | None
+
+
+Encoded = tuple[bytes, dict[str, Any] | None]
+"""The file, and its entry of the sidecar; None for pictures that hold no numbers."""
+
+
+def _png(bgr_or_grey: npt.NDArray[Any]) -> bytes:
+    ok, data = cv2.imencode(".png", bgr_or_grey)
+    if not ok:
+        raise E2EDeployError("a result could not be encoded as PNG")
+    return data.tobytes()
+
+
+def _png16(picture: Picture) -> Encoded:
+    bits = SixteenBits(*picture.told["range"])
+    stored = bits.store(picture.result)
+    single = stored.ndim == 2
+    told = bits.told() | {"channels": "one" if single else "R, G, B = x, y, z"}
+    return _png(stored if single else stored[..., ::-1]), told
+
+
+def _npy(picture: Picture) -> Encoded:
+    file = io.BytesIO()
+    np.save(file, picture.result)
+    return file.getvalue(), {"dtype": "float32"}
+
+
+def _npz(picture: Picture) -> Encoded:
+    file = io.BytesIO()
+    np.savez_compressed(file, **{picture.told["task"]: picture.result})  # type: ignore[arg-type]
+    return file.getvalue(), {"dtype": "float32", "key": picture.told["task"]}
+
+
+def _exr(picture: Picture) -> Encoded:
+    # FFmpeg's encoder, because OpenCV's wheels have none any more.
+    single = picture.result.ndim == 2
+    encoder = av.CodecContext.create("exr", "w")
+    encoder.height, encoder.width = picture.result.shape[:2]
+    pixels = "grayf32le" if single else "gbrpf32le"
+    encoder.pix_fmt = pixels
+    encoder.time_base = Fraction(1, 25)  # a picture has none, the encoder asks for one
+    encoder.options = {"compression": "zip16", "format": "float"}
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture.result), format=pixels)
+    packets = [*encoder.encode(frame), *encoder.encode()]
+    told = {"dtype": "float32", "channels": "Y" if single else "R, G, B = x, y, z"}
+    return b"".join(bytes(packet) for packet in packets), told
+
+
+def _ply(picture: Picture) -> Encoded:
+    """A binary point cloud in optical axes, with the frame's colours; pixels without depth are left out."""
+    if picture.intrinsics is None or not picture.told["metric"]:
+        raise UsageError(
+            "a point cloud needs the camera's intrinsics and metric depth: affine-invariant depth has an unknown "
+            "shift, which bends every surface; give --intrinsics with --metric-points or --camera-height"
+        )
+    depth = picture.result
+    v, u = np.nonzero(np.isfinite(depth))
+    xyz = picture.intrinsics.rays(u, v) * depth[v, u, None]
+    vertices = np.empty(len(v), dtype=[("xyz", "<f4", 3), ("rgb", "u1", 3)])
+    vertices["xyz"], vertices["rgb"] = xyz, picture.frame.rgb[v, u]
+    lines = ["ply", "format binary_little_endian 1.0", f"element vertex {len(v)}"]
+    lines += [f"property float {name}" for name in "xyz"]
+    lines += [f"property uchar {name}" for name in ("red", "green", "blue")]
+    header = "\n".join([*lines, "end_header", ""]).encode()
+    axes = "x right, y down, z forward, in metres"
+    return header + vertices.tobytes(), {"points": len(v), "axes": axes}
+
+
+def _color(picture: Picture) -> Encoded:
+    return _png(picture.painter(picture.result, picture.facts)[..., ::-1]), None
+
+
+# name: (what follows the stem, encoder)
+FORMATS: dict[str, tuple[str, Callable[[Picture], Encoded]]] = {
+    "png16": (".png", _png16),
+    "npy": (".npy", _npy),
+    "npz": (".npz", _npz),
+    "exr": (".exr", _exr),
+    "ply": (".ply", _ply),
+    "color": ("_color.png", _color),
+}
+
+
+MAX_LISTED = (
+    10_000  # files that a sink names when it is closed; a camera may fill a folder for days
+)
+
+
+def file_names(name: str, task: str, formats: tuple[str, ...]) -> list[str]:
+    """The files of a frame of that name, the sidecar last."""
+    return [*(f"{name}_{task}{FORMATS[known][0]}" for known in formats), f"{name}_{task}.json"]
+
+
+class PictureSink:
+    """Files of each frame in a folder: <name>_depth.png and so on, and one .json beside those that hold numbers.
+
+    Args:
+        folder: made if it does not exist.
+        manifest: the bundle's, for the sidecar.
+        formats: of FORMATS.
+        painter: colours the results.
+        number: put the frame's index into the names (videos and cameras).
+        file: the name of the one file of the one frame, of the one format; its sidecar is <file>.json.
+        intrinsics: of the frames; needed for ply.
+    """
+
+    on_main_thread = False
+
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        formats: tuple[str, ...],
+        painter: Painter,
+        *,
+        number: bool,
+        file: str | None = None,
+        intrinsics: Intrinsics | None = None,
+    ) -> None:
+        self.name = str(folder if file is None else folder / file)
+        self._folder, self._manifest, self._formats = folder, manifest, formats
+        self._painter, self._number, self._intrinsics = painter, number, intrinsics
+        self._file = file
+        self._written: list[Path] = []
+
+    def write(self, frame: SourceFrame, result: Result, facts: Facts) -> None:
+        """Write the files of one frame.
+
+        Raises:
+            UsageError: a point cloud of depth that is not metric.
+            E2EDeployError: a file cannot be written.
+        """
+        stem = f"{frame.name}_{frame.index:06d}" if self._number else frame.name
+        *files, sidecar = file_names(stem, self._manifest.task, self._formats)
+        if self._file is not None:
+            files, sidecar = [self._file], f"{self._file}.json"
+        told = about(self._manifest, frame, result, facts)
+        picture = Picture(frame, result, told, facts, self._painter, self._intrinsics)
+        entries: dict[str, Any] = {}
+        for format_name, file in zip(self._formats, files, strict=True):
+            data, entry = FORMATS[format_name][1](picture)
+            self._store(file, data)
+            if entry is not None:
+                entries[format_name] = {"file": file, **entry}
+        if entries:
+            self._store(sidecar, (to_json(told | entries, indent=2) + "\n").encode())
+
+    def _store(self, name: str, data: bytes) -> None:
+        path = self._folder / name
+        with whole_file(path) as partial:
+            partial.write_bytes(data)
+        if len(self._written) < MAX_LISTED:
+            self._written.append(path)
+
+    def close(self) -> list[Path]:
+        """The files written, the first MAX_LISTED of them."""
+        return self._written

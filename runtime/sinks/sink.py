@@ -1,0 +1,193 @@
+"""What a sink is, results as colours and as 16 bits, and the sinks without files: a window and a function.
+
+``picture_sink.py`` and ``video_sink.py`` write files: whole or not at all, with what is to be known of their numbers.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from e2e_deploy.bundle.manifest import Manifest
+from e2e_deploy.colormap import DisplayRange, colour_depth, colour_normals, write_note
+from e2e_deploy.errors import UnavailableError
+from e2e_deploy.runtime.backends.backend import Result
+from e2e_deploy.runtime.sources.source import SourceFrame
+from e2e_deploy.runtime.steps.step import Facts
+from e2e_deploy.system.opencv import cv2
+
+Rgb = npt.NDArray[np.uint8]
+UNKNOWN = 0  # in 16-bit files; as in ROS (REP-118), where 0 is no measurement
+
+
+class Sink(Protocol):
+    """Takes frames with their results, in order, in a thread of its own.
+
+    Attributes:
+        name: what it is, for people.
+        on_main_thread: whether it must be called in the main thread, as windows must.
+    """
+
+    name: str
+    on_main_thread: bool
+
+    def write(self, frame: SourceFrame, result: Result, facts: Facts) -> None:
+        """Take one result, depth [H, W] or normals [H, W, 3] at the frame's size, and what steps did to it.
+
+        Other sinks see the same arrays: nothing may be changed in them.
+        """
+        ...
+
+    def close(self) -> list[Path]:
+        """Finish, and return the files that were written."""
+        ...
+
+
+class Painter:
+    """Results as RGB pictures, with the display range of one source and the note of its weights. One a sink.
+
+    Attributes:
+        note: what must be said about the weights, or empty.
+        is_video: whether the display range follows slowly.
+        colormap: may be changed between pictures.
+        fixed: (low, high) of the display range; None follows the pictures.
+    """
+
+    def __init__(self, manifest: Manifest, colormap: str, *, is_video: bool) -> None:
+        self.note = manifest.checkpoint.note
+        self.is_video, self.colormap = is_video, colormap
+        self.fixed: tuple[float, float] | None = None
+        self._task = manifest.task
+        self._follow = 0.1 if is_video else 1.0
+        self._range = DisplayRange(self._follow)
+
+    def __call__(self, result: Result, facts: Facts) -> Rgb:
+        """The result as uint8 RGB [H, W, 3]; a scene cut starts a new display range."""
+        if facts.get("steady", {}).get("cut"):
+            self._range = DisplayRange(self._follow)
+        if self._task == "normals":
+            picture = colour_normals(result)
+        else:
+            followed = self._range.update(result)
+            picture = colour_depth(result, self.colormap, *(self.fixed or followed))
+        return write_note(picture, self.note)
+
+
+@dataclass(frozen=True)
+class SixteenBits:
+    """How 16-bit files hold values of a range: ``value = stored * scale + offset``; UNKNOWN is no value.
+
+    Codes from 1 on are values; what is outside the range saturates.
+    """
+
+    low: float
+    high: float
+
+    @property
+    def scale(self) -> float:
+        """Value of one step."""
+        return (self.high - self.low) / (65535 - UNKNOWN - 1)
+
+    @property
+    def offset(self) -> float:
+        """Value that code 0 would have."""
+        return self.low - self.scale * (UNKNOWN + 1)
+
+    def store(self, result: Result) -> npt.NDArray[np.uint16]:
+        """A result in codes; a pixel of which any component is NaN or infinite is UNKNOWN in all of them."""
+        codes = np.clip(result, self.low, self.high)
+        codes -= self.low
+        codes /= self.scale
+        np.rint(codes, out=codes)
+        codes += UNKNOWN + 1
+        codes[~known_pixels(result)] = UNKNOWN
+        return codes.astype(np.uint16)
+
+    def told(self) -> dict[str, Any]:
+        """What a sidecar says of it."""
+        return {
+            "value": "stored * scale + offset, where stored is not unknown",
+            "scale": self.scale,
+            "offset": self.offset,
+            "unknown": UNKNOWN,
+        }
+
+
+def known_pixels(result: Result) -> npt.NDArray[np.bool_]:
+    """Where a result [H, W] or [H, W, 3] is a number in all components, bool [H, W]."""
+    finite: npt.NDArray[np.bool_] = np.isfinite(result)
+    return finite if result.ndim == 2 else np.logical_and.reduce(finite, axis=2)
+
+
+def about(manifest: Manifest, frame: SourceFrame, result: Result, facts: Facts) -> dict[str, Any]:
+    """What a sidecar says of a result: the task's meaning, or what the steps made of it."""
+    info = manifest.task_info
+    told: dict[str, Any] = {
+        "task": manifest.task,
+        "meaning": info.meaning,
+        "units": info.units,
+        "metric": False,
+        "range": list(info.value_range),
+        "size": list(result.shape[:2]),
+        "source": {"name": frame.name, "index": frame.index, "pts_s": frame.pts_s},
+        "model": {
+            "checkpoint": manifest.checkpoint.id,
+            "sha256": manifest.checkpoint.sha256,
+            "family": manifest.family,
+            "precision": manifest.precision,
+            "note": manifest.checkpoint.note,
+        },
+    }
+    return told | facts
+
+
+class WindowSink:
+    """A window with the frame beside its coloured result; the user closes it with q or Escape.
+
+    Raises:
+        UnavailableError: this machine has no display.
+    """
+
+    name = "window"
+    on_main_thread = True
+
+    def __init__(self, painter: Painter, *, wait: bool) -> None:
+        # Qt aborts the whole process when it finds no display, so it must not be asked.
+        if sys.platform.startswith("linux") and not (
+            os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+        ):
+            raise UnavailableError(
+                "--show needs a display and there is none here (DISPLAY is not set); use --out"
+            )
+        self._painter, self._wait = painter, wait
+
+    def write(self, frame: SourceFrame, result: Result, facts: Facts) -> None:
+        """Show one frame; raises KeyboardInterrupt when the user closes the window."""
+        both = np.concatenate([frame.rgb, self._painter(result, facts)], axis=1)
+        cv2.imshow("e2e-deploy", both[..., ::-1])
+        if cv2.waitKey(0 if self._wait else 1) & 0xFF in (27, ord("q")):
+            raise KeyboardInterrupt
+
+    def close(self) -> list[Path]:
+        """Close the window."""
+        cv2.destroyAllWindows()
+        return []
+
+
+class CallbackSink:
+    """Hands every result to a function: ``function(frame, result, facts)``, in a thread of its own."""
+
+    name = "callback"
+    on_main_thread = False
+
+    def __init__(self, function: Callable[[SourceFrame, Result, Facts], None]) -> None:
+        self.write = function
+
+    def close(self) -> list[Path]:
+        """Nothing was written."""
+        return []

@@ -1,0 +1,1 @@
+"""From a container's packets to upright SDR frames with their own times."""

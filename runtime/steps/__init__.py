@@ -1,0 +1,1 @@
+"""What is done to a result between the engine and the sinks."""

@@ -1,0 +1,122 @@
+import json
+import re
+
+import pytest
+
+from tests.plain_bundle import NOTE, edit_manifest, write_plain_bundle
+from tests.runtime.checks.test_verify import change_reference
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    return write_plain_bundle(tmp_path / "bundle")
+
+
+@pytest.fixture
+def broken(bundle):
+    change_reference(bundle, lambda results: results[1].__imul__(1.01))
+    return bundle
+
+
+def test_a_table_with_one_row_a_backend_and_size(cli, tmp_path):
+    bundle = write_plain_bundle(tmp_path / "b", sizes=[(24, 32), (20, 20)])
+    code, stdout, stderr = cli("verify", bundle)
+    header, *rows = stdout.splitlines()
+    assert code == 0
+    assert header.split() == [
+        "frame", "backend", "precision", "AbsRel", "angle", "max", "error", "limit"
+    ]  # fmt: skip
+    assert [row.split()[0] for row in rows] == ["24x32", "20x20"]
+    for row in rows:
+        assert "onnxruntime (C" in row
+        assert "rel < 0.0001" in row
+        assert row.endswith("pass")
+    assert "the checkpoint plain, which is no folder here" in stderr
+    assert f"note: {NOTE}" in stderr
+
+
+def test_normals_show_an_angle(cli, tmp_path):
+    code, stdout, _ = cli("verify", write_plain_bundle(tmp_path / "n", task="normals"))
+    row = stdout.splitlines()[1].split()
+    assert code == 0
+    assert "-" in row
+    assert row[-1] == "pass"
+
+
+def test_every_backend_with_the_checkpoint_at_hand(cli, depth_bundle):
+    code, stdout, stderr = cli("verify", depth_bundle)
+    assert code == 0
+    assert [line.split()[1] for line in stdout.splitlines()[1:3]] == ["onnxruntime", "torch"]
+    assert not re.search("(onnxruntime|torch): not compared", stderr)
+
+
+def test_a_named_device_leaves_out_the_backends_that_do_not_run_on_it(cli, bundle):
+    code, stdout, stderr = cli("verify", bundle, "--device", "cpu")
+    assert code == 0
+    assert "onnxruntime (CPU" in stdout
+    assert "tensorrt: not compared: TensorRT runs on a GPU only" in stderr
+
+
+def test_a_broken_limit_is_exit_3_and_still_a_table(cli, broken):
+    code, stdout, stderr = cli("verify", broken)
+    assert code == 3
+    assert stdout.splitlines()[1].endswith("FAIL")
+    error = stderr.splitlines()[-1]
+    assert error.startswith("error: onnxruntime fp32: relative error")
+    assert "is not below 0.0001" in error
+
+
+def test_json(cli, bundle, broken):
+    code, stdout, _ = cli("verify", broken, "--backend", "onnxruntime", "--json")
+    (verdict,) = json.loads(stdout)
+    assert code == 3
+    assert (verdict["backend"], verdict["precision"]) == ("onnxruntime", "fp32")
+    assert verdict["limit"]["relative"] == 1e-4
+    assert verdict["parity"]["relative"] > 1e-3
+    assert len(verdict["failures"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [(["--backend", "torch"], 5), (["--backend", "openvino"], 2), (["--device", "tpu"], 2)],
+)
+def test_a_named_backend_that_is_not_here_is_an_error(cli, bundle, options, expected):
+    code, stdout, stderr = cli("verify", bundle, *options)
+    assert (code, stdout) == (expected, "")
+    assert "rror: " in stderr
+
+
+def test_a_changed_bundle(cli, bundle):
+    with (bundle / "model_24x32.onnx").open("ab") as stream:
+        stream.write(b"x")
+    code, stdout, stderr = cli("verify", bundle)
+    assert (code, stdout, stderr.count("\n")) == (5, "", 1)
+    assert "is not the file that was exported" in stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("verify", "{bundle}", "--backend", "onnxruntime"),
+        ("bench", "{bundle}"),
+        ("run", "test:", "--bundle", "{bundle}", "--limit", "1"),
+    ],
+)
+def test_a_checkpoint_that_nothing_would_open(cli, bundle, arguments):
+    arguments = [argument.format(bundle=bundle) for argument in arguments]
+    code, _, stderr = cli(*arguments, "--checkpoint", "x")
+    assert code == 2
+    assert "--checkpoint is what PyTorch opens" in stderr
+
+
+def test_the_checkpoint_is_the_users_to_name(cli, tiny_depth, bundle_copy):
+    edit_manifest(bundle_copy, lambda m: m["checkpoint"].update(id="owner/name@0123456789abcdef"))
+    code, stdout, stderr = cli("verify", bundle_copy)
+    assert code == 0
+    assert (
+        "torch: not compared: the bundle names the checkpoint owner/name@0123456789abcdef" in stderr
+    )
+    assert "(--checkpoint)" in stderr
+    code, stdout, stderr = cli("verify", bundle_copy, "--checkpoint", tiny_depth)
+    assert code == 0
+    assert "torch (CPU" in stdout

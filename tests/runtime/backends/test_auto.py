@@ -1,0 +1,101 @@
+"""What ``auto`` chooses, on a machine with the doubles of a GPU and TensorRT."""
+
+import numpy as np
+import pytest
+
+from e2e_deploy.errors import BundleError, EngineMismatchError, UnavailableError
+from e2e_deploy.runtime import engine as engine_module
+from e2e_deploy.runtime.engine import Engine
+from tests import fake_gpu
+from tests.plain_bundle import HW, plain_depth, rehash, write_plain_bundle
+from tests.runtime.fake_engines import add_engine, frames
+
+
+@pytest.fixture
+def gpu(monkeypatch, tmp_path):
+    def put(*libraries):
+        return fake_gpu.install(monkeypatch, tmp_path / "cache", libraries=libraries)
+
+    return put
+
+
+def test_a_fitting_engine_is_preferred(gpu, root, engine, rng):
+    driver = gpu("tensorrt")
+    with Engine.load(root) as loaded:
+        assert loaded.backend.name == "tensorrt"
+        assert loaded.describe().endswith("the bundle's engine fits this GPU)")
+        picture = frames(rng)[0]
+        np.testing.assert_allclose(loaded(picture), plain_depth(picture), rtol=1e-6)
+    assert driver.live == {}
+
+
+def test_tensorrt_comes_before_tensorrt_rtx(gpu, root):
+    add_engine(root, backend="tensorrt-rtx", gpu="")
+    gpu("tensorrt", "tensorrt-rtx")
+    with Engine.load(root) as loaded:
+        assert loaded.backend.name == "tensorrt-rtx"
+    add_engine(root)
+    with Engine.load(root) as loaded:
+        assert loaded.backend.name == "tensorrt"
+
+
+def test_the_second_library_is_taken_where_the_first_does_not_fit(gpu, root):
+    add_engine(root, version="10.13.2")
+    add_engine(root, backend="tensorrt-rtx", gpu="")
+    gpu("tensorrt", "tensorrt-rtx")
+    with Engine.load(root) as loaded:
+        assert loaded.backend.name == "tensorrt-rtx"
+
+
+@pytest.mark.parametrize(
+    ("facts", "libraries", "why"),
+    [
+        ({"target": "sm86"}, ["tensorrt"], "engines are for sm86"),
+        ({"version": "10.13.2"}, ["tensorrt"], "was built by TensorRT 10.13.2"),
+        ({}, [], "the package 'tensorrt' is not installed"),
+    ],
+)
+def test_an_engine_that_does_not_fit_is_said(gpu, root, facts, libraries, why, monkeypatch):
+    add_engine(root, **facts)
+    driver = gpu(*libraries)
+    monkeypatch.setattr("e2e_deploy.runtime.backends.onnxruntime.cuda_device_count", lambda: 0)
+    with Engine.load(root) as loaded:
+        assert loaded.backend.name == "onnxruntime"
+        assert why in loaded.describe()
+    assert driver.live == {}
+    with pytest.raises(EngineMismatchError if libraries else UnavailableError, match=why):
+        Engine.load(root, backend="tensorrt")
+
+
+def test_no_engine_for_the_frame_size(gpu, root, engine):
+    gpu("tensorrt")
+    other = write_plain_bundle(root.parent / "other")
+    with Engine.load(other, device="cpu") as loaded:
+        assert "the bundle has no engine for this frame size" in loaded.describe()
+
+
+def test_a_named_device_decides(gpu, root, engine):
+    gpu("tensorrt")
+    with Engine.load(root, device="cpu") as loaded:
+        assert loaded.backend.name == "onnxruntime"
+        assert loaded.reason == "the CPU was asked for"
+
+
+def test_without_a_gpu(root, engine, monkeypatch):
+    monkeypatch.setattr(engine_module, "cuda_device_count", lambda: 0)
+    with Engine.load(root, device="cpu", frame_size=HW) as loaded:
+        assert loaded.backend.name == "onnxruntime"
+    monkeypatch.setattr("e2e_deploy.runtime.backends.onnxruntime.cuda_device_count", lambda: 0)
+    with Engine.load(root) as loaded:
+        assert loaded.reason == "no NVIDIA GPU for the bundle's engines"
+
+
+def test_an_engine_that_cannot_be_trusted_is_no_reason_for_another_backend(gpu, root, engine):
+    gpu("tensorrt")
+    engine.write_bytes(engine.read_bytes()[:-20])
+    rehash(root, engine.relative_to(root).as_posix())
+    with pytest.raises(BundleError, match="damaged"):
+        Engine.load(root)
+    engine.chmod(0o666)
+    with pytest.raises(BundleError, match="can be written by other users"):
+        Engine.load(root)

@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+
+from e2e_deploy.bundle.bundle import open_bundle
+from e2e_deploy.errors import BundleError
+from e2e_deploy.limits import LIMITS, Parity
+from e2e_deploy.runtime.checks.verify import verify_bundle, worst
+from tests.plain_bundle import HW, rehash, write_plain_bundle
+
+
+def change_reference(root, change):
+    """Store other reference results, hashes and all."""
+    name = f"reference/{HW[0]}x{HW[1]}.npz"
+    with np.load(root / name) as stored:
+        frames, results = stored["frames"], stored["results"]
+    change(results)
+    np.savez(root / name, frames=frames, results=results)
+    rehash(root, name)
+
+
+def test_a_whole_bundle_passes_for_every_size(tmp_path):
+    bundle = open_bundle(write_plain_bundle(tmp_path / "b", sizes=[HW, (20, 20)]))
+    verdicts = verify_bundle(bundle)
+    assert [v.frame_hw for v in verdicts] == [HW, (20, 20)]
+    for verdict in verdicts:
+        assert verdict.failures == []
+        assert (verdict.backend, verdict.precision) == ("onnxruntime", "fp32")
+        assert verdict.limit == LIMITS["onnxruntime", "fp32"]
+        assert verdict.parity.max_abs < 1e-6
+
+
+@pytest.mark.parametrize("task", ["depth", "normals"])
+@pytest.mark.parametrize("frame", [0, 1])
+def test_one_frame_of_several_is_enough_to_fail(tmp_path, task, frame):
+    root = write_plain_bundle(tmp_path / "b", task=task)
+    change_reference(root, lambda results: results[frame].__imul__(1.001))
+    (verdict,) = verify_bundle(open_bundle(root))
+    assert verdict.parity.relative == pytest.approx(1e-3, rel=0.01)
+    assert "relative error" in verdict.failures[0]
+
+
+def test_a_reference_that_is_not_finite_is_refused(tmp_path):
+    root = write_plain_bundle(tmp_path / "b")
+    change_reference(root, lambda results: results[0].__setitem__((0, 0), np.nan))
+    with pytest.raises(BundleError, match="NaN or infinite"):
+        verify_bundle(open_bundle(root))
+
+
+def test_the_worst_of_several_frames():
+    def parity(**changes):
+        values = {
+            "max_abs": 0.0,
+            "relative": 0.0,
+            "abs_rel": 0.0,
+            "share_within_2pct": 1.0,
+            "mean_angle_deg": None,
+            "psnr_db": 90.0,
+            "finite": True,
+        }
+        return Parity(**values | changes)
+
+    got = worst(
+        [
+            parity(max_abs=0.5, share_within_2pct=0.7),
+            parity(relative=0.1, abs_rel=0.2, psnr_db=30.0),
+            parity(finite=False, max_abs=float("nan"), abs_rel=None),
+        ]
+    )
+    assert (got.relative, got.abs_rel, got.share_within_2pct) == (0.1, 0.2, 0.7)
+    assert (got.psnr_db, got.mean_angle_deg, got.finite) == (30.0, None, False)
+    assert np.isnan(got.max_abs)

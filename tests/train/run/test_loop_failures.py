@@ -1,0 +1,241 @@
+"""A run that fails does not damage what it has: NaN, signals, full disks, killed readers."""
+
+import dataclasses
+import errno
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from e2e_deploy.errors import E2EDeployError, UsageError
+from e2e_deploy.train.run import loop
+from e2e_deploy.train.run.loop import train
+from e2e_deploy.train.run.resume import checkpoint_folders
+from tests.train.fixtures import write_folder
+from tests.train.small_runs import equal, logged, small_config
+
+SCRIPT = Path(__file__).with_name("launched_run.py")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_step_with_nan_changes_nothing_and_is_counted(tmp_path, monkeypatch):
+    compute, calls = loop.Stepper._loss, []
+
+    def poisoned(self, batch, seed):
+        result = compute(self, batch, seed)
+        calls.append(1)
+        # The second micro-batch of the second step.
+        factor = torch.nan if len(calls) == 4 else 1
+        return dataclasses.replace(result, error_sum=result.error_sum * factor)
+
+    monkeypatch.setattr(loop.Stepper, "_loss", poisoned)
+    run = {"checkpoint_every": 1, "keep": 9}
+    result = train(small_config(tmp_path, optim={"steps": 3}, run=run))
+    assert [entry["skipped"] for entry in logged(tmp_path / "out")] == [False, True, False]
+    assert (result.progress.num_nonfinite, result.progress.nonfinite_in_a_row) == (1, 0)
+    from safetensors.torch import load_file
+
+    folders = checkpoint_folders(tmp_path / "out" / "checkpoints")
+    # None of the second step: its weights may be what gave NaN.
+    assert [folder.name for folder in folders] == ["step-00000001", "step-00000003"]
+    one, three = (load_file(folder / "unet.safetensors") for folder in folders)
+    assert not equal(one, three)
+    assert all(tensor.isfinite().all() for tensor in three.values())
+
+
+def poison_after(monkeypatch, num_losses):
+    """Every loss after the first ``num_losses`` micro-batches is NaN."""
+    compute, calls = loop.Stepper._loss, []
+
+    def poisoned(self, batch, seed):
+        result = compute(self, batch, seed)
+        calls.append(1)
+        factor = torch.nan if len(calls) > num_losses else 1
+        return dataclasses.replace(result, error_sum=result.error_sum * factor)
+
+    monkeypatch.setattr(loop.Stepper, "_loss", poisoned)
+
+
+def test_a_streak_of_nan_writes_no_checkpoint_and_deletes_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "MAX_NONFINITE_IN_A_ROW", 4)
+    run = {"checkpoint_every": 1, "keep": 1}
+    good = tmp_path / "out" / "checkpoints" / "step-00000002"
+    with monkeypatch.context() as patch:
+        poison_after(patch, 4)  # two steps of two micro-batches
+        with pytest.raises(E2EDeployError, match=r"up to step 6: ") as caught:
+            train(small_config(tmp_path, optim={"steps": 9}, run=run))
+    assert f"goes on from {good}" in str(caught.value)
+    assert checkpoint_folders(good.parent) == [good]
+    with monkeypatch.context() as patch:
+        poison_after(patch, 0)
+        with pytest.raises(E2EDeployError, match=f"no step since {good} gave a number"):
+            train(small_config(tmp_path, optim={"steps": 9}, run=run))
+        # A run that ends in a streak has no result.
+        with pytest.raises(E2EDeployError, match="2 steps in a row"):
+            train(small_config(tmp_path, optim={"steps": 4}, run=run))
+    assert checkpoint_folders(good.parent) == [good]
+    assert not (tmp_path / "out" / "model").exists()
+    with pytest.raises(UsageError, match=r"other settings \(optim.lr\)"):
+        train(small_config(tmp_path, optim={"steps": 4, "lr": 2e-3}, run=run))
+    lower = small_config(tmp_path, optim={"steps": 4, "lr": 1e-4}, run=run)
+    assert train(lower).progress.step == 4
+
+
+def test_an_interruption_in_a_streak_of_nan_saves_nothing(tmp_path, monkeypatch, capsys):
+    tell = loop.Reporter.step
+
+    def telling(self, report):
+        tell(self, report)
+        if report.step == 4:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(loop.Reporter, "step", telling)
+    poison_after(monkeypatch, 4)
+    with pytest.raises(KeyboardInterrupt):
+        train(small_config(tmp_path, optim={"steps": 9}, run={"checkpoint_every": 2}))
+    folders = checkpoint_folders(tmp_path / "out" / "checkpoints")
+    assert [folder.name for folder in folders] == ["step-00000002"]
+    assert (
+        f"gave NaN and are not saved; the run goes on from {folders[0]}" in capsys.readouterr().err
+    )
+
+
+def test_a_data_set_that_grew_is_told_when_a_run_goes_on(tmp_path, capsys):
+    train(small_config(tmp_path, optim={"steps": 1}))
+    train(small_config(tmp_path, optim={"steps": 2}))
+    assert "has changed since" not in capsys.readouterr().err
+    write_folder(tmp_path / "data", num_samples=7)
+    train(small_config(tmp_path, optim={"steps": 3}))
+    assert "(train) has changed since (6 images then, 7 now)" in capsys.readouterr().err
+
+
+def test_a_disk_that_is_full_at_the_end_is_one_sentence(tmp_path, monkeypatch):
+    def full(*_arguments, **_named):
+        error = OSError(errno.ENOSPC, "No space left on device")
+        raise E2EDeployError(f"the model could not be written: {error.strerror}") from error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "write_model", full)
+        with pytest.raises(E2EDeployError, match="No space left on device") as caught:
+            train(small_config(tmp_path, optim={"steps": 1}))
+    assert "step 1 is saved: free space and run the same command" in str(caught.value)
+    assert train(small_config(tmp_path, optim={"steps": 1})).model.is_dir()
+
+
+def test_a_reading_process_that_is_killed_is_one_sentence(tmp_path, monkeypatch):
+    tell, killed = loop.Reporter.step, []
+
+    def telling(self, report):
+        tell(self, report)
+        readers = [c for c in psutil.Process().children() if "spawn_main" in " ".join(c.cmdline())]
+        if not killed:
+            killed.append(readers[0])
+            readers[0].kill()
+
+    monkeypatch.setattr(loop.Reporter, "step", telling)
+    with pytest.raises(E2EDeployError, match=r"a process that reads data died .*run\.workers"):
+        train(small_config(tmp_path, optim={"steps": 500}, run={"workers": 1}))
+    assert killed
+
+
+@pytest.mark.parametrize(
+    ("factor", "told"),
+    [
+        (torch.nan, r"the weight unet\.conv_in\.bias is NaN or infinite after step 4"),
+        (1e30, r"the prediction for the last images is NaN or infinite after step 4"),
+    ],
+)
+def test_a_step_that_breaks_the_weights_leaves_no_checkpoint_and_no_model(
+    tmp_path, monkeypatch, factor, told
+):
+    run = loop.Stepper.run
+
+    def breaking(self, step, batches, should_stop):
+        report = run(self, step, batches, should_stop)
+        if report.step == 4:  # of finite loss and gradient
+            with torch.no_grad():
+                self.forward.model.unet.conv_in.bias.mul_(factor)
+                self.forward.model.unet.conv_out.weight.mul_(factor)
+        return report
+
+    monkeypatch.setattr(loop.Stepper, "run", breaking)
+    with pytest.raises(E2EDeployError, match=told) as caught:
+        train(small_config(tmp_path, optim={"steps": 4}, run={"checkpoint_every": 1, "keep": 2}))
+    folders = checkpoint_folders(tmp_path / "out" / "checkpoints")
+    assert [folder.name for folder in folders] == ["step-00000002", "step-00000003"]
+    assert str(folders[1]) in str(caught.value)
+    assert not (tmp_path / "out" / "model").exists()
+
+
+def test_nan_without_end_stops_with_advice(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "MAX_NONFINITE_IN_A_ROW", 3)
+    compute = loop.Stepper._loss
+
+    def poisoned(self, batch, seed):
+        result = compute(self, batch, seed)
+        return dataclasses.replace(result, error_sum=result.error_sum * torch.nan)
+
+    monkeypatch.setattr(loop.Stepper, "_loss", poisoned)
+    with pytest.raises(
+        E2EDeployError, match=r"3 steps in a row, up to step 3: use a lower optim\.lr"
+    ):
+        train(small_config(tmp_path))
+
+
+def test_full_disk_loses_no_earlier_checkpoint(tmp_path):
+    resource = pytest.importorskip("resource", reason="file size limits need a POSIX system")
+    config = small_config(tmp_path, optim={"steps": 2})
+    train(config)
+    checkpoints = tmp_path / "out" / "checkpoints"
+    before = {f: f.read_bytes() for f in checkpoints.rglob("*") if f.is_file()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    longer = small_config(tmp_path, optim={"steps": 4}, run={"keep": 1})
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+        with pytest.raises(E2EDeployError, match="step 4 could not be written") as caught:
+            train(longer)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "step-00000002 is whole" in str(caught.value)
+    assert {f: f.read_bytes() for f in checkpoints.rglob("*") if f.is_file()} == before
+    train(longer)
+    assert [f.name for f in checkpoint_folders(checkpoints)] == ["step-00000004"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_saves_and_leaves(tmp_path, number, monkeypatch):
+    monkeypatch.setattr(signal, "SIG_IGN", None)  # whoever started the tests may ignore SIGHUP
+    config = small_config(tmp_path, optim={"steps": 10_000}, run={"checkpoint_every": 10_000})
+    log = tmp_path / "out" / "log.jsonl"
+
+    def send():
+        while not log.exists() or len(log.read_text().splitlines()) < 2:
+            time.sleep(0.05)
+        os.kill(os.getpid(), number)
+
+    handler = signal.getsignal(number)
+    thread = threading.Thread(target=send)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        train(config)
+    thread.join()
+    assert signal.getsignal(number) is handler
+    (folder,) = checkpoint_folders(tmp_path / "out" / "checkpoints")
+    state = json.loads((folder / "state.json").read_text())
+    assert state["step"] == len(logged(tmp_path / "out")) >= 2
+    # The same command goes on where it stopped.
+    steps = state["step"] + 1
+    assert train(small_config(tmp_path, optim={"steps": steps})).progress.step == steps

@@ -1,0 +1,208 @@
+"""The folder data set: the one layout that training, evaluation and the renderer share.
+
+    <root>/dataset.toml
+    <root>/<split>/rgb/<stem>.png                   8-bit RGB
+    <root>/<split>/depth/<stem>.png|.npy|.exr       one kind per data set
+    <root>/<split>/normals/<stem>.png|.npy|.exr     optional
+
+``dataset.toml`` (an unknown key is an error; all mistakes are reported at once)::
+
+    name = "rendered"
+
+    [depth]                 # may be left out of a set that has normals
+    format = "png16"        # png16 | npy | exr
+    unit_m = 0.001          # metres per stored unit: 0.001 for millimetres, 1.0 for metres
+    min_m = 0.05            # optional valid range, both ends excluded
+    max_m = 65.0
+    kind = "z"              # z: along the optical axis | ray: distance to the camera centre
+
+    [normals]               # optional
+    format = "png8"         # png8 | png16 | npy | exr; png holds (n + 1) / 2 in the type's range
+    axes = "right-up-back"  # x right, y up, z toward the viewer | right-down-front (OpenCV)
+
+    [camera]                # optional; one camera for the whole set, in pixels of the stored image
+    fx = 300.0
+    fy = 300.0
+    cx = 160.0
+    cy = 128.0
+
+    [split]                 # optional: split = folder; default train, val, test as present
+    val = "validation"
+
+``kind = "ray"`` needs ``[camera]``. Invalid depth: 0, negative, NaN, infinite, or 65535 in a 16-bit
+PNG (saturated). Unknown normals: the zero vector (black or mid grey in a PNG), NaN, infinite; all other
+lengths are normalised. Each truth counts by itself: normals where depth is unknown, depth where normals are.
+Knows: this layout. Does not know: training sizes, tensors.
+"""
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from e2e_deploy.errors import DataError, UsageError
+from e2e_deploy.tasks import TaskName
+from e2e_deploy.train.data.encoding import decode_depth, decode_normals
+from e2e_deploy.train.data.files import read_array, read_picture, read_rgb
+from e2e_deploy.train.data.folder_spec import DEFAULT_SPLITS, FolderSpec, load_spec
+from e2e_deploy.train.data.sample import Sample, ray_to_planar, valid_depth
+
+SUFFIX = {"png8": ".png", "png16": ".png", "npy": ".npy", "exr": ".exr"}
+
+
+def split_folders(root: Path, spec: FolderSpec) -> dict[str, Path]:
+    """Split name to folder, for the splits that the spec names or, without names, that exist.
+
+    Raises:
+        DataError: a named folder is missing, or there is no split at all.
+    """
+    names = spec.splits or {name: name for name in DEFAULT_SPLITS if (root / name).is_dir()}
+    folders = {split: root / folder for split, folder in names.items()}
+    missing = [str(folder) for folder in folders.values() if not folder.is_dir()]
+    if missing or not folders:
+        raise DataError(
+            f"{root}: no split folder {', '.join(missing) or ' or '.join(DEFAULT_SPLITS)}"
+        )
+    return folders
+
+
+def split_folder(root: Path, spec: FolderSpec, split: str) -> Path:
+    """The folder of one split; errors as ``split_folders``, or UsageError when there is no such split."""
+    folders = split_folders(root, spec)
+    if split not in folders:
+        raise UsageError(f"{root} has no split {split!r}; it has {', '.join(sorted(folders))}")
+    return folders[split]
+
+
+class FolderDataset:
+    """One split of a folder data set, sorted by stem.
+
+    Args:
+        root: the data set.
+        split: its part.
+        task: read the truth of this task alone, and need no other; None reads and needs all that the set stores.
+
+    Attributes:
+        stems: the complete samples, in reading order.
+        missing: files that should exist because one of their pair does.
+        has_normals: whether the set stores normals.
+        left_out: number of samples that can never be read, by reason; a split that shrank shows here.
+        spec: what ``dataset.toml`` says.
+
+    Raises:
+        DataError: the spec is wrong, the split does not exist, or it holds no complete sample.
+        UsageError: the data set has no such split, or stores no truth for the task.
+    """
+
+    def __init__(
+        self, root: Path | str, split: str = "train", *, task: TaskName | None = None
+    ) -> None:
+        self.root = Path(root)
+        self.split = split
+        self.spec = load_spec(self.root)
+        self.folder = split_folder(self.root, self.spec, split)
+        self.has_normals = self.spec.normals_format is not None
+        formats = {"depth": self.spec.depth_format, "normals": self.spec.normals_format}
+        stored = {kind: SUFFIX[name] for kind, name in formats.items() if name is not None}
+        if task is not None and task not in stored:
+            raise UsageError(f"{self.root} has no {task}, which this task needs")
+        self._suffix = {"rgb": ".png"} | {k: v for k, v in stored.items() if task in (None, k)}
+        found = {kind: self._list(kind) for kind in self._suffix}
+        every = set[str]().union(*found.values())
+        complete = set.intersection(*found.values())
+        self.stems = sorted(complete)
+        self.missing = [
+            str(self.file(kind, stem))
+            for stem in sorted(every - complete)
+            for kind in self._suffix
+            if stem not in found[kind]
+        ]
+        self.left_out = dict(
+            Counter(
+                "picture missing" if stem not in found["rgb"] else "truth file missing"
+                for stem in every - complete
+            )
+        )
+        if not self.stems:
+            raise DataError(f"{self.folder}: no sample with {', '.join(self._suffix)} of one stem")
+
+    def __len__(self) -> int:
+        return len(self.stems)
+
+    def left_out_sentence(self) -> str | None:
+        """How many samples of the split cannot be used, why, and which is the first; None when all can."""
+        if not self.left_out:
+            return None
+        counts = ", ".join(f"{reason}: {count}" for reason, count in self.left_out.items())
+        num = sum(self.left_out.values())
+        return (
+            f"{self.root} ({self.split}): {num} of {num + len(self)} samples are left out "
+            f"({counts}; the first: {self.missing[0]})"
+        )
+
+    def fingerprint(self) -> str:
+        """SHA-256 of what the set is: ``dataset.toml`` and the name and size of every file that is read."""
+        lines = [repr(self.spec)]
+        for kind in self._suffix:
+            files = (self.file(kind, stem) for stem in self.stems)
+            lines += [f"{kind}/{path.name} {path.stat().st_size}" for path in files]
+        return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
+
+    def file(self, kind: str, stem: str) -> Path:
+        """Where ``kind`` (rgb, depth, normals) of ``stem`` lies."""
+        return self.folder / kind / (stem + self._suffix[kind])
+
+    def read(self, index: int) -> Sample:
+        """Read sample ``index``; nothing in it may be known (``Sample.known``).
+
+        Raises:
+            DataError: a file is missing or damaged, or sizes or types do not fit.
+        """
+        stem = self.stems[index]
+        rgb_path = self.file("rgb", stem)
+        rgb = read_rgb(rgb_path)
+        depth_m, normals = np.zeros(rgb.shape[:2], np.float32), None
+        if "depth" in self._suffix:
+            depth_m = self._read_depth(self.file("depth", stem), rgb.shape[:2])
+        if "normals" in self._suffix:
+            normals = self._read_normals(self.file("normals", stem), rgb.shape[:2])
+        valid = valid_depth(depth_m, self.spec.min_m, self.spec.max_m)
+        return Sample(
+            rgb=rgb,
+            depth_m=np.where(valid, depth_m, np.float32(0)),
+            normals=normals,
+            valid=valid,
+            path=str(rgb_path),
+        )
+
+    def _list(self, kind: str) -> set[str]:
+        suffix = self._suffix[kind]
+        return {
+            path.name.removesuffix(suffix)
+            for path in (self.folder / kind).glob(f"*{suffix}")
+            if not path.name.startswith(".")
+        }
+
+    def _read_depth(self, path: Path, size: tuple[int, ...]) -> npt.NDArray[np.float32]:
+        stored = read_picture(path) if path.suffix == ".png" else read_array(path)
+        if stored.ndim == 3 and path.suffix == ".exr":
+            stored = stored[..., 0]
+        if path.suffix == ".png" and stored.dtype != np.uint16:
+            raise DataError(f"{path}: expected a 16-bit PNG, got {stored.dtype}")
+        if stored.shape != size:
+            raise DataError(f"{path}: depth is {stored.shape}, its picture is {size}")
+        depth_m = decode_depth(stored, self.spec.unit_m)
+        if self.spec.depth_kind == "ray" and self.spec.camera is not None:
+            depth_m = ray_to_planar(depth_m, self.spec.camera)
+        return depth_m
+
+    def _read_normals(self, path: Path, size: tuple[int, ...]) -> npt.NDArray[np.float32]:
+        stored = read_picture(path) if path.suffix == ".png" else read_array(path)
+        expected = {"png8": np.uint8, "png16": np.uint16}.get(str(self.spec.normals_format))
+        if expected is not None and stored.dtype != expected:
+            raise DataError(f"{path}: expected {self.spec.normals_format}, got {stored.dtype}")
+        if stored.shape != (*size, 3):
+            raise DataError(f"{path}: normals are {stored.shape}, expected {(*size, 3)}")
+        return decode_normals(stored, self.spec.normals_axes)

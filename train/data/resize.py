@@ -1,0 +1,80 @@
+"""Samples at the size the network trains on.
+
+Knows: how colour, depth and normals are resampled and cropped. Does not know: tensors, files.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from e2e_deploy.train.data.encoding import unit_or_zero
+from e2e_deploy.train.data.sample import Sample
+
+Array = npt.NDArray[Any]
+
+SHORTEST_BLEND = 0.5
+"""A bilinear mixture of normals below this length is mostly of nothing, or of opposite directions."""
+
+
+def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample:
+    """Cut a window out of every array of ``sample``."""
+
+    def cut(array: Array) -> Array:
+        return np.ascontiguousarray(array[top : top + height, left : left + width])
+
+    return replace(
+        sample,
+        rgb=cut(sample.rgb),
+        depth_m=cut(sample.depth_m),
+        normals=None if sample.normals is None else cut(sample.normals),
+        valid=cut(sample.valid),
+    )
+
+
+def resize(sample: Sample, height: int, width: int) -> Sample:
+    """Resample to ``height`` x ``width``, aspect not kept.
+
+    Colour: area average when shrinking, bilinear when growing. Depth and mask: nearest, so that no
+    depth appears between two surfaces. Normals: bilinear, renormalised, zero where the nearest
+    one is zero.
+    """
+    if sample.valid.shape == (height, width):
+        return sample
+    size = (width, height)
+    shrinks = height < sample.rgb.shape[0]
+    normals = sample.normals
+    if normals is not None:
+        nearest = cv2.resize(normals, size, interpolation=cv2.INTER_NEAREST_EXACT)
+        blended = unit_or_zero(
+            cv2.resize(normals, size, interpolation=cv2.INTER_LINEAR), SHORTEST_BLEND
+        )
+        normals = blended * np.any(nearest != 0, axis=-1, keepdims=True)
+    return replace(
+        sample,
+        rgb=cv2.resize(
+            sample.rgb, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        ).astype(np.uint8),
+        depth_m=cv2.resize(sample.depth_m, size, interpolation=cv2.INTER_NEAREST_EXACT).astype(
+            np.float32
+        ),
+        normals=normals,
+        valid=cv2.resize(
+            sample.valid.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT
+        ).astype(bool),
+    )
+
+
+def fit(sample: Sample, height: int, width: int) -> Sample:
+    """Scale until ``height`` x ``width`` is covered, aspect kept, then cut out the centre."""
+    old_height, old_width = sample.valid.shape
+    scale = max(height / old_height, width / old_width)
+    covered = resize(
+        sample,
+        max(height, round(old_height * scale)),
+        max(width, round(old_width * scale)),
+    )
+    new_height, new_width = covered.valid.shape
+    return crop(covered, (new_height - height) // 2, (new_width - width) // 2, height, width)

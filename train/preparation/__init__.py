@@ -1,0 +1,1 @@
+"""Official data sets as folder data sets."""

@@ -1,0 +1,1 @@
+"""Procedural scenes as pictures with exact depth and normals."""

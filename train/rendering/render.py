@@ -1,0 +1,110 @@
+"""Renders procedural scenes into a folder data set with exact depth and normals; resumes where it stopped.
+
+    <out>/render.json                    what the set was rendered with; resuming needs the same
+    <out>/<split>/camera/<stem>.json     fx, fy, cx, cy in pixels (centres at whole numbers): they vary
+    the rest                             see ``folder``
+
+Knows seeds and settings. What is in a scene: see ``scenes``; how it is rendered: ``render_worker``, ``scene_view``.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from e2e_deploy.errors import UsageError
+from e2e_deploy.train.data.files import read_bytes, write_bytes
+from e2e_deploy.train.data.folder_spec import DEFAULT_SPLITS, FolderSpec, save_spec
+from e2e_deploy.train.rendering.sample import DEPTH_UNIT_M
+from e2e_deploy.train.rendering.variant import choose_variant
+from e2e_deploy.train.rendering.worker import RenderJob, render_jobs
+
+log = logging.getLogger(__name__)
+
+MIN_M, MAX_M = 0.05, 65.0
+SEEDS_PER_SPLIT = 1_000_000
+
+
+def scene_seed(split: str, index: int, seed: int = 0) -> int:
+    """The scene seed of sample ``index`` of ``split``; splits and data set seeds never share one."""
+    if split not in DEFAULT_SPLITS:
+        raise UsageError(f"unknown split {split!r}; splits are {', '.join(DEFAULT_SPLITS)}")
+    if not 0 <= index < SEEDS_PER_SPLIT:
+        raise UsageError(f"sample {index} is outside 0..{SEEDS_PER_SPLIT - 1}")
+    return (seed * len(DEFAULT_SPLITS) + DEFAULT_SPLITS.index(split)) * SEEDS_PER_SPLIT + index
+
+
+def render_dataset(
+    out: Path,
+    counts: Mapping[str, int],
+    *,
+    size_hw: tuple[int, int] = (256, 320),
+    seed: int = 0,
+    samples: int = 16,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Renders a data set into ``out``; complete samples that are there already stay as they are.
+
+    Each sample is rendered in a worker process, which the renderer's compiler may end: see ``render_worker``.
+
+    Args:
+        out: the folder; made when missing.
+        counts: samples per split, e.g. ``{"train": 4000, "val": 100}``.
+        size_hw: height and width in pixels.
+        seed: another one gives other scenes.
+        samples: light paths per pixel.
+        workers: processes; any number gives the same scenes.
+        progress: called with (samples done, samples in all), also for those that were there.
+
+    Raises:
+        UsageError: a value cannot be used, or ``out`` holds a set rendered with other settings.
+        UnavailableError: mitsuba is not installed.
+        E2EDeployError: a file cannot be written, or a scene ends every renderer.
+    """
+    if min(size_hw) < 8 or samples < 1 or workers < 1 or seed < 0 or not any(counts.values()):
+        raise UsageError(
+            f"cannot render {dict(counts)} samples of {size_hw} with samples={samples}, "
+            f"workers={workers}, seed={seed}: sizes from 8 pixels, the others from 1, the seed from 0"
+        )
+    jobs = [
+        RenderJob(
+            str(out / split), f"{index:06d}", scene_seed(split, index, seed), size_hw, samples
+        )
+        for split in counts
+        for index in range(counts[split])
+    ]
+    variant = choose_variant()
+    _claim(out, {"seed": seed, "size_hw": list(size_hw), "samples": samples})
+    waiting = [job for job in jobs if not job.is_complete()]
+    done = len(jobs) - len(waiting)
+    log.info("%d of %d samples are there already", done, len(jobs))
+    report = progress or (lambda done, total: None)
+    report(done, len(jobs))
+    with closing(render_jobs(waiting, variant, workers)) as rendered:
+        for _ in rendered:
+            done += 1
+            report(done, len(jobs))
+
+
+def _claim(out: Path, settings: Mapping[str, Any]) -> None:
+    """Writes the set's description, or checks that the one there has the same settings."""
+    marker = out / "render.json"
+    if marker.exists():
+        there = json.loads(read_bytes(marker))
+        if there != settings:
+            raise UsageError(
+                f"{out} was rendered with {there}, not {dict(settings)}: name another folder"
+            )
+    write_bytes(marker, json.dumps(dict(settings)).encode())
+    spec = FolderSpec(
+        name="rendered",
+        depth_format="png16",
+        unit_m=DEPTH_UNIT_M,
+        min_m=MIN_M,
+        max_m=MAX_M,
+        normals_format="png8",
+    )
+    save_spec(out, spec)

@@ -1,0 +1,1 @@
+"""Random scenes as plain data."""

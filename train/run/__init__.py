@@ -1,0 +1,1 @@
+"""A run from its first step to its model folder: what it keeps, says and survives."""

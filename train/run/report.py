@@ -1,0 +1,248 @@
+"""What a running training tells people: progress, log lines, TensorBoard.
+
+On a terminal a live progress bar, in a pipe plain lines, both on stderr; ``<out>/log.jsonl`` for
+machines; TensorBoard scalars and pictures in ``<out>/logs``. Knows no model.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from e2e_deploy.errors import E2EDeployError, UsageError
+from e2e_deploy.packages import require
+from e2e_deploy.system.files import open_regular, whole_file
+from e2e_deploy.system.json_files import to_json
+
+_SMOOTHING = 0.9
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepReport:
+    """One optimizer step, over all processes."""
+
+    step: int
+    """Steps done after this one."""
+    loss: float | None
+    """Mean over the valid pixels, see ``LossConfig.mean``: metres for depth, radians for normals; None when no image
+    of the step has a usable truth, and then nothing was changed."""
+    direction: float
+    """The same mean of the term against inverted depth, metres, before its weight."""
+    grad_norm: float
+    """Before clipping."""
+    lr: float
+    num_images: int
+    num_degenerate: int
+    """Of this step, as the next four: images without a usable truth."""
+    num_flat: int
+    """Images whose prediction is the same everywhere, so that it has no gradient."""
+    num_negative: int
+    """Images whose fitted scale is negative: their depth is inverted."""
+    num_bad: int
+    """Samples that could not be read and were replaced."""
+    skipped: bool
+    """The step was left out because loss or gradient was NaN or infinite."""
+
+    @property
+    def teaches_nothing(self) -> bool:
+        """Whether no image gave a gradient."""
+        return self.num_degenerate + self.num_flat >= self.num_images
+
+    def __str__(self) -> str:
+        """The loss, and the images that are not as they should be."""
+        parts = ["loss none" if self.loss is None else f"loss {self.loss:.4f}"]
+        parts += [
+            f"{name} {count}/{self.num_images}"
+            for name, count in (
+                ("inverted", self.num_negative),
+                ("no usable truth", self.num_degenerate),
+                ("flat prediction", self.num_flat),
+                ("unreadable", self.num_bad),
+            )
+            if count
+        ]
+        return "  ".join(parts)
+
+
+class Reporter:
+    """Tells about the steps of one run; use as a context manager.
+
+    Args:
+        out: the run's folder.
+        steps: of the whole run.
+        first_step: steps done before; what the log says about later ones is dropped, they are redone.
+        log_every: steps between lines.
+        enabled: False on all processes but the first: then nothing is told.
+    """
+
+    def __init__(
+        self, out: Path, *, steps: int, first_step: int, log_every: int, enabled: bool
+    ) -> None:
+        self.enabled = enabled
+        self._steps = steps
+        self._log_every = log_every
+        self._first_step = first_step
+        self._images_per_s = 0.0
+        self._num_timed = 0
+        self._last_time = time.perf_counter()
+        if not enabled:
+            return
+        self._console = Console(stderr=True)
+        self._out, self._log, self._logs = out, out / "log.jsonl", out / "logs"
+        _forget_after(self._log, first_step)
+        tensorboard = require("torch.utils.tensorboard", "train")
+        with _said(self._out):
+            self._writer = tensorboard.SummaryWriter(str(self._logs), purge_step=first_step + 1)
+        text = TextColumn("{task.fields[text]}")
+        columns = (TextColumn("{task.completed}/{task.total}"), BarColumn(), text)
+        self._bar = Progress(*columns, TimeRemainingColumn(), console=self._console)
+        self._task = self._bar.add_task("", total=steps, completed=first_step, text="")
+
+    def __enter__(self) -> "Reporter":
+        if self.enabled:
+            self._other_threads = threading.excepthook
+            threading.excepthook = self._on_thread_error
+            if self._console.is_terminal:
+                self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.enabled:
+            if self._console.is_terminal:
+                self._bar.stop()
+            try:
+                with _said(self._out):
+                    self._writer.close()
+            except E2EDeployError:
+                if error is None:
+                    raise
+            finally:
+                threading.excepthook = self._other_threads
+
+    def _on_thread_error(self, thrown: threading.ExceptHookArgs) -> None:
+        """Keep TensorBoard's writing thread from printing what its next call raises again, to be said once."""
+        if not isinstance(thrown.exc_value, OSError):
+            self._other_threads(thrown)
+
+    def say(self, text: str) -> None:
+        """One line for people."""
+        if self.enabled:
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def step(self, report: StepReport) -> None:
+        """Tell about a finished step."""
+        if not self.enabled:
+            return
+        now = time.perf_counter()
+        speed = report.num_images / max(now - self._last_time, 1e-9)
+        self._last_time = now
+        # The first step pays for starting; it is shown and then forgotten.
+        weight = 1.0 if self._num_timed < 2 else 1 - _SMOOTHING
+        self._images_per_s += weight * (speed - self._images_per_s)
+        self._num_timed += 1
+        text = (
+            f"{report}  lr {report.lr:.2e}  {self._images_per_s:.1f} images/s  "
+            f"{_memory_gib():.1f} GiB"
+        )
+        self._bar.update(self._task, completed=report.step, text=text)
+        if report.skipped:
+            self.say(f"step {report.step} skipped: loss or gradient is NaN or infinite")
+        if report.step % self._log_every and report.step != self._steps:
+            return
+        if not self._console.is_terminal:
+            left = (self._steps - report.step) * report.num_images / self._images_per_s
+            self.say(f"step {report.step}/{self._steps}  {text}  {_duration(left)} left")
+        self._write_log({**asdict(report), "images_per_s": round(self._images_per_s, 3)})
+        values = {"lr": report.lr, "grad_norm": report.grad_norm, "direction": report.direction}
+        values |= {"images_per_s": self._images_per_s, "degenerate": report.num_degenerate}
+        values |= {"negative": report.num_negative, "flat": report.num_flat}
+        values |= {} if report.loss is None else {"loss": report.loss}
+        self.scalars(report.step, values)
+
+    def evaluation(
+        self, step: int, metrics: Mapping[str, float], problem: str | None = None
+    ) -> None:
+        """Tell about held-out pictures, and what makes their numbers worthless."""
+        if not self.enabled:
+            return
+        self._last_time = time.perf_counter()  # the next step's speed leaves the evaluation out
+        self._write_log({"step": step, "evaluation": metrics, "problem": problem})
+        self.scalars(step, {f"eval/{name}": value for name, value in metrics.items()})
+        names = [*list(metrics)[:4], *(name for name in metrics if name == "negative_scale")]
+        shown = "  ".join(f"{name} {metrics[name]:.4f}" for name in names)
+        self.say(f"step {step}  held-out: {shown}")
+        if problem:
+            self.say(f"step {step}  held-out: {problem}")
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Numbers into TensorBoard."""
+        with _said(self._out):
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
+
+    def panel(self, step: int, picture_HW3: npt.NDArray[np.uint8]) -> None:
+        """A picture into TensorBoard."""
+        if self.enabled:
+            title = "rgb | target | prediction"
+            with _said(self._out):
+                self._writer.add_image(title, picture_HW3, step, dataformats="HWC")
+
+    def _write_log(self, entry: dict[str, Any]) -> None:
+        with _said(self._out), self._log.open("a", encoding="utf-8") as file:
+            file.write(to_json(entry) + "\n")
+
+
+@contextmanager
+def _said(out: Path) -> Iterator[None]:
+    """Name the files and the way on when writing one fails; TensorBoard's thread tells it a step late."""
+    try:
+        yield
+    except OSError as error:
+        raise E2EDeployError(
+            f"{out / 'log.jsonl'} or {out / 'logs'} could not be written: {error.strerror or error}; free space and "
+            "run the same command to go on from the newest checkpoint"
+        ) from error
+
+
+def _forget_after(log: Path, step: int) -> None:
+    """Keep the whole lines of ``log`` up to ``step``; a killed run may have torn the last one."""
+    if not log.exists():
+        return
+    try:
+        with open_regular(log) as file:
+            whole = file.read().decode().rpartition("\n")[0].splitlines()
+        kept = [line for line in whole if json.loads(line)["step"] <= step]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UsageError(
+            f"{log} is not the log of a run ({error}): move it away, or name another run.out"
+        ) from None
+    with whole_file(log) as partial:
+        partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+
+def _memory_gib() -> float:
+    """Peak of the GPU, or what the process holds now on a machine without one."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return float(require("psutil", "train").Process().memory_info().rss) / 2**30
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"

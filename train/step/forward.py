@@ -1,0 +1,95 @@
+"""The forward pass that is differentiated: rgb and noise in, the deployed reading out.
+
+Knows: which parts are trained, where gradients stop, what stays in float32.
+Does not know: losses, data, devices.
+
+B images, H W pixels, h w latent pixels.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from e2e_deploy.model.single_step import SingleStepModel
+
+
+class _ClampInward(torch.autograd.Function):
+    """Clamp to [-1, 1] whose gradient is cut only where it would push a value further out."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.clamp(-1.0, 1.0)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (x,), (gradient,) = ctx.saved_tensors, gradients
+        # Descent moves against the gradient: a negative one raises the value.
+        outward = ((x > 1.0) & (gradient < 0)) | ((x < -1.0) & (gradient > 0))
+        return gradient.masked_fill(outward, 0.0)
+
+
+def clamp_inward(x: Tensor) -> Tensor:
+    """``x`` clamped to [-1, 1]; saturated values still get gradients that lead back into the range.
+
+    The plain clamp of the published code leaves them without any, which costs little when a trained
+    decoder is fine-tuned and can stop a random one from learning at all.
+    """
+    result: Tensor = _ClampInward.apply(x)  # type: ignore[no-untyped-call]  # torch's
+    return result
+
+
+class TrainingForward(nn.Module):
+    """The single-step model with gradients where they belong.
+
+    Args:
+        model: parts to train get ``requires_grad``, all others lose it.
+        train: ``unet``, ``vae`` or both.
+        gradient_checkpointing: recompute activations of UNet and VAE in the backward pass.
+    """
+
+    def __init__(
+        self, model: SingleStepModel, *, train: Sequence[str], gradient_checkpointing: bool
+    ) -> None:
+        super().__init__()
+        self.model = model.requires_grad_(False)
+        self.parts = {name: getattr(model, name) for name in ("unet", "vae") if name in train}
+        for part in self.parts.values():
+            part.requires_grad_(True)
+        if gradient_checkpointing:
+            model.unet.enable_gradient_checkpointing()
+            model.vae.enable_gradient_checkpointing()
+        # Older diffusers checkpoints only in training mode; these networks hold nothing else it changes.
+        model.train()
+        _keep_float32(model.vae.decoder.conv_out)
+
+    def named_trained(self) -> list[tuple[str, nn.Parameter]]:
+        """Trained parameters with their names in the model, in a fixed order."""
+        return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+
+    def forward(self, rgb_B3HW: Tensor, noise_B4hw: Tensor | None) -> Tensor:
+        """Depth [B, 1, H, W] or vectors [B, 3, H, W], float32 in [-1, 1], of rgb in [-1, 1].
+
+        ``noise_B4hw`` None means zeros. The vectors are clipped as the family's reading clips them, and
+        not normalised.
+        """
+        with torch.set_grad_enabled("vae" in self.parts and torch.is_grad_enabled()):
+            z_B4hw = self.model.encode(rgb_B3HW)
+        image = self.model.decode(self.model.predict_x0(z_B4hw, noise_B4hw)).float()
+        return clamp_inward(
+            image.mean(dim=1, keepdim=True) if self.model.task == "depth" else image
+        )
+
+
+def _keep_float32(module: nn.Module) -> None:
+    """Let ``module`` compute in float32 under autocast too, without renaming its weights."""
+    compute = module.forward
+
+    def forward(x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            result: Tensor = compute(x.float())
+        return result
+
+    module.forward = forward

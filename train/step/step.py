@@ -1,0 +1,256 @@
+"""One optimizer step: accumulation over micro-batches and processes, precision, NaN.
+
+Knows: that a step is one mean over its valid pixels, however they are dealt to micro-batches and processes; that
+everything random in it comes from (seed, step, image of the step). Does not know: files, reports.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from e2e_deploy.errors import UnavailableError, UsageError
+from e2e_deploy.train.config import TrainConfig
+from e2e_deploy.train.data.batches import Batch
+from e2e_deploy.train.run.report import StepReport
+from e2e_deploy.train.step.forward import TrainingForward
+from e2e_deploy.train.step.losses import LossResult, depth_loss, normals_loss
+from e2e_deploy.train.step.noise import latent_noise
+from e2e_deploy.train.step.schedule import lr_factor
+
+NOMINAL_PIXELS = 2.0**16
+"""Divides the sum of an image's errors in the backward pass, so that fp16 gradients have their usual size; how many
+valid pixels the step has is known after it, and the gradients are corrected then."""
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Stepper:
+    """Does the optimizer steps of one process.
+
+    Args:
+        forward: the model, on the CPU; moved to the accelerator's device.
+        config: of the run.
+        direction_weight: of the term against inverted depth; 0 for the paper's loss alone.
+        accelerator: accelerate's Accelerator, without mixed precision of its own.
+
+    Attributes:
+        accumulation: micro-batches per step and process.
+        optimizer: AdamW with one group.
+        last: micro-batch and prediction that came last.
+
+    Raises:
+        UsageError: the effective batch cannot be shared evenly by the processes.
+        UnavailableError: the precision does not run on this device.
+    """
+
+    last: tuple[Batch, Tensor]
+
+    def __init__(
+        self,
+        forward: TrainingForward,
+        config: TrainConfig,
+        accelerator: Any,
+        *,
+        direction_weight: float = 0.0,
+    ) -> None:
+        optim = config.optim
+        self.direction_weight = direction_weight
+        self.config, self.accelerator = config, accelerator
+        self.device: torch.device = accelerator.device
+        self.accumulation = share_of_process(config, accelerator.num_processes)
+        _check_precision(config.model.precision, self.device)
+        self.forward = forward
+        self.named_parameters = forward.named_trained()
+        self._wrapped = accelerator.prepare_model(forward)  # moved and, for several, wrapped in DDP
+        self._parameters = [parameter for _, parameter in self.named_parameters]
+        self.optimizer = torch.optim.AdamW(
+            self._parameters,
+            lr=optim.lr,
+            betas=optim.betas,
+            weight_decay=optim.weight_decay,
+            fused=True,
+        )
+        is_fp16 = config.model.precision == "fp16"
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=is_fp16)
+
+    def autocast(self) -> torch.autocast:
+        """The run's precision as a context."""
+        dtype = DTYPES[self.config.model.precision]
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+    def run(
+        self, step: int, batches: Iterator[Batch], should_stop: Callable[[], bool]
+    ) -> StepReport | None:
+        """Do step ``step``, counted from 0; None when it was given up because of ``should_stop``.
+
+        A step whose loss or gradient is NaN or infinite in any process changes nothing in all of them, nor does one in
+        which no image has a usable truth.
+        """
+        world, sums = self.accelerator.num_processes, _StepSums(self.device)
+        per_micro_batch = self.config.loss.mean == "micro_batch"
+        nominal = float(self.accumulation)
+        if not per_micro_batch:
+            nominal *= self.config.optim.micro_batch * NOMINAL_PIXELS
+        self.optimizer.zero_grad()
+        for slot in range(self.accumulation):
+            # Several processes must agree to stop; they do after the step.
+            if world == 1 and should_stop():
+                return None
+            batch = next(batches)
+            is_last = slot == self.accumulation - 1
+            with nullcontext() if is_last else self.accelerator.no_sync(self._wrapped):
+                number = slot * world + self.accelerator.process_index
+                first = number * self.config.optim.micro_batch
+                seeds = [self._seed(step, first + i) for i in range(len(batch["paths"]))]
+                result = self._loss(batch, seeds)
+                share = sums.add(result, batch, per_micro_batch=per_micro_batch)
+                objective = result.error_sum + self.direction_weight * result.direction_sum
+                scaled: Tensor = self.scaler.scale(objective * share / nominal)
+                scaled.backward()  # type: ignore[no-untyped-call]  # torch's
+        lr = self._set_lr(step)
+        total = sums.over_processes(self.accelerator)
+        self.scaler.unscale_(self.optimizer)
+        # Several processes have averaged their gradients: the sum is world times as much.
+        correction = nominal * world / max(total["weight"], 1.0)
+        for parameter in self._parameters:
+            if parameter.grad is not None:
+                parameter.grad.mul_(correction)
+        grad_norm = float(
+            torch.nn.utils.clip_grad_norm_(self._parameters, self.config.optim.clip_norm)
+        )
+        loss, has_truth = total["error"] / max(total["weight"], 1.0), total["num_valid"] > 0
+        finite = math.isfinite(loss) and math.isfinite(grad_norm)
+        # The scaler skips by itself, and must see NaN to adapt.
+        if has_truth and (finite or self.scaler.is_enabled()):
+            self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return StepReport(
+            step=step + 1,
+            loss=loss if has_truth else None,
+            direction=total["direction"] / max(total["weight"], 1.0),
+            grad_norm=grad_norm,
+            lr=lr,
+            **{name: int(total[name]) for name in _StepSums.COUNTS},
+            skipped=not finite,
+        )
+
+    def _loss(self, batch: Batch, seeds: Sequence[int]) -> LossResult:
+        rgb = batch["rgb"].to(self.device, non_blocking=True)
+        torch.manual_seed(seeds[0])  # for a network that drops out
+        with self.autocast():
+            prediction = self._wrapped(rgb, self._noise(rgb, seeds))
+        self.last = batch, prediction.detach()
+        valid = batch["valid"].to(self.device, non_blocking=True)
+        if self.config.task == "depth":
+            return depth_loss(prediction, batch["depth_m"].to(self.device), valid)
+        return normals_loss(prediction, batch["normals"].to(self.device), valid)
+
+    def why_broken(self) -> str | None:
+        """What is NaN or infinite in the model after the last step, or None: a step with numbers may break it."""
+        if weight := nonfinite_weight(self.forward.parts):
+            return f"the weight {weight}"
+        with torch.no_grad(), self.autocast():
+            prediction = self.forward(self.last[0]["rgb"].to(self.device), None)
+        return None if prediction.isfinite().all() else "the prediction for the last images"
+
+    def _noise(self, rgb: Tensor, seeds: Sequence[int]) -> Tensor | None:
+        """Every image has its own seed, so that its noise does not depend on the micro-batch it is in."""
+        kind = self.config.model.noise
+        if kind == "zeros" or kind == "none":
+            return None
+        model = self.forward.model
+        stride = 2 ** (len(model.vae.config.block_out_channels) - 1)
+        shape = (1, model.latent_channels, rgb.shape[2] // stride, rgb.shape[3] // stride)
+        generators = (torch.Generator(self.device).manual_seed(seed) for seed in seeds)
+        return torch.cat([latent_noise(kind, shape, generator=each) for each in generators])
+
+    def _seed(self, step: int, image: int) -> int:
+        key = np.random.SeedSequence([self.config.run.seed, step, image])
+        return int(key.generate_state(1, np.uint64)[0] >> 1)
+
+    def _set_lr(self, step: int) -> float:
+        optim = self.config.optim
+        lr = optim.lr * lr_factor(
+            step,
+            warmup_steps=optim.warmup_steps,
+            decay_steps=optim.decay_steps,
+            final_ratio=optim.final_lr_ratio,
+        )
+        self.optimizer.param_groups[0]["lr"] = lr
+        return lr
+
+
+class _StepSums:
+    """What the micro-batches of a step add up to, on the device until the step is over."""
+
+    COUNTS = ("num_degenerate", "num_flat", "num_negative", "num_images", "num_bad")
+    NAMES = ("error", "direction", "weight", "num_valid", *COUNTS)
+
+    def __init__(self, device: torch.device) -> None:
+        # float64 counts the pixels of any step exactly.
+        self._sums = torch.zeros(len(self.NAMES), dtype=torch.float64, device=device)
+
+    def add(self, result: LossResult, batch: Batch, *, per_micro_batch: bool) -> Tensor:
+        """Add a micro-batch; returns what its sums are multiplied with in the step's.
+
+        Every pixel of the step weighs the same; or those of a micro-batch do, and each micro-batch weighs 1.
+        """
+        num_valid = result.num_valid.double()
+        one = torch.ones_like(num_valid)
+        share = one / num_valid.clamp(min=1) if per_micro_batch else one
+        self._sums += torch.stack(
+            [
+                result.error_sum.detach() * share,
+                result.direction_sum.detach() * share,
+                one if per_micro_batch else num_valid,
+                num_valid,
+                result.num_degenerate.double(),
+                result.num_flat.double(),
+                result.num_negative.double(),
+                one * len(batch["paths"]),
+                one * len(batch["bad"]),
+            ]
+        )
+        return share
+
+    def over_processes(self, accelerator: Any) -> dict[str, float]:
+        """The sums over all processes, by name."""
+        values = accelerator.reduce(self._sums, "sum").tolist()
+        return dict(zip(self.NAMES, values, strict=True))
+
+
+def nonfinite_weight(parts: Mapping[str, nn.Module]) -> str | None:
+    """Name of the first weight of ``parts`` that holds NaN or infinity, or None."""
+    for part, module in parts.items():
+        for name, tensor in module.state_dict().items():
+            if not tensor.isfinite().all():
+                return f"{part}.{name}"
+    return None
+
+
+def share_of_process(config: TrainConfig, world: int) -> int:
+    """Micro-batches per step and process.
+
+    Raises:
+        UsageError: they cannot be shared evenly.
+    """
+    optim = config.optim
+    share, rest = divmod(optim.effective_batch, optim.micro_batch * world)
+    if rest or not share:
+        raise UsageError(
+            f"optim.effective_batch {optim.effective_batch} is not a multiple of micro_batch "
+            f"{optim.micro_batch} times {world} processes"
+        )
+    return share
+
+
+def _check_precision(precision: str, device: torch.device) -> None:
+    if precision == "fp16" and device.type != "cuda":
+        raise UnavailableError(f"model.precision fp16 needs a GPU, this is {device}; use bf16")
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise UnavailableError(f"{torch.cuda.get_device_name()} has no bf16; use fp16 or fp32")
