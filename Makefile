@@ -18,7 +18,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/cpu_vs_diffusers.py
+	$(BIN)/python -m benchmarks.speed.cpu_vs_diffusers
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit('e2e-deploy needs Python 3.11 or later: make PYTHON=python3.11' if sys.version_info < (3, 11) else 0)"

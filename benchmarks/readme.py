@@ -1,6 +1,6 @@
 """Writes the numbers of the README and of docs/performance.md from the JSON files in results/, between markers.
 
-python benchmarks/readme.py [--check]
+python -m benchmarks.readme [--check]
 """
 
 import argparse
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gpu_tables
+from benchmarks.gpu import tables as gpu_tables
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -25,7 +25,8 @@ def load(name: str) -> dict[str, Any] | None:
 def where(result: dict[str, Any]) -> str:
     """Hardware and script of a result, in words."""
     machine = result["machine"]
-    script = result["command"].split()[1]
+    words = result["command"].split()
+    script = words[2] if words[1] == "-m" else words[1]
     return f"{machine['cpu']}, {machine['cores']} cores; `{script}`, {result['date'][:10]}"
 
 
@@ -131,7 +132,7 @@ def _photo_row() -> list[str]:
         return []
     return [
         f"| the Motorcycle photo, depth, AbsRel | {r['abs_rel']:.3f} | a constant: {r['constant_abs_rel']:.3f} "
-        f"(`benchmarks/score_photo.py`, {r['date'][:10]}) |"
+        f"(`benchmarks/accuracy/score_photo.py`, {r['date'][:10]}) |"
     ]
 
 
@@ -209,7 +210,7 @@ def main() -> None:
         before = path.read_text(encoding="utf-8")
         after = fill(before, blocks)
         if arguments.check and before != after:
-            sys.exit(f"{name} is not what the results say: run python benchmarks/readme.py")
+            sys.exit(f"{name} is not what the results say: run python -m benchmarks.readme")
         if not arguments.check:
             path.write_text(after, encoding="utf-8")
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from e2e_deploy.nvidia.hardware import cpu_name
 
-RESULTS = Path(__file__).parent / "results"
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
 PACKAGES = ("torch", "diffusers", "onnx", "onnxruntime-gpu", "tensorrt-rtx", "numpy", "mitsuba")
 
 
@@ -45,7 +46,7 @@ def commit() -> str:
         head, dirty = (
             subprocess.run(
                 ["git", *words],
-                cwd=RESULTS.parent,  # wherever the script was started
+                cwd=HERE,  # wherever the script was started
                 capture_output=True,
                 text=True,
                 check=True,
@@ -61,7 +62,8 @@ def write_result(name: str, result: dict[str, Any]) -> Path:
     """Write ``results/<name>.json`` and print it; returns the path."""
     # Folders of this machine mean nothing elsewhere.
     arguments = ["DIR" if Path(word).is_absolute() else word for word in sys.argv[1:]]
-    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *arguments])
+    started = sys.modules["__main__"].__spec__  # python -m
+    command = shlex.join(["python", "-m", started.name if started else "?", *arguments])
     content = {
         "name": name,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -1,6 +1,5 @@
 """The whole acceptance run as a user starts it, at its smallest; then what its files say."""
 
-import importlib
 import json
 import math
 import os
@@ -10,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from benchmarks.gpu import acceptance
 
 ROOT = Path(__file__).parents[2]
 ON = "cuda" if torch.cuda.is_available() else "cpu"
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.slow
 def results(tmp_path_factory):
     """Every result file of ``--small``, by part."""
     out = tmp_path_factory.mktemp("results")
-    words = ["benchmarks/gpu_acceptance.py", "--small", "--out", out, "--work", out / "work"]
+    words = ["-m", "benchmarks.gpu.acceptance", "--small", "--out", out, "--work", out / "work"]
     done = subprocess.run(
         [sys.executable, *map(str, words), "--commit", "0123abcd"],
         cwd=ROOT,
@@ -54,7 +55,7 @@ def test_every_part_wrote_what_ran_where(results):
         assert result["small"] is True
         assert result["device"]["type"] == ON
         assert result["commit"] == "0123abcd"
-        assert result["command"].startswith("python benchmarks/gpu_acceptance.py --small --out DIR")
+        assert result["command"].startswith("python -m benchmarks.gpu.acceptance --small --out DIR")
         assert result["versions"]["torch"] == torch.__version__
         assert all(math.isfinite(number) for number in numbers(result))
 
@@ -162,7 +163,6 @@ def test_gpu_tests_are_counted(results):
 
 
 def test_the_files_with_gpu_tests_are_found_and_no_others(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    names = {Path(file).name for file in importlib.import_module("gpu_acceptance").gpu_tests()}
+    names = {Path(file).name for file in acceptance.gpu_tests()}
     assert {"test_cuda_driver.py", "test_engine.py", "test_transfers.py"} <= names
     assert not {Path(__file__).name, "test_render.py"} & names

@@ -1,29 +1,22 @@
 """Counted operations against hand counts and against another counter."""
 
-import importlib
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from benchmarks.gpu import roofline, timing
+from benchmarks.gpu.contenders import models
 from e2e_deploy.export.graph.specialise import count_macs
 from e2e_deploy.model.checkpoint import open_checkpoint
 from e2e_deploy.model.loading import load_model
-
-
-@pytest.fixture
-def roofline(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
-    return importlib.import_module("gpu_roofline")
 
 
 def meta(*shape):
     return torch.empty(shape, device="meta", dtype=torch.float16)
 
 
-def test_a_convolution(roofline):
+def test_a_convolution():
     conv = nn.Conv2d(3, 8, 3, padding=1, device="meta", dtype=torch.float16)
     (found,), out = roofline.count(conv, meta(2, 3, 5, 7))
     assert out.shape == (2, 8, 5, 7)
@@ -31,14 +24,14 @@ def test_a_convolution(roofline):
     assert found.bytes == 2 * (2 * 3 * 5 * 7 + 8 * 3 * 9 + 8 + 2 * 8 * 5 * 7)
 
 
-def test_a_normalisation_reads_twice_and_writes_once(roofline):
+def test_a_normalisation_reads_twice_and_writes_once():
     norm = nn.GroupNorm(2, 4, device="meta", dtype=torch.float16)
     (found,), _ = roofline.count(norm, meta(1, 4, 6, 6))
     assert found.flops == 0
     assert found.bytes == 2 * (3 * 4 * 36 + 2 * 4)
 
 
-def test_attention_keeps_its_logits_on_the_chip(roofline):
+def test_attention_keeps_its_logits_on_the_chip():
     def attend(query):
         return F.scaled_dot_product_attention(query, meta(1, 3, 50, 16), value=meta(1, 3, 50, 24))
 
@@ -48,12 +41,12 @@ def test_attention_keeps_its_logits_on_the_chip(roofline):
     assert found.bytes == 2 * 3 * (70 * 16 + 50 * 16 + 50 * 24 + 70 * 24)
 
 
-def test_elementwise_work_counts_nothing(roofline):
+def test_elementwise_work_counts_nothing():
     found, _ = roofline.count(lambda x: F.silu(x) + x, meta(1, 4, 6, 6))
     assert found == []
 
 
-def test_the_longer_time_is_the_floor(roofline):
+def test_the_longer_time_is_the_floor():
     roof = roofline.Roof(matrix_tflops=100.0, copy_gb_s=1000.0)
     product = roofline.Operation("mm", flops=2 * 10**11, bytes=10**6)  # 2 ms and 1 us
     norm = roofline.Operation("norm", flops=0, bytes=3 * 10**9)  # 3 ms
@@ -63,7 +56,7 @@ def test_the_longer_time_is_the_floor(roofline):
     assert work.floor_ms == pytest.approx(5.0)
 
 
-def test_a_whole_model_agrees_with_torchs_counter(roofline, small):
+def test_a_whole_model_agrees_with_torchs_counter(small):
     model = load_model(open_checkpoint(small)).to("meta").half()
     found, _ = roofline.count(model, meta(1, 3, 64, 96))
     macs = count_macs(model, (64, 96))[""]
@@ -71,9 +64,8 @@ def test_a_whole_model_agrees_with_torchs_counter(roofline, small):
 
 
 @pytest.mark.slow
-def test_sd2_has_the_floors_that_were_published(roofline, monkeypatch):
+def test_sd2_has_the_floors_that_were_published(monkeypatch):
     """TFLOP and ms of the parts at 576x768, counted before by other code, for 790 TFLOP/s and 3.0 TB/s."""
-    models = importlib.import_module("gpu_models")
     value = torch.empty(1, 576, 768, 3, dtype=torch.uint8, device="meta")
     roof, found = roofline.Roof(790.0, 3000.0), {}
     plan = models.own_size((576, 768), 64)
@@ -87,8 +79,7 @@ def test_sd2_has_the_floors_that_were_published(roofline, monkeypatch):
         assert found[name].floor_ms == pytest.approx(floor_ms, rel=0.03), name
 
 
-def test_rates_are_of_this_machine(roofline, monkeypatch):
-    timing = importlib.import_module("gpu_timing")
+def test_rates_are_of_this_machine(monkeypatch):
     device = timing.Device("cpu")
     monkeypatch.setattr(device, "time_ms", lambda call, value: (call(value), 2.0)[1])
     assert roofline.matrix_tflops(device, torch.float32, 100) == pytest.approx(2e6 / 2e-3 / 1e12)

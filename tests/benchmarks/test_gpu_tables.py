@@ -1,18 +1,14 @@
 """The page's tables: numbers of a GPU and nothing else."""
 
-import importlib
 import json
 from pathlib import Path
 
 import pytest
 
+from benchmarks import readme
+from benchmarks.gpu import tables
+
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def tables(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    return importlib.import_module("gpu_tables")
 
 
 @pytest.fixture
@@ -26,7 +22,7 @@ def write(tmp_path):
             "versions": {"torch": "2.11.0"},
             "commit": "0123abcd",
             "date": "2026-11-22T12:00:00+00:00",
-            "command": "python benchmarks/gpu_acceptance.py --out DIR",
+            "command": "python -m benchmarks.gpu.acceptance --out DIR",
         }
         (tmp_path / f"gpu_{name}.json").write_text(json.dumps(facts | content))
         return tmp_path
@@ -66,16 +62,16 @@ SPEED = {
 }
 
 
-def test_without_results_nothing_was_measured(tables, tmp_path):
+def test_without_results_nothing_was_measured(tmp_path):
     assert {block(tmp_path) for block in tables.BLOCKS.values()} == {"Not measured."}
 
 
 @pytest.mark.parametrize("facts", [{"device": "cpu"}, {"small": True}])
-def test_trials_are_no_numbers(tables, write, facts):
+def test_trials_are_no_numbers(write, facts):
     assert tables.speed(write("speed_576x768_batch1", SPEED, **facts)) == "Not measured."
 
 
-def test_speed_is_sorted_and_says_what_is_missing(tables, write):
+def test_speed_is_sorted_and_says_what_is_missing(write):
     text = tables.speed(write("speed_576x768_batch1", SPEED))
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     assert lines[1:] == [
@@ -87,12 +83,12 @@ def test_speed_is_sorted_and_says_what_is_missing(tables, write):
     assert "GPU X, driver 580.1, CUDA 13.0, torch 2.11.0, commit 0123abcd, 2026-11-22" in text
 
 
-def test_a_part_that_broke_says_so(tables, write):
+def test_a_part_that_broke_says_so(write):
     folder = write("training", {"error": "RuntimeError: gone"})
     assert tables.training(folder).startswith("The part broke: RuntimeError: gone\n")
 
 
-def test_parity_shows_verdicts_and_reasons(tables, write):
+def test_parity_shows_verdicts_and_reasons(write):
     facts = {"model": "m", "task": "depth", "precision": "fp16", "specialised": True}
     good = {"relative": 1e-3, "abs_rel": 2e-3, "mean_angle_deg": None}
     rows = [
@@ -104,7 +100,7 @@ def test_parity_shows_verdicts_and_reasons(tables, write):
     assert "| m | depth | tensorrt | fp16 | specialised |  |  | no package |" in text
 
 
-def test_loop_training_and_device(tables, write):
+def test_loop_training_and_device(write):
     stage = {"p50_ms": 12.0, "p99_ms": 15.0}
     engine = {
         "model": "SD2",
@@ -134,8 +130,7 @@ def test_loop_training_and_device(tables, write):
     assert "2 passed, 0 failed, 1 not run" in text
 
 
-def test_the_page_is_what_the_results_say(tables):
-    readme = importlib.import_module("readme")
+def test_the_page_is_what_the_results_say():
     page = (ROOT / "docs" / "performance.md").read_text()
     blocks = readme.PAGES["docs/performance.md"]
     assert set(blocks) == set(tables.BLOCKS)

@@ -1,18 +1,11 @@
 """Contenders in turn: who is called when, with what, and what becomes of one that fails."""
 
-import importlib
-from pathlib import Path
-
 import pytest
 
-
-@pytest.fixture
-def timing(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
-    return importlib.import_module("gpu_timing")
+from benchmarks.gpu import timing
 
 
-def test_turns_go_forth_and_back_on_rotating_inputs(timing):
+def test_turns_go_forth_and_back_on_rotating_inputs():
     calls = []
     contenders = {
         name: lambda value, name=name: calls.append((name, value)) for name in ("a", "b", "c")
@@ -27,7 +20,7 @@ def test_turns_go_forth_and_back_on_rotating_inputs(timing):
     assert {name: len(values) for name, values in times.items()} == {"a": 3, "b": 3, "c": 3}
 
 
-def test_one_that_fails_has_no_times_and_stops_nobody(timing):
+def test_one_that_fails_has_no_times_and_stops_nobody():
     tries = []
 
     def broken(value):
@@ -43,14 +36,14 @@ def test_one_that_fails_has_no_times_and_stops_nobody(timing):
     assert len(tries) == 2
 
 
-def test_noise_is_what_the_halves_differ_by(timing):
+def test_noise_is_what_the_halves_differ_by():
     found = timing.summary([10.0, 11.0, 10.0, 11.0, 10.0])
     assert found["p50_ms"] == pytest.approx(10.0)
     assert found["noise_percent"] == pytest.approx(10.0)
     assert "noise_percent" not in timing.summary([10.0])
 
 
-def test_a_call_is_timed_from_start_to_end(timing):
+def test_a_call_is_timed_from_start_to_end():
     device = timing.Device("cpu")
     clock = iter([1.0, 1.25])
     device.mark = lambda: next(clock)

@@ -1,30 +1,21 @@
 """The whole comparison at the smallest size: every variant is trained, predicted by diffusers and scored."""
 
-import importlib.util
 import json
 import sys
-from pathlib import Path
 
 import pytest
 
+from benchmarks import report
+from benchmarks.accuracy import paper_in_miniature
 from e2e_deploy.model.tiny import build_tiny
 from tests.train.fixtures import write_folder
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture
 def script(monkeypatch, tmp_path):
     """The script as a module, its results going to the test's folder."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    report = importlib.import_module("report")
     monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
-    path = BENCHMARKS / "paper_in_miniature.py"
-    module = importlib.util.module_from_spec(
-        spec := importlib.util.spec_from_file_location("paper_in_miniature", path)
-    )
-    spec.loader.exec_module(module)
-    return module
+    return paper_in_miniature
 
 
 def test_every_variant_is_trained_and_scored(script, tmp_path, monkeypatch):

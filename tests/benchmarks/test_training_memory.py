@@ -1,22 +1,15 @@
 """Bytes counted on tensors without contents, and on real ones where the answer is known."""
 
-import importlib
-from pathlib import Path
-
 import pytest
 import torch
+
+from benchmarks.speed import training_memory as script
 
 MEGABYTE = 250_000  # float32 numbers
 WEIGHTS, TRAINED = 865_922_244 + 83_653_863, 865_922_244
 
 
-@pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
-    return importlib.import_module("training_memory")
-
-
-def test_live_memory_counts_what_is_alive_and_remembers_the_peak(script):
+def test_live_memory_counts_what_is_alive_and_remembers_the_peak():
     with script.LiveMemory() as memory:
         kept = torch.zeros(MEGABYTE)
         assert memory.bytes == 1_000_000
@@ -30,7 +23,7 @@ def test_live_memory_counts_what_is_alive_and_remembers_the_peak(script):
         assert memory.bytes == 1_000_000
 
 
-def test_live_memory_sees_what_autograd_keeps(script):
+def test_live_memory_sees_what_autograd_keeps():
     weight = torch.ones(MEGABYTE, requires_grad=True)
     with script.LiveMemory() as memory:
         result = (weight * 2).exp()  # exp keeps its result, the product keeps nothing
@@ -40,7 +33,7 @@ def test_live_memory_sees_what_autograd_keeps(script):
         assert memory.bytes >= 2_000_000
 
 
-def test_full_size_parts_add_up_and_checkpointing_saves_activations(script):
+def test_full_size_parts_add_up_and_checkpointing_saves_activations():
     rows = {
         checkpointing: script.measure(
             (96, 128), "bf16", checkpointing=checkpointing, train=("unet",)

@@ -3,7 +3,7 @@
 One export makes the ONNX graph and the first engine, as a user would; then an engine is built for every other target.
 The builder has a process of its own: peaks are this process and its children together, looked at ten times a second.
 
-python benchmarks/build_engines.py --work DIR [--targets sm89,sm120] [--precision fp16]
+python -m benchmarks.speed.build_engines --work DIR [--targets sm89,sm120] [--precision fp16]
 """
 
 import os
@@ -12,10 +12,10 @@ import tempfile
 import threading
 from typing import Any
 
-import full_size
 import psutil
-from report import write_result
 
+from benchmarks import full_size
+from benchmarks.report import write_result
 from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.export.engines.build import build_engines
 from e2e_deploy.nvidia.trt_messages import BuildError

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from full_size import SCHEDULER
-from gpu_models import BODIES, Staged, make_model
-from gpu_timing import Call, Device
 from torch import Tensor, nn
 
+from benchmarks.full_size import SCHEDULER
+from benchmarks.gpu.contenders.models import BODIES, Staged, make_model
+from benchmarks.gpu.timing import Call, Device
 from e2e_deploy.errors import UnavailableError
 from e2e_deploy.frames import FramePlan
 

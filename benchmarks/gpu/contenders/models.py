@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from gpu_timing import Call, Device
-from specialise import full_size_model
 from torch import Tensor, nn
 
+from benchmarks.gpu.timing import Call, Device
+from benchmarks.speed.specialise import full_size_model
 from e2e_deploy.assets.pictures import reference_frames
 from e2e_deploy.export.graph.precision import Fp32Island, to_precision
 from e2e_deploy.export.graph.specialise import specialise

@@ -1,7 +1,7 @@
 """Trains the bundled e2e-tiny for depth and normals, from random weights to packaged fp16 folders.
 
     e2e-deploy data render data/rendered --train 2400 --val 100 --test 100
-    python benchmarks/train_e2e_tiny.py --data data/rendered [--task depth] [--device cuda] [--package]
+    python -m benchmarks.accuracy.train_e2e_tiny --data data/rendered [--task depth] [--device cuda] [--package]
 
 Stages: autoencoder, then per task the UNet on latents, then end to end with the training loop. Each finished stage
 is kept and skipped when the script runs again. --package writes e2e_deploy/assets/e2e-tiny-<task>;
@@ -32,7 +32,7 @@ from e2e_deploy.train.pretrain import (
 )
 from e2e_deploy.train.run.loop import train
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TASKS = ("depth", "normals")
 STEPS: dict[str, Any] = {"autoencoder": 1200, "unet": {"depth": 12000, "normals": 800}}
 NUM_VIEWS = 8

@@ -5,8 +5,8 @@ scenes: one step with the timestep that "leading" spacing gives (the bug), one s
 ensemble, and the same weights fine-tuned end to end with zeros and with Gaussian noise. The Marigold pipeline of
 diffusers makes every prediction, so nothing here depends on our inference.
 
-    python benchmarks/train_e2e_tiny.py --data data/rendered --out runs/e2e-tiny      (leaves the autoencoder)
-    python benchmarks/paper_in_miniature.py --data data/rendered --autoencoder runs/e2e-tiny/autoencoder
+    python -m benchmarks.accuracy.train_e2e_tiny --data data/rendered --out runs/e2e-tiny      (leaves the autoencoder)
+    python -m benchmarks.accuracy.paper_in_miniature --data data/rendered --autoencoder runs/e2e-tiny/autoencoder
 
 Finished stages are kept in --out and skipped when the script runs again.
 """
@@ -24,11 +24,11 @@ import diffusers
 import numpy as np
 import numpy.typing as npt
 import torch
-from baselines import best_plane
-from report import write_result
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.accuracy.baselines import best_plane
+from benchmarks.report import write_result
 from e2e_deploy.frames import parse_size
 from e2e_deploy.metrics import depth_metrics, mean_depth_metrics
 from e2e_deploy.model.checkpoint import open_checkpoint

@@ -3,7 +3,7 @@
 All read the same video file of the engine's size but the engine alone, which has its frames in memory. The plain loop
 is what a tutorial shows: read, convert, infer, colour, one after the other.
 
-    python benchmarks/loop_overhead.py [--work DIR] [--size 240x320] [--frames 60] [--rounds 5] [--no-diffusers]
+    python -m benchmarks.speed.loop_overhead [--work DIR] [--size 240x320] [--frames 60] [--rounds 5] [--no-diffusers]
 """
 
 import argparse
@@ -17,9 +17,9 @@ from typing import Any
 import av
 import cv2
 import numpy as np
-from clips import Rgb, tiny_bundle
-from report import write_result
 
+from benchmarks.accuracy.clips import Rgb, tiny_bundle
+from benchmarks.report import write_result
 from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.colormap import colour_depth
 from e2e_deploy.frames import parse_size

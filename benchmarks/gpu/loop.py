@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from gpu_contenders import RECIPES, Bodies, Contender, build
-from gpu_engines import LIBRARIES, make_bundle, require_backend
-from gpu_timing import Device, exact_and_tuned, in_words
-from loop_overhead import write_clip
 
+from benchmarks.gpu.contenders.in_torch import RECIPES, Bodies, Contender, build
+from benchmarks.gpu.contenders.of_bundles import LIBRARIES, make_bundle, require_backend
+from benchmarks.gpu.timing import Device, exact_and_tuned, in_words
+from benchmarks.speed.loop_overhead import write_clip
 from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.errors import UnavailableError
 from e2e_deploy.export.engines.rebuild import rebuild_engine

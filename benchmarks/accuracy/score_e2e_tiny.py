@@ -3,7 +3,7 @@
 Every prediction comes from an exported fp32 bundle through ONNX Runtime. Held-out scenes are the data set's test split,
 never seen in training. The cards also say what ``score_photo.py`` found before.
 
-    python benchmarks/score_e2e_tiny.py --data data/rendered
+    python -m benchmarks.accuracy.score_e2e_tiny --data data/rendered
 """
 
 import argparse
@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from baselines import best_plane, mean_normal
-from report import RESULTS, write_result
 
+from benchmarks.accuracy.baselines import best_plane, mean_normal
+from benchmarks.report import RESULTS, write_result
 from e2e_deploy.export.exporter import export_bundle
 from e2e_deploy.model.checkpoint import CARD as FACTS
 from e2e_deploy.model.checkpoint import open_checkpoint
@@ -35,7 +35,8 @@ CARD = """# e2e-tiny-{task}
 `diffusers.{pipeline}` loads the folder.
 
 Trained from random weights on {images} scenes rendered by `e2e-deploy data render`, with no photo and no other data,
-by `benchmarks/train_e2e_tiny.py`; the exact settings of every stage are in `e2e_deploy.json`. Licence: Apache-2.0.
+by `benchmarks/accuracy/train_e2e_tiny.py`; the exact settings of every stage are in `e2e_deploy.json`.
+Licence: Apache-2.0.
 
 It is made to try the tools and to test them, not to be relied on. It knows rendered rooms and streets; on real photos
 expect little.

@@ -3,7 +3,7 @@
 Agreement: an fp32 bundle in ONNX Runtime and diffusers' pipeline on the same random weights and picture, with and
 without a change of size, depth and normals. Speed: e2e-tiny as diffusers pads (to 8) and padded to 64, in turn.
 
-    python benchmarks/sizes.py [--rounds 15]
+    python -m benchmarks.accuracy.sizes [--rounds 15]
 """
 
 import argparse
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from peer import Peer
-from report import write_result
 
+from benchmarks.peer import Peer
+from benchmarks.report import write_result
 from e2e_deploy.assets.pictures import reference_frames
 from e2e_deploy.export.exporter import export_bundle
 from e2e_deploy.model.checkpoint import open_checkpoint

@@ -12,8 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from gpu_contenders import RECIPES, Bodies, Contender, build, build_diffusers
-from gpu_engines import (
+from torch import Tensor
+
+from benchmarks.gpu.contenders.in_torch import RECIPES, Bodies, Contender, build, build_diffusers
+from benchmarks.gpu.contenders.models import WORK, make_inputs, make_model, own_size, shapes_only
+from benchmarks.gpu.contenders.of_bundles import (
     LIBRARIES,
     SECONDS,
     build_engine,
@@ -22,12 +25,9 @@ from gpu_engines import (
     make_bundle,
     require_backend,
 )
-from gpu_models import WORK, make_inputs, make_model, own_size, shapes_only
-from gpu_parity import facts_of
-from gpu_roofline import Roof, Work, count, measure_roof, work_of
-from gpu_timing import Call, Device, exact_and_tuned, in_turns, in_words, summary
-from torch import Tensor
-
+from benchmarks.gpu.parity import facts_of
+from benchmarks.gpu.roofline import Roof, Work, count, measure_roof, work_of
+from benchmarks.gpu.timing import Call, Device, exact_and_tuned, in_turns, in_words, summary
 from e2e_deploy.errors import UnavailableError
 from e2e_deploy.frames import FramePlan
 from e2e_deploy.limits import measure_parity

@@ -13,10 +13,10 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
-import report
 import torch
 from torch import Tensor
 
+from benchmarks import report
 from e2e_deploy.nvidia.hardware import cpu_name
 from e2e_deploy.runtime.timing import summarise
 

@@ -2,14 +2,13 @@
 
 The Motorcycle of Middlebury 2014 (scikit-image), through an exported fp32 bundle in ONNX Runtime.
 
-    python benchmarks/score_photo.py
+    python -m benchmarks.accuracy.score_photo
 """
 
 import tempfile
 from pathlib import Path
 
-from report import write_result
-
+from benchmarks.report import write_result
 from e2e_deploy.cli.show import constant_abs_rel, find_motorcycle
 from e2e_deploy.export.exporter import export_bundle
 from e2e_deploy.metrics import depth_metrics

@@ -3,7 +3,7 @@
 Both take a uint8 frame on the host and give depth on the host. They are timed in turn, frame by frame, so that whatever
 else the machine does hits both.
 
-    python benchmarks/cpu_vs_diffusers.py [--size 384x512] [--rounds 15]
+    python -m benchmarks.speed.cpu_vs_diffusers [--size 384x512] [--rounds 15]
 """
 
 import argparse
@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-from peer import Peer
-from report import write_result
 
+from benchmarks.peer import Peer
+from benchmarks.report import write_result
 from e2e_deploy.assets.pictures import reference_frames
 from e2e_deploy.export.exporter import export_bundle
 from e2e_deploy.frames import parse_size

@@ -7,7 +7,7 @@ and by pixels whose colour does not change. All errors are in per cent of the me
 the clip. The cameras move forward, which takes the same amount off every depth: no alignment can tell that from a shift
 of the model, so it stays in our error (4 mm a frame, 0.1 % where everything is within 5 m).
 
-    python benchmarks/flicker.py [--work DIR] [--bundle DIR] [--frames 60] [--scenes 5] [--size 240x320]
+    python -m benchmarks.accuracy.flicker [--work DIR] [--bundle DIR] [--frames 60] [--scenes 5] [--size 240x320]
 """
 
 import argparse
@@ -18,9 +18,17 @@ from typing import Any
 
 import cv2
 import numpy as np
-from clips import REAL, Map, RenderedFrame, Rgb, real_frames, rendered_clip, tiny_bundle
-from report import write_result
 
+from benchmarks.accuracy.clips import (
+    REAL,
+    Map,
+    RenderedFrame,
+    Rgb,
+    real_frames,
+    rendered_clip,
+    tiny_bundle,
+)
+from benchmarks.report import write_result
 from e2e_deploy.bundle.bundle import open_bundle
 from e2e_deploy.colormap import DisplayRange
 from e2e_deploy.frames import parse_size

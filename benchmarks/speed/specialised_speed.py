@@ -3,7 +3,7 @@
 e2e-tiny also without the upsampling pass; at full size a third session would not fit in memory. All are traced in fp32
 from the same checkpoint, from frame to result.
 
-    python benchmarks/specialised_speed.py [--full-size --work DIR] [--rounds 15]
+    python -m benchmarks.speed.specialised_speed [--full-size --work DIR] [--rounds 15]
 """
 
 import argparse
@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from full_size import full_size_checkpoint
-from report import write_result
 
+from benchmarks.full_size import full_size_checkpoint
+from benchmarks.report import write_result
 from e2e_deploy.assets.pictures import reference_frames
 from e2e_deploy.export.graph.prepare import prepare
 from e2e_deploy.export.onnx import trace

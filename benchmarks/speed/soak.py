@@ -1,6 +1,6 @@
 """Ten minutes of a looped clip through the whole loop: memory, threads and open files must not grow.
 
-python benchmarks/soak.py [--work DIR] [--minutes 10] [--size 144x320]
+python -m benchmarks.speed.soak [--work DIR] [--minutes 10] [--size 144x320]
 """
 
 import argparse
@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from clips import real_clip, tiny_bundle
-from report import write_result
 
+from benchmarks.accuracy.clips import real_clip, tiny_bundle
+from benchmarks.report import write_result
 from e2e_deploy.frames import parse_size
 from e2e_deploy.runtime.checks.bench import resident_mib
 from e2e_deploy.runtime.run import RunReport, run_source

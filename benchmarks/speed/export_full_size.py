@@ -1,11 +1,10 @@
 """Export of a Stable-Diffusion-2-size checkpoint on this machine: seconds a stage and peak memory.
 
-python benchmarks/export_full_size.py --work DIR [--frame-size 480x640] [--resolution 768]
+python -m benchmarks.speed.export_full_size --work DIR [--frame-size 480x640] [--resolution 768]
 """
 
-import full_size
-from report import write_result
-
+from benchmarks import full_size
+from benchmarks.report import write_result
 from e2e_deploy.progress import Stages, peak_memory_gib
 
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from gpu_engines import LIBRARIES, make_bundle, require_backend
-from gpu_models import make_model
-from gpu_timing import Device, exact_and_tuned, in_words
 
+from benchmarks.gpu.contenders.models import make_model
+from benchmarks.gpu.contenders.of_bundles import LIBRARIES, make_bundle, require_backend
+from benchmarks.gpu.timing import Device, exact_and_tuned, in_words
 from e2e_deploy.assets.pictures import reference_frames
 from e2e_deploy.errors import UnavailableError
 from e2e_deploy.export.engines.rebuild import rebuild_engine

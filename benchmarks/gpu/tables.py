@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md from the JSON files of gpu_acceptance.py. What no GPU measured says so.
+"""The tables of docs/performance.md from the JSON files of acceptance.py. What no GPU measured says so.
 
 Results of --small and of a CPU are trials of the script, never numbers.
 """

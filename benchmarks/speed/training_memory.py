@@ -4,7 +4,7 @@ Two steps are run on tensors that have shapes, types and life times but no conte
 gradients, optimizer and everything alive in the forward and backward pass are counted; a GPU's allocator overhead and
 the workspaces of its libraries are not. Attention is counted as a fused kernel, which keeps no matrix of logits.
 
-    python benchmarks/training_memory.py
+    python -m benchmarks.speed.training_memory
 """
 
 import argparse
@@ -13,13 +13,13 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-import full_size
 import torch
-from report import write_result
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from benchmarks import full_size
+from benchmarks.report import write_result
 from e2e_deploy.frames import parse_size
 from e2e_deploy.model.families import get_family
 from e2e_deploy.model.single_step import SingleStepModel

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from gpu_models import make_inputs, make_model
-from gpu_timing import Device, in_words
 
+from benchmarks.gpu.contenders.models import make_inputs, make_model
+from benchmarks.gpu.timing import Device, in_words
 from e2e_deploy.errors import UnavailableError
 from e2e_deploy.packages import require
 from e2e_deploy.train.config import (

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from full_size import full_size_checkpoint
-from gpu_contenders import Contender
 from torch import Tensor
 
+from benchmarks.full_size import full_size_checkpoint
+from benchmarks.gpu.contenders.in_torch import Contender
 from e2e_deploy.bundle.bundle import Bundle, open_bundle
 from e2e_deploy.errors import UnavailableError
 from e2e_deploy.export.engines.rebuild import rebuild_engine

@@ -1,6 +1,6 @@
 """Correct on this GPU, and how near its limit: every measurement of a device in one command, without a network.
 
-    python benchmarks/gpu_acceptance.py --out DIR [--part report|tests|parity|speed|loop|training|all] [--small]
+    python -m benchmarks.gpu.acceptance --out DIR [--part report|tests|parity|speed|loop|training|all] [--small]
 
 Each part writes its JSON into DIR as soon as it is done, with the device, driver, versions, commit and command. What
 cannot run here is in it with the reason. --small is the whole way with the small model and few rounds, on a CPU too.
@@ -19,19 +19,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import report
 import torch
-from gpu_loop import run_loop
-from gpu_parity import run_parity
-from gpu_roofline import copy_gb_s, matrix_tflops, transfer_gb_s
-from gpu_speed import SIZES, SMALL_HW, Case, run_case
-from gpu_timing import Device, find_device, in_words, versions
-from gpu_training import run_training
 
+from benchmarks import report
+from benchmarks.gpu.loop import run_loop
+from benchmarks.gpu.parity import run_parity
+from benchmarks.gpu.roofline import copy_gb_s, matrix_tflops, transfer_gb_s
+from benchmarks.gpu.speed import SIZES, SMALL_HW, Case, run_case
+from benchmarks.gpu.timing import Device, find_device, in_words, versions
+from benchmarks.gpu.training import run_training
 from e2e_deploy.cli.verbs.doctor import examine
 from e2e_deploy.frames import parse_size
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MISSING = "REQUIRE_GPU=1, but"
 SMALL_TESTS = "tests/runtime/test_cuda_driver.py"
 

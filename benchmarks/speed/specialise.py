@@ -1,6 +1,6 @@
 """What each specialisation pass removes: parameters and multiply-adds at SD2 size, ONNX nodes and bytes.
 
-python benchmarks/specialise.py [--onnx]
+python -m benchmarks.speed.specialise [--onnx]
 
 The full size is counted on shapes alone, without weights. Its ONNX columns need weights (8 GB) and minutes: --onnx.
 """
@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from full_size import UNET, VAE
-from report import write_result
 
+from benchmarks.full_size import UNET, VAE
+from benchmarks.report import write_result
 from e2e_deploy.export.graph.specialise import (
     MACS_HW,
     PASSES,

@@ -1,0 +1,1 @@
+"""How long it takes, and in how much memory."""
