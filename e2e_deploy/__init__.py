@@ -1,3 +1,72 @@
-"""e2e-deploy: single-step diffusion depth and surface normals, from training to a real-time engine."""
+"""e2e-deploy: single-step diffusion depth and surface normals, from training to a real-time engine.
+
+    import e2e_deploy as e2e
+
+    bundle = e2e.export_bundle("checkpoint-or-hub-id", "my-bundle", precision="fp16", frame_sizes=[(480, 640)])
+    with e2e.load("my-bundle") as engine:
+        depth = engine.predict(e2e.read_picture("photo.jpg"))  # float32 [H, W], 0 = near, 1 = far
+
+Everything here is imported when it is first used: ``import e2e_deploy`` itself imports no other package.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from e2e_deploy.bundle.bundle import Bundle as Bundle
+    from e2e_deploy.bundle.bundle import open_bundle as open_bundle
+    from e2e_deploy.errors import BundleError as BundleError
+    from e2e_deploy.errors import CheckpointError as CheckpointError
+    from e2e_deploy.errors import DataError as DataError
+    from e2e_deploy.errors import E2EDeployError as E2EDeployError
+    from e2e_deploy.errors import InputError as InputError
+    from e2e_deploy.errors import ParityError as ParityError
+    from e2e_deploy.errors import PlanDamagedError as PlanDamagedError
+    from e2e_deploy.errors import PlanMismatchError as PlanMismatchError
+    from e2e_deploy.errors import SourceError as SourceError
+    from e2e_deploy.errors import UnavailableError as UnavailableError
+    from e2e_deploy.errors import UsageError as UsageError
+    from e2e_deploy.export.exporter import export_bundle as export_bundle
+    from e2e_deploy.runtime.checks.verify import verify_bundle as verify_bundle
+    from e2e_deploy.runtime.engine import Engine as Engine
+    from e2e_deploy.runtime.sources.picture_file import read_picture as read_picture
+
+# name: the module it is in
+_WHERE = {
+    "Bundle": "bundle.bundle",
+    "open_bundle": "bundle.bundle",
+    "export_bundle": "export.exporter",
+    "verify_bundle": "runtime.checks.verify",
+    "Engine": "runtime.engine",
+    "read_picture": "runtime.sources.picture_file",
+}
+_WHERE |= dict.fromkeys(
+    (
+        *("E2EDeployError", "UsageError", "ParityError", "UnavailableError", "PlanMismatchError"),
+        *(
+            "InputError",
+            "CheckpointError",
+            "BundleError",
+            "PlanDamagedError",
+            "SourceError",
+            "DataError",
+        ),
+    ),
+    "errors",
+)
+
+__all__ = ["__version__", *_WHERE]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'e2e_deploy' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"e2e_deploy.{_WHERE[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_WHERE})

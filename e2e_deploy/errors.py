@@ -4,11 +4,11 @@
     ├── UsageError            2    wrong option, wrong combination, wrong value
     ├── ParityError           3    parity or accuracy is outside its limit
     ├── UnavailableError      4    hardware, driver or package is missing here
-    │   └── EngineMismatchError    a bundle's engine is not for this GPU or library; a rebuild helps
+    │   └── PlanMismatchError    a bundle's plan is not for this GPU or library; a rebuild helps
     └── InputError            5    an input is missing, unreadable, damaged or lost
         ├── CheckpointError        a model folder or hub id
         ├── BundleError            a bundle folder
-        │   └── EngineDamagedError     an engine in it; a rebuild helps
+        │   └── PlanDamagedError     a plan in it; a rebuild helps
         ├── SourceError            a picture, a video, a camera, a stream
         └── DataError              a data set
 
@@ -40,8 +40,8 @@ class UnavailableError(E2EDeployError):
     exit_code = 4
 
 
-class EngineMismatchError(UnavailableError):
-    """A bundle has no engine for this GPU and library version, and one could be built from its graph."""
+class PlanMismatchError(UnavailableError):
+    """A bundle has no plan for this GPU and library version, and one could be built from its graph."""
 
 
 class InputError(E2EDeployError):
@@ -58,8 +58,8 @@ class BundleError(InputError):
     """A bundle folder cannot be trusted or read."""
 
 
-class EngineDamagedError(BundleError):
-    """An engine of a bundle is damaged or was built from another graph; one could be built from the bundle's own."""
+class PlanDamagedError(BundleError):
+    """A plan of a bundle is damaged or was built from another graph; one could be built from the bundle's own."""
 
 
 class SourceError(InputError):

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from e2e_deploy.metrics import aligned_abs_rel, angular_error_deg, psnr, share_within
+from e2e_deploy.names import BACKENDS
 
 Array = npt.NDArray[np.float32]
 
@@ -30,10 +31,9 @@ _BF16 = Limit(
 )  # four times fp16: 8 bits instead of 11
 
 _BY_PRECISION = {"fp32": _FP32, "fp16": _FP16, "bf16": _BF16}
-BACKENDS = ("torch", "onnxruntime", "tensorrt", "tensorrt-rtx")
 LIMITS: dict[tuple[str, str], Limit] = {
     (backend, precision): limit
-    for backend in BACKENDS
+    for backend in map(str, BACKENDS)
     for precision, limit in _BY_PRECISION.items()
 } | {
     # Eight bits are no excuse: who uses the depth does not care how it was computed.

@@ -17,15 +17,13 @@ from torch import nn
 import e2e_deploy
 from e2e_deploy.bundle.bundle import Bundle, open_bundle
 from e2e_deploy.bundle.manifest import (
-    KINDS,
-    PRECISIONS,
     CheckpointEntry,
     Manifest,
     VerificationEntry,
 )
 from e2e_deploy.bundle.new_bundle import new_bundle, write_manifest
 from e2e_deploy.errors import ParityError, UsageError
-from e2e_deploy.export.engines.build import Engines, build_engines, opset_for, plan_jobs
+from e2e_deploy.export.engines.build import Plans, build_plans, opset_for, plan_jobs
 from e2e_deploy.export.engines.tensorrt import DEFAULT_LEVEL
 from e2e_deploy.export.graph.precision import FP32_PARTS
 from e2e_deploy.export.graph.prepare import prepare
@@ -35,6 +33,7 @@ from e2e_deploy.export.open_sides import check_sizes
 from e2e_deploy.export.subject import Subject, plan_subjects
 from e2e_deploy.model.checkpoint import Checkpoint
 from e2e_deploy.model.loading import load_model
+from e2e_deploy.names import GRAPH_KINDS, PRECISIONS
 from e2e_deploy.progress import Stages
 from e2e_deploy.runtime.checks.verify import Verdict, verify_bundle
 
@@ -74,18 +73,18 @@ def _check(
     """Refuse what cannot be exported, before any work.
 
     Raises:
-        UsageError: an unknown precision or kind of graph, an engine of what no engine is made of, or an accuracy that
+        UsageError: an unknown precision or kind of graph, a plan of what no plan is made of, or an accuracy that
             has no exception.
     """
     if precision not in PRECISIONS:
         raise UsageError(f"unknown precision {precision!r}; supported: {', '.join(PRECISIONS)}")
-    if graph not in KINDS:
-        raise UsageError(f"unknown graph {graph!r}; supported: {', '.join(KINDS)}")
+    if graph not in GRAPH_KINDS:
+        raise UsageError(f"unknown graph {graph!r}; supported: {', '.join(GRAPH_KINDS)}")
     if engine not in ("auto", "onnx") or targets:
         for given, name in ((precision, "int8"), (graph, "core")):
             if given == name:
                 raise UsageError(
-                    f"no engine is built from {name} graphs: int8 is for ONNX Runtime on a CPU, and engines take "
+                    f"no plan is built from {name} graphs: int8 is for ONNX Runtime on a CPU, and plans take "
                     "frames; leave out --engine and --target"
                 )
     if accept_accuracy and precision != "int8":
@@ -229,30 +228,30 @@ def export_bundle(
             fp32. int8 is for ONNX Runtime on a CPU; its accuracy and its speed beside fp32 go into the manifest.
         specialised: fold what is constant at one step: time, prompt, noise, scales.
         graph: frame (frame in, result at its size out), or core: rgb [1, 3, H, W] in [-1, 1] at processing size in,
-            result [1, 1 or 3, H, W] out, for those who have frame steps of their own. Engines take frames only.
+            result [1, 1 or 3, H, W] out, for those who have frame steps of their own. Plans take frames only.
         dynamic: of a core graph: H and W are open, multiples of 64 px; verified at two sizes.
         accept_accuracy: write an int8 bundle whose accuracy is outside its limit; every output says so.
         engine: onnx (the graph alone), tensorrt-rtx, tensorrt, or auto: what can be built here.
-        targets: GPUs to build TensorRT-RTX engines for, for example sm89; one portable engine if empty.
-        level: the engine builder's optimisation level, 0 (fast to build) to 5.
-        workspace_bytes: most memory a kernel of the engine may use besides its tensors; the library's default if None.
+        targets: GPUs to build TensorRT-RTX plans for, for example sm89; one portable plan if empty.
+        level: the plan builder's optimisation level, 0 (fast to build) to 5.
+        workspace_bytes: most memory a kernel of the plan may use besides its tensors; the library's default if None.
         on_note: told what ``auto`` built, what not and why.
         stages: says what is being done; silent if None.
 
     Raises:
-        UsageError: a frame size, precision, engine, target or combination that cannot be used, or ``out`` is no
+        UsageError: a frame size, precision, plan, target or combination that cannot be used, or ``out`` is no
             bundle.
         CheckpointError: the weights do not fit their configs.
         ParityError: the graph's result is too far from PyTorch's; nothing is written.
-        UnavailableError: a named engine's library or GPU is not here.
-        E2EDeployError: the graph is not clean, an engine cannot be built, the disk is full or the folder cannot
+        UnavailableError: a named plan's library or GPU is not here.
+        E2EDeployError: the graph is not clean, a plan cannot be built, the disk is full or the folder cannot
             be written.
     """
     stages = stages or Stages(quiet=True)
     _check(precision, graph, engine, targets, accept_accuracy=accept_accuracy)
     if engine == "onnx" and (level != DEFAULT_LEVEL or workspace_bytes is not None):
         raise UsageError(
-            "an optimisation level and a workspace are an engine's, and --engine onnx has none"
+            "an optimisation level and a workspace are a plan's, and --engine onnx has none"
         )
     sizes = list(dict.fromkeys(frame_sizes or [DEFAULT_FRAME_SIZE]))
     check_sizes(sizes, kind=graph, dynamic=dynamic)
@@ -328,11 +327,11 @@ def export_bundle(
             for note in verified.notes:
                 on_note(note)
         if graph == "core":
-            said = ["no engine: engines take frames, a core graph does not"]
-            built = Engines(notes=said if engine == "auto" else [])
+            said = ["no plan: plans take frames, a core graph does not"]
+            built = Plans(notes=said if engine == "auto" else [])
         else:
             _return_memory()  # the builder's process has gigabytes of its own
-            built = build_engines(
+            built = build_plans(
                 folder,
                 verified,
                 engine=engine,
@@ -343,5 +342,5 @@ def export_bundle(
             )
         for note in built.notes:
             on_note(note)
-        write_manifest(folder, replace(verified, engines=built.entries))
+        write_manifest(folder, replace(verified, plans=built.entries))
     return open_bundle(out)

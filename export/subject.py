@@ -149,7 +149,7 @@ def plan_subjects(
         pad: pad to multiples of this; 0 as the family's own pipeline does. Core graphs are padded in any case, so that
             their result has the size of their input.
         task: depth or normals.
-        kind: one of bundle.KINDS.
+        kind: one of GRAPH_KINDS.
         dynamic: leave H and W open, multiples of 64 px.
 
     Raises:

@@ -60,7 +60,7 @@ def _choose(bundle: Bundle, graph: GraphEntry, device: str) -> tuple[Backend, st
 
     An engine that is damaged, or that others could have written, is an error and no reason for another backend.
     """
-    held = {e.backend for e in bundle.manifest.engines if e.frame_size == graph.frame_size}
+    held = {e.backend for e in bundle.manifest.plans if e.frame_size == graph.frame_size}
     if not held:
         why = "the bundle has no engine for this frame size"
     elif device == "cpu":

@@ -7,7 +7,7 @@ from e2e_deploy.nvidia.trt_api import TrtApi
 from e2e_deploy.runtime import engine
 from e2e_deploy.runtime.backends.tensorrt import backend as trt_backend
 from tests.fake_cuda import FakeDriver, fake_tensorrt
-from tests.runtime.fake_engines import VERSION, write_engine
+from tests.runtime.fake_plans import VERSION, write_plan
 
 
 def install(monkeypatch, cache, *, libraries=("tensorrt",), driver=None):
@@ -24,8 +24,8 @@ def install(monkeypatch, cache, *, libraries=("tensorrt",), driver=None):
             raise UnavailableError(f"the package {name!r} is not installed")
         return apis[name]
 
-    def build_engine(folder, graph, job, *, digest, **_):
-        return write_engine(folder, graph, digest, backend=job.api.name, target=job.target)
+    def build_plan(folder, graph, job, *, digest, **_):
+        return write_plan(folder, graph, digest, backend=job.api.name, target=job.target)
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     monkeypatch.setattr(engine, "cuda_device_count", lambda: 1)
@@ -33,5 +33,5 @@ def install(monkeypatch, cache, *, libraries=("tensorrt",), driver=None):
     monkeypatch.setattr(trt_backend, "find_api", find_api)
     monkeypatch.setattr(engines, "find_api", find_api)
     monkeypatch.setattr(rebuild, "current_gpu", lambda: driver.gpu)
-    monkeypatch.setattr(rebuild, "build_engine", build_engine)
+    monkeypatch.setattr(rebuild, "build_plan", build_plan)
     return driver

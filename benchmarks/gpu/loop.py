@@ -20,7 +20,7 @@ from benchmarks.gpu.timing import Device, exact_and_tuned, in_words
 from benchmarks.speed.loop_overhead import write_clip
 from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.errors import UnavailableError
-from e2e_deploy.export.engines.rebuild import rebuild_engine
+from e2e_deploy.export.engines.rebuild import rebuild_plan
 from e2e_deploy.frames import plan_frame
 from e2e_deploy.limits import BACKENDS
 from e2e_deploy.runtime import Engine
@@ -176,7 +176,7 @@ def run_loop(
         require_backend(name, device.name)
         held = bundle
         if name in LIBRARIES:
-            held = rebuild_engine(bundle, bundle.manifest.graphs[0], name)
+            held = rebuild_plan(bundle, bundle.manifest.graphs[0], name)
         return Engine.load(held, backend=name, device=device.name)
 
     rows: dict[str, Any] = {}

@@ -19,8 +19,8 @@ from benchmarks.gpu.contenders.models import WORK, make_inputs, make_model, own_
 from benchmarks.gpu.contenders.of_bundles import (
     LIBRARIES,
     SECONDS,
-    build_engine,
     build_onnxruntime,
+    build_plan,
     find_provider,
     make_bundle,
     require_backend,
@@ -103,7 +103,7 @@ def entries(case: Case, device: Device, plan: FramePlan, example: Tensor) -> lis
         found.append(Entry(name, make, SECONDS, partial(checked, find_provider)))
     for library in LIBRARIES:
         check = partial(checked, require_backend, library, device.name)
-        make = partial(bundled, build_engine, library)
+        make = partial(bundled, build_plan, library)
         found.append(Entry(library.replace("-", "_"), make, SECONDS, check))
     chosen = [entry for entry in found if not case.only or entry.name in case.only]
     return sorted(chosen, key=lambda entry: entry.seconds)

@@ -2,7 +2,7 @@
 
     <name>/manifest.json        what everything is, and every file with size and SHA-256
     <name>/model_480x640.onnx   one graph a frame size (+ model.data, weights they share)
-    <name>/engines/*.engine     engines, each with an entry
+    <name>/plans/*.plan     plans, each with an entry
     <name>/reference/*.npz      frames and the fp32 reference results for them
 
 A bundle is data from somewhere: the manifest is checked before a hash, the hashes before a parser sees a
@@ -215,7 +215,7 @@ def open_bundle(path: str | Path) -> Bundle:
     manifest = parse_manifest(text)
     identities = {name: _checked(root, name, entry) for name, entry in manifest.files.items()}
     bundle = Bundle(root, manifest, identities)
-    for engine in manifest.engines:
+    for engine in manifest.plans:
         bundle.file(engine.file)
     for graph in manifest.graphs:
         bundle.file(graph.reference)

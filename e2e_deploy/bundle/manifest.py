@@ -9,15 +9,13 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
 from e2e_deploy.errors import BundleError
-from e2e_deploy.nvidia.trt_api import LIBRARIES
+from e2e_deploy.names import GRAPH_KINDS, PLAN_KINDS, PRECISIONS
 from e2e_deploy.system.json_files import parse_json
 from e2e_deploy.system.text import clean
 from e2e_deploy.tasks import TASKS, Task
 
-SCHEMA = 3
+SCHEMA = 4
 MANIFEST = "manifest.json"
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
-KINDS = ("frame", "core")
 FREE = -1
 """A side of a tensor that the graph leaves open; ``GraphEntry.multiple_of`` says what it may be."""
 
@@ -113,8 +111,8 @@ class VerificationEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineEntry:
-    """One engine: native code for one graph, one version of a library and one kind of GPU."""
+class PlanEntry:
+    """One plan: native code for one graph, one version of a library and one kind of GPU."""
 
     file: str
     backend: str
@@ -154,7 +152,7 @@ class Manifest:
     versions: dict[str, str]
     created: str
     passes: list[PassEntry] = field(default_factory=list)
-    engines: list[EngineEntry] = field(default_factory=list)
+    plans: list[PlanEntry] = field(default_factory=list)
     verification: list[VerificationEntry] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """What a user should know about this export, a sentence each."""
@@ -180,7 +178,7 @@ _RANGES: dict[str, tuple[int, int]] = {
     "GraphEntry.frame_size": (1, MAX_SIDE_PX),
     "GraphEntry.processing_size": (1, MAX_SIDE_PX),
     "VerificationEntry.frame_size": (1, MAX_SIDE_PX),
-    "EngineEntry.frame_size": (1, MAX_SIDE_PX),
+    "PlanEntry.frame_size": (1, MAX_SIDE_PX),
     "PassEntry.macs_before": (1, 2**53),
     "Manifest.resolution": (0, MAX_SIDE_PX),
     "Manifest.pad": (0, 2048),
@@ -190,12 +188,12 @@ _RANGES: dict[str, tuple[int, int]] = {
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "TensorSpec.dtype": ("uint8", "float32"),
-    "GraphEntry.kind": KINDS,
+    "GraphEntry.kind": GRAPH_KINDS,
     "Manifest.task": tuple(TASKS),
     "Manifest.precision": PRECISIONS,
     "VerificationEntry.precision": PRECISIONS,
-    "EngineEntry.precision": PRECISIONS,
-    "EngineEntry.backend": tuple(LIBRARIES),
+    "PlanEntry.precision": PRECISIONS,
+    "PlanEntry.backend": PLAN_KINDS,
 }
 _SIZES = {name for name in _RANGES if name.endswith("_size")}
 """Fields that hold [H, W]."""

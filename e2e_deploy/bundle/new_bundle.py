@@ -14,8 +14,8 @@ from e2e_deploy.errors import BundleError, UsageError
 from e2e_deploy.system.json_files import read_json, to_json
 from e2e_deploy.system.whole_folder import whole_folder
 
-# What a killed rebuild of an engine leaves: an engine not yet listed, and half-written files of ours.
-_LEFTOVERS = re.compile(r"engines/[^/]+\.engine|(engines/)?\.[^/]+\.[0-9a-f]{8}\.(engine|json)")
+# What a killed rebuild of a plan leaves: a plan not yet listed, and half-written files of ours.
+_LEFTOVERS = re.compile(r"plans/[^/]+\.plan|(plans/)?\.[^/]+\.[0-9a-f]{8}\.(plan|json)")
 # What every schema version of our manifests has had, and another project's manifest.json has not.
 _OURS = {"schema", "task", "family", "checkpoint", "precision", "graphs", "files"}
 
@@ -76,6 +76,6 @@ def write_manifest(root: Path, manifest: Manifest) -> Manifest:
     }
     complete = Manifest(**values)
     (root / MANIFEST).write_text(to_json(asdict(complete), indent=2) + "\n", encoding="utf-8")
-    # Whatever the umask: it vouches for engines, so nobody else may write it.
+    # Whatever the umask: it vouches for plans, so nobody else may write it.
     (root / MANIFEST).chmod(0o644)
     return complete

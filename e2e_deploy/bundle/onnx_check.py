@@ -25,7 +25,7 @@ OPERATORS = frozenset(_BUILDERS.split())
 """Standard operators our graphs are made of; each was seen to load in ONNX Runtime and to build with TensorRT-RTX."""
 
 INT8_OPERATORS = frozenset({"QuantizeLinear", "DequantizeLinear"})
-"""Standard operators that int8 graphs, which no engine is built from, have besides."""
+"""Standard operators that int8 graphs, which no plan is built from, have besides."""
 
 FUNCTIONS = frozenset({("com.microsoft", "MultiHeadAttention")})
 """ONNX Runtime's own operators in our graphs (domain, name); a graph may say itself what they are, as a function."""

@@ -1,6 +1,6 @@
 """Engine files in a bundle: what they are called, which graph they belong to, who may write them, how to rebuild them.
 
-An engine is native code, so it is trusted only as far as nobody else could have changed it. Imports no library.
+A plan is native code, so it is trusted only as far as nobody else could have changed it. Imports no library.
 """
 
 import hashlib
@@ -17,12 +17,12 @@ from e2e_deploy.errors import BundleError
 _OTHERS_MAY_WRITE = 0o022
 
 
-def engine_name(
+def plan_name(
     frame_hw: tuple[int, int], precision: str, library: str, version: str, target: str
 ) -> str:
-    """Path of an engine inside its bundle."""
+    """Path of a plan inside its bundle."""
     height, width = frame_hw
-    return f"engines/{height}x{width}-{precision}-{library}-{version}-{target}.engine"
+    return f"plans/{height}x{width}-{precision}-{library}-{version}-{target}.plan"
 
 
 def graph_digest(root: Path, onnx: str, sha256: Callable[[str], str]) -> str:
@@ -41,7 +41,7 @@ def graph_digest(root: Path, onnx: str, sha256: Callable[[str], str]) -> str:
 
 
 def rebuild_command(root: Path, library: str) -> str:
-    """The command that builds the engines of the bundle at ``root`` again, for the GPU it is run on."""
+    """The command that builds the plans of the bundle at ``root`` again, for the GPU it is run on."""
     return shlex.join(["e2e-deploy", "verify", str(root), "--backend", library, "--rebuild"])
 
 
@@ -61,12 +61,12 @@ def require_private(root: Path, name: str) -> Path:
         status = step.lstat() if step != root else step.stat()
         if status.st_mode & _OTHERS_MAY_WRITE:
             raise BundleError(
-                f"{step} can be written by other users, and an engine is native code that would run as you; "
+                f"{step} can be written by other users, and a plan is native code that would run as you; "
                 f"if you trust it: chmod go-w {shlex.quote(str(step))}"
             )
         if status.st_uid not in (0, os.geteuid()):
             raise BundleError(
-                f"{step} belongs to another user, and an engine is native code that would run as you; "
+                f"{step} belongs to another user, and a plan is native code that would run as you; "
                 "copy the bundle into a folder of your own if you trust it"
             )
     return path

@@ -17,6 +17,7 @@ import click
 import e2e_deploy
 from e2e_deploy.cli.signals import ending_like_ctrl_c
 from e2e_deploy.cli.streams import flush_streams, open_streams
+from e2e_deploy.cli.wording import with_options
 from e2e_deploy.errors import E2EDeployError, InputError, UsageError
 from e2e_deploy.system.addresses import is_address, masked
 from e2e_deploy.system.interrupts import left_behind
@@ -104,7 +105,7 @@ def _ending(error: BaseException) -> tuple[str, int]:
             error.show(shown)
             return shown.getvalue(), error.exit_code
         case E2EDeployError():
-            return f"error: {error}", error.exit_code
+            return f"error: {with_options(str(error))}", error.exit_code
         case OSError():
             where = f"{error.filename}: " if error.filename else ""
             return f"error: {where}{error.strerror or error}", 1

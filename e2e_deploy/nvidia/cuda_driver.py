@@ -1,4 +1,4 @@
-"""What the engine backends need of CUDA: memory, streams, events, graphs. Through cuda-python, so no torch.
+"""What the plan backends need of CUDA: memory, streams, events, graphs. Through cuda-python, so no torch.
 
 ``Driver`` is the contract, which the tests' recording double keeps too; ``CudaDriver`` is the real one.
 Addresses, streams, events and graphs are plain integers or opaque handles.

@@ -1,7 +1,7 @@
 """The one place that talks to TensorRT and TensorRT-RTX: two libraries with one API and small differences.
 
 The only module that imports them. What a library can do is probed, never read from its version. Building is in
-export/engines/tensorrt.py, loading in runtime/backends/tensorrt/loaded_engine.py.
+export/engines/tensorrt.py, loading in runtime/backends/tensorrt/loaded_plan.py.
 """
 
 import functools
@@ -20,7 +20,7 @@ LIBRARIES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 
 TITLES = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 PORTABLE = "sm80+"
-"""TensorRT-RTX's default target: one engine for compute capability 8.0, 8.6, 8.9, 12.0 and later."""
+"""TensorRT-RTX's default target: one plan for compute capability 8.0, 8.6, 8.9, 12.0 and later."""
 
 log = logging.getLogger("e2e_deploy.tensorrt")
 log.addHandler(logging.NullHandler())  # errors become exceptions; nothing is printed twice
@@ -97,12 +97,12 @@ class TrtApi:
 
     @property
     def builds_without_gpu(self) -> bool:
-        """Whether engines for named targets can be built here; else only for the GPU at hand."""
+        """Whether plans for named targets can be built here; else only for the GPU at hand."""
         return hasattr(self.module.IBuilderConfig, "num_compute_capabilities")
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """What engines can be built for without a GPU; empty where one is needed."""
+        """What plans can be built for without a GPU; empty where one is needed."""
         if not self.builds_without_gpu:
             return ()
         names = self.module.ComputeCapability.__members__

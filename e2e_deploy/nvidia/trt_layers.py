@@ -1,4 +1,4 @@
-"""What an engine consists of, counted from the engine inspector's JSON.
+"""What a plan consists of, counted from the engine inspector's JSON.
 
 Knows the JSON of TensorRT 10 and 11; knows none of the libraries' objects.
 """
@@ -31,7 +31,7 @@ def summarise_layers(information: str) -> dict[str, int]:
     """Number of ``layers``, of them by precision of the output (fp32, fp16, bf16, int, other), and of ``reformat``.
 
     Args:
-        information: the inspector's JSON; empty counts come from an engine without layer names.
+        information: the inspector's JSON; empty counts come from a plan without layer names.
     """
     try:
         layers = json.loads(information).get("Layers", [])

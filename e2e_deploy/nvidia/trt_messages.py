@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from e2e_deploy.errors import (
     E2EDeployError,
-    EngineDamagedError,
-    EngineMismatchError,
+    PlanDamagedError,
+    PlanMismatchError,
     UnavailableError,
 )
 
@@ -83,12 +83,12 @@ LOAD_REMEDIES = (
     Remedy(
         r"magicTag|kSERIALIZATION_VERSION|[Ss]erialization version|[Vv]ersion tag|VERSION_MISMATCH",
         "it was built by another version of the library, or is damaged",
-        EngineMismatchError,
+        PlanMismatchError,
     ),
     Remedy(
         r"compute capability|incompatible device|different .*device|UNSUPPORTED_CC",
         "it was built for another GPU",
-        EngineMismatchError,
+        PlanMismatchError,
     ),
     Remedy(
         r"OLD_CUDA_DRIVER|OLD_CUDA_RUNTIME|CUDA_ERROR|" + NO_DRIVER.pattern,
@@ -124,7 +124,7 @@ def explain(
     """The error for ``what`` went wrong: NVIDIA's words, then what to do.
 
     Args:
-        what: the start of the sentence, for example "TensorRT-RTX 1.7 cannot build the engine".
+        what: the start of the sentence, for example "TensorRT-RTX 1.7 cannot build the plan".
         messages: what the library said; may be empty.
         remedies: looked through in order.
         default: used when none matches; its pattern is not read.
@@ -157,11 +157,11 @@ def explain_parser(title: str, *, code: str, desc: str, node: str, operator: str
 
 
 def explain_load(what: str, messages: Sequence[str], rebuild: str) -> E2EDeployError:
-    """The error for an engine that the library would not load; ``rebuild`` is the command that makes a new one."""
+    """The error for a plan that the library would not load; ``rebuild`` is the command that makes a new one."""
     error = explain(
         what,
         messages,
         LOAD_REMEDIES,
-        default=Remedy("", "it is damaged or not an engine", EngineDamagedError),
+        default=Remedy("", "it is damaged or not a plan", PlanDamagedError),
     )
     return type(error)(f"{error}; rebuild it with: {rebuild}")

@@ -3,7 +3,7 @@
     Child     the parent's side: a module of this package, started with ``python -m``
     Parent    the child's side: requests come on stdin, events go where stdout was
 
-The child ends when nobody listens any more. Who uses it: the engines' builder, the renderer.
+The child ends when nobody listens any more. Who uses it: the plans' builder, the renderer.
 """
 
 import json

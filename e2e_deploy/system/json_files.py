@@ -13,7 +13,7 @@ from e2e_deploy.errors import InputError
 from e2e_deploy.system.files import read_bytes
 
 MAX_BYTES = 2**24
-"""16 MiB: the largest of our files, a bundle's manifest with many engines, has tens of KiB."""
+"""16 MiB: the largest of our files, a bundle's manifest with many plans, has tens of KiB."""
 
 MAX_DEPTH = 32
 _MAX_INT = 2**63

@@ -1,4 +1,4 @@
-"""Engines for a bundle that is being written: which ones, built or taken from the cache, with an entry each.
+"""Plans for a bundle that is being written: which ones, built or taken from the cache, with an entry each.
 
 Knows bundles and the rules of ``--engine``; the libraries are behind export/engines/tensorrt.py.
 """
@@ -15,11 +15,11 @@ from typing import Any
 import onnx_ir as ir
 
 from e2e_deploy.bundle.bundle import sha256_of
-from e2e_deploy.bundle.manifest import EngineEntry, GraphEntry, Manifest
-from e2e_deploy.bundle.plan_files import engine_name, graph_digest
+from e2e_deploy.bundle.manifest import GraphEntry, Manifest, PlanEntry
+from e2e_deploy.bundle.plan_files import graph_digest, plan_name
 from e2e_deploy.errors import E2EDeployError, UnavailableError, UsageError
 from e2e_deploy.export.engines.builder import Request, build_apart
-from e2e_deploy.export.engines.cache import EngineCache
+from e2e_deploy.export.engines.cache import PlanCache
 from e2e_deploy.export.engines.tensorrt import DEFAULT_LEVEL, BuildOptions, Progress
 from e2e_deploy.export.onnx.lint import TARGETS, require_clean
 from e2e_deploy.nvidia.cuda_driver import CudaDriver, Gpu
@@ -28,7 +28,7 @@ from e2e_deploy.nvidia.trt_api import PORTABLE, TITLES, TrtApi, find_api
 from e2e_deploy.nvidia.trt_layers import summarise_layers
 from e2e_deploy.nvidia.trt_messages import BuildError
 from e2e_deploy.progress import Stages
-from e2e_deploy.runtime.backends.tensorrt.loaded_engine import LoadedEngine
+from e2e_deploy.runtime.backends.tensorrt.loaded_plan import LoadedPlan
 from e2e_deploy.system.cache_folder import cache_key, private_folder
 from e2e_deploy.system.files import whole_file
 
@@ -36,11 +36,11 @@ ENGINES = ("auto", "onnx", "tensorrt", "tensorrt-rtx")
 """What ``--engine`` takes; the ONNX graphs are in the bundle whatever it is."""
 
 NOT_BY_ITSELF = {
-    "fp32": "in fp32 TensorRT-RTX has no fused attention and an engine is twice as large: use --precision fp16, "
-    "or name the engine to have it all the same",
+    "fp32": "in fp32 TensorRT-RTX has no fused attention and a plan is twice as large: use --precision fp16, "
+    "or name the plan to have it all the same",
     "int8": "this int8 graph is made for ONNX Runtime on a CPU",
 }
-"""Precision: why ``auto`` builds no engine of it, unless a target was named."""
+"""Precision: why ``auto`` builds no plan of it, unless a target was named."""
 
 
 LEAST_OPSET = {"bf16": 22}
@@ -49,7 +49,7 @@ LEAST_OPSET = {"bf16": 22}
 
 @dataclass(frozen=True)
 class Job:
-    """One engine to build for every graph: with which library, for what."""
+    """One plan to build for every graph: with which library, for what."""
 
     api: TrtApi
     target: str
@@ -58,15 +58,15 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Engines:
-    """What build_engines did.
+class Plans:
+    """What build_plans did.
 
     Attributes:
         entries: for the manifest.
         notes: what was built, what not and why, a sentence each.
     """
 
-    entries: list[EngineEntry] = field(default_factory=list)
+    entries: list[PlanEntry] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -99,11 +99,11 @@ def plan_jobs(
     """What ``--engine`` and ``--target`` mean on this machine for a graph in ``precision``, and why.
 
     Raises:
-        UsageError: an unknown engine or target, or a target where none can be chosen.
-        UnavailableError: a named engine whose library or GPU is not here.
+        UsageError: an unknown plan or target, or a target where none can be chosen.
+        UnavailableError: a named plan whose library or GPU is not here.
     """
     if engine not in ENGINES:
-        raise UsageError(f"unknown engine {engine!r}; expected one of {', '.join(ENGINES)}")
+        raise UsageError(f"unknown plan {engine!r}; expected one of {', '.join(ENGINES)}")
     if targets and engine in ("onnx", "tensorrt"):
         raise UsageError(
             "--target goes with --engine tensorrt-rtx; "
@@ -112,7 +112,7 @@ def plan_jobs(
     if engine == "onnx":
         return [], []
     if engine == "auto" and not targets and precision in NOT_BY_ITSELF:
-        return [], [f"no engine: {NOT_BY_ITSELF[precision]}"]
+        return [], [f"no plan: {NOT_BY_ITSELF[precision]}"]
     if engine == "tensorrt":
         return [_tensorrt_job()], []
     if engine == "tensorrt-rtx":
@@ -122,11 +122,11 @@ def plan_jobs(
         try:
             return [_tensorrt_job()], []
         except UnavailableError as error:
-            notes.append(f"no TensorRT engine: {error}")
+            notes.append(f"no TensorRT plan: {error}")
     try:
         return _rtx_jobs(targets), notes
     except UnavailableError as error:
-        return [], [*notes, f"no TensorRT-RTX engine: {error}"]
+        return [], [*notes, f"no TensorRT-RTX plan: {error}"]
 
 
 def _tensorrt_job() -> Job:
@@ -155,7 +155,7 @@ def _lint_target(api: TrtApi) -> str:
 
 
 def opset_for(precision: str, jobs: Sequence[Job]) -> int:
-    """The ONNX operator set of graphs that engines are built of, or ONNX Runtime runs where there are none."""
+    """The ONNX operator set of graphs that plans are built of, or ONNX Runtime runs where there are none."""
     names = [_lint_target(job.api) for job in jobs] or ["onnxruntime"]
     return max(min(TARGETS[name].opset for name in names), LEAST_OPSET.get(precision, 0))
 
@@ -169,12 +169,12 @@ def _check(path: Path, api: TrtApi) -> None:
 
 
 def _device(job: Job) -> str:
-    """What the engine is for, as part of a file name."""
+    """What the plan is for, as part of a file name."""
     return re.sub(r"[^A-Za-z0-9]+", "-", f"{job.gpu.name} {job.target}") if job.gpu else job.target
 
 
-def _timing_file(job: Job, cache: EngineCache) -> Path | None:
-    """Where TensorRT's timings for this GPU are kept, beside the engines; TensorRT-RTX takes none."""
+def _timing_file(job: Job, cache: PlanCache) -> Path | None:
+    """Where TensorRT's timings for this GPU are kept, beside the plans; TensorRT-RTX takes none."""
     if job.gpu is None:
         return None
     folder = private_folder(cache.folder.with_name("timing"))
@@ -187,10 +187,10 @@ def _build(
     name: str,
     job: Job,
     options: BuildOptions,
-    cache: EngineCache,
+    cache: PlanCache,
     progress: Progress | None,
 ) -> dict[str, Any]:
-    """Write the engine to ``plan``; gives what was decided on the way."""
+    """Write the plan to ``plan``; gives what was decided on the way."""
     request = Request(graph=str(graph), plan=str(plan), name=name, options=options)
     timings = _timing_file(job, cache)
     if timings is None:
@@ -201,17 +201,17 @@ def _build(
 
 
 def _layers(job: Job, engine: Path) -> dict[str, int]:
-    """Only on the GPU it is for can an engine be read."""
+    """Only on the GPU it is for can a plan be read."""
     if job.gpu is None:
         return {}
-    loaded = LoadedEngine(job.api, engine.read_bytes(), engine.name, "e2e-deploy export")
+    loaded = LoadedPlan(job.api, engine.read_bytes(), engine.name, "e2e-deploy export")
     try:
         return summarise_layers(loaded.information())
     finally:
         loaded.close()
 
 
-def build_engine(
+def build_plan(
     folder: Path,
     graph: GraphEntry,
     job: Job,
@@ -219,17 +219,17 @@ def build_engine(
     precision: str,
     digest: str,
     options: BuildOptions,
-    cache: EngineCache,
+    cache: PlanCache,
     progress: Progress | None = None,
-) -> EngineEntry:
-    """One engine in ``folder``, built or from the cache.
+) -> PlanEntry:
+    """One plan in ``folder``, built or from the cache.
 
     Args:
         folder: of the bundle.
         graph: what to build.
         job: with which library and for what.
         precision: of the graph.
-        digest: graph_digest of the graph; it is written into the engine.
+        digest: graph_digest of the graph; it is written into the plan.
         options: level, workspace and shapes; the target is the job's.
         cache: looked into first.
         progress: called as the build goes on.
@@ -238,7 +238,7 @@ def build_engine(
         E2EDeployError: the graph is not fit for the library, the builder gave up, or the disk is full.
         KeyboardInterrupt: Ctrl-C.
     """
-    name = engine_name(graph.frame_hw, precision, job.api.name, job.api.version, _device(job))
+    name = plan_name(graph.frame_hw, precision, job.api.name, job.api.version, _device(job))
     shown = {"level": options.level, "workspace_bytes": options.workspace_bytes}
     facts = shown | {
         "graph": digest,
@@ -254,7 +254,7 @@ def build_engine(
     file.parent.mkdir(exist_ok=True)
     file.parent.chmod(
         0o755
-    )  # whatever the umask: an engine that others could have written is never loaded
+    )  # whatever the umask: a plan that others could have written is never loaded
     record = cache.fetch(key, file)
     seconds = 0.0
     if record is None:
@@ -269,7 +269,7 @@ def build_engine(
     else:
         shown, layers = record.options, record.layers
     file.chmod(0o644)
-    return EngineEntry(
+    return PlanEntry(
         file=name,
         backend=job.api.name,
         version=job.api.version,
@@ -285,19 +285,19 @@ def build_engine(
 
 
 @contextmanager
-def _user_cache(notes: list[str]) -> Iterator[EngineCache]:
+def _user_cache(notes: list[str]) -> Iterator[PlanCache]:
     """The user's cache; one for this export alone, and a note, where there can be none."""
     try:
-        cache = EngineCache()
+        cache = PlanCache()
     except E2EDeployError as error:
         notes.append(f"engines are not kept for later exports: {error}")
         with tempfile.TemporaryDirectory(prefix="e2e-deploy-") as folder:
-            yield EngineCache(Path(folder) / "engines")
+            yield PlanCache(Path(folder) / "plans")
     else:
         yield cache
 
 
-def build_engines(
+def build_plans(
     folder: Path,
     manifest: Manifest,
     *,
@@ -305,36 +305,36 @@ def build_engines(
     targets: Sequence[str] = (),
     level: int = DEFAULT_LEVEL,
     workspace_bytes: int | None = None,
-    cache: EngineCache | None = None,
+    cache: PlanCache | None = None,
     progress: Progress | None = None,
     stages: Stages | None = None,
-) -> Engines:
-    """Engines for every graph of the bundle that is being written in ``folder``.
+) -> Plans:
+    """Plans for every graph of the bundle that is being written in ``folder``.
 
     Args:
         folder: holds the ONNX graphs already.
         manifest: of the bundle so far; graphs and precision are read.
         engine: one of ENGINES. With auto: TensorRT where a GPU and the library are, else TensorRT-RTX where it is
             installed; none for the precisions of NOT_BY_ITSELF unless there are targets; a graph that does not
-            build is a note. A named engine that cannot be built is an error.
-        targets: what TensorRT-RTX builds for; its portable engine if empty.
+            build is a note. A named plan that cannot be built is an error.
+        targets: what TensorRT-RTX builds for; its portable plan if empty.
         level: the builder's optimisation level, 0 to 5.
         workspace_bytes: most memory a kernel may use; the library's default if None.
-        cache: of engines built before; the user's if None.
+        cache: of plans built before; the user's if None.
         progress: called as a build goes on; what it raises ends the build.
         stages: says what is being done; silent if None.
 
     Raises:
-        UsageError: an engine, target or level that cannot be used.
-        UnavailableError: a named engine whose library or GPU is not here.
-        E2EDeployError: a named engine that cannot be built, or the disk is full.
+        UsageError: a plan, target or level that cannot be used.
+        UnavailableError: a named plan whose library or GPU is not here.
+        E2EDeployError: a named plan that cannot be built, or the disk is full.
         KeyboardInterrupt: Ctrl-C; the cache stays valid.
     """
     if not 0 <= level <= 5:
         raise UsageError(f"the optimisation level is 0 to 5, not {level}")
     stages = stages or Stages(quiet=True)
     jobs, notes = plan_jobs(engine, targets, manifest.precision)
-    done = Engines(notes=notes)
+    done = Plans(notes=notes)
     if not jobs:
         return done
     with nullcontext(cache) if cache else _user_cache(done.notes) as kept:
@@ -342,7 +342,7 @@ def build_engines(
             label = f"{graph.frame_hw[0]}x{graph.frame_hw[1]}"
             digest = graph_digest(folder, graph.onnx, lambda name: sha256_of(folder / name))
             for job in jobs:
-                what = f"{TITLES[job.api.name]} engine {label} {job.target}"
+                what = f"{TITLES[job.api.name]} plan {label} {job.target}"
                 options = BuildOptions(
                     target=job.target if job.gpu is None else None,
                     level=level,
@@ -350,7 +350,7 @@ def build_engines(
                 )
                 try:
                     with stages(f"build {what}") as say:
-                        entry = build_engine(
+                        entry = build_plan(
                             folder,
                             graph,
                             job,

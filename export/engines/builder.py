@@ -1,7 +1,7 @@
 """TensorRT's builder in a process of its own: it may crash, keep gigabytes or print, and an export must survive that.
 
 Seen with TensorRT-RTX 1.7.1: a graph with open sides ends in std::bad_alloc on one machine and in a segmentation fault
-on another; five full-size engines in one process leave it at 16 GiB; its compiler prints to stdout.
+on another; five full-size plans in one process leave it at 16 GiB; its compiler prints to stdout.
 """
 
 import logging
@@ -15,7 +15,7 @@ from e2e_deploy.nvidia.trt_api import TITLES, TrtApi, find_api, log
 from e2e_deploy.nvidia.trt_messages import BuildError, tidy
 from e2e_deploy.system.child import Child, Parent
 
-CRASHED = "export at fixed sides or in another precision, or with --engine onnx to have a bundle without an engine"
+CRASHED = "export at fixed sides or in another precision, or with --engine onnx to have a bundle without a plan"
 KILLED = (
     "most likely the machine ran out of memory: close other programs or use a smaller frame size"
 )
@@ -23,12 +23,12 @@ KILLED = (
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One engine to build.
+    """One plan to build.
 
     Attributes:
         graph: path of an ONNX file.
-        plan: path that the engine is written to.
-        name: written into the engine.
+        plan: path that the plan is written to.
+        name: written into the plan.
         options: how it is built.
         timings: path of TensorRT's timing cache, read if it is there; None where the library has none.
         new_timings: path the timing cache is written to afterwards.

@@ -1,7 +1,7 @@
 """Engines built before, kept for the user who built them: same inputs, no second build.
 
     <folder>/<key>.json         hash and facts of one build; the key is a hash of everything that decides it
-    <folder>/<sha256>.engine    the engine, named after its content
+    <folder>/<sha256>.plan    the plan, named after its content
 
 Every file appears whole or not at all and none is ever changed, so two exports can share the folder without a lock.
 Knows files; knows no library.
@@ -27,14 +27,14 @@ log = logging.getLogger("e2e_deploy.engines")
 log.addHandler(logging.NullHandler())
 
 MAX_BYTES = 20 * 2**30
-"""The engines used longest ago are removed above this."""
+"""The plans used longest ago are removed above this."""
 
 _BLOCK = 1 << 22
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheRecord:
-    """What is known of a cached engine besides its bytes."""
+    """What is known of a cached plan besides its bytes."""
 
     sha256: str
     bytes: int
@@ -42,15 +42,15 @@ class CacheRecord:
     layers: dict[str, int]
 
 
-class EngineCache:
-    """A folder of engines.
+class PlanCache:
+    """A folder of plans.
 
     Raises:
         E2EDeployError: the folder cannot be made or is not this user's alone.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.folder = private_folder(folder or default_folder() / "engines")
+        self.folder = private_folder(folder or default_folder() / "plans")
 
     def _record(self, key: str) -> CacheRecord | None:
         path = self.folder / f"{key}.json"
@@ -68,7 +68,7 @@ class EngineCache:
         return record
 
     def fetch(self, key: str, destination: Path) -> CacheRecord | None:
-        """Copy the engine of ``key`` to ``destination``; None, and no file there, if it is missing or damaged.
+        """Copy the plan of ``key`` to ``destination``; None, and no file there, if it is missing or damaged.
 
         Raises:
             E2EDeployError: ``destination`` cannot be written.
@@ -76,7 +76,7 @@ class EngineCache:
         record = self._record(key)
         if record is None:
             return None
-        stored = self.folder / f"{record.sha256}.engine"
+        stored = self.folder / f"{record.sha256}.plan"
         try:
             source = stored.open("rb")
         except OSError:
@@ -103,7 +103,7 @@ class EngineCache:
         )
         try:
             with (
-                whole_file(self.folder / f"{record.sha256}.engine") as partial,
+                whole_file(self.folder / f"{record.sha256}.plan") as partial,
                 engine.open("rb") as source,
                 partial.open("wb") as sink,
             ):
@@ -112,12 +112,12 @@ class EngineCache:
                 partial.write_text(json.dumps(asdict(record)), encoding="utf-8")
             self._shrink()
         except E2EDeployError as error:
-            log.warning("the engine was not kept for later exports: %s", error)
+            log.warning("the plan was not kept for later exports: %s", error)
 
     def _shrink(self) -> None:
         """Remove what was used longest ago until the folder is below MAX_BYTES."""
         files = []
-        for path in self.folder.glob("*.engine"):
+        for path in self.folder.glob("*.plan"):
             try:
                 status = path.stat()
             except FileNotFoundError:  # another export removed it

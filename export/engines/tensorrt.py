@@ -1,4 +1,4 @@
-"""A graph in TensorRT's or TensorRT-RTX's hands: parsed from an ONNX file, built into an engine.
+"""A graph in TensorRT's or TensorRT-RTX's hands: parsed from an ONNX file, built into a plan.
 
 Knows files and bytes; knows nothing of bundles, manifests or caches.
 """
@@ -26,12 +26,12 @@ Progress = Callable[[str, int, int], None]
 
 
 DEFAULT_LEVEL = 3
-"""The libraries' own; at 5 others saw builds of an hour and a half, and engines that were no faster."""
+"""The libraries' own; at 5 others saw builds of an hour and a half, and plans that were no faster."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
-    """How an engine is built.
+    """How a plan is built.
 
     Attributes:
         target: a key of TrtApi.targets for TensorRT-RTX; None for TensorRT, which builds for the GPU at hand.
@@ -80,7 +80,7 @@ class Network:
     Args:
         api: the library.
         path: an ONNX file; its weights may lie beside it.
-        name: written into the engine.
+        name: written into the plan.
 
     Raises:
         BuildError: the parser refuses the graph; names the node and what to do.
@@ -131,7 +131,7 @@ class Network:
     def layers(self) -> dict[str, int]:
         """Number of ``layers`` without constants, of them by type of the first output, and of ``cast``.
 
-        What the parser made of the graph, before the builder fuses it; an engine itself can be read on its GPU only.
+        What the parser made of the graph, before the builder fuses it; a plan itself can be read on its GPU only.
         """
         module = self._api.module
         names = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16"}
@@ -211,10 +211,10 @@ class Network:
         progress: Progress | None = None,
         timing_cache: bytes | None = None,
     ) -> tuple[Any, bytes | None]:
-        """Build an engine; what ``progress`` raises ends it at the builder's next step, and is raised.
+        """Build a plan; what ``progress`` raises ends it at the builder's next step, and is raised.
 
         Returns:
-            The engine, readable as a buffer, and the timing cache to keep, None where the library has none.
+            The plan, readable as a buffer, and the timing cache to keep, None where the library has none.
 
         Raises:
             UsageError: a target or shapes that cannot be used.
@@ -234,10 +234,10 @@ class Network:
             raise monitor.raised
         if plan is None:
             raise explain(
-                f"{self._api.title} cannot build the engine",
+                f"{self._api.title} cannot build the plan",
                 self._api.take_errors() or said,
                 BUILD_REMEDIES,
-                default=Remedy("", "export with --engine onnx to have a bundle without an engine"),
+                default=Remedy("", "export with --engine onnx to have a bundle without a plan"),
             )
         if self._api.builds_without_gpu:
             return plan, None

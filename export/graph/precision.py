@@ -7,7 +7,7 @@ Weights and activations become fp16 or bf16. These stay fp32, each for a reason:
   exported graph leaves to it (export/graph/attention.py);
 - the last convolution and everything after it: near 1.0 a step of fp16 is 0.001, which shows as bands in 16-bit depth.
 
-Knows torch modules; knows nothing of ONNX or of engines.
+Knows torch modules; knows nothing of ONNX or of plans.
 """
 
 from typing import Any, cast

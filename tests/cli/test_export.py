@@ -58,9 +58,9 @@ def test_a_checkpoint_becomes_a_bundle_in_the_folder_one_is_in(small, tmp_path):
     assert any(line.startswith("trace 40x32") and line.endswith(" s") for line in lines)
     assert any("verified 40x32: onnxruntime fp32" in line for line in lines)
     assert any(
-        line.startswith("note: no engine: in fp32 TensorRT-RTX has no fused") for line in lines
+        line.startswith("note: no plan: in fp32 TensorRT-RTX has no fused") for line in lines
     )
-    assert bundle.manifest.engines == []
+    assert bundle.manifest.plans == []
     assert "\x1b" not in done.stderr
     assert "Warning" not in done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["depth-fp32"]
@@ -75,10 +75,10 @@ def test_half_precision_ends_in_an_engine(cli, tiny_depth, tmp_path, monkeypatch
     options += ["--opt-level", "2", "--workspace", "512"]
     code, stdout, stderr = cli("export", tiny_depth, "--out", tmp_path / "b", *options)
     assert (code, stdout) == (0, f"{tmp_path / 'b'}\n")
-    assert "note: no TensorRT engine: TensorRT builds only on a machine with an NVIDIA" in stderr
-    assert "note: TensorRT-RTX engine 64x64 sm80+: built in " in stderr
+    assert "note: no TensorRT plan: TensorRT builds only on a machine with an NVIDIA" in stderr
+    assert "note: TensorRT-RTX plan 64x64 sm80+: built in " in stderr
     manifest = open_bundle(tmp_path / "b").manifest
-    (entry,) = manifest.engines
+    (entry,) = manifest.plans
     assert manifest.opset == 21
     assert (entry.backend, entry.target, entry.precision) == ("tensorrt-rtx", "sm80+", "fp16")
     assert (entry.options["level"], entry.options["workspace_bytes"]) == (2, 512 << 20)
@@ -91,7 +91,7 @@ def test_what_only_an_engine_has_is_refused_without_one(cli, small, tmp_path, op
     given = ["export", small, "--out", tmp_path / "b", "--engine", "onnx", *option]
     code, _, stderr = cli(*given)
     assert code == 2
-    assert "an engine's, and --engine onnx has none" in one_sentence(stderr)
+    assert "a plan's, and --engine onnx has none" in one_sentence(stderr)
     assert not (tmp_path / "b").exists()
 
 

@@ -1,7 +1,7 @@
 import json
 
 from tests.plain_bundle import edit_manifest, write_plain_bundle
-from tests.runtime.fake_engines import add_engine
+from tests.runtime.fake_plans import add_plan
 
 
 def test_a_bundles_text_reaches_the_terminal_clean(cli, tmp_path):
@@ -24,8 +24,8 @@ def test_a_bundles_text_reaches_the_terminal_clean(cli, tmp_path):
 
 def test_an_engines_options_may_be_anything(cli, tmp_path):
     root = write_plain_bundle(tmp_path / "b")
-    add_engine(root)
-    edit_manifest(root, lambda m: m["engines"][0].update(options={"network": [1]}, layers={}))
+    add_plan(root)
+    edit_manifest(root, lambda m: m["plans"][0].update(options={"network": [1]}, layers={}))
     code, stdout, _ = cli("inspect", root, "--engine")
     assert code == 0
     assert "the graph, before the builder fused it" in stdout

@@ -11,7 +11,7 @@ from e2e_deploy.errors import E2EDeployError
 from e2e_deploy.export.engines import rebuild
 from tests import fake_gpu
 from tests.plain_bundle import HW, edit_manifest, rehash, write_plain_bundle
-from tests.runtime.fake_engines import VERSION, add_engine
+from tests.runtime.fake_plans import VERSION, add_plan
 
 
 @pytest.fixture
@@ -21,9 +21,9 @@ def gpu(monkeypatch, tmp_path):
 
 @pytest.fixture
 def stale(tmp_path):
-    """A bundle whose engine another version built."""
+    """A bundle whose plan another version built."""
     root = write_plain_bundle(tmp_path / "bundle")
-    add_engine(root, version="10.13.2")
+    add_plan(root, version="10.13.2")
     return root
 
 
@@ -41,9 +41,9 @@ def test_an_engine_that_does_not_fit_is_built_again(cli, gpu, stale, tmp_path, v
         assert f"e2e-deploy verify {stale} --backend tensorrt --rebuild" in stderr
     code, stdout, stderr = cli(verb, *given, "--rebuild")
     assert code == 0, stderr
-    assert "rebuild TensorRT engine 24x32 sm89" in stderr
+    assert "rebuild TensorRT plan 24x32 sm89" in stderr
     assert "tensorrt" in stdout + stderr
-    (entry,) = open_bundle(stale).manifest.engines
+    (entry,) = open_bundle(stale).manifest.plans
     assert entry.version == VERSION
     code, _, stderr = cli(verb, *given, "--rebuild")
     assert code == 0
@@ -65,12 +65,12 @@ def test_a_named_library_gets_its_first_engine(cli, gpu, tmp_path):
     code, stdout, _ = cli("verify", root, "--backend", "tensorrt", "--rebuild", "--json")
     assert code == 0
     assert [row["backend"] for row in json.loads(stdout)] == ["tensorrt"] * 2
-    assert len(open_bundle(root).manifest.engines) == 2
+    assert len(open_bundle(root).manifest.plans) == 2
 
 
 def test_a_damaged_engine_is_built_again(cli, gpu, tmp_path):
     root = write_plain_bundle(tmp_path / "bundle")
-    engine = add_engine(root)
+    engine = add_plan(root)
     engine.write_bytes(engine.read_bytes()[:-20])
     rehash(root, engine.relative_to(root).as_posix())
     assert cli("verify", root, "--backend", "tensorrt")[0] == 5
@@ -79,7 +79,7 @@ def test_a_damaged_engine_is_built_again(cli, gpu, tmp_path):
 
 def test_what_others_could_have_written_is_not(cli, gpu, tmp_path):
     root = write_plain_bundle(tmp_path / "bundle")
-    add_engine(root).chmod(0o666)
+    add_plan(root).chmod(0o666)
     code, _, stderr = cli("verify", root, "--backend", "tensorrt", "--rebuild")
     assert code == 5
     assert "can be written by other users" in stderr
@@ -96,45 +96,45 @@ def test_without_a_gpu_it_is_said(cli, stale, monkeypatch):
 def test_a_backend_without_engines_is_wrong_usage(cli, stale):
     code, _, stderr = cli("verify", stale, "--backend", "onnxruntime", "--rebuild")
     assert code == 2
-    assert "--rebuild is for tensorrt and tensorrt-rtx; onnxruntime has no engines" in stderr
+    assert "--rebuild is for tensorrt and tensorrt-rtx; onnxruntime has no plans" in stderr
 
 
 def another_version(root, other):
-    add_engine(root, version="10.13.2")
+    add_plan(root, version="10.13.2")
 
 
 def another_gpu(root, other):
-    add_engine(root, target="sm86", gpu="NVIDIA Fake 3090")
+    add_plan(root, target="sm86", gpu="NVIDIA Fake 3090")
 
 
 def truncated(root, other):
-    engine = add_engine(root)
+    engine = add_plan(root)
     engine.write_bytes(engine.read_bytes()[:-20])
 
 
 def flipped(root, other):
-    engine = add_engine(root)
+    engine = add_plan(root)
     data = bytearray(engine.read_bytes())
     data[10] ^= 1
     engine.write_bytes(data)
 
 
 def swapped(root, other):
-    shutil.copy(other, add_engine(root))
+    shutil.copy(other, add_plan(root))
 
 
 def swapped_and_forged(root, other):
-    engine = add_engine(root)
+    engine = add_plan(root)
     shutil.copy(other, engine)
     rehash(root, engine.relative_to(root).as_posix())
 
 
 def in_a_folder_others_write(root, other):
-    add_engine(root).parent.chmod(0o777)
+    add_plan(root).parent.chmod(0o777)
 
 
 def linked_out_of_the_bundle(root, other):
-    engine = add_engine(root)
+    engine = add_plan(root)
     engine.unlink()
     engine.symlink_to(other)
 
@@ -163,7 +163,7 @@ def test_an_engine_that_must_not_run_is_one_sentence_and_an_exit_code(
     onnx.save(model, other / "model_24x32.onnx")
     rehash(other, "model_24x32.onnx")
     root = write_plain_bundle(tmp_path / "bundle")
-    attack(root, add_engine(other))
+    attack(root, add_plan(other))
     code, stdout, stderr = cli("verify", root, "--backend", "tensorrt")
     assert (code, stdout) == (expected, "")
     assert stderr.startswith("error: ")
@@ -176,7 +176,7 @@ def test_an_engine_that_must_not_run_is_one_sentence_and_an_exit_code(
     ("accident", "expected", "message"),
     [
         (KeyboardInterrupt(), 130, "interrupted"),
-        (E2EDeployError("the engine could not be written: no space left"), 1, "no space left"),
+        (E2EDeployError("the plan could not be written: no space left"), 1, "no space left"),
     ],
 )
 def test_a_rebuild_that_ends_early_leaves_the_bundle_as_it_was(
@@ -188,7 +188,7 @@ def test_a_rebuild_that_ends_early_leaves_the_bundle_as_it_was(
     def held():
         return {p.relative_to(stale): p.read_bytes() for p in stale.rglob("*") if p.is_file()}
 
-    monkeypatch.setattr(rebuild, "build_engine", stopped)
+    monkeypatch.setattr(rebuild, "build_plan", stopped)
     before = held()
     code, stdout, stderr = cli("verify", stale, "--backend", "tensorrt", "--rebuild")
     assert (code, stdout) == (expected, "")
@@ -232,7 +232,7 @@ def as_int8(root):
     ("kind", "message"),
     [
         (as_core, "engines take frames, and this bundle holds a core graph"),
-        (as_int8, "no engine is built from int8 graphs, they are for ONNX Runtime on a CPU"),
+        (as_int8, "no plan is built from int8 graphs, they are for ONNX Runtime on a CPU"),
     ],
 )
 def test_graphs_no_engine_is_built_from(cli, gpu, tmp_path, kind, message):
@@ -245,7 +245,7 @@ def test_graphs_no_engine_is_built_from(cli, gpu, tmp_path, kind, message):
         code, stdout, stderr = cli(verb, *given, "--backend", "tensorrt", "--rebuild")
         assert (code, stdout) == (2, "")
         assert stderr.splitlines()[-1].startswith(f"error: {message}")
-    # auto: there is no engine to build again, and the graph is compared as it is
+    # auto: there is no plan to build again, and the graph is compared as it is
     code, stdout, stderr = cli("verify", root, "--device", "cpu", "--rebuild")
     assert code == 0, stderr
     assert "onnxruntime" in stdout

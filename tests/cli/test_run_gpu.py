@@ -8,13 +8,13 @@ from e2e_deploy.nvidia.hardware import cuda_device_count
 from tests import fake_gpu
 from tests.cli.test_run import clip, one_sentence
 from tests.plain_bundle import HW
-from tests.runtime.fake_engines import add_engine
+from tests.runtime.fake_plans import add_plan
 
 COUNT = 6
 
 
 def test_the_summary_and_json_say_bytes_a_frame(cli, bundle, tmp_path, monkeypatch):
-    add_engine(bundle)
+    add_plan(bundle)
     fake_gpu.install(monkeypatch, tmp_path / "cache")
     source, out = clip(tmp_path / "in.mp4", COUNT), tmp_path / "out"
     given = ["run", source, "--bundle", bundle, "--out", out, "--backend", "tensorrt"]

@@ -3,14 +3,14 @@
 from e2e_deploy.bundle.bundle import sha256_of
 from e2e_deploy.bundle.manifest import GraphEntry
 from e2e_deploy.bundle.plan_files import graph_digest
-from e2e_deploy.export.engines.build import Job, build_engine
+from e2e_deploy.export.engines.build import Job, build_plan
 from e2e_deploy.export.engines.tensorrt import BuildOptions, Network
 from e2e_deploy.nvidia.trt_api import PORTABLE
 from tests import plain_bundle
 from tests.small_graphs import drop_unread
 
 PLAN = b"vtrt"
-"""How every engine starts."""
+"""How every plan starts."""
 
 
 def write_plain_bundle(*args, **kwargs):
@@ -19,8 +19,8 @@ def write_plain_bundle(*args, **kwargs):
 
 
 def nothing_was_written(folder, cache):
-    """Neither an engine in the bundle nor an entry in the cache."""
-    assert list((folder / "engines").iterdir()) == []
+    """Neither a plan in the bundle nor an entry in the cache."""
+    assert list((folder / "plans").iterdir()) == []
     assert list(cache.folder.iterdir()) == []
 
 
@@ -38,10 +38,10 @@ def graph_of(name="m.onnx"):
 def build(
     folder, api, cache, *, target=PORTABLE, name="m.onnx", precision="fp16", gpu=None, **rest
 ):
-    """One engine of a graph in ``folder``: (entry, bytes)."""
+    """One plan of a graph in ``folder``: (entry, bytes)."""
     options = BuildOptions(target=None if gpu else target, **rest.pop("options", {}))
     digest = graph_digest(folder, name, lambda n: sha256_of(folder / n))
-    entry = build_engine(
+    entry = build_plan(
         folder,
         graph_of(name),
         Job(api, target, gpu),
@@ -61,7 +61,7 @@ def plan_of(api, path, **options):
 
 
 def plan_for_all(api, path, targets, **options):
-    """One engine that carries the code for every one of ``targets``; the package builds one for each."""
+    """One plan that carries the code for every one of ``targets``; the package builds one for each."""
 
     class Several(Network):
         def _set_target(self, config, target):

@@ -1,8 +1,8 @@
-"""Fixtures of the engine builder's tests."""
+"""Fixtures of the plan builder's tests."""
 
 import pytest
 
-from e2e_deploy.export.engines.cache import EngineCache
+from e2e_deploy.export.engines.cache import PlanCache
 from e2e_deploy.nvidia.trt_api import find_api
 
 
@@ -14,5 +14,5 @@ def rtx():
 
 @pytest.fixture
 def cache(tmp_path):
-    """An engine cache of the test's own."""
-    return EngineCache(tmp_path / "cache")
+    """A plan cache of the test's own."""
+    return PlanCache(tmp_path / "cache")

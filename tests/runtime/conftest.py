@@ -1,10 +1,10 @@
-"""Manifests of small bundles, for the sinks; a bundle with an engine of the double, for the engine backends."""
+"""Manifests of small bundles, for the sinks; a bundle with a plan of the double, for the plan backends."""
 
 import pytest
 
 from e2e_deploy.bundle.bundle import open_bundle
 from tests.plain_bundle import write_plain_bundle
-from tests.runtime.fake_engines import add_engine
+from tests.runtime.fake_plans import add_plan
 
 
 @pytest.fixture(scope="session")
@@ -25,5 +25,5 @@ def root(tmp_path):
 
 @pytest.fixture
 def engine(root):
-    """An engine of the double in ``root``, for the double's GPU."""
-    return add_engine(root)
+    """A plan of the double in ``root``, for the double's GPU."""
+    return add_plan(root)

@@ -80,7 +80,7 @@ def command(
 
     opened = open_bundle(bundle)
     if rebuild_first:
-        opened = rebuild.rebuild_engines(opened, backend)
+        opened = rebuild.rebuild_plans(opened, backend)
     has_use = "torch" in (backend, against)
     opened = options.with_checkpoint(opened, checkpoint, has_use=has_use)
     rows: list[dict[str, Any]] = []

@@ -86,14 +86,14 @@ def default_out(checkpoint_id: str, precision: str) -> Path:
     "--target",
     "targets",
     multiple=True,
-    help="GPUs to build TensorRT-RTX engines for: sm75 sm80 sm86 sm89 sm120 sm121; repeat or separate by commas.",
+    help="GPUs to build TensorRT-RTX plans for: sm75 sm80 sm86 sm89 sm120 sm121; repeat or separate by commas.",
 )
 @click.option(
     "--opt-level",
     type=click.IntRange(0, 5),
     default=3,
     show_default=True,
-    help="How long TensorRT searches for a faster engine; 0 builds quickest.",
+    help="How long TensorRT searches for a faster plan; 0 builds quickest.",
 )
 @click.option(
     "--workspace",
@@ -101,7 +101,7 @@ def default_out(checkpoint_id: str, precision: str) -> Path:
     metavar="MIB",
     type=click.IntRange(1, 2**20),
     default=None,
-    help="Most GPU memory that a kernel of the engine may use besides its tensors.  [default: the library's]",
+    help="Most GPU memory that a kernel of the plan may use besides its tensors.  [default: the library's]",
 )
 @options.task
 @options.family
@@ -144,7 +144,7 @@ def command(
     from e2e_deploy.model.tiny import bundled_checkpoint, bundled_id
 
     split_targets = [name for text in targets for name in text.split(",") if name]
-    plan_jobs(engine, split_targets)  # a named engine that cannot be built is said before the work
+    plan_jobs(engine, split_targets)  # a named plan that cannot be built is said before the work
     if checkpoint is None:
         bundled = bundled_id(wanted)
         opened = open_checkpoint(bundled_checkpoint(wanted), family=family, task=task)

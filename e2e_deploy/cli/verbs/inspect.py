@@ -74,26 +74,26 @@ def _pass_table(passes: list[dict[str, Any]]) -> list[str]:
 SHARES = ("fp16", "bf16", "fp32", "int", "other")
 
 
-def _engine_facts(path: str) -> list[dict[str, Any]]:
-    """What every engine of a bundle consists of: read from it where its GPU is, else as noted when it was built."""
+def _plan_facts(path: str) -> list[dict[str, Any]]:
+    """What every plan of a bundle consists of: read from it where its GPU is, else as noted when it was built."""
     from e2e_deploy.bundle.bundle import open_bundle
     from e2e_deploy.errors import UnavailableError, UsageError
-    from e2e_deploy.runtime.backends.tensorrt.backend import inspect_engine
+    from e2e_deploy.runtime.backends.tensorrt.backend import inspect_plan
 
     bundle = open_bundle(path)
-    if not bundle.manifest.engines:
-        raise UsageError(f"{path} holds no engine; e2e-deploy export --precision fp16 builds one")
+    if not bundle.manifest.plans:
+        raise UsageError(f"{path} holds no plan; e2e-deploy export --precision fp16 builds one")
     facts = []
-    for entry in bundle.manifest.engines:
+    for entry in bundle.manifest.plans:
         counts, source = entry.layers, "noted when it was built"
         try:
             graph = bundle.graph_for((entry.frame_size[0], entry.frame_size[1]))
-            found, here = inspect_engine(bundle, graph, entry.backend)
+            found, here = inspect_plan(bundle, graph, entry.backend)
             if found == entry:
-                counts, source = here, "read from the engine"
+                counts, source = here, "read from the plan"
         except UnavailableError as error:
             click.echo(f"{entry.file}: not read here: {error}", err=True)
-        if not counts:  # built without a GPU, where nothing can read an engine
+        if not counts:  # built without a GPU, where nothing can read a plan
             counts = _whole_numbers(entry.options.get("network"))
             source = "the graph, before the builder fused it"
         facts.append(asdict(entry) | {"layers": counts, "layers_from": source})
@@ -101,13 +101,13 @@ def _engine_facts(path: str) -> list[dict[str, Any]]:
 
 
 def _whole_numbers(value: object) -> dict[str, int]:
-    """``value`` if it is such a table; a manifest may hold anything among an engine's options."""
+    """``value`` if it is such a table; a manifest may hold anything among a plan's options."""
     table = value if isinstance(value, dict) else {}
     return {key: count for key, count in table.items() if type(count) is int}
 
 
-def _engine_table(facts: list[dict[str, Any]]) -> list[str]:
-    """A line an engine: how many layers, the share of each precision, of reformat layers and of casts."""
+def _plan_table(facts: list[dict[str, Any]]) -> list[str]:
+    """A line a plan: how many layers, the share of each precision, of reformat layers and of casts."""
     rows: list[tuple[str, ...]] = [
         ("frame", "engine", "target", "layers", *SHARES, "reformat", "cast", "layers are")
     ]
@@ -140,13 +140,13 @@ def _engine_table(facts: list[dict[str, Any]]) -> list[str]:
     "--engine",
     "engines",
     is_flag=True,
-    help="Of a bundle's engines: layers, the share of each precision, of reformat layers and of casts.",
+    help="Of a bundle's plans: layers, the share of each precision, of reformat layers and of casts.",
 )
 def command(path: str, task: str | None, family: str | None, as_json: bool, engines: bool) -> None:
     """Say what PATH is: a bundle's manifest, checked against its files, or a checkpoint's family, task and size."""
     if engines:
-        rows = _engine_facts(path)
-        click.echo(json.dumps(rows, indent=2) if as_json else "\n".join(_engine_table(rows)))
+        rows = _plan_facts(path)
+        click.echo(json.dumps(rows, indent=2) if as_json else "\n".join(_plan_table(rows)))
         return
     from e2e_deploy.bundle.bundle import is_bundle
 

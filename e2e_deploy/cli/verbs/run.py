@@ -172,7 +172,7 @@ def command(
         )
     opened = open_bundle(bundle)
     if rebuild_first:
-        opened = rebuild.rebuild_engines(opened, backend)
+        opened = rebuild.rebuild_plans(opened, backend)
     has_use = backend == "torch" or parity_every is not None
     opened = options.with_checkpoint(opened, checkpoint, has_use=has_use)
     manifest = opened.manifest

@@ -143,7 +143,7 @@ def command(
     for folder in filter(None, (out, layers)):
         make_folder(folder)
     if rebuild_first:
-        opened = rebuild.rebuild_engines(opened, backend)
+        opened = rebuild.rebuild_plans(opened, backend)
     has_use = backend in ("auto", "torch") or layers is not None
     opened = options.with_checkpoint(opened, checkpoint, has_use=has_use)
     verdicts = []

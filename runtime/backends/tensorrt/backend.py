@@ -1,6 +1,6 @@
-"""TensorRT and TensorRT-RTX: the backends that run a bundle's engines on an NVIDIA GPU, without torch.
+"""TensorRT and TensorRT-RTX: the backends that run a bundle's plans on an NVIDIA GPU, without torch.
 
-Loads only an engine that the manifest lists with its hash and that nobody else could have written. ``pipeline.py`` runs
+Loads only a plan that the manifest lists with its hash and that nobody else could have written. ``pipeline.py`` runs
 it.
 """
 
@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from e2e_deploy.bundle.bundle import Bundle
-from e2e_deploy.bundle.manifest import EngineEntry, GraphEntry
+from e2e_deploy.bundle.manifest import GraphEntry, PlanEntry
 from e2e_deploy.bundle.plan_files import graph_digest, rebuild_command, require_private
 from e2e_deploy.errors import (
     E2EDeployError,
-    EngineDamagedError,
-    EngineMismatchError,
+    PlanDamagedError,
+    PlanMismatchError,
     UnavailableError,
     UsageError,
 )
@@ -24,13 +24,13 @@ from e2e_deploy.nvidia.cuda_driver import CudaDriver, Driver, Gpu
 from e2e_deploy.nvidia.trt_api import PORTABLE, TITLES, TrtApi, find_api
 from e2e_deploy.nvidia.trt_layers import summarise_layers
 from e2e_deploy.runtime.backends.backend import Closing, Picture, Result
-from e2e_deploy.runtime.backends.tensorrt.loaded_engine import LoadedEngine
+from e2e_deploy.runtime.backends.tensorrt.loaded_plan import LoadedPlan
 from e2e_deploy.runtime.backends.tensorrt.pipeline import SLOTS, Pipeline
 from e2e_deploy.runtime.backends.tensorrt.transfers import Transfers
 
 
-def _runs_on(entry: EngineEntry, gpu: Gpu) -> bool:
-    """Whether the engine's target is this GPU's."""
+def _runs_on(entry: PlanEntry, gpu: Gpu) -> bool:
+    """Whether the plan's target is this GPU's."""
     if entry.gpu and entry.gpu != gpu.name:
         return False
     if entry.target == PORTABLE:
@@ -38,51 +38,51 @@ def _runs_on(entry: EngineEntry, gpu: Gpu) -> bool:
     return entry.target == gpu.target
 
 
-def choose_engine(
+def choose_plan(
     bundle: Bundle, graph: GraphEntry, library: str, version: str, gpu: Gpu
-) -> EngineEntry:
-    """The engine of ``graph`` that fits here; one made for this GPU alone is preferred to a portable one.
+) -> PlanEntry:
+    """The plan of ``graph`` that fits here; one made for this GPU alone is preferred to a portable one.
 
     Raises:
-        EngineMismatchError: there is none; says what the bundle holds, what is here, and the command that builds one.
+        PlanMismatchError: there is none; says what the bundle holds, what is here, and the command that builds one.
         UnavailableError: the driver is too old for it.
     """
     held = [
         entry
-        for entry in bundle.manifest.engines
+        for entry in bundle.manifest.plans
         if entry.backend == library and entry.frame_size == graph.frame_size
     ]
     command = rebuild_command(bundle.root, library)
     if not held:
-        raise EngineMismatchError(
-            f"the bundle {bundle.root} has no {TITLES[library]} engine for {graph.frame_hw[0]}x{graph.frame_hw[1]}; "
+        raise PlanMismatchError(
+            f"the bundle {bundle.root} has no {TITLES[library]} plan for {graph.frame_hw[0]}x{graph.frame_hw[1]}; "
             f"build one with: {command}"
         )
     fitting = [entry for entry in held if _runs_on(entry, gpu)]
     if not fitting:
         built = ", ".join(dict.fromkeys(f"{e.target} {e.gpu}".strip() for e in held))
-        raise EngineMismatchError(
-            f"the bundle's {TITLES[library]} engines are for {built}, and this GPU is {gpu.target} ({gpu.name}); "
+        raise PlanMismatchError(
+            f"the bundle's {TITLES[library]} plans are for {built}, and this GPU is {gpu.target} ({gpu.name}); "
             f"rebuild with: {command}"
         )
     same = [entry for entry in fitting if entry.version == version]
     if not same:
         built = ", ".join(dict.fromkeys(e.version for e in fitting))
-        raise EngineMismatchError(
-            f"the bundle's engine was built by {TITLES[library]} {built}, and {version} is installed here; "
+        raise PlanMismatchError(
+            f"the bundle's plan was built by {TITLES[library]} {built}, and {version} is installed here; "
             f"rebuild with: {command}"
         )
     entry = min(same, key=lambda e: e.target == PORTABLE)
     if entry.cuda > gpu.cuda[0]:
         raise UnavailableError(
-            f"the engine needs a driver for CUDA {entry.cuda}, and the one here supports CUDA "
+            f"the plan needs a driver for CUDA {entry.cuda}, and the one here supports CUDA "
             f"{gpu.cuda[0]}.{gpu.cuda[1]}: install a newer NVIDIA driver"
         )
     return entry
 
 
-def read_engine(bundle: Bundle, entry: EngineEntry) -> bytes:
-    """The engine's bytes, the very ones whose hash the manifest lists.
+def read_plan(bundle: Bundle, entry: PlanEntry) -> bytes:
+    """The plan's bytes, the very ones whose hash the manifest lists.
 
     Raises:
         BundleError: they differ, or others can write the file.
@@ -92,24 +92,24 @@ def read_engine(bundle: Bundle, entry: EngineEntry) -> bytes:
     return bundle.read(entry.file)
 
 
-def load_engine(
+def load_plan(
     bundle: Bundle, graph: GraphEntry, api: TrtApi, gpu: Gpu
-) -> tuple[EngineEntry, LoadedEngine]:
-    """The engine of ``graph`` that fits here, loaded; it was built from this very graph and has its tensors.
+) -> tuple[PlanEntry, LoadedPlan]:
+    """The plan of ``graph`` that fits here, loaded; it was built from this very graph and has its tensors.
 
     Raises:
-        EngineMismatchError: none fits, as the manifest or the library says.
-        EngineDamagedError: it is damaged, or was built from another graph.
+        PlanMismatchError: none fits, as the manifest or the library says.
+        PlanDamagedError: it is damaged, or was built from another graph.
         BundleError: it is not the file that the manifest lists, or others could have written it.
         UnavailableError: the driver does not fit, or the GPU has no room.
     """
     manifest, rebuild = bundle.manifest, rebuild_command(bundle.root, api.name)
-    entry = choose_engine(bundle, graph, api.name, api.version, gpu)
-    engine = LoadedEngine(api, read_engine(bundle, entry), entry.file, rebuild)
+    entry = choose_plan(bundle, graph, api.name, api.version, gpu)
+    engine = LoadedPlan(api, read_plan(bundle, entry), entry.file, rebuild)
     try:
         digest = graph_digest(bundle.root, graph.onnx, lambda name: manifest.files[name].sha256)
         if engine.name != digest:
-            raise EngineDamagedError(
+            raise PlanDamagedError(
                 f"{entry.file} was built from another graph than {graph.onnx} of this bundle "
                 f"({engine.name[:12] or 'none named'}, not {digest[:12]}); rebuild it with: {rebuild}"
             )
@@ -120,7 +120,7 @@ def load_engine(
             for spec in specs
         }
         if found != wanted:
-            raise EngineDamagedError(
+            raise PlanDamagedError(
                 f"{entry.file} has the tensors {sorted(found)}, the manifest lists {sorted(wanted)}; "
                 f"rebuild it with: {rebuild}"
             )
@@ -130,15 +130,15 @@ def load_engine(
     return entry, engine
 
 
-def inspect_engine(
+def inspect_plan(
     bundle: Bundle,
     graph: GraphEntry,
     library: str,
     *,
     api: TrtApi | None = None,
     driver: Driver | None = None,
-) -> tuple[EngineEntry, dict[str, int]]:
-    """The engine of ``graph`` that fits here, and its layers counted as summarise_layers does; needs its GPU.
+) -> tuple[PlanEntry, dict[str, int]]:
+    """The plan of ``graph`` that fits here, and its layers counted as summarise_layers does; needs its GPU.
 
     Raises:
         UnavailableError, BundleError: as TrtBackend.
@@ -147,25 +147,25 @@ def inspect_engine(
     with ExitStack() as stack:
         driver = driver or CudaDriver(library)
         stack.callback(driver.close)
-        entry, engine = load_engine(bundle, graph, api, driver.gpu)
+        entry, engine = load_plan(bundle, graph, api, driver.gpu)
         stack.callback(engine.close)
         return entry, summarise_layers(engine.information())
 
 
 class TrtBackend(Closing):
-    """One engine and the pipeline that runs it. For one thread at a time.
+    """One plan and the pipeline that runs it. For one thread at a time.
 
     Attributes:
         slots: frames that may be on their way at once.
         transfers: what was copied between host and GPU since it was loaded.
-        cuda_graph: whether the engine runs as a CUDA graph.
+        cuda_graph: whether the plan runs as a CUDA graph.
         cuda_graph_reason: why not; empty when it does.
         activation_bytes: GPU memory the execution context takes.
-        entry: the manifest's entry of the engine.
+        entry: the manifest's entry of the plan.
 
     Raises:
-        UnavailableError: the library, the driver or a fitting engine is not here.
-        BundleError: the engine is not what the manifest says, or others could have written it.
+        UnavailableError: the library, the driver or a fitting plan is not here.
+        BundleError: the plan is not what the manifest says, or others could have written it.
     """
 
     slots = SLOTS
@@ -198,7 +198,7 @@ class TrtBackend(Closing):
             raise
 
     def _load(self, bundle: Bundle, graph: GraphEntry, api: TrtApi) -> None:
-        self.entry, engine = load_engine(bundle, graph, api, self._driver.gpu)
+        self.entry, engine = load_plan(bundle, graph, api, self._driver.gpu)
         self._closing.callback(engine.close)
         self.activation_bytes = engine.activation_bytes
 

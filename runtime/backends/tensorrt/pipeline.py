@@ -5,7 +5,7 @@
     download stream                        result n-1
 
 Each slot has its own memory on the GPU and on the host, allocated once; events order the streams. Knows addresses,
-streams and events. Does not know bundles, engines' files or what a result means.
+streams and events. Does not know bundles, plans' files or what a result means.
 """
 
 from collections.abc import Callable
@@ -48,7 +48,7 @@ class Pipeline:
 
     Args:
         driver: of the GPU.
-        context: makes the execution context of an engine with one input and one output.
+        context: makes the execution context of a plan with one input and one output.
         frame: the input.
         result: the output.
         failed: makes the error of what the library refuses.
@@ -138,7 +138,7 @@ class Pipeline:
     def _execute(self, slot: _Slot) -> None:
         self._bind(slot)
         if not self._context.execute_async_v3(self._compute):
-            raise self._failed("could not run the engine")
+            raise self._failed("could not run the plan")
 
     def _queue(self, slot: _Slot) -> None:
         """Queue one frame in the three streams."""
@@ -167,7 +167,7 @@ class Pipeline:
                 self._driver.wait(slot.downloaded)
         self._synchronise()
         if not self._capturable():
-            self.cuda_graph_reason = f"{self._who} says this engine cannot be captured"
+            self.cuda_graph_reason = f"{self._who} says this plan cannot be captured"
         else:
             for slot in self._slots:
                 self.cuda_graph_reason = self.cuda_graph_reason or self._capture(slot)

@@ -1,6 +1,6 @@
 """The one way between host and GPU: every frame and every result that crosses goes through here and is counted.
 
-Knows directions, calls and bytes, and what a frame may cost (``BUDGETS``). Does not know streams' order or engines.
+Knows directions, calls and bytes, and what a frame may cost (``BUDGETS``). Does not know streams' order or plans.
 """
 
 from dataclasses import dataclass

@@ -117,7 +117,7 @@ def test_a_bundle_may_itself_be_reached_through_a_link(bundle, tmp_path):
 
 
 def test_plain_names_are_paths_in_the_folder(tmp_path):
-    for name in ("model.onnx", "engines/NVIDIA L4-fp16.engine", "./a"):
+    for name in ("model.onnx", "plans/NVIDIA L4-fp16.plan", "./a"):
         assert safe_path(tmp_path, name).is_relative_to(tmp_path)
 
 

@@ -52,17 +52,17 @@ def test_a_new_bundle_replaces_the_old_one(bundle):
 
 def test_a_bundle_of_another_version_is_replaced(bundle):
     """After an update the same command must work on the same folder."""
-    edit_manifest(bundle, lambda m: m.update(schema=1, engines="as they once were", gone=[1]))
+    edit_manifest(bundle, lambda m: m.update(schema=1, plans="as they once were", gone=[1]))
     with new_bundle(bundle) as folder:
         (folder / "x").write_text("new")
     assert entries(bundle) == {"x"}
 
 
 def test_what_a_killed_rebuild_left_goes_with_the_old_bundle(bundle):
-    (bundle / "engines").mkdir()
+    (bundle / "plans").mkdir()
     for name in (
-        "engines/24x32-fp16-tensorrt-rtx-1.3-sm80+.engine",
-        "engines/.24x32-fp16-tensorrt-rtx.0a1b2c3d.engine",
+        "plans/24x32-fp16-tensorrt-rtx-1.3-sm80+.plan",
+        "plans/.24x32-fp16-tensorrt-rtx.0a1b2c3d.plan",
         ".manifest.0a1b2c3d.json",
     ):
         (bundle / name).write_text("half")
@@ -100,7 +100,7 @@ def test_a_folder_that_is_no_bundle_stays_as_it_is(tmp_path, files, said):
     nothing_but(tmp_path, "mine")
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "engines/notes.txt", ".git/HEAD", "empty/"])
+@pytest.mark.parametrize("name", ["notes.txt", "plans/notes.txt", ".git/HEAD", "empty/"])
 def test_a_bundle_with_something_of_the_users_in_it_is_not_replaced(bundle, name):
     before = entries(bundle)
     if name.endswith("/"):

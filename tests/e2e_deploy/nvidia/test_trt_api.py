@@ -5,8 +5,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from e2e_deploy.errors import (
-    EngineDamagedError,
-    EngineMismatchError,
+    PlanDamagedError,
+    PlanMismatchError,
     UnavailableError,
 )
 from e2e_deploy.nvidia.hardware import cuda_device_count
@@ -21,7 +21,7 @@ from e2e_deploy.nvidia.trt_messages import (
     explain_parser,
     tidy,
 )
-from e2e_deploy.runtime.backends.tensorrt.loaded_engine import LoadedEngine
+from e2e_deploy.runtime.backends.tensorrt.loaded_plan import LoadedPlan
 from tests.fake_cuda import fake_tensorrt
 
 NO_DRIVER = (
@@ -131,16 +131,16 @@ class TestRtx:
             UnavailableError,
             match=r"the NVIDIA driver is missing or too old.*rebuild it with: MAKE",
         ):
-            LoadedEngine(api, bytes(plan), "m.engine", "MAKE")
+            LoadedPlan(api, bytes(plan), "m.plan", "MAKE")
 
     @pytest.mark.skipif(cuda_device_count() > 0, reason="there is a GPU")
-    @pytest.mark.parametrize("data", [b"", b"\0" * 10, b"no engine at all" * 100])
+    @pytest.mark.parametrize("data", [b"", b"\0" * 10, b"no plan at all" * 100])
     def test_what_is_no_engine_is_refused(self, data):
         with pytest.raises(
-            (EngineMismatchError, EngineDamagedError),
-            match=r"does not load m\.engine.*rebuild it with: MAKE",
+            (PlanMismatchError, PlanDamagedError),
+            match=r"does not load m\.plan.*rebuild it with: MAKE",
         ):
-            LoadedEngine(find_api("tensorrt-rtx"), data, "m.engine", "MAKE")
+            LoadedPlan(find_api("tensorrt-rtx"), data, "m.plan", "MAKE")
 
 
 class TestMessages:
@@ -195,12 +195,12 @@ class TestMessages:
             (
                 "Serialization assertion header.magicTag == kEXPECTED failed",
                 "another version",
-                EngineMismatchError,
+                PlanMismatchError,
             ),
-            ("expecting compute capability 6.1 got 7.5", "another GPU", EngineMismatchError),
-            ("UNSUPPORTED_CC", "another GPU", EngineMismatchError),
+            ("expecting compute capability 6.1 got 7.5", "another GPU", PlanMismatchError),
+            ("UNSUPPORTED_CC", "another GPU", PlanMismatchError),
             ("OLD_CUDA_DRIVER", "driver is missing or too old", UnavailableError),
-            ("MALFORMED_ENGINE", "damaged", EngineDamagedError),
+            ("MALFORMED_ENGINE", "damaged", PlanDamagedError),
         ],
     )
     def test_loader(self, said, remedy, kind):
@@ -214,11 +214,11 @@ class TestMessages:
 
 
 class TestValidity:
-    """TensorRT-RTX says before loading whether an engine fits."""
+    """TensorRT-RTX says before loading whether a plan fits."""
 
     @pytest.mark.parametrize(
         ("bits", "kind"),
-        [(1, EngineMismatchError), (2, EngineMismatchError), (4, EngineDamagedError)],
+        [(1, PlanMismatchError), (2, PlanMismatchError), (4, PlanDamagedError)],
     )
     def test_an_invalid_header_with_a_cause_is_not_deserialised(self, bits, kind):
         module = fake_tensorrt()
@@ -234,7 +234,7 @@ class TestValidity:
         module.Runtime.get_engine_validity = validity
         module.Runtime.deserialize_cuda_engine = None  # calling it would fail
         with pytest.raises(kind, match=next(n for n, b in causes.items() if b == bits)):
-            LoadedEngine(TrtApi("tensorrt", module), b"x" * 1000, "m.engine", "MAKE")
+            LoadedPlan(TrtApi("tensorrt", module), b"x" * 1000, "m.plan", "MAKE")
         assert seen == [64]
 
 

@@ -13,9 +13,9 @@ from e2e_deploy.bundle.new_bundle import new_bundle, write_manifest
 from e2e_deploy.bundle.plan_files import rebuild_command, require_private
 from e2e_deploy.errors import UnavailableError, UsageError
 from e2e_deploy.export.engines import build as engines
-from e2e_deploy.export.engines.build import Job, build_engines, opset_for, plan_jobs
+from e2e_deploy.export.engines.build import Job, build_plans, opset_for, plan_jobs
 from e2e_deploy.export.engines.builder import build_here
-from e2e_deploy.export.engines.cache import EngineCache
+from e2e_deploy.export.engines.cache import PlanCache
 from e2e_deploy.nvidia.cuda_driver import Gpu
 from e2e_deploy.nvidia.trt_api import PORTABLE, TrtApi
 from e2e_deploy.nvidia.trt_messages import BuildError
@@ -79,7 +79,7 @@ class TestProgress:
         def export():
             with new_bundle(tmp_path / "out") as folder:
                 shutil.copytree(source, folder, dirs_exist_ok=True)
-                build_engines(folder, manifest, engine="tensorrt-rtx", cache=cache, progress=press)
+                build_plans(folder, manifest, engine="tensorrt-rtx", cache=cache, progress=press)
 
         with pytest.raises(KeyboardInterrupt):
             export()
@@ -91,7 +91,7 @@ def test_without_a_cache_folder_engines_are_built_all_the_same(rtx, tmp_path, mo
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     root = write_plain_bundle(tmp_path / "b")
     manifest = parse_manifest((root / "manifest.json").read_text())
-    done = build_engines(root, manifest, engine="tensorrt-rtx")
+    done = build_plans(root, manifest, engine="tensorrt-rtx")
     assert [(root / entry.file).read_bytes()[: len(PLAN)] for entry in done.entries] == [PLAN]
     assert "engines are not kept for later exports: the cache folder" in done.notes[0]
 
@@ -130,15 +130,15 @@ class TestPlan:
                 GPU,
                 ("tensorrt-rtx",),
                 [("tensorrt-rtx", PORTABLE)],
-                ["no TensorRT engine: the package"],
+                ["no TensorRT plan: the package"],
             ),
             (
                 None,
                 ("tensorrt", "tensorrt-rtx"),
                 [("tensorrt-rtx", PORTABLE)],
-                ["no TensorRT engine: Tens"],
+                ["no TensorRT plan: Tens"],
             ),
-            (None, (), [], ["no TensorRT engine: ", "no TensorRT-RTX engine: the package"]),
+            (None, (), [], ["no TensorRT plan: ", "no TensorRT-RTX plan: the package"]),
         ],
     )
     def test_auto(self, machine, gpu, libraries, wanted, notes):
@@ -161,7 +161,7 @@ class TestPlan:
     @pytest.mark.parametrize(
         ("engine", "targets", "message"),
         [
-            ("trt", [], "unknown engine 'trt'"),
+            ("trt", [], "unknown plan 'trt'"),
             ("onnx", ["sm89"], "ONNX has none"),
             ("tensorrt", ["sm89"], "builds for the GPU at hand"),
             ("tensorrt-rtx", ["sm90"], r"unknown target 'sm90'.*sm80\+, sm75, sm89"),
@@ -186,16 +186,16 @@ class TestPlan:
         root = write_plain_bundle(tmp_path / "b")
         manifest = parse_manifest((root / "manifest.json").read_text())
         manifest = replace(manifest, precision=precision)
-        (note,) = build_engines(root, manifest).notes
-        assert note.startswith("no engine: ")
+        (note,) = build_plans(root, manifest).notes
+        assert note.startswith("no plan: ")
         assert why in note
-        monkeypatch.setattr(engines, "build_engine", _refuse)
-        tried = build_engines(root, manifest, targets=["sm89"], cache=EngineCache(tmp_path / "c"))
-        assert tried.notes == ["no TensorRT-RTX engine 24x32 sm89: the builder was asked"]
-        half = build_engines(
-            root, replace(manifest, precision="fp16"), cache=EngineCache(tmp_path / "c")
+        monkeypatch.setattr(engines, "build_plan", _refuse)
+        tried = build_plans(root, manifest, targets=["sm89"], cache=PlanCache(tmp_path / "c"))
+        assert tried.notes == ["no TensorRT-RTX plan 24x32 sm89: the builder was asked"]
+        half = build_plans(
+            root, replace(manifest, precision="fp16"), cache=PlanCache(tmp_path / "c")
         )
-        assert half.notes == ["no TensorRT engine 24x32 sm90: the builder was asked"]
+        assert half.notes == ["no TensorRT plan 24x32 sm90: the builder was asked"]
 
     @pytest.mark.parametrize(
         ("name", "version", "opset"),
@@ -214,12 +214,12 @@ class TestPlan:
     def test_onnx_builds_none(self, tmp_path):
         root = write_plain_bundle(tmp_path / "b")
         manifest = parse_manifest((root / "manifest.json").read_text())
-        assert build_engines(root, manifest, engine="onnx") == engines.Engines()
-        assert not (root / "engines").exists()
+        assert build_plans(root, manifest, engine="onnx") == engines.Engines()
+        assert not (root / "plans").exists()
 
     def test_a_level_out_of_range(self, tmp_path):
         with pytest.raises(UsageError, match="0 to 5, not 6"):
-            build_engines(tmp_path, None, level=6)
+            build_plans(tmp_path, None, level=6)
 
 
 @pytest.mark.rtx
@@ -227,11 +227,11 @@ class TestBundle:
     def test_engines_for_every_graph_and_target_are_in_the_bundle(self, tmp_path, cache):
         root = write_plain_bundle(tmp_path / "b", sizes=[(24, 32), (48, 64)])
         manifest = parse_manifest((root / "manifest.json").read_text())
-        built = build_engines(
+        built = build_plans(
             root, manifest, engine="tensorrt-rtx", targets=["sm86", "sm89"], cache=cache
         )
         assert [note.rsplit(" in ")[0] for note in built.notes] == [
-            f"TensorRT-RTX engine {size} {target}: built"
+            f"TensorRT-RTX plan {size} {target}: built"
             for size in ("24x32", "48x64")
             for target in ("sm86", "sm89")
         ]
@@ -239,7 +239,7 @@ class TestBundle:
         held = open_bundle(root).manifest
         assert held.engines == built.entries
         entry = held.engines[3]
-        assert entry.file == f"engines/48x64-fp32-tensorrt-rtx-{entry.version}-sm89.engine"
+        assert entry.file == f"plans/48x64-fp32-tensorrt-rtx-{entry.version}-sm89.plan"
         assert entry.file in held.files
         assert (entry.frame_size, entry.gpu, entry.layers) == ([48, 64], "", {})
         counted = entry.options.pop("network")
@@ -252,12 +252,12 @@ class TestBundle:
         model = onnx.load(root / "model_24x32.onnx")
         model.graph.node[-1].op_type = "Unique"
         onnx.save(model, root / "model_24x32.onnx")
-        built = build_engines(root, manifest, targets=["sm89"], cache=cache)
+        built = build_plans(root, manifest, targets=["sm89"], cache=cache)
         assert built.entries == []
-        assert "no TensorRT-RTX engine 24x32 sm89: " in built.notes[-1]
+        assert "no TensorRT-RTX plan 24x32 sm89: " in built.notes[-1]
         assert "Unique" in built.notes[-1]
         with pytest.raises(BuildError, match="Unique"):
-            build_engines(root, manifest, engine="tensorrt-rtx", cache=cache)
+            build_plans(root, manifest, engine="tensorrt-rtx", cache=cache)
 
     def test_the_rebuild_command(self, tmp_path):
         assert rebuild_command(tmp_path / "my bundle; rm", "tensorrt-rtx") == (
@@ -270,7 +270,7 @@ class TestBundle:
             root = write_plain_bundle(tmp_path / "b")
             manifest = parse_manifest((root / "manifest.json").read_text())
             for _ in range(2):  # built, then from the cache
-                (entry,) = build_engines(root, manifest, engine="tensorrt-rtx", cache=cache).entries
+                (entry,) = build_plans(root, manifest, engine="tensorrt-rtx", cache=cache).entries
                 write_manifest(root, replace(manifest, engines=[entry]))
                 require_private(root, entry.file)
         finally:

@@ -13,7 +13,7 @@ from e2e_deploy.bundle.new_bundle import new_bundle
 from e2e_deploy.errors import E2EDeployError
 from e2e_deploy.export.engines import build as engines
 from e2e_deploy.export.engines import cache as engine_cache
-from e2e_deploy.export.engines.build import build_engines
+from e2e_deploy.export.engines.build import build_plans
 from e2e_deploy.nvidia.trt_api import TrtApi
 from tests.export.builds import build, nothing_was_written, write_plain_bundle
 from tests.small_graphs import write_conv
@@ -72,7 +72,7 @@ class TestCache:
     def test_a_damaged_entry_is_built_again(self, rtx, cache, tmp_path, damage):
         write_conv(tmp_path / "m.onnx")
         _, data = build(tmp_path, rtx, cache)
-        (stored,) = cache.folder.glob("*.engine")
+        (stored,) = cache.folder.glob("*.plan")
         (record,) = cache.folder.glob("*.json")
         if damage == "flip":
             stored.write_bytes(data[:500] + bytes([data[500] ^ 1]) + data[501:])
@@ -101,13 +101,13 @@ class TestCache:
         script = """
 import sys
 from pathlib import Path
-from e2e_deploy.export.engines.cache import EngineCache
-from e2e_deploy.export.engines.build import build_engines
+from e2e_deploy.export.engines.cache import PlanCache
+from e2e_deploy.export.engines.build import build_plans
 from e2e_deploy.bundle.manifest import parse_manifest
 root, cache = Path(sys.argv[1]), Path(sys.argv[2])
 manifest = parse_manifest((root / "manifest.json").read_text())
 targets = ("sm86", "sm89", "sm120")
-built = build_engines(root, manifest, engine="tensorrt-rtx", targets=targets, cache=EngineCache(cache))
+built = build_plans(root, manifest, engine="tensorrt-rtx", targets=targets, cache=PlanCache(cache))
 print(len(built.entries))
 """
         roots = [write_plain_bundle(tmp_path / name) for name in ("one", "two")]
@@ -120,12 +120,12 @@ print(len(built.entries))
             for root in roots
         ]
         assert [process.communicate(timeout=120)[0].strip() for process in running] == ["3", "3"]
-        for path in (roots[0] / "engines").iterdir():
-            assert path.read_bytes() == (roots[1] / "engines" / path.name).read_bytes()
-        assert len(list(cache.folder.glob("*.engine"))) == 3
-        for path in cache.folder.glob("*.engine"):
+        for path in (roots[0] / "plans").iterdir():
+            assert path.read_bytes() == (roots[1] / "plans" / path.name).read_bytes()
+        assert len(list(cache.folder.glob("*.plan"))) == 3
+        for path in cache.folder.glob("*.plan"):
             assert sha256_of(path) == path.stem
-        assert {p.suffix for p in cache.folder.iterdir()} == {".engine", ".json"}
+        assert {p.suffix for p in cache.folder.iterdir()} == {".plan", ".json"}
 
     def test_disk_full(self, rtx, cache, tmp_path, full_disk):
         write_conv(tmp_path / "m.onnx")
@@ -143,7 +143,7 @@ print(len(built.entries))
             with new_bundle(tmp_path / "out") as folder:
                 shutil.copytree(source, folder, dirs_exist_ok=True)
                 with full_disk(50_000):
-                    build_engines(folder, manifest, engine="tensorrt-rtx", cache=cache)
+                    build_plans(folder, manifest, engine="tensorrt-rtx", cache=cache)
 
         with pytest.raises(E2EDeployError, match="could not be written"):
             export()
@@ -167,7 +167,7 @@ class TestSize:
             path = tmp_path / name
             path.write_bytes(name.encode() * 100)
             cache.store(name, path, options={}, layers={})
-            os.utime(cache.folder / f"{sha256_of(path)}.engine", (1e9 - age, 1e9 - age))
+            os.utime(cache.folder / f"{sha256_of(path)}.plan", (1e9 - age, 1e9 - age))
         path.write_bytes(b"d" * 100)
         cache.store("d", path, options={}, layers={})
         kept = {name for name in "abcd" if cache.fetch(name, tmp_path / "out")}

@@ -9,8 +9,8 @@ from e2e_deploy.bundle.new_bundle import write_manifest
 from e2e_deploy.errors import BundleError, E2EDeployError, UnavailableError, UsageError
 from e2e_deploy.export.engines import build as engines
 from e2e_deploy.export.engines import rebuild
-from e2e_deploy.export.engines.build import build_engines
-from e2e_deploy.export.engines.rebuild import rebuild_engine
+from e2e_deploy.export.engines.build import build_plans
+from e2e_deploy.export.engines.rebuild import rebuild_plan
 from e2e_deploy.nvidia.cuda_driver import Gpu
 from tests.export.builds import PLAN, write_plain_bundle
 
@@ -27,10 +27,10 @@ def here(monkeypatch):
 
 @pytest.fixture
 def bundle(tmp_path, cache):
-    """Two graphs, each with engines for sm75 and sm89."""
+    """Two graphs, each with plans for sm75 and sm89."""
     root = write_plain_bundle(tmp_path / "bundle", sizes=SIZES)
     manifest = parse_manifest((root / "manifest.json").read_text())
-    built = build_engines(
+    built = build_plans(
         root, manifest, engine="tensorrt-rtx", targets=["sm75", "sm89"], cache=cache
     )
     write_manifest(root, replace(manifest, engines=built.entries))
@@ -38,8 +38,8 @@ def bundle(tmp_path, cache):
 
 
 def of_another_version(bundle):
-    """The same bundle, as if the sm89 engine of its second graph had been built by version 1.6."""
-    entries = list(bundle.manifest.engines)
+    """The same bundle, as if the sm89 plan of its second graph had been built by version 1.6."""
+    entries = list(bundle.manifest.plans)
     old = entries[3]
     name = old.file.replace(old.version, "1.6")
     (bundle.root / old.file).rename(bundle.root / name)
@@ -52,10 +52,10 @@ def of_another_version(bundle):
 class TestRebuild:
     def test_it_takes_the_place_of_the_one_that_does_not_fit(self, bundle, cache, here):
         before = of_another_version(bundle)
-        after = rebuild_engine(before, before.manifest.graphs[1], "tensorrt-rtx", cache=cache)
+        after = rebuild_plan(before, before.manifest.graphs[1], "tensorrt-rtx", cache=cache)
         assert after.manifest == open_bundle(bundle.root).manifest
-        *kept, entry = after.manifest.engines
-        assert kept == before.manifest.engines[:3]
+        *kept, entry = after.manifest.plans
+        assert kept == before.manifest.plans[:3]
         assert (entry.version, entry.target, entry.frame_size) == (
             kept[0].version,
             "sm89",
@@ -63,8 +63,8 @@ class TestRebuild:
         )
         assert (bundle.root / entry.file).read_bytes().startswith(PLAN)
         assert sha256_of(bundle.root / entry.file) == after.manifest.files[entry.file].sha256
-        on_disk = {f"engines/{p.name}" for p in (bundle.root / "engines").iterdir()}
-        assert on_disk == {e.file for e in after.manifest.engines}
+        on_disk = {f"plans/{p.name}" for p in (bundle.root / "plans").iterdir()}
+        assert on_disk == {e.file for e in after.manifest.plans}
         assert replace(after.manifest, engines=[], files={}) == replace(
             before.manifest, engines=[], files={}
         )
@@ -72,28 +72,28 @@ class TestRebuild:
     def test_one_for_a_new_gpu_is_added(self, bundle, cache, monkeypatch):
         for module in (engines, rebuild):
             monkeypatch.setattr(module, "current_gpu", lambda: replace(GPU, target="sm120"))
-        after = rebuild_engine(bundle, bundle.manifest.graphs[0], "tensorrt-rtx", cache=cache)
-        assert after.manifest.engines[:4] == bundle.manifest.engines
-        assert after.manifest.engines[4].target == "sm120"
+        after = rebuild_plan(bundle, bundle.manifest.graphs[0], "tensorrt-rtx", cache=cache)
+        assert after.manifest.plans[:4] == bundle.manifest.plans
+        assert after.manifest.plans[4].target == "sm120"
 
     def test_a_gpu_that_no_engine_can_name_gets_the_portable_one(self, bundle, cache, monkeypatch):
         for module in (engines, rebuild):
             monkeypatch.setattr(module, "current_gpu", lambda: replace(GPU, target="sm90"))
-        after = rebuild_engine(bundle, bundle.manifest.graphs[0], "tensorrt-rtx", cache=cache)
-        assert after.manifest.engines[4].target == "sm80+"
+        after = rebuild_plan(bundle, bundle.manifest.graphs[0], "tensorrt-rtx", cache=cache)
+        assert after.manifest.plans[4].target == "sm80+"
 
     def test_a_changed_graph_is_refused(self, bundle, cache, here):
         with (bundle.root / "model_24x32.onnx").open("ab") as stream:
             stream.write(b"x")
         before = (bundle.root / "manifest.json").read_bytes()
         with pytest.raises(BundleError, match="not the file that was exported"):
-            rebuild_engine(bundle, bundle.manifest.graphs[0], "tensorrt-rtx", cache=cache)
+            rebuild_plan(bundle, bundle.manifest.graphs[0], "tensorrt-rtx", cache=cache)
         assert (bundle.root / "manifest.json").read_bytes() == before
 
     def test_a_full_disk_leaves_the_bundle_as_it_was(self, bundle, cache, here, full_disk):
         before = of_another_version(bundle)
         with full_disk(10_000), pytest.raises(E2EDeployError, match="could not be written"):
-            rebuild_engine(before, before.manifest.graphs[1], "tensorrt-rtx", cache=cache)
+            rebuild_plan(before, before.manifest.graphs[1], "tensorrt-rtx", cache=cache)
         assert open_bundle(bundle.root).manifest == before.manifest
 
     def test_killed_before_the_manifest_leaves_the_bundle_as_it_was(
@@ -106,13 +106,13 @@ class TestRebuild:
 
         monkeypatch.setattr(rebuild, "whole_file", killed)
         with pytest.raises(KeyboardInterrupt):
-            rebuild_engine(before, before.manifest.graphs[1], "tensorrt-rtx", cache=cache)
+            rebuild_plan(before, before.manifest.graphs[1], "tensorrt-rtx", cache=cache)
         assert open_bundle(bundle.root).manifest == before.manifest
 
     def test_the_manifest_stays_private(self, bundle, cache, here):
         mask = os.umask(0o002)
         try:
-            rebuild_engine(bundle, bundle.manifest.graphs[0], "tensorrt-rtx", cache=cache)
+            rebuild_plan(bundle, bundle.manifest.graphs[0], "tensorrt-rtx", cache=cache)
         finally:
             os.umask(mask)
         assert (bundle.root / "manifest.json").stat().st_mode & 0o777 == 0o644
@@ -120,16 +120,16 @@ class TestRebuild:
     def test_a_core_graph(self, bundle, cache, here):
         graph = replace(bundle.manifest.graphs[0], kind="core")
         with pytest.raises(UsageError, match="engines take frames"):
-            rebuild_engine(bundle, graph, "tensorrt-rtx", cache=cache)
+            rebuild_plan(bundle, graph, "tensorrt-rtx", cache=cache)
 
     def test_an_int8_graph(self, bundle, cache, here):
         manifest = replace(bundle.manifest, precision="int8")
-        with pytest.raises(UsageError, match=r"no engine is built from int8 graphs.*in fp16"):
-            rebuild_engine(
+        with pytest.raises(UsageError, match=r"no plan is built from int8 graphs.*in fp16"):
+            rebuild_plan(
                 replace(bundle, manifest=manifest), manifest.graphs[0], "tensorrt-rtx", cache=cache
             )
 
     def test_without_a_gpu(self, bundle, cache, monkeypatch):
         monkeypatch.setattr(rebuild, "current_gpu", lambda: None)
         with pytest.raises(UnavailableError, match="for the GPU at hand, and none is here"):
-            rebuild_engine(bundle, bundle.manifest.graphs[0], "tensorrt-rtx", cache=cache)
+            rebuild_plan(bundle, bundle.manifest.graphs[0], "tensorrt-rtx", cache=cache)

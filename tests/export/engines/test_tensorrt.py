@@ -138,6 +138,6 @@ class TestRefusals:
             "tensorrt-rtx", SimpleNamespace(**{**vars(rtx.module), "ComputeCapability": current})
         )
         with pytest.raises(
-            UnavailableError, match=r"cannot build the engine: .*cudaError 35.*needs a GPU"
+            UnavailableError, match=r"cannot build the plan: .*cudaError 35.*needs a GPU"
         ):
             plan_of(api, write_conv(tmp_path / "m.onnx"), target="sm89")

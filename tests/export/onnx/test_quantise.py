@@ -230,8 +230,8 @@ def test_a_result_that_is_no_number_is_never_accepted():
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"engine": "tensorrt-rtx"}, "no engine is built from int8 graphs"),
-        ({"targets": ["sm89"]}, "no engine is built from int8 graphs"),
+        ({"engine": "tensorrt-rtx"}, "no plan is built from int8 graphs"),
+        ({"targets": ["sm89"]}, "no plan is built from int8 graphs"),
     ],
 )
 def test_what_goes_with_int8_is_said_before_any_work(small, tmp_path, options, match):

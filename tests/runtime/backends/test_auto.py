@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from e2e_deploy.errors import BundleError, EngineMismatchError, UnavailableError
+from e2e_deploy.errors import BundleError, PlanMismatchError, UnavailableError
 from e2e_deploy.runtime import engine as engine_module
 from e2e_deploy.runtime.engine import Engine
 from tests import fake_gpu
 from tests.plain_bundle import HW, plain_depth, rehash, write_plain_bundle
-from tests.runtime.fake_engines import add_engine, frames
+from tests.runtime.fake_plans import add_plan, frames
 
 
 @pytest.fixture
@@ -23,25 +23,25 @@ def test_a_fitting_engine_is_preferred(gpu, root, engine, rng):
     driver = gpu("tensorrt")
     with Engine.load(root) as loaded:
         assert loaded.backend.name == "tensorrt"
-        assert loaded.describe().endswith("the bundle's engine fits this GPU)")
+        assert loaded.describe().endswith("the bundle's plan fits this GPU)")
         picture = frames(rng)[0]
         np.testing.assert_allclose(loaded(picture), plain_depth(picture), rtol=1e-6)
     assert driver.live == {}
 
 
 def test_tensorrt_comes_before_tensorrt_rtx(gpu, root):
-    add_engine(root, backend="tensorrt-rtx", gpu="")
+    add_plan(root, backend="tensorrt-rtx", gpu="")
     gpu("tensorrt", "tensorrt-rtx")
     with Engine.load(root) as loaded:
         assert loaded.backend.name == "tensorrt-rtx"
-    add_engine(root)
+    add_plan(root)
     with Engine.load(root) as loaded:
         assert loaded.backend.name == "tensorrt"
 
 
 def test_the_second_library_is_taken_where_the_first_does_not_fit(gpu, root):
-    add_engine(root, version="10.13.2")
-    add_engine(root, backend="tensorrt-rtx", gpu="")
+    add_plan(root, version="10.13.2")
+    add_plan(root, backend="tensorrt-rtx", gpu="")
     gpu("tensorrt", "tensorrt-rtx")
     with Engine.load(root) as loaded:
         assert loaded.backend.name == "tensorrt-rtx"
@@ -56,14 +56,14 @@ def test_the_second_library_is_taken_where_the_first_does_not_fit(gpu, root):
     ],
 )
 def test_an_engine_that_does_not_fit_is_said(gpu, root, facts, libraries, why, monkeypatch):
-    add_engine(root, **facts)
+    add_plan(root, **facts)
     driver = gpu(*libraries)
     monkeypatch.setattr("e2e_deploy.runtime.backends.onnxruntime.cuda_device_count", lambda: 0)
     with Engine.load(root) as loaded:
         assert loaded.backend.name == "onnxruntime"
         assert why in loaded.describe()
     assert driver.live == {}
-    with pytest.raises(EngineMismatchError if libraries else UnavailableError, match=why):
+    with pytest.raises(PlanMismatchError if libraries else UnavailableError, match=why):
         Engine.load(root, backend="tensorrt")
 
 
@@ -71,7 +71,7 @@ def test_no_engine_for_the_frame_size(gpu, root, engine):
     gpu("tensorrt")
     other = write_plain_bundle(root.parent / "other")
     with Engine.load(other, device="cpu") as loaded:
-        assert "the bundle has no engine for this frame size" in loaded.describe()
+        assert "the bundle has no plan for this frame size" in loaded.describe()
 
 
 def test_a_named_device_decides(gpu, root, engine):
@@ -87,7 +87,7 @@ def test_without_a_gpu(root, engine, monkeypatch):
         assert loaded.backend.name == "onnxruntime"
     monkeypatch.setattr("e2e_deploy.runtime.backends.onnxruntime.cuda_device_count", lambda: 0)
     with Engine.load(root) as loaded:
-        assert loaded.reason == "no NVIDIA GPU for the bundle's engines"
+        assert loaded.reason == "no NVIDIA GPU for the bundle's plans"
 
 
 def test_an_engine_that_cannot_be_trusted_is_no_reason_for_another_backend(gpu, root, engine):

@@ -25,7 +25,7 @@ from e2e_deploy.runtime.sources.uris import open_source
 from e2e_deploy.runtime.sources.video_source import VideoSource
 from tests.fake_cuda import FakeDriver
 from tests.plain_bundle import HW, plain_depth
-from tests.runtime.fake_engines import load
+from tests.runtime.fake_plans import load
 from tests.videos import write_streams, write_video
 
 COUNT = 8

@@ -10,7 +10,7 @@ from e2e_deploy.bundle.new_bundle import write_manifest
 from e2e_deploy.errors import E2EDeployError, UnavailableError, UsageError
 from e2e_deploy.nvidia.hardware import cuda_device_count
 from e2e_deploy.nvidia.trt_api import TrtApi
-from e2e_deploy.runtime.backends.tensorrt.backend import inspect_engine
+from e2e_deploy.runtime.backends.tensorrt.backend import inspect_plan
 from e2e_deploy.runtime.backends.tensorrt.pipeline import SLOTS, WARM_UP
 from e2e_deploy.runtime.backends.tensorrt.transfers import Count, budget
 from e2e_deploy.runtime.engine import Engine
@@ -19,7 +19,7 @@ from e2e_deploy.runtime.sinks.sink import CallbackSink
 from e2e_deploy.runtime.sources.pattern import PatternSource, read_number
 from tests.fake_cuda import FakeDriver, fake_tensorrt
 from tests.plain_bundle import HW, plain_depth, write_plain_bundle
-from tests.runtime.fake_engines import VERSION, add_engine, frames, load
+from tests.runtime.fake_plans import VERSION, add_plan, frames, load
 
 IN_BYTES, OUT_BYTES = HW[0] * HW[1] * 3, HW[0] * HW[1] * 4
 
@@ -135,10 +135,10 @@ class TestCalls:
     def test_its_layers_are_counted(self, root):
         driver, bundle = FakeDriver(), open_bundle(root)
         api = TrtApi("tensorrt", fake_tensorrt(VERSION, driver))
-        entry, layers = inspect_engine(
+        entry, layers = inspect_plan(
             bundle, bundle.manifest.graphs[0], "tensorrt", api=api, driver=driver
         )
-        assert entry == bundle.manifest.engines[0]
+        assert entry == bundle.manifest.plans[0]
         assert layers == {"layers": 1, "fp16": 1, "reformat": 0}
         assert driver.live == {}
 
@@ -167,7 +167,7 @@ class TestFallback:
         assert driver.live == {}
 
     def test_rtx_is_asked_whether_the_stream_can_be_captured(self, root):
-        add_engine(root, backend="tensorrt-rtx", gpu="")
+        add_plan(root, backend="tensorrt-rtx", gpu="")
         driver = FakeDriver()
         with load(root, driver, library="tensorrt-rtx", capturable=False) as backend:
             assert "cannot be captured" in backend.cuda_graph_reason
@@ -177,12 +177,12 @@ class TestFallback:
 
     def test_a_context_broken_by_the_capture_shows_at_load(self, root):
         driver = FakeDriver()
-        with pytest.raises(E2EDeployError, match=r"could not run the engine: .*boom"):
+        with pytest.raises(E2EDeployError, match=r"could not run the plan: .*boom"):
             load(root, driver, failing_runs={SLOTS * WARM_UP + 1, SLOTS * WARM_UP + 2})
         assert driver.live == {}
 
     def test_a_context_broken_by_the_capture_goes_before_its_memory(self, root):
-        add_engine(root, backend="tensorrt-rtx", gpu="")
+        add_plan(root, backend="tensorrt-rtx", gpu="")
         driver, broken = FakeDriver(), {SLOTS * WARM_UP + 1, SLOTS * WARM_UP + 2}
         with pytest.raises(E2EDeployError, match="boom"):
             load(root, driver, library="tensorrt-rtx", capturable=True, failing_runs=broken)
@@ -198,7 +198,7 @@ class TestFailures:
         [
             ({"no_address": True}, "did not take the address of frame"),
             ({"no_context": True}, "could not make an execution context, which takes 3 MiB"),
-            ({"failing_runs": {1}}, "could not run the engine: .*boom"),
+            ({"failing_runs": {1}}, "could not run the plan: .*boom"),
         ],
     )
     def test_everything_is_released(self, root, behaviour, message):
@@ -238,19 +238,19 @@ class TestThisMachine:
 
 
 def _for_real(tmp_path, library):
-    """A bundle with an engine for this GPU must give its stored reference back."""
-    from e2e_deploy.export.engines.build import build_engines, current_gpu
-    from e2e_deploy.export.engines.cache import EngineCache
+    """A bundle with a plan for this GPU must give its stored reference back."""
+    from e2e_deploy.export.engines.build import build_plans, current_gpu
+    from e2e_deploy.export.engines.cache import PlanCache
     from e2e_deploy.limits import measure_parity
     from tests.small_graphs import drop_unread
 
     root = drop_unread(write_plain_bundle(tmp_path / "bundle"))
     manifest = parse_manifest((root / "manifest.json").read_text())
     targets = (current_gpu().target,) if library == "tensorrt-rtx" else ()
-    built = build_engines(
-        root, manifest, engine=library, targets=targets, cache=EngineCache(tmp_path / "cache")
+    built = build_plans(
+        root, manifest, engine=library, targets=targets, cache=PlanCache(tmp_path / "cache")
     )
-    manifest.engines.extend(built.entries)
+    manifest.plans.extend(built.entries)
     write_manifest(root, manifest)
     bundle = open_bundle(root)
     pictures, references = bundle.reference(bundle.manifest.graphs[0])

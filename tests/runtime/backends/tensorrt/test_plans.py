@@ -1,4 +1,4 @@
-"""Which engine of a bundle is loaded, and which are refused."""
+"""Which plan of a bundle is loaded, and which are refused."""
 
 import json
 import os
@@ -7,53 +7,53 @@ import shutil
 import pytest
 
 from e2e_deploy.bundle.bundle import open_bundle
-from e2e_deploy.errors import BundleError, EngineDamagedError, EngineMismatchError, UnavailableError
+from e2e_deploy.errors import BundleError, PlanDamagedError, PlanMismatchError, UnavailableError
 from e2e_deploy.nvidia.cuda_driver import Gpu
 from e2e_deploy.nvidia.trt_api import TrtApi
-from e2e_deploy.runtime.backends.tensorrt.backend import TrtBackend, choose_engine
+from e2e_deploy.runtime.backends.tensorrt.backend import TrtBackend, choose_plan
 from tests.fake_cuda import GPU, FakeDriver, fake_tensorrt
 from tests.plain_bundle import HW, edit_manifest, rehash, write_plain_bundle
-from tests.runtime.fake_engines import VERSION, add_engine, load
+from tests.runtime.fake_plans import VERSION, add_plan, load
 
 
 class TestMismatch:
     def test_no_engine(self, root):
         with pytest.raises(
-            EngineMismatchError,
-            match=r"no TensorRT engine for 24x32; build one with: e2e-deploy verify \S+ --backend tensorrt --rebuild",
+            PlanMismatchError,
+            match=r"no TensorRT plan for 24x32; build one with: e2e-deploy verify \S+ --backend tensorrt --rebuild",
         ):
             load(root)
 
     def test_an_engine_for_another_frame_size_does_not_count(self, tmp_path):
         root = write_plain_bundle(tmp_path / "two", sizes=[HW, (48, 64)])
-        add_engine(root)
-        edit_manifest(root, lambda m: m["engines"].pop(0))
-        with pytest.raises(EngineMismatchError, match="no TensorRT engine for 24x32"):
+        add_plan(root)
+        edit_manifest(root, lambda m: m["plans"].pop(0))
+        with pytest.raises(PlanMismatchError, match="no TensorRT plan for 24x32"):
             load(root)
 
     def test_another_version_says_both_and_the_command(self, engine, root):
         with pytest.raises(
-            EngineMismatchError,
+            PlanMismatchError,
             match=r"built by TensorRT 11\.4\.0, and 10\.13\.2 is installed.*--backend tensorrt --rebuild",
         ):
             load(root, version="10.13.2")
 
     def test_another_gpu_says_both_and_the_command(self, root):
-        add_engine(root, target="sm86", gpu="NVIDIA Fake 3090")
+        add_plan(root, target="sm86", gpu="NVIDIA Fake 3090")
         with pytest.raises(
-            EngineMismatchError,
+            PlanMismatchError,
             match=r"are for sm86 NVIDIA Fake 3090, and this GPU is sm89 \(NVIDIA Fake 4090\)",
         ):
             load(root)
 
     def test_tensorrt_takes_no_engine_of_another_model_of_the_same_capability(self, root):
-        add_engine(root, gpu="NVIDIA Fake 4060")
-        with pytest.raises(EngineMismatchError, match="NVIDIA Fake 4060"):
+        add_plan(root, gpu="NVIDIA Fake 4060")
+        with pytest.raises(PlanMismatchError, match="NVIDIA Fake 4060"):
             load(root)
 
     def test_rtx_is_named_in_the_command(self, root):
-        add_engine(root, target="sm75", gpu="", backend="tensorrt-rtx")
-        with pytest.raises(EngineMismatchError, match=r"--backend tensorrt-rtx --rebuild"):
+        add_plan(root, target="sm75", gpu="", backend="tensorrt-rtx")
+        with pytest.raises(PlanMismatchError, match=r"--backend tensorrt-rtx --rebuild"):
             load(root, library="tensorrt-rtx")
 
     def test_an_old_driver(self, engine, root):
@@ -77,29 +77,27 @@ class TestMismatch:
         self, root, targets, gpu, chosen
     ):
         for target in targets:
-            add_engine(root, target=target, gpu="", backend="tensorrt-rtx", version="1.7")
+            add_plan(root, target=target, gpu="", backend="tensorrt-rtx", version="1.7")
         bundle = open_bundle(root)
         found = (bundle, bundle.manifest.graphs[0], "tensorrt-rtx", "1.7", Gpu("G", gpu, (13, 0)))
         if chosen is None:
-            with pytest.raises(EngineMismatchError):
-                choose_engine(*found)
+            with pytest.raises(PlanMismatchError):
+                choose_plan(*found)
         else:
-            assert choose_engine(*found).target == chosen
+            assert choose_plan(*found).target == chosen
 
     def test_the_library_has_the_last_word_on_the_version(self, engine, root):
         """The manifest was forged to say another version."""
-        edit_manifest(root, lambda m: m["engines"][0].update(version="11.5.0"))
+        edit_manifest(root, lambda m: m["plans"][0].update(version="11.5.0"))
         with pytest.raises(
-            EngineMismatchError,
+            PlanMismatchError,
             match=r"TensorRT 11\.5\.0 does not load .*another version.*rebuild it with: e2e",
         ):
             load(root, version="11.5.0")
 
     def test_the_library_has_the_last_word_on_the_gpu(self, engine, root):
-        edit_manifest(root, lambda m: m["engines"][0].update(target="sm86"))
-        with pytest.raises(
-            EngineMismatchError, match=r"incompatible device.*built for another GPU"
-        ):
+        edit_manifest(root, lambda m: m["plans"][0].update(target="sm86"))
+        with pytest.raises(PlanMismatchError, match=r"incompatible device.*built for another GPU"):
             load(root, FakeDriver(Gpu(GPU.name, "sm86", (13, 1))))
 
 
@@ -132,7 +130,7 @@ class TestAttacks:
         engine.write_bytes(engine.read_bytes()[:-20])
         rehash(root, engine.relative_to(root).as_posix())
         driver = FakeDriver()
-        with pytest.raises(EngineDamagedError, match=r"truncated.*damaged.*rebuild it with"):
+        with pytest.raises(PlanDamagedError, match=r"truncated.*damaged.*rebuild it with"):
             load(root, driver)
         assert driver.live == {}
 
@@ -142,12 +140,10 @@ class TestAttacks:
         onnx = other / "model_24x32.onnx"
         onnx.write_bytes(onnx.read_bytes() + b"\x12\x00")  # another graph: a producer of no name
         rehash(other, onnx.name)
-        shutil.copy(add_engine(other), engine)
+        shutil.copy(add_plan(other), engine)
         rehash(root, engine.relative_to(root).as_posix())
         driver = FakeDriver()
-        with pytest.raises(
-            EngineDamagedError, match="was built from another graph than model_24x32"
-        ):
+        with pytest.raises(PlanDamagedError, match="was built from another graph than model_24x32"):
             load(root, driver)
         assert driver.live == {}
 
@@ -156,10 +152,10 @@ class TestAttacks:
         facts["tensors"][1][3] = [1, 999, 999]
         engine.write_text(json.dumps(facts))
         rehash(root, engine.relative_to(root).as_posix())
-        with pytest.raises(EngineDamagedError, match=r"999.*the manifest lists"):
+        with pytest.raises(PlanDamagedError, match=r"999.*the manifest lists"):
             load(root)
 
-    @pytest.mark.parametrize("what", ["", "engines", "manifest.json", "engine"])
+    @pytest.mark.parametrize("what", ["", "plans", "manifest.json", "engine"])
     @pytest.mark.parametrize("bit", [0o002, 0o020])
     def test_what_others_can_write(self, engine, root, what, bit):
         path = engine if what == "engine" else root / what
@@ -178,14 +174,14 @@ class TestAttacks:
             load(root)
 
     def test_a_link_out_of_the_bundle(self, engine, root, tmp_path):
-        outside = tmp_path / "outside.engine"
+        outside = tmp_path / "outside.plan"
         engine.rename(outside)
         engine.symlink_to(outside)
         with pytest.raises(BundleError, match="reached through a link"):
             load(root)
 
     def test_a_path_out_of_the_bundle(self, engine, root):
-        edit_manifest(root, lambda m: m["engines"][0].update(file="../outside.engine"))
+        edit_manifest(root, lambda m: m["plans"][0].update(file="../outside.plan"))
         with pytest.raises(BundleError, match="not listed"):
             load(root)
 

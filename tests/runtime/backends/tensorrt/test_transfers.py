@@ -22,7 +22,7 @@ from e2e_deploy.runtime.sinks.sink import CallbackSink
 from e2e_deploy.runtime.sources.pattern import PatternSource, read_number
 from tests.fake_cuda import FakeDriver
 from tests.plain_bundle import HW, plain_depth
-from tests.runtime.fake_engines import frames, load
+from tests.runtime.fake_plans import frames, load
 
 IN_BYTES, OUT_BYTES = HW[0] * HW[1] * 3, HW[0] * HW[1] * 4
 HOST = budget("host frame", frame_bytes=IN_BYTES, result_bytes=OUT_BYTES)
@@ -179,7 +179,7 @@ class TestLoop:
         assert (most, ahead) == (2, 0)
 
     def test_a_live_source_takes_its_frame_as_late_as_it_can(self, root, rng):
-        """A frame that was uploaded ahead would be an engine time older when it is computed."""
+        """A frame that was uploaded ahead would be a plan time older when it is computed."""
         driver = FakeDriver()
         source = ReplaySource(frames(rng), 2000.0, 40)
         sink = CallbackSink(lambda frame, depth, facts: None)

@@ -6,13 +6,13 @@ from e2e_deploy.bundle.manifest import parse_manifest
 from e2e_deploy.bundle.new_bundle import write_manifest
 from tests import fake_gpu
 from tests.plain_bundle import edit_manifest, write_plain_bundle
-from tests.runtime.fake_engines import add_engine
+from tests.runtime.fake_plans import add_plan
 
 
 @pytest.fixture
 def root(tmp_path):
     root = write_plain_bundle(tmp_path / "bundle")
-    add_engine(root)
+    add_plan(root)
     return root
 
 
@@ -31,13 +31,13 @@ def test_an_engine_is_read_where_its_gpu_is(cli, root, monkeypatch, tmp_path):
     assert (code, stderr) == (0, "")
     assert (row["frame"], row["engine"], row["target"]) == ("24x32", "tensorrt 11.4.0", "sm89")
     assert (row["layers"], row["fp16"], row["reformat"]) == ("1", "100.0%", "0.0%")
-    assert row["layers are"] == "read from the engine"
+    assert row["layers are"] == "read from the plan"
     assert driver.live == {}
 
 
 def test_elsewhere_it_shows_what_was_noted(cli, root):
     noted = {"layers": 200, "fp16": 150, "fp32": 50, "reformat": 10}
-    edit_manifest(root, lambda m: m["engines"][0].update(layers=noted))
+    edit_manifest(root, lambda m: m["plans"][0].update(layers=noted))
     code, stdout, stderr = cli("inspect", root, "--engine")
     (row,) = table(stdout)
     assert code == 0
@@ -48,7 +48,7 @@ def test_elsewhere_it_shows_what_was_noted(cli, root):
 
 def test_one_built_without_a_gpu_shows_its_graph(cli, root):
     counted = {"layers": 10, "fp16": 9, "fp32": 1, "cast": 2}
-    edit_manifest(root, lambda m: m["engines"][0].update(options={"network": counted}))
+    edit_manifest(root, lambda m: m["plans"][0].update(options={"network": counted}))
     code, stdout, _ = cli("inspect", root, "--engine")
     (row,) = table(stdout)
     assert code == 0
@@ -62,8 +62,8 @@ def test_one_built_without_a_gpu_shows_its_graph(cli, root):
 
 def test_a_bundle_without_engines(cli, root):
     manifest = parse_manifest((root / "manifest.json").read_text())
-    manifest.engines.clear()
+    manifest.plans.clear()
     write_manifest(root, manifest)
     code, stdout, stderr = cli("inspect", root, "--engine")
     assert (code, stdout) == (2, "")
-    assert "holds no engine" in stderr
+    assert "holds no plan" in stderr

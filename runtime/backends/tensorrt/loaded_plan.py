@@ -1,6 +1,6 @@
-"""An engine in TensorRT's or TensorRT-RTX's hands: deserialised from bytes, asked what it is.
+"""A plan in TensorRT's or TensorRT-RTX's hands: deserialised from bytes, asked what it is.
 
-An engine is native code: the caller has checked where it comes from. Knows nothing of bundles or of CUDA memory.
+A plan is native code: the caller has checked where it comes from. Knows nothing of bundles or of CUDA memory.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from e2e_deploy.nvidia.trt_messages import explain_load, tidy
 
 @dataclass(frozen=True)
 class EngineTensor:
-    """An input or output of an engine."""
+    """An input or output of a plan."""
 
     name: str
     is_input: bool
@@ -23,12 +23,12 @@ class EngineTensor:
     shape: tuple[int, ...]
 
 
-class LoadedEngine:
-    """A deserialised engine and the runtime it belongs to.
+class LoadedPlan:
+    """A deserialised plan and the runtime it belongs to.
 
     Args:
         api: the library.
-        data: the engine.
+        data: the plan.
         what: its name for people.
         rebuild: the command that makes a new one, for messages.
 
@@ -70,7 +70,7 @@ class LoadedEngine:
 
     @property
     def activation_bytes(self) -> int:
-        """Device memory an execution context of this engine takes."""
+        """Device memory an execution context of this plan takes."""
         return int(self.engine.device_memory_size_v2)
 
     def tensors(self) -> list[EngineTensor]:
@@ -114,6 +114,6 @@ class LoadedEngine:
         return tidy(self._api.take_errors())
 
     def close(self) -> None:
-        """Release the engine, then its runtime; every context must be gone."""
+        """Release the plan, then its runtime; every context must be gone."""
         self.engine = None
         self.runtime = None

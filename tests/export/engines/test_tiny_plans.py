@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from e2e_deploy.export.engines.build import LEAST_OPSET
-from e2e_deploy.export.engines.cache import EngineCache
+from e2e_deploy.export.engines.cache import PlanCache
 from e2e_deploy.export.onnx.lint import TARGETS
 from e2e_deploy.nvidia.trt_messages import BuildError
 from tests.export.builds import PLAN, build, plan_for_all, plan_of
@@ -124,6 +124,6 @@ def test_equal_inputs_give_equal_bytes(rtx, cache, graph, tmp_path):
     folder = shutil.copytree(graph("depth", "fp16", "frame"), tmp_path / "b")
     _, data = build(folder, rtx, cache, target="sm89")
     shutil.rmtree(cache.folder)
-    entry, again = build(folder, rtx, EngineCache(cache.folder), target="sm89")
+    entry, again = build(folder, rtx, PlanCache(cache.folder), target="sm89")
     assert entry.seconds > 0
     assert again == data

@@ -5,9 +5,9 @@ import json
 import numpy as np
 
 from e2e_deploy.bundle.bundle import open_bundle
-from e2e_deploy.bundle.manifest import EngineEntry, parse_manifest
+from e2e_deploy.bundle.manifest import PlanEntry, parse_manifest
 from e2e_deploy.bundle.new_bundle import write_manifest
-from e2e_deploy.bundle.plan_files import engine_name, graph_digest
+from e2e_deploy.bundle.plan_files import graph_digest, plan_name
 from e2e_deploy.nvidia.trt_api import TrtApi
 from e2e_deploy.runtime.backends.tensorrt.backend import TrtBackend
 from tests.fake_cuda import GPU, FakeDriver, fake_tensorrt
@@ -16,7 +16,7 @@ from tests.plain_bundle import HW
 VERSION = "11.4.0"
 
 
-def write_engine(
+def write_plan(
     root,
     graph,
     digest,
@@ -27,8 +27,8 @@ def write_engine(
     cuda=13,
     backend="tensorrt",
 ):
-    """An engine of the double for one graph, and its entry; the plan itself says what the entry says."""
-    name = engine_name(graph.frame_hw, "fp32", backend, version, target)
+    """A plan of the double for one graph, and its entry; the plan itself says what the entry says."""
+    name = plan_name(graph.frame_hw, "fp32", backend, version, target)
     height, width = graph.frame_hw
     facts = {
         "version": version,
@@ -39,9 +39,9 @@ def write_engine(
             ["depth", "output", "float32", [1, height, width]],
         ],
     }
-    (root / "engines").mkdir(exist_ok=True)
+    (root / "plans").mkdir(exist_ok=True)
     (root / name).write_text(json.dumps(facts))
-    return EngineEntry(
+    return PlanEntry(
         file=name,
         backend=backend,
         version=version,
@@ -56,14 +56,14 @@ def write_engine(
     )
 
 
-def add_engine(root, **facts):
-    """List an engine of the double for every graph; returns the last one's path."""
+def add_plan(root, **facts):
+    """List a plan of the double for every graph; returns the last one's path."""
     manifest = parse_manifest((root / "manifest.json").read_text())
     for graph in manifest.graphs:
         digest = graph_digest(root, graph.onnx, lambda n: manifest.files[n].sha256)
-        manifest.engines.append(write_engine(root, graph, digest, **facts))
+        manifest.plans.append(write_plan(root, graph, digest, **facts))
     write_manifest(root, manifest)
-    return root / manifest.engines[-1].file
+    return root / manifest.plans[-1].file
 
 
 def load(root, driver=None, *, version=VERSION, library="tensorrt", device="auto", **behaviour):

@@ -3,7 +3,7 @@
 One export makes the ONNX graph and the first engine, as a user would; then an engine is built for every other target.
 The builder has a process of its own: peaks are this process and its children together, looked at ten times a second.
 
-python -m benchmarks.speed.build_engines --work DIR [--targets sm89,sm120] [--precision fp16]
+python -m benchmarks.speed.build_plans --work DIR [--targets sm89,sm120] [--precision fp16]
 """
 
 import os
@@ -17,7 +17,7 @@ import psutil
 from benchmarks import full_size
 from benchmarks.report import write_result
 from e2e_deploy.bundle.bundle import Bundle
-from e2e_deploy.export.engines.build import build_engines
+from e2e_deploy.export.engines.build import build_plans
 from e2e_deploy.nvidia.trt_messages import BuildError
 from e2e_deploy.progress import Stages
 
@@ -65,10 +65,10 @@ def facts(bundle: Bundle, entry: Any, stages: Stages, peak_gib: float) -> dict[s
 
 def build(bundle: Bundle, target: str, stages: Stages, peak: Peak) -> dict[str, Any]:
     """One engine, thrown away at once; or why the library refuses it."""
-    shutil.rmtree(bundle.root / "engines")  # each is as large as the model
+    shutil.rmtree(bundle.root / "plans")  # each is as large as the model
     peak.take_gib()
     try:
-        built = build_engines(
+        built = build_plans(
             bundle.root, bundle.manifest, engine="tensorrt-rtx", targets=[target], stages=stages
         )
     except BuildError as error:
@@ -88,7 +88,7 @@ def main() -> None:
         os.environ["XDG_CACHE_HOME"] = cache
         bundle = full_size.export(arguments, stages, engine="tensorrt-rtx", targets=[first])
         seconds, peak_gib = sum(s.seconds for s in stages.done), peak.take_gib()
-        (entry,) = bundle.manifest.engines
+        (entry,) = bundle.manifest.plans
         engines = [facts(bundle, entry, stages, peak_gib)]
         engines += [build(bundle, target, stages, peak) for target in others]
     shutil.rmtree(bundle.root)

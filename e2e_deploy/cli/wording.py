@@ -1,0 +1,66 @@
+"""Messages of the library name arguments in backticks, `engine="onnx"`; here they become this program's options."""
+
+import re
+import shlex
+
+# argument: option, where it is not the same word with dashes
+_OPTIONS = {
+    "accept_accuracy": "--accept-accuracy",
+    "alignment": "--alignment",
+    "batch": "--batch",
+    "backend": "--backend",
+    "camera_height_m": "--camera-height",
+    "checkpoint": "--checkpoint",
+    "decode": "--decode",
+    "device": "--device",
+    "dynamic": "--dynamic",
+    "engine": "--engine",
+    "family": "--family",
+    "formats": "--save",
+    "frame_size": "--frame-size",
+    "frame_sizes": "--frame-size",
+    "graph": "--graph",
+    "intrinsics": "--intrinsics",
+    "level": "--opt-level",
+    "metric_points": "--metric-points",
+    "out": "--out",
+    "outs": "--out",
+    "pad": "--pad",
+    "precision": "--precision",
+    "resolution": "--resolution",
+    "show": "--show",
+    "side_by_side": "--side-by-side",
+    "specialised": "--specialize",
+    "steady": "--steady",
+    "targets": "--target",
+    "task": "--task",
+    "view": "--view",
+    "workspace_bytes": "--workspace",
+}
+_ARGUMENT = re.compile(r"`([a-z_]+)(?:=([^`]*))?`")
+_REBUILD = re.compile(r"`rebuild_plans\(([\"'])(.*?)\1, backend=\"([\w-]+)\"\)`")
+
+
+def _value(text: str) -> str:
+    """A Python literal as it is typed in a shell: text bare, (480, 640) as 480x640, a list by its items."""
+    if size := re.fullmatch(r"\[?\((\d+), (\d+)\)\]?", text):
+        return f"{size[1]}x{size[2]}"
+    return " ".join(shlex.quote(word.strip("\"'[] ")) for word in text.split(","))
+
+
+def _option(match: re.Match[str]) -> str:
+    name, value = match.groups()
+    if name not in _OPTIONS:
+        return match[0]
+    option = _OPTIONS[name]
+    if value is None or value == "True":
+        return option
+    return f"--no-{option[2:]}" if value == "False" else f"{option} {_value(value)}"
+
+
+def with_options(text: str) -> str:
+    """The message with options in the place of arguments, and this program's commands in the place of calls."""
+    text = _REBUILD.sub(
+        lambda m: f"e2e-deploy verify {shlex.quote(m[2])} --backend {m[3]} --rebuild", text
+    )
+    return _ARGUMENT.sub(_option, text)

@@ -1,0 +1,26 @@
+"""The names that arguments, manifests and messages share: each list once, as a type and as a tuple of choices."""
+
+from typing import Literal, get_args
+
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+GraphKind = Literal["frame", "core"]
+"""frame: uint8 frame to result at its size. core: rgb in [-1, 1] to result, both at the processing size."""
+GRAPH_KINDS: tuple[GraphKind, ...] = get_args(GraphKind)
+
+BackendName = Literal["onnxruntime", "torch", "tensorrt", "tensorrt-rtx"]
+BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
+BackendChoice = Literal["auto", "onnxruntime", "torch", "tensorrt", "tensorrt-rtx"]
+BACKEND_CHOICES: tuple[BackendChoice, ...] = get_args(BackendChoice)
+
+PlanKind = Literal["tensorrt", "tensorrt-rtx"]
+"""What builds plans, and the backend that runs them."""
+PLAN_KINDS: tuple[PlanKind, ...] = get_args(PlanKind)
+
+EngineChoice = Literal["auto", "onnx", "tensorrt", "tensorrt-rtx"]
+"""Which plans an export builds beside its ONNX graphs; onnx: none."""
+ENGINE_CHOICES: tuple[EngineChoice, ...] = get_args(EngineChoice)
+
+PictureFormat = Literal["png16", "npy", "npz", "exr", "ply", "color"]
+PICTURE_FORMATS: tuple[PictureFormat, ...] = get_args(PictureFormat)
