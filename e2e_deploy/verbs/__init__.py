@@ -1,0 +1,1 @@
+"""Verbs that join several rooms, such as `evaluate` (training and runtime) and `demo` (export and runtime)."""
