@@ -62,18 +62,18 @@ def _choose(bundle: Bundle, graph: GraphEntry, device: str) -> tuple[Backend, st
     """
     held = {e.backend for e in bundle.manifest.plans if e.frame_size == graph.frame_size}
     if not held:
-        why = "the bundle has no engine for this frame size"
+        why = "the bundle has no plan for this frame size"
     elif device == "cpu":
         why = "the CPU was asked for"
     elif not cuda_device_count():
-        why = "no NVIDIA GPU for the bundle's engines"
+        why = "no NVIDIA GPU for the bundle's plans"
     else:
         missing = []
         for name in _FASTEST_FIRST:
             if name not in held:
                 continue
             try:
-                return BACKENDS[name](bundle, graph, device), "the bundle's engine fits this GPU"
+                return BACKENDS[name](bundle, graph, device), "the bundle's plan fits this GPU"
             except UnavailableError as error:
                 missing.append(str(error))
         why = "; ".join(missing)

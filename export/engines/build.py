@@ -290,7 +290,7 @@ def _user_cache(notes: list[str]) -> Iterator[PlanCache]:
     try:
         cache = PlanCache()
     except E2EDeployError as error:
-        notes.append(f"engines are not kept for later exports: {error}")
+        notes.append(f"plans are not kept for later exports: {error}")
         with tempfile.TemporaryDirectory(prefix="e2e-deploy-") as folder:
             yield PlanCache(Path(folder) / "plans")
     else:

@@ -231,7 +231,7 @@ def as_int8(root):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (as_core, "engines take frames, and this bundle holds a core graph"),
+        (as_core, "plans take frames, and this bundle holds a core graph"),
         (as_int8, "no plan is built from int8 graphs, they are for ONNX Runtime on a CPU"),
     ],
 )

@@ -93,7 +93,7 @@ def test_without_a_cache_folder_engines_are_built_all_the_same(rtx, tmp_path, mo
     manifest = parse_manifest((root / "manifest.json").read_text())
     done = build_plans(root, manifest, engine="tensorrt-rtx")
     assert [(root / entry.file).read_bytes()[: len(PLAN)] for entry in done.entries] == [PLAN]
-    assert "engines are not kept for later exports: the cache folder" in done.notes[0]
+    assert "plans are not kept for later exports: the cache folder" in done.notes[0]
 
 
 def _no(library):
@@ -214,7 +214,7 @@ class TestPlan:
     def test_onnx_builds_none(self, tmp_path):
         root = write_plain_bundle(tmp_path / "b")
         manifest = parse_manifest((root / "manifest.json").read_text())
-        assert build_plans(root, manifest, engine="onnx") == engines.Engines()
+        assert build_plans(root, manifest, engine="onnx") == engines.Plans()
         assert not (root / "plans").exists()
 
     def test_a_level_out_of_range(self, tmp_path):
@@ -235,10 +235,10 @@ class TestBundle:
             for size in ("24x32", "48x64")
             for target in ("sm86", "sm89")
         ]
-        write_manifest(root, replace(manifest, engines=built.entries))
+        write_manifest(root, replace(manifest, plans=built.entries))
         held = open_bundle(root).manifest
-        assert held.engines == built.entries
-        entry = held.engines[3]
+        assert held.plans == built.entries
+        entry = held.plans[3]
         assert entry.file == f"plans/48x64-fp32-tensorrt-rtx-{entry.version}-sm89.plan"
         assert entry.file in held.files
         assert (entry.frame_size, entry.gpu, entry.layers) == ([48, 64], "", {})
@@ -271,7 +271,7 @@ class TestBundle:
             manifest = parse_manifest((root / "manifest.json").read_text())
             for _ in range(2):  # built, then from the cache
                 (entry,) = build_plans(root, manifest, engine="tensorrt-rtx", cache=cache).entries
-                write_manifest(root, replace(manifest, engines=[entry]))
+                write_manifest(root, replace(manifest, plans=[entry]))
                 require_private(root, entry.file)
         finally:
             os.umask(before)

@@ -33,7 +33,7 @@ def bundle(tmp_path, cache):
     built = build_plans(
         root, manifest, engine="tensorrt-rtx", targets=["sm75", "sm89"], cache=cache
     )
-    write_manifest(root, replace(manifest, engines=built.entries))
+    write_manifest(root, replace(manifest, plans=built.entries))
     return open_bundle(root)
 
 
@@ -44,7 +44,7 @@ def of_another_version(bundle):
     name = old.file.replace(old.version, "1.6")
     (bundle.root / old.file).rename(bundle.root / name)
     entries[3] = replace(old, file=name, version="1.6")
-    write_manifest(bundle.root, replace(bundle.manifest, engines=entries))
+    write_manifest(bundle.root, replace(bundle.manifest, plans=entries))
     return open_bundle(bundle.root)
 
 
@@ -65,8 +65,8 @@ class TestRebuild:
         assert sha256_of(bundle.root / entry.file) == after.manifest.files[entry.file].sha256
         on_disk = {f"plans/{p.name}" for p in (bundle.root / "plans").iterdir()}
         assert on_disk == {e.file for e in after.manifest.plans}
-        assert replace(after.manifest, engines=[], files={}) == replace(
-            before.manifest, engines=[], files={}
+        assert replace(after.manifest, plans=[], files={}) == replace(
+            before.manifest, plans=[], files={}
         )
 
     def test_one_for_a_new_gpu_is_added(self, bundle, cache, monkeypatch):
@@ -119,7 +119,7 @@ class TestRebuild:
 
     def test_a_core_graph(self, bundle, cache, here):
         graph = replace(bundle.manifest.graphs[0], kind="core")
-        with pytest.raises(UsageError, match="engines take frames"):
+        with pytest.raises(UsageError, match="plans take frames"):
             rebuild_plan(bundle, graph, "tensorrt-rtx", cache=cache)
 
     def test_an_int8_graph(self, bundle, cache, here):

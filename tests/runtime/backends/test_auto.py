@@ -50,7 +50,7 @@ def test_the_second_library_is_taken_where_the_first_does_not_fit(gpu, root):
 @pytest.mark.parametrize(
     ("facts", "libraries", "why"),
     [
-        ({"target": "sm86"}, ["tensorrt"], "engines are for sm86"),
+        ({"target": "sm86"}, ["tensorrt"], "plans are for sm86"),
         ({"version": "10.13.2"}, ["tensorrt"], "was built by TensorRT 10.13.2"),
         ({}, [], "the package 'tensorrt' is not installed"),
     ],
