@@ -86,7 +86,9 @@ class Subject:
         return Verdict(self.entry.frame_hw, "torch", "CPU", precision, worst(parities), limit)
 
 
-def _subject(plan: FramePlan, task: str, kind: str, multiple_of: int, *, single: bool) -> Subject:
+def _subject(
+    plan: FramePlan, task: str, kind: str, multiple_of: int, *, batch: int, single: bool
+) -> Subject:
     info = TASKS[task]
     height, width = size = plan.frame_hw if kind == "frame" else plan.padded_hw
     shapes: dict[str, Any] = {
@@ -97,7 +99,7 @@ def _subject(plan: FramePlan, task: str, kind: str, multiple_of: int, *, single:
         "onnx": "model.onnx" if single else f"model_{height}x{width}.onnx",
         "reference": f"reference/{height}x{width}.npz",
     }
-    takes, gives = GraphEntry(**shapes, inputs=[], outputs=[]).declared(info)
+    takes, gives = GraphEntry(**shapes, inputs=[], outputs=[]).declared(info, batch)
     sides = f"; sides are multiples of {multiple_of}" if multiple_of else ""
     given = (
         TensorSpec(name="frame", dtype="uint8", shape=takes, meaning="RGB, 0 to 255")
@@ -139,6 +141,7 @@ def plan_subjects(
     task: str,
     kind: str = "frame",
     dynamic: bool = False,
+    batch: int = 1,
 ) -> list[Subject]:
     """What to trace for frames of ``sizes``; of a dynamic graph only the first is traced and each is verified.
 
@@ -151,6 +154,7 @@ def plan_subjects(
         task: depth or normals.
         kind: one of GRAPH_KINDS.
         dynamic: leave H and W open, multiples of 64 px.
+        batch: pictures a graph takes at once.
 
     Raises:
         UsageError: a size that cannot be used, or a dynamic graph of frames.
@@ -169,4 +173,4 @@ def plan_subjects(
     if dynamic:
         plans = _dynamic_plans(plans, step)
     single = dynamic or len(plans) == 1
-    return [_subject(plan, task, kind, step, single=single) for plan in plans]
+    return [_subject(plan, task, kind, step, batch=batch, single=single) for plan in plans]

@@ -29,7 +29,7 @@ def plain_normals(frame):
 PLAIN = {"depth": plain_depth, "normals": plain_normals}
 
 
-def plain_model(hw, task="depth"):
+def plain_model(hw, task="depth", batch=1):
     """The ONNX graph; its one weight tells the tasks' constants."""
     height, width = hw
     constants = {"scale": [255.0], "axes": [3], "grey": [127.5], "last": [3]}
@@ -38,7 +38,7 @@ def plain_model(hw, task="depth"):
         for k, v in constants.items()
     ]
     nodes = [helper.make_node("Cast", ["frame"], ["rgb"], to=TensorProto.FLOAT)]
-    shape = [1, height, width]
+    shape = [batch, height, width]
     if task == "depth":
         nodes += [
             helper.make_node("ReduceMean", ["rgb", "axes"], ["mean"], keepdims=0),
@@ -54,14 +54,14 @@ def plain_model(hw, task="depth"):
     graph = helper.make_graph(
         nodes,
         "plain",
-        [helper.make_tensor_value_info("frame", TensorProto.UINT8, [1, height, width, 3])],
+        [helper.make_tensor_value_info("frame", TensorProto.UINT8, [batch, height, width, 3])],
         [helper.make_tensor_value_info(task, TensorProto.FLOAT, shape)],
         tensors,
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
-def write_plain_bundle(root: Path, sizes=(HW,), task="depth", note=NOTE) -> Path:
+def write_plain_bundle(root: Path, sizes=(HW,), task="depth", note=NOTE, batch=1) -> Path:
     """A whole bundle with one graph a size."""
     rng = np.random.default_rng(0)
     graphs = []
@@ -69,7 +69,7 @@ def write_plain_bundle(root: Path, sizes=(HW,), task="depth", note=NOTE) -> Path
         (folder / "reference").mkdir()
         for hw in sizes:
             height, width = hw
-            onnx.save(plain_model(hw, task), folder / f"model_{height}x{width}.onnx")
+            onnx.save(plain_model(hw, task, batch), folder / f"model_{height}x{width}.onnx")
             frames = rng.integers(0, 256, (2, height, width, 3), dtype=np.uint8)
             results = PLAIN[task](frames).astype(np.float32)
             np.savez(folder / f"reference/{height}x{width}.npz", frames=frames, results=results)
@@ -82,11 +82,14 @@ def write_plain_bundle(root: Path, sizes=(HW,), task="depth", note=NOTE) -> Path
                     reference=f"reference/{height}x{width}.npz",
                     inputs=[
                         TensorSpec(
-                            name="frame", dtype="uint8", shape=[1, height, width, 3], meaning="RGB"
+                            name="frame",
+                            dtype="uint8",
+                            shape=[batch, height, width, 3],
+                            meaning="RGB",
                         )
                     ],
                     outputs=[
-                        TensorSpec(name=task, dtype="float32", shape=[1, *shape], meaning=task)
+                        TensorSpec(name=task, dtype="float32", shape=[batch, *shape], meaning=task)
                     ],
                 )
             )

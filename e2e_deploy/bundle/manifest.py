@@ -16,6 +16,8 @@ from e2e_deploy.tasks import TASKS, Task
 
 SCHEMA = 4
 MANIFEST = "manifest.json"
+MAX_BATCH = 64
+"""Pictures a graph takes at once."""
 FREE = -1
 """A side of a tensor that the graph leaves open; ``GraphEntry.multiple_of`` says what it may be."""
 
@@ -60,17 +62,22 @@ class GraphEntry:
         """Frame size as (H, W)."""
         return self.frame_size[0], self.frame_size[1]
 
+    @property
+    def batch(self) -> int:
+        """Pictures it takes at once: N of ``inputs[0].shape``."""
+        return self.inputs[0].shape[0]
+
     def shapes(self, task: Task) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Shapes of its input and its result at ``frame_size``, without the batch axis."""
         if self.kind == "core":
             return (3, *self.frame_hw), (task.channels, *self.frame_hw)
         return (*self.frame_hw, 3), task.result_shape(*self.frame_hw)
 
-    def declared(self, task: Task) -> tuple[list[int], list[int]]:
-        """Shapes of the graph's input and output as they must stand in the manifest, with the batch axis."""
+    def declared(self, task: Task, batch: int) -> tuple[list[int], list[int]]:
+        """Shapes of its input and output for ``batch`` pictures, as they must stand in the manifest."""
 
         def free(shape: tuple[int, ...]) -> list[int]:
-            return [1, shape[0], FREE, FREE] if self.multiple_of else [1, *shape]
+            return [batch, shape[0], FREE, FREE] if self.multiple_of else [batch, *shape]
 
         takes, gives = self.shapes(task)
         return free(takes), free(gives)
@@ -298,7 +305,12 @@ def parse_manifest(text: str) -> Manifest:
                 f"{graph.onnx} in the manifest is a {graph.kind} graph with sides that are multiples of "
                 f"{graph.multiple_of}; expected fixed sides for frames"
             )
-        takes, gives = graph.declared(manifest.task_info)
+        batch = graph.inputs[0].shape[0] if graph.inputs and graph.inputs[0].shape else 1
+        if not 1 <= batch <= MAX_BATCH:
+            raise BundleError(
+                f"{graph.onnx} in the manifest takes {batch} pictures at once; expected 1 to {MAX_BATCH}"
+            )
+        takes, gives = graph.declared(manifest.task_info, batch)
         if (
             [spec.shape for spec in graph.inputs] != [takes]
             or [spec.shape for spec in graph.outputs] != [gives]

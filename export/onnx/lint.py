@@ -11,6 +11,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from e2e_deploy.bundle.manifest import MAX_BATCH
 from e2e_deploy.bundle.onnx_check import LARGEST_GRAPH, OPERATORS, check_graph
 from e2e_deploy.bundle.onnx_paths import external_locations
 from e2e_deploy.errors import E2EDeployError
@@ -47,7 +48,6 @@ INTEGERS = {
     ir.DataType.INT8,
     ir.DataType.BOOL,
 }
-LARGEST_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -126,9 +126,9 @@ def _shapes(model: ir.Model) -> Iterator[Finding]:
             yield Finding(str(value.name), "has no shape", "trace with shapes")
             continue
         batch, *sides = shape
-        if not isinstance(batch, int) or not 1 <= batch <= LARGEST_BATCH:
+        if not isinstance(batch, int) or not 1 <= batch <= MAX_BATCH:
             yield Finding(
-                str(value.name), f"has a batch of {batch}", f"1 to {LARGEST_BATCH} is expected"
+                str(value.name), f"has a batch of {batch}", f"1 to {MAX_BATCH} is expected"
             )
         for side in sides:
             known = side > 0 if isinstance(side, int) else side.value and side.value in given

@@ -140,17 +140,22 @@ class OrtBackend(OneAtATime):
                 )
         self.device = gpu.title if gpu else f"CPU, {options.intra_op_num_threads} threads"
         self._input, self._output = graph.inputs[0].name, graph.outputs[0].name
+        self._batch = graph.batch
 
     def __call__(self, frame: npt.NDArray[Any]) -> Result:
-        """Result of one frame, uint8 RGB [H, W, 3]; of a core graph's rgb float32 [3, H, W]."""
+        """Result of one frame, uint8 RGB [H, W, 3]; of a core graph's rgb float32 [3, H, W].
+
+        Where the graph takes N > 1 pictures at once, of [N, ...] of them.
+        """
         options = self._ort.RunOptions()
+        given = frame[None] if self._batch == 1 else frame
         try:
             with stoppable(lambda: setattr(options, "terminate", True)):
-                (batch,) = self._session.run([self._output], {self._input: frame[None]}, options)
+                (results,) = self._session.run([self._output], {self._input: given}, options)
         except Exception as error:
             what = f"{self._onnx} fails in ONNX Runtime"
             raise failed(what, error, E2EDeployError) from error
-        result: Result = batch[0]
+        result: Result = results[0] if self._batch == 1 else results
         return result
 
     def close(self) -> None:

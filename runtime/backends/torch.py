@@ -80,17 +80,18 @@ class TorchBackend(OneAtATime):
         self.device = "CUDA" if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
 
     def __call__(self, frame: npt.NDArray[np.uint8]) -> Result:
-        """Result of one frame, uint8 RGB [H, W, 3]."""
+        """Result of one frame, uint8 RGB [H, W, 3]; of [N, H, W, 3] where the graph takes N > 1 at once."""
         # cuDNN rounds the inputs of fp32 convolutions to 10 bits (TF32) unless it is told not to.
         exact = self._torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
         assert self._model is not None, "the backend is closed"
-        host_1HW3 = self._torch.from_numpy(np.ascontiguousarray(frame))[None]
+        single = frame.ndim == 3
+        host_NHW3 = self._torch.from_numpy(np.ascontiguousarray(frame[None] if single else frame))
         try:
             with self._torch.inference_mode(), exact:
-                result: Result = self._model(host_1HW3.to(self._device))[0].cpu().numpy()
+                results: Result = self._model(host_NHW3.to(self._device)).cpu().numpy()
         except RuntimeError as error:
             raise failed("the model fails in PyTorch", error, E2EDeployError) from error
-        return result
+        return results[0] if single else results
 
     def close(self) -> None:
         """Drop the model and its memory."""

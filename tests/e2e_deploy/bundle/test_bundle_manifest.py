@@ -255,3 +255,26 @@ def test_damaged_manifests_and_graphs_give_a_bundle_or_a_bundle_error(bundle):
         except BundleError:
             outcomes.add("refused")
     assert outcomes == {"opened", "refused"}
+
+
+@pytest.mark.parametrize("batch", [1, 2, 64])
+def test_a_graph_says_how_many_pictures_it_takes_at_once(tmp_path, batch):
+    opened = open_bundle(write_plain_bundle(tmp_path / "bundle", batch=batch))
+    (graph,) = opened.manifest.graphs
+    assert graph.batch == batch
+    assert opened.reference(graph)[0].shape == (2, 24, 32, 3)  # pictures, whatever the batch
+
+
+@pytest.mark.parametrize("batch", [0, 65, -1])
+def test_a_batch_that_no_graph_takes(bundle, batch):
+    def change(manifest):
+        for side in ("inputs", "outputs"):
+            manifest["graphs"][0][side][0]["shape"][0] = batch
+
+    edit_manifest(bundle, change)
+    refused(bundle, "expected 1 to 64")
+
+
+def test_a_batch_that_input_and_output_do_not_share(bundle):
+    edit_manifest(bundle, lambda m: m["graphs"][0]["outputs"][0]["shape"].__setitem__(0, 2))
+    refused(bundle, "with one input .* and one output")
