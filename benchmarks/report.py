@@ -15,6 +15,8 @@ from e2e_deploy.nvidia.hardware import cpu_name
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
+CHANGES = ["status", "--porcelain", "--", ".", ":!benchmarks/results"]
+"""Results are no code: several scripts may run one after the other on one commit."""
 PACKAGES = ("torch", "diffusers", "onnx", "onnxruntime-gpu", "tensorrt-rtx", "numpy", "mitsuba")
 
 
@@ -46,12 +48,12 @@ def commit() -> str:
         head, dirty = (
             subprocess.run(
                 ["git", *words],
-                cwd=HERE,  # wherever the script was started
+                cwd=HERE.parent,  # wherever the script was started
                 capture_output=True,
                 text=True,
                 check=True,
             )
-            for words in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain"])
+            for words in (["rev-parse", "--short=12", "HEAD"], CHANGES)
         )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

@@ -150,7 +150,7 @@ def main() -> None:
     arguments = parser.parse_args()
     splits = {split: FolderDataset(arguments.data, split) for split in ("test", "train")}
     test = Known(splits["test"], NUM_IMAGES)
-    scores, images = {}, {}
+    scores, images, cards = {}, {}, {}
     with tempfile.TemporaryDirectory() as work:
         for task in ("depth", "normals"):
             folder = bundled_checkpoint(task)
@@ -163,7 +163,7 @@ def main() -> None:
                 for f in folder.glob(f"{part}/*.safetensors")
             )
             text = card(task, scores[task], images[task], num_bytes / 2 / 1e6)
-            (folder / "README.md").write_text(text, encoding="utf-8")
+            cards[folder / "README.md"] = text
     write_result(
         "e2e_tiny_scores",
         {
@@ -172,6 +172,8 @@ def main() -> None:
             "scores": scores,
         },
     )
+    for path, text in cards.items():  # after the result, whose commit they change
+        path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

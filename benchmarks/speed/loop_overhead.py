@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 
 from benchmarks.accuracy.clips import Rgb, tiny_bundle
+from benchmarks.gain import gain
 from benchmarks.report import write_result
 from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.colormap import colour_depth
@@ -144,9 +145,11 @@ def rounds_of(
         "engine_in_the_loop": vars(report.latency),
         "p99_over_p50_in_the_loop": report.latency.p99_ms / report.latency.p50_ms,
         "ms_per_frame_median_of_rounds": per_frame_ms,
-        "loop_over_bare": float(np.median(np.array(seconds["ours"]) / seconds["bare"])),
-        "plain_over_bare": float(np.median(np.array(seconds["plain"]) / seconds["bare"])),
-        "diffusers_over_ours": float(np.median(np.array(seconds["diffusers"]) / seconds["ours"])),
+        "ours_against": {
+            name: gain(values, seconds["ours"])
+            for name, values in seconds.items()
+            if name != "ours" and not np.isnan(values).any()
+        },
     }
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from benchmarks.full_size import full_size_checkpoint
+from benchmarks.gain import gain
 from benchmarks.report import write_result
 from e2e_deploy.assets.pictures import reference_frames
 from e2e_deploy.export.graph.prepare import prepare
@@ -111,12 +112,10 @@ def compare(paths: dict[str, Path], frame_1HW3: np.ndarray, rounds: int) -> dict
             sessions[name].run(None, {"frame": frame_1HW3})
             seconds[name].append(time.perf_counter() - start)
     plain, special = (results[name].astype(np.float64) for name in ("plain", "specialised"))
-    medians = {name: float(np.median(values)) for name, values in seconds.items()}
     return {
         "peak_gib": memory,
         "latency": {name: vars(summarise(values)) for name, values in seconds.items()},
-        "ratio_of_medians": medians["plain"] / medians["specialised"],
-        "ratios_to_plain": {name: medians["plain"] / median for name, median in medians.items()},
+        "gains": {name: gain(seconds["plain"], each) for name, each in seconds.items()},
         "relative_difference": float(np.linalg.norm(special - plain) / np.linalg.norm(plain)),
     }
 

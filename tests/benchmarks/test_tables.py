@@ -136,3 +136,11 @@ def test_the_page_is_what_the_results_say():
     assert set(blocks) == set(tables.BLOCKS)
     assert all(page.count(f"<!-- begin {name} -->") == 1 for name in blocks)
     assert readme.fill(page, blocks) == page
+
+
+def test_every_result_is_of_a_clean_commit():
+    """Numbers of files that no commit holds cannot be repeated."""
+    for path in (ROOT / "benchmarks" / "results").glob("*.json"):
+        result = json.loads(path.read_text())
+        assert not result["commit"].endswith("-dirty"), path.name
+        assert result["command"].startswith("python "), path.name
