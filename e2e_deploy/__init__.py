@@ -12,7 +12,7 @@ Everything here is imported when it is first used: ``import e2e_deploy`` itself 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from e2e_deploy.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from e2e_deploy.bundle.bundle import Bundle as Bundle

@@ -11,14 +11,16 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"e2e_deploy": "e2e_deploy", "train": "e2e_deploy.train"}
 FOLDERS |= {"export": "e2e_deploy.export", "runtime": "e2e_deploy.runtime"}
-ROOMS = ("e2e_deploy.train", "e2e_deploy.export", "e2e_deploy.runtime", "e2e_deploy.cli")
+ROOMS = ("e2e_deploy.train", "e2e_deploy.export", "e2e_deploy.runtime")
+ROOMS += ("e2e_deploy.verbs", "e2e_deploy.cli")
 # room: the rooms it may import besides itself and what all share
 MAY_IMPORT = {
     "e2e_deploy": (),
     "e2e_deploy.train": (),
     "e2e_deploy.runtime": (),
     "e2e_deploy.export": ("e2e_deploy.runtime",),
-    "e2e_deploy.cli": ("e2e_deploy.train", "e2e_deploy.export", "e2e_deploy.runtime"),
+    "e2e_deploy.verbs": ("e2e_deploy.train", "e2e_deploy.export", "e2e_deploy.runtime"),
+    "e2e_deploy.cli": ROOMS,
 }
 HEAVY = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnx_ir", "safetensors")
 HEAVY += (
@@ -76,6 +78,8 @@ def room_of(name):
 
 @pytest.mark.parametrize(("name", "file"), MODULES)
 def test_rooms_import_only_what_they_may(name, file):
+    if name == "e2e_deploy":  # the public API hands names of every room on
+        return
     room = room_of(name)
     allowed = {room, "e2e_deploy", *MAY_IMPORT[room]}
     for other in imported(file):
@@ -138,6 +142,42 @@ def test_the_runtime_imports_without_the_heavy_packages():
 def test_importing_the_runtime_loads_none_of_them_where_they_are_installed():
     code = f"import sys, e2e_deploy.runtime\nprint(*set({HEAVY!r}) & set(sys.modules))"
     assert python(code).split() == []
+
+
+def test_importing_the_package_imports_no_other():
+    """Nor does it take time: the interpreter alone is measured beside it."""
+    code = "import sys\nbefore = set(sys.modules)\nimport e2e_deploy\nprint(*set(sys.modules) - before)"
+    loaded = {name.split(".")[0] for name in python(code).split()}
+    assert loaded <= {"e2e_deploy", *sys.stdlib_module_names}
+    code = "import time\nstart = time.perf_counter()\nimport e2e_deploy\nprint(time.perf_counter() - start)"
+    assert min(float(python(code)) for _ in range(5)) < 0.05
+
+
+def test_every_public_name_is_there_and_described():
+    import e2e_deploy
+
+    for name in e2e_deploy.__all__:
+        value = getattr(e2e_deploy, name)
+        assert name.startswith("__") or value.__doc__, name
+        assert name in dir(e2e_deploy)
+    with pytest.raises(AttributeError, match="no attribute 'paint'"):
+        e2e_deploy.paint  # noqa: B018
+
+
+def test_checkers_see_the_same_names():
+    """What type checkers read under TYPE_CHECKING is what __getattr__ finds."""
+    import e2e_deploy
+
+    tree = ast.parse((ROOT / "e2e_deploy" / "__init__.py").read_text())
+    (block,) = [n for n in tree.body if isinstance(n, ast.If)]
+    seen = {alias.name: node.module for node in block.body for alias in node.names}
+    found = {name: f"e2e_deploy.{where}" for name, where in e2e_deploy._WHERE.items()}
+    assert seen == found
+
+
+def test_benchmarks_do_not_import_the_command_line():
+    for file in sorted((ROOT / "benchmarks").rglob("*.py")):
+        assert not [o for o in imported(file) if room_of(o) == "e2e_deploy.cli"], file.name
 
 
 def test_help_works_without_the_heavy_packages():
