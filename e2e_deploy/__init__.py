@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from e2e_deploy.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from e2e_deploy.assets import READY_BUNDLE as READY_BUNDLE
     from e2e_deploy.bundle.bundle import Bundle as Bundle
     from e2e_deploy.bundle.bundle import open_bundle as open_bundle
     from e2e_deploy.errors import BundleError as BundleError
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 # name: the module it is in
 _WHERE = {
+    "READY_BUNDLE": "assets",
     "Bundle": "bundle.bundle",
     "open_bundle": "bundle.bundle",
     "export_bundle": "export.exporter",

@@ -1,5 +1,6 @@
 """The package as it is installed: what pyproject.toml lists against what is on disk."""
 
+import ast
 import re
 import shutil
 import subprocess
@@ -16,8 +17,11 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 import e2e_deploy
+from e2e_deploy.assets import READY_BUNDLE
 from e2e_deploy.assets.pictures import NAMES
+from e2e_deploy.bundle.bundle import open_bundle
 from e2e_deploy.cli import VERBS
+from e2e_deploy.nvidia.trt_api import LIBRARIES
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -43,7 +47,11 @@ def test_files_that_are_no_code_are_installed_too():
     for package, patterns in SETUPTOOLS["package-data"].items():
         top = ROOT.joinpath(*package.split("."))
         listed |= {path for pattern in patterns for path in top.glob(pattern)}
-    for name in ("py.typed", *(f"assets/{name}" for name in NAMES)):
+    bundle = open_bundle(READY_BUNDLE)
+    ready = (
+        f"assets/{READY_BUNDLE.name}/{name}" for name in ("manifest.json", *bundle.manifest.files)
+    )
+    for name in ("py.typed", *(f"assets/{name}" for name in NAMES), *ready):
         assert ROOT / "e2e_deploy" / name in listed
         assert (files("e2e_deploy") / name).is_file()
 
@@ -66,12 +74,52 @@ def test_the_plain_install_is_the_lean_runtime():
     }
 
 
-@pytest.mark.parametrize(
-    "extra",
-    ["export", "train", "tensorrt", "tensorrt-rtx", "video-gpu", "heif", "robotics", "all", "dev"],
-)
-def test_the_extras_that_messages_name(extra):
-    assert PROJECT["project"]["optional-dependencies"][extra]
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+FOR_PEOPLE = {"all", "dev"}
+"""Extras that hold others, and tools that no module of ours imports."""
+
+
+def code():
+    """Every module of the package, parsed."""
+    for folder in set(SETUPTOOLS["package-dir"].values()):
+        for file in (ROOT / folder).rglob("*.py"):
+            yield ast.parse(file.read_text(encoding="utf-8"))
+
+
+def required_by_name(tree):
+    """(module, extra) of each ``require("module", "extra")`` in a module; None for one that a variable holds."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "require":
+            yield tuple(a.value if isinstance(a, ast.Constant) else None for a in node.args)
+
+
+def imported(tree):
+    """Names of the packages that a module imports, by ``require`` too."""
+    names = [module for module, _ in required_by_name(tree) if module]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names.append(node.module or "")
+    return {part for name in names for part in (name.partition(".")[0], name.rpartition(".")[2])}
+
+
+def test_every_extra_is_imported_by_something():
+    found = set().union(*map(imported, code()), LIBRARIES.values())
+    for extra in EXTRAS.keys() - FOR_PEOPLE:
+        names = [Requirement(text).name.replace("-", "_") for text in EXTRAS[extra]]
+        assert {name.removesuffix("_python") for name in names} & found, extra
+
+
+def test_every_extra_that_messages_name_is_there():
+    named = {extra for tree in code() for _, extra in required_by_name(tree) if extra}
+    assert named | LIBRARIES.keys() | {"export", "train"} <= EXTRAS.keys() - FOR_PEOPLE
+
+
+def test_all_holds_what_one_machine_can_have():
+    (everything,) = map(Requirement, EXTRAS["all"])
+    # TensorRT needs a GPU and its own CUDA; TensorRT-RTX stands for both.
+    assert everything.extras == EXTRAS.keys() - FOR_PEOPLE - {"tensorrt"}
 
 
 @pytest.mark.parametrize(
@@ -183,9 +231,10 @@ class TestPlainInstall:
     def test_the_command_line(self, ran, tmp_path):
         assert ran("e2e-deploy", "--version").stdout.strip().endswith(e2e_deploy.__version__)
         assert ran("e2e-deploy", "doctor").returncode == 0
-        done = ran("e2e-deploy", "run", "photo.jpg", "--bundle", "my-bundle", "--out", "out")
+        done = ran("e2e-deploy", "run", "photo.jpg")
         assert done.returncode == 0, done.stderr
-        assert list((tmp_path / "out").glob("photo*.png"))
+        assert done.stderr.startswith("bundle: the packaged e2e-tiny depth")
+        assert list((tmp_path / "depth-out").glob("photo*.png"))
 
     def test_what_needs_an_extra_names_it(self, ran):
         for arguments, extra in (

@@ -18,7 +18,11 @@ YEAR_S = 365 * 86400.0
 
 @click.command("run")
 @click.argument("source")
-@click.option("--bundle", required=True, help="The bundle's folder.")
+@click.option(
+    "--bundle",
+    default=None,
+    help="The bundle's folder.  [default: the packaged e2e-tiny depth, to try things with]",
+)
 @options.backend
 @options.device
 @options.checkpoint
@@ -118,7 +122,7 @@ YEAR_S = 365 * 86400.0
 @options.as_json
 def command(
     source: str,
-    bundle: str,
+    bundle: str | None,
     backend: str,
     device: str,
     checkpoint: str | None,
@@ -148,6 +152,7 @@ def command(
     another than its best video stream), camera:0 (with ?size=480x640&fps=30&format=MJPG), rtsp://, or MPEG-TS over
     udp://, tcp:// or srt://, or test: for a moving pattern.
     """
+    from e2e_deploy.assets import READY_BUNDLE
     from e2e_deploy.bundle.bundle import open_bundle
     from e2e_deploy.cli.outputs import Outputs
     from e2e_deploy.cli.status import StatusLine, parity_json, print_parity, print_summary
@@ -170,7 +175,16 @@ def command(
         raise UsageError(
             "a point cloud (ply) needs --intrinsics, and --metric-points or --camera-height for metric depth"
         )
-    opened = open_bundle(bundle)
+    if bundle is None:
+        if rebuild_first:
+            raise UsageError(
+                "--rebuild writes plans into a bundle, and none is named: add --bundle"
+            )
+        click.echo(
+            "bundle: the packaged e2e-tiny depth, small and made for trying; --bundle names another",
+            err=True,
+        )
+    opened = open_bundle(bundle or READY_BUNDLE)
     if rebuild_first:
         opened = rebuild.rebuild_plans(opened, backend)
     has_use = backend == "torch" or parity_every is not None
