@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from e2e_deploy.export.exporter import export_bundle as export_bundle
     from e2e_deploy.runtime.checks.verify import verify_bundle as verify_bundle
     from e2e_deploy.runtime.engine import Engine as Engine
+    from e2e_deploy.runtime.engine import load as load
     from e2e_deploy.runtime.sources.picture_file import read_picture as read_picture
 
 # name: the module it is in
@@ -42,6 +43,7 @@ _WHERE = {
     "export_bundle": "export.exporter",
     "verify_bundle": "runtime.checks.verify",
     "Engine": "runtime.engine",
+    "load": "runtime.engine",
     "read_picture": "runtime.sources.picture_file",
 }
 _WHERE |= dict.fromkeys(

@@ -1,5 +1,6 @@
 """Engine: what a user loads. Opens a bundle, picks a backend and a graph, maps frames to results."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -100,44 +101,6 @@ class Engine(Closing):
         self.reason = reason
         self._fit: Fit | None = None
 
-    @classmethod
-    def load(
-        cls,
-        bundle: str | Path | Bundle,
-        *,
-        backend: str = "auto",
-        device: str = "auto",
-        frame_size: tuple[int, int] | None = None,
-    ) -> "Engine":
-        """Load a bundle.
-
-        Args:
-            bundle: its folder, or an opened Bundle.
-            backend: auto, onnxruntime, torch, tensorrt or tensorrt-rtx. A named backend that is not here is an
-                error. With auto a fitting engine of the bundle where a GPU is, else ONNX Runtime; ``reason`` says why.
-            device: auto, cpu or cuda.
-            frame_size: (H, W) of the graph to load; needed only when the bundle holds several.
-
-        Raises:
-            BundleError: not a bundle, damaged, or changed after it was written.
-            UnavailableError: the backend or device is not here.
-            UsageError: an unknown backend, or a frame size that the bundle does not hold.
-        """
-        opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-        graph = opened.graph_for(frame_size) if frame_size else opened.manifest.graphs[0]
-        if graph.kind != "frame":
-            raise UsageError(
-                f"{opened.root} holds a core graph, rgb to result at the processing size, and an engine takes frames; "
-                "export without --graph core"
-            )
-        if backend != "auto" and backend not in BACKENDS:
-            raise UsageError(
-                f"unknown backend {backend!r}; the backends are auto, {', '.join(BACKENDS)}"
-            )
-        if backend == "auto":
-            return cls(opened, graph, *_choose(opened, graph, device))
-        return cls(opened, graph, BACKENDS[backend](opened, graph, device), "named by you")
-
     def __call__(self, frame: npt.NDArray[np.uint8]) -> Result:
         """Depth float32 [H, W] or normals float32 [H, W, 3] of a frame.
 
@@ -208,3 +171,44 @@ class Engine(Closing):
     def close(self) -> None:
         """Release the backend."""
         self.backend.close()
+
+
+def load(
+    bundle: str | Path | Bundle,
+    *,
+    backend: str = "auto",
+    device: str = "auto",
+    frame_size: tuple[int, int] | None = None,
+    checkpoint: str | Path | None = None,
+) -> "Engine":
+    """Load a bundle.
+
+    Args:
+        bundle: its folder, or an opened Bundle.
+        backend: auto, onnxruntime, torch, tensorrt or tensorrt-rtx. A named backend that is not here is an
+            error. With auto a fitting engine of the bundle where a GPU is, else ONNX Runtime; ``reason`` says why.
+        device: auto, cpu or cuda.
+        frame_size: (H, W) of the graph to load; needed only when the bundle holds several.
+        checkpoint: what the bundle was exported from, for torch; else only a folder here is opened for it.
+
+    Raises:
+        BundleError: not a bundle, damaged, or changed after it was written.
+        UnavailableError: the backend or device is not here.
+        UsageError: an unknown backend, or a frame size that the bundle does not hold.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    if checkpoint is not None:
+        opened = replace(opened, checkpoint=str(checkpoint))
+    graph = opened.graph_for(frame_size) if frame_size else opened.manifest.graphs[0]
+    if graph.kind != "frame":
+        raise UsageError(
+            f"{opened.root} holds a core graph, rgb to result at the processing size, and an engine takes frames; "
+            "export without --graph core"
+        )
+    if backend != "auto" and backend not in BACKENDS:
+        raise UsageError(
+            f"unknown backend {backend!r}; the backends are auto, {', '.join(BACKENDS)}"
+        )
+    if backend == "auto":
+        return Engine(opened, graph, *_choose(opened, graph, device))
+    return Engine(opened, graph, BACKENDS[backend](opened, graph, device), "named by you")

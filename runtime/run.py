@@ -24,7 +24,7 @@ from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.errors import E2EDeployError, UsageError
 from e2e_deploy.runtime.backends.backend import GpuPicture, Picture, Result
 from e2e_deploy.runtime.backends.tensorrt.transfers import Count, Counts, Transfers
-from e2e_deploy.runtime.engine import Engine
+from e2e_deploy.runtime.engine import Engine, load
 from e2e_deploy.runtime.fit import Fit, best_size
 from e2e_deploy.runtime.lanes import Lane
 from e2e_deploy.runtime.sinks.sink import Sink, known_pixels
@@ -131,8 +131,8 @@ def run_source(
         bundle: an opened bundle; of several frame sizes the one that fits the first frame best is used.
         source: frames.
         sinks: take the results at the frames' own size.
-        backend: as Engine.load.
-        device: as Engine.load.
+        backend: as ``load``.
+        device: as ``load``.
         engine: one that is loaded already; it stays open, and ``backend`` and ``device`` do not count.
         steps: applied to every result in turn before the sinks get it.
         watch: called with engine, engine frame and its result in the engine's thread.
@@ -143,8 +143,8 @@ def run_source(
         SourceError: the source is damaged or was lost; sinks are closed first.
         E2EDeployError: no sink is left that can write, or what a step, ``watch`` or the engine raised.
     """
-    load = partial(Engine.load, bundle, backend=backend, device=device)
-    return _Run(bundle, source, sinks, engine, load, steps, watch, limit, on_frame).run()
+    loader = partial(load, bundle, backend=backend, device=device)
+    return _Run(bundle, source, sinks, engine, loader, steps, watch, limit, on_frame).run()
 
 
 @dataclass

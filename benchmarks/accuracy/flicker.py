@@ -19,6 +19,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+import e2e_deploy as e2e
 from benchmarks.accuracy.clips import (
     REAL,
     Map,
@@ -33,7 +34,6 @@ from e2e_deploy.bundle.bundle import open_bundle
 from e2e_deploy.colormap import DisplayRange
 from e2e_deploy.frames import parse_size
 from e2e_deploy.metrics import align_scale_shift, depth_metrics
-from e2e_deploy.runtime import Engine
 from e2e_deploy.runtime.steps.steady import Stabiliser
 
 SCENE_SEEDS = (2_000_001, 2_000_005, 2_000_012, 2_000_021, 2_000_034)
@@ -200,7 +200,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     rows: list[dict[str, Any]] = []
     simulated: list[list[Map]] = []
-    with Engine.load(bundle) as engine:
+    with e2e.load(bundle) as engine:
         for seed in SCENE_SEEDS[: arguments.scenes]:
             clip = rendered_clip(seed, arguments.frames, size)
             simulated.append(as_a_model_would(clip, rng))

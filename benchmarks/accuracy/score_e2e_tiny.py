@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+import e2e_deploy as e2e
 from benchmarks.accuracy.baselines import best_plane, mean_normal
 from benchmarks.report import RESULTS, write_result
 from e2e_deploy.export.exporter import export_bundle
 from e2e_deploy.model.checkpoint import CARD as FACTS
 from e2e_deploy.model.checkpoint import open_checkpoint
 from e2e_deploy.model.tiny import bundled_checkpoint
-from e2e_deploy.runtime import Engine
 from e2e_deploy.train.data.folder import FolderDataset
 from e2e_deploy.train.data.sample import Sample
 from e2e_deploy.train.evaluate import Predict, evaluate
@@ -91,7 +91,7 @@ def score(task: str, held_out: Known, seen: Known, work: Path) -> dict[str, Any]
     folder = bundled_checkpoint(task)
     sizes = [held_out.read(0).rgb.shape[:2]]
     bundle = export_bundle(open_checkpoint(folder), work / task, frame_sizes=sizes)
-    with Engine.load(bundle, backend="onnxruntime", device="cpu") as engine:
+    with e2e.load(bundle, backend="onnxruntime", device="cpu") as engine:
         found: dict[str, Any] = {
             "held_out": measured(engine.predict, held_out, task),
             "seen_in_training": measured(engine.predict, seen, task),

@@ -8,13 +8,13 @@ The Motorcycle of Middlebury 2014 (scikit-image), through an exported fp32 bundl
 import tempfile
 from pathlib import Path
 
+import e2e_deploy as e2e
 from benchmarks.report import write_result
 from e2e_deploy.cli.show import constant_abs_rel, find_motorcycle
 from e2e_deploy.export.exporter import export_bundle
 from e2e_deploy.metrics import depth_metrics
 from e2e_deploy.model.checkpoint import open_checkpoint
 from e2e_deploy.model.tiny import bundled_checkpoint
-from e2e_deploy.runtime import Engine
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         checkpoint = open_checkpoint(bundled_checkpoint("depth"))
         bundle = export_bundle(checkpoint, Path(work) / "bundle", frame_sizes=[size])
-        with Engine.load(bundle, backend="onnxruntime", device="cpu") as engine:
+        with e2e.load(bundle, backend="onnxruntime", device="cpu") as engine:
             found = depth_metrics(engine(photo.rgb), photo.depth_m, photo.valid)
     write_result(
         "e2e_tiny_photo",

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+import e2e_deploy as e2e
 from benchmarks.gain import gain
 from benchmarks.peer import Peer
 from benchmarks.report import write_result
@@ -21,7 +22,6 @@ from e2e_deploy.assets.pictures import reference_frames
 from e2e_deploy.export.exporter import export_bundle
 from e2e_deploy.model.checkpoint import open_checkpoint
 from e2e_deploy.model.tiny import build_tiny, bundled_checkpoint
-from e2e_deploy.runtime import Engine
 from e2e_deploy.runtime.timing import summarise
 
 OWN_SIZE = [
@@ -43,7 +43,7 @@ def agreement(folder: Path, task: str, work: Path) -> list[dict[str, Any]]:
             open_checkpoint(folder), work / "bundle", frame_sizes=[hw], resolution=resolution
         )
         frame = reference_frames(hw, 1)[0]
-        with Engine.load(bundle, backend="onnxruntime", device="cpu") as engine:
+        with e2e.load(bundle, backend="onnxruntime", device="cpu") as engine:
             difference = np.abs(engine(frame) - Peer(folder, task, resolution)(frame))
         rows.append(
             {
@@ -72,7 +72,7 @@ def speed(hw: tuple[int, int], rounds: int, work: Path) -> dict[str, Any]:
             pad=pad,
         )
         seen[name] = bundle.manifest.graphs[0].processing_size
-        engines[name] = Engine.load(bundle, backend="onnxruntime", device="cpu")
+        engines[name] = e2e.load(bundle, backend="onnxruntime", device="cpu")
         seconds[name] = []
     for turn in range(rounds + 2):
         for name in sorted(engines, reverse=bool(turn % 2)):

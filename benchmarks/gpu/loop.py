@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+import e2e_deploy as e2e
 from benchmarks.gpu.contenders.in_torch import RECIPES, Bodies, Contender, build
 from benchmarks.gpu.contenders.of_bundles import LIBRARIES, make_bundle, require_backend
 from benchmarks.gpu.timing import Device, exact_and_tuned, in_words
@@ -177,7 +178,7 @@ def run_loop(
         held = bundle
         if name in LIBRARIES:
             held = rebuild_plan(bundle, bundle.manifest.graphs[0], name)
-        return Engine.load(held, backend=name, device=device.name)
+        return e2e.load(held, backend=name, device=device.name)
 
     rows: dict[str, Any] = {}
     for name in (*BACKENDS, IN_TORCH, *(library + GPU_DECODED for library in LIBRARIES)):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+import e2e_deploy as e2e
 from benchmarks.gain import gain
 from benchmarks.peer import Peer
 from benchmarks.report import write_result
@@ -21,7 +22,6 @@ from e2e_deploy.export.exporter import export_bundle
 from e2e_deploy.frames import parse_size
 from e2e_deploy.model.checkpoint import open_checkpoint
 from e2e_deploy.model.tiny import bundled_checkpoint
-from e2e_deploy.runtime import Engine
 from e2e_deploy.runtime.timing import summarise
 
 PAUSE_S = 0.5
@@ -45,7 +45,7 @@ def main() -> None:
             frame_sizes=[(height, width)],
             resolution=0,
         )
-        with Engine.load(bundle, backend="onnxruntime", device="cpu") as engine:
+        with e2e.load(bundle, backend="onnxruntime", device="cpu") as engine:
             difference = max(float(np.abs(engine(f) - with_diffusers(f)).max()) for f in frames)
             ours, theirs = [], []
             for turn in range(arguments.rounds + 2):

@@ -18,6 +18,7 @@ import av
 import cv2
 import numpy as np
 
+import e2e_deploy as e2e
 from benchmarks.accuracy.clips import Rgb, tiny_bundle
 from benchmarks.gain import gain
 from benchmarks.report import write_result
@@ -118,7 +119,7 @@ def rounds_of(
     seconds: dict[str, list[float]] = {"bare": [], "ours": [], "plain": [], "diffusers": []}
     engine_s: list[float] = []
     report = None
-    with Engine.load(bundle) as engine:
+    with e2e.load(bundle) as engine:
         for turn in range(rounds + 1):
             kept: list[float] = []
             bare(engine, frames, kept)

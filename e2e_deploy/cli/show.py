@@ -13,7 +13,7 @@ from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.colormap import colour_depth
 from e2e_deploy.errors import UnavailableError
 from e2e_deploy.metrics import DepthMetrics, depth_from_disparity, depth_metrics
-from e2e_deploy.runtime.engine import Engine
+from e2e_deploy.runtime.engine import load
 from e2e_deploy.runtime.run import run_source
 from e2e_deploy.runtime.sinks.sink import Painter
 from e2e_deploy.runtime.sinks.video_sink import VideoSink
@@ -69,7 +69,7 @@ def find_clip() -> Path:
 
 def predict(bundle: Bundle, rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """The first graph's result at the picture's own size."""
-    with Engine.load(bundle) as engine:
+    with load(bundle) as engine:
         return engine.predict(rgb)
 
 

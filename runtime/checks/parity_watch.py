@@ -16,7 +16,7 @@ import numpy.typing as npt
 from e2e_deploy.errors import CheckpointError, E2EDeployError, ParityError, UnavailableError
 from e2e_deploy.limits import LIMITS, Limit, Parity, measure_parity
 from e2e_deploy.runtime.backends.backend import Result
-from e2e_deploy.runtime.engine import Engine
+from e2e_deploy.runtime.engine import Engine, load
 from e2e_deploy.runtime.lanes import Lane
 from e2e_deploy.system.files import whole_file
 
@@ -31,7 +31,7 @@ def torch_reference(engine: Engine) -> Reference:
         UnavailableError: torch is not installed.
         CheckpointError: the checkpoint is not here.
     """
-    return Engine.load(engine.bundle, backend="torch", frame_size=engine.frame_size)
+    return load(engine.bundle, backend="torch", frame_size=engine.frame_size)
 
 
 def limit_of(engine: Engine) -> Limit:

@@ -13,7 +13,7 @@ from e2e_deploy.errors import UsageError
 from e2e_deploy.limits import LIMITS, Limit, Parity, measure_parity
 from e2e_deploy.runtime.backends.backend import Backend
 from e2e_deploy.runtime.backends.onnxruntime import OrtBackend
-from e2e_deploy.runtime.engine import Engine
+from e2e_deploy.runtime.engine import load
 from e2e_deploy.system.interrupts import interruptible
 
 
@@ -68,9 +68,7 @@ def open_backend(bundle: Bundle, graph: GraphEntry, backend: str, device: str) -
         BundleError: the backend refuses the graph.
     """
     if graph.kind == "frame":
-        return Engine.load(
-            bundle, backend=backend, device=device, frame_size=graph.frame_hw
-        ).backend
+        return load(bundle, backend=backend, device=device, frame_size=graph.frame_hw).backend
     if backend not in ("auto", "onnxruntime"):
         raise UsageError(f"a core graph is verified with onnxruntime only, not with {backend}")
     return OrtBackend(bundle, graph, device)

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
+import e2e_deploy as e2e
 from e2e_deploy.bundle.bundle import open_bundle
 from e2e_deploy.cli.verbs.export import default_out
 from e2e_deploy.errors import BundleError, UnavailableError
 from e2e_deploy.export.onnx import trace
 from e2e_deploy.nvidia.hardware import cuda_device_count
-from e2e_deploy.runtime import Engine
 from tests.small_checkpoint import write_small
 
 MAIN = "from e2e_deploy.cli import main; main()"
@@ -82,7 +82,7 @@ def test_half_precision_ends_in_an_engine(cli, tiny_depth, tmp_path, monkeypatch
     assert manifest.opset == 21
     assert (entry.backend, entry.target, entry.precision) == ("tensorrt-rtx", "sm80+", "fp16")
     assert (entry.options["level"], entry.options["workspace_bytes"]) == (2, 512 << 20)
-    with Engine.load(tmp_path / "b", device="cpu") as engine:
+    with e2e.load(tmp_path / "b", device="cpu") as engine:
         assert engine.backend.name == "onnxruntime"
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 
+import e2e_deploy as e2e
 from e2e_deploy.bundle.bundle import open_bundle
 from e2e_deploy.errors import BundleError, E2EDeployError, ParityError, UnavailableError, UsageError
 from e2e_deploy.export import exporter
@@ -15,7 +16,6 @@ from e2e_deploy.export.onnx import trace
 from e2e_deploy.limits import Limit
 from e2e_deploy.model.checkpoint import open_checkpoint
 from e2e_deploy.model.tiny import bundled_checkpoint
-from e2e_deploy.runtime import Engine
 from tests.e2e_deploy.model.test_single_step import peer
 
 SIZES, RESOLUTION = [(32, 48), (36, 32)], 40
@@ -76,7 +76,7 @@ def test_the_engine_agrees_with_diffusers(request, photo, checkpoint, resolution
     task = checkpoint.partition("_")[2]
     expected = peer(request.getfixturevalue(checkpoint), task, photo, resolution=resolution)
     bundle = request.getfixturevalue(f"{task}_bundle")
-    with Engine.load(bundle, backend="onnxruntime", device="cpu") as engine:
+    with e2e.load(bundle, backend="onnxruntime", device="cpu") as engine:
         np.testing.assert_allclose(engine(photo), expected, atol=1e-4)
     assert np.ptp(expected) > 0.01
 
@@ -100,7 +100,7 @@ def test_weights_beside_the_graph_change_nothing(
     frame = rng.integers(0, 256, (*SIZES[0], 3), dtype=np.uint8)
 
     def result(bundle):
-        with Engine.load(bundle, device="cpu", frame_size=SIZES[0]) as engine:
+        with e2e.load(bundle, device="cpu", frame_size=SIZES[0]) as engine:
             return engine(frame)
 
     def export(name):
@@ -224,4 +224,4 @@ def test_bf16_is_verified_in_torch_because_no_cpu_runs_it_in_onnx_runtime(task, 
     with pytest.raises(
         UnavailableError, match=r"no bf16 kernels for this device .*another precision"
     ):
-        Engine.load(bundle, backend="onnxruntime", device="cpu")
+        e2e.load(bundle, backend="onnxruntime", device="cpu")

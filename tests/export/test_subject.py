@@ -6,6 +6,7 @@ import onnxruntime
 import pytest
 import torch
 
+import e2e_deploy as e2e
 from e2e_deploy.assets.pictures import reference_frames
 from e2e_deploy.bundle.bundle import open_bundle
 from e2e_deploy.bundle.manifest import FREE
@@ -16,7 +17,6 @@ from e2e_deploy.model.checkpoint import open_checkpoint
 from e2e_deploy.model.families import FAMILIES
 from e2e_deploy.model.loading import load_model
 from e2e_deploy.model.single_step import FrameModel, SingleStepModel
-from e2e_deploy.runtime import Engine
 from e2e_deploy.runtime.checks.verify import verify_bundle
 from tests.plain_bundle import edit_manifest
 from tests.small_checkpoint import NETWORK_STRIDE, STRIDE, write_small
@@ -177,7 +177,7 @@ def test_one_dynamic_graph_equals_torch_at_every_size(dynamic, plain):
 @pytest.mark.slow
 def test_a_core_bundle_is_no_engine(dynamic):
     with pytest.raises(UsageError, match="core graph, .* and an engine takes frames; export with"):
-        Engine.load(dynamic, device="cpu")
+        e2e.load(dynamic, device="cpu")
     with pytest.raises(UsageError, match="verified with onnxruntime only, not with torch"):
         verify_bundle(dynamic, "torch")
 

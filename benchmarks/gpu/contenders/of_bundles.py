@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import e2e_deploy as e2e
 from benchmarks.full_size import full_size_checkpoint
 from benchmarks.gpu.contenders.in_torch import Contender
 from e2e_deploy.bundle.bundle import Bundle, open_bundle
@@ -21,7 +22,6 @@ from e2e_deploy.model.tiny import bundled_checkpoint
 from e2e_deploy.nvidia.hardware import cuda_device_count
 from e2e_deploy.nvidia.trt_api import find_api
 from e2e_deploy.packages import import_onnxruntime
-from e2e_deploy.runtime import Engine
 from e2e_deploy.runtime.backends.ort_gpu import GpuProvider, find_gpu_provider
 
 LIBRARIES = ("tensorrt", "tensorrt-rtx")
@@ -137,7 +137,7 @@ def build_plan(bundle: Bundle, library: str) -> Contender:
     """
     require_backend(library, "cuda")
     bundle = rebuild_plan(bundle, bundle.manifest.graphs[0], library)
-    engine = Engine.load(bundle, backend=library)
+    engine = e2e.load(bundle, backend=library)
     on_host: dict[int, Any] = {}
 
     def call(frame_1HW3: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ def command(
     from e2e_deploy.assets.pictures import reference_frames
     from e2e_deploy.bundle.bundle import open_bundle
     from e2e_deploy.runtime.checks.bench import at_rate, compare, find_peak, resident_mib
-    from e2e_deploy.runtime.engine import Engine
+    from e2e_deploy.runtime.engine import load
     from e2e_deploy.runtime.timing import WARM_UP, measure
     from e2e_deploy.system.interrupts import interruptible
 
@@ -87,7 +87,7 @@ def command(
 
     def time_all() -> None:
         for size in opened.manifest.frame_sizes:
-            with Engine.load(opened, backend=backend, device=device, frame_size=size) as engine:
+            with load(opened, backend=backend, device=device, frame_size=size) as engine:
                 frames = list(reference_frames(size))
                 latency = measure(engine, frames, count=count)
                 row: dict[str, Any] = {
@@ -100,9 +100,7 @@ def command(
                     "per_second": latency.per_second,
                 }
                 if against is not None:
-                    with Engine.load(
-                        opened, backend=against, device=device, frame_size=size
-                    ) as other:
+                    with load(opened, backend=against, device=device, frame_size=size) as other:
                         ours, theirs = compare(engine, other, frames, count=count)
                         row["against"] = {
                             "backend": other.backend.name,

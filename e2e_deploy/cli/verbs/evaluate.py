@@ -100,10 +100,10 @@ def command(
 
 
 def _bundle(folder: str, backend: str, device: str) -> "tuple[Any, Predict]":
-    from e2e_deploy.runtime.engine import Engine
+    from e2e_deploy.runtime.engine import load
     from e2e_deploy.runtime.fit import Fit
 
-    engine = Engine.load(folder, backend=backend, device=device)
+    engine = load(folder, backend=backend, device=device)
     click.echo(f"backend: {engine.describe()}", err=True)
 
     def predict(frame: Any) -> Any:

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+import e2e_deploy as e2e
 from e2e_deploy.errors import BundleError, PlanMismatchError, UnavailableError
 from e2e_deploy.runtime import engine as engine_module
-from e2e_deploy.runtime.engine import Engine
 from tests import fake_gpu
 from tests.plain_bundle import HW, plain_depth, rehash, write_plain_bundle
 from tests.runtime.fake_plans import add_plan, frames
@@ -21,7 +21,7 @@ def gpu(monkeypatch, tmp_path):
 
 def test_a_fitting_engine_is_preferred(gpu, root, engine, rng):
     driver = gpu("tensorrt")
-    with Engine.load(root) as loaded:
+    with e2e.load(root) as loaded:
         assert loaded.backend.name == "tensorrt"
         assert loaded.describe().endswith("the bundle's plan fits this GPU)")
         picture = frames(rng)[0]
@@ -32,10 +32,10 @@ def test_a_fitting_engine_is_preferred(gpu, root, engine, rng):
 def test_tensorrt_comes_before_tensorrt_rtx(gpu, root):
     add_plan(root, backend="tensorrt-rtx", gpu="")
     gpu("tensorrt", "tensorrt-rtx")
-    with Engine.load(root) as loaded:
+    with e2e.load(root) as loaded:
         assert loaded.backend.name == "tensorrt-rtx"
     add_plan(root)
-    with Engine.load(root) as loaded:
+    with e2e.load(root) as loaded:
         assert loaded.backend.name == "tensorrt"
 
 
@@ -43,7 +43,7 @@ def test_the_second_library_is_taken_where_the_first_does_not_fit(gpu, root):
     add_plan(root, version="10.13.2")
     add_plan(root, backend="tensorrt-rtx", gpu="")
     gpu("tensorrt", "tensorrt-rtx")
-    with Engine.load(root) as loaded:
+    with e2e.load(root) as loaded:
         assert loaded.backend.name == "tensorrt-rtx"
 
 
@@ -59,34 +59,34 @@ def test_an_engine_that_does_not_fit_is_said(gpu, root, facts, libraries, why, m
     add_plan(root, **facts)
     driver = gpu(*libraries)
     monkeypatch.setattr("e2e_deploy.runtime.backends.onnxruntime.cuda_device_count", lambda: 0)
-    with Engine.load(root) as loaded:
+    with e2e.load(root) as loaded:
         assert loaded.backend.name == "onnxruntime"
         assert why in loaded.describe()
     assert driver.live == {}
     with pytest.raises(PlanMismatchError if libraries else UnavailableError, match=why):
-        Engine.load(root, backend="tensorrt")
+        e2e.load(root, backend="tensorrt")
 
 
 def test_no_engine_for_the_frame_size(gpu, root, engine):
     gpu("tensorrt")
     other = write_plain_bundle(root.parent / "other")
-    with Engine.load(other, device="cpu") as loaded:
+    with e2e.load(other, device="cpu") as loaded:
         assert "the bundle has no plan for this frame size" in loaded.describe()
 
 
 def test_a_named_device_decides(gpu, root, engine):
     gpu("tensorrt")
-    with Engine.load(root, device="cpu") as loaded:
+    with e2e.load(root, device="cpu") as loaded:
         assert loaded.backend.name == "onnxruntime"
         assert loaded.reason == "the CPU was asked for"
 
 
 def test_without_a_gpu(root, engine, monkeypatch):
     monkeypatch.setattr(engine_module, "cuda_device_count", lambda: 0)
-    with Engine.load(root, device="cpu", frame_size=HW) as loaded:
+    with e2e.load(root, device="cpu", frame_size=HW) as loaded:
         assert loaded.backend.name == "onnxruntime"
     monkeypatch.setattr("e2e_deploy.runtime.backends.onnxruntime.cuda_device_count", lambda: 0)
-    with Engine.load(root) as loaded:
+    with e2e.load(root) as loaded:
         assert loaded.reason == "no NVIDIA GPU for the bundle's plans"
 
 
@@ -95,7 +95,7 @@ def test_an_engine_that_cannot_be_trusted_is_no_reason_for_another_backend(gpu, 
     engine.write_bytes(engine.read_bytes()[:-20])
     rehash(root, engine.relative_to(root).as_posix())
     with pytest.raises(BundleError, match="damaged"):
-        Engine.load(root)
+        e2e.load(root)
     engine.chmod(0o666)
     with pytest.raises(BundleError, match="can be written by other users"):
-        Engine.load(root)
+        e2e.load(root)

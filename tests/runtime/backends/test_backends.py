@@ -7,6 +7,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import e2e_deploy as e2e
 from e2e_deploy.bundle.bundle import open_bundle
 from e2e_deploy.errors import (
     BundleError,
@@ -16,7 +17,6 @@ from e2e_deploy.errors import (
     UsageError,
 )
 from e2e_deploy.limits import LIMITS, measure_parity
-from e2e_deploy.runtime import Engine
 from e2e_deploy.runtime.backends import onnxruntime as ort_backend
 from tests.plain_bundle import HW, edit_manifest, plain_model, rehash, write_plain_bundle
 
@@ -29,7 +29,7 @@ ON_CPU = ("onnxruntime", "torch")
 def test_every_backend_agrees_with_the_stored_reference(request, task, backend):
     bundle = open_bundle(request.getfixturevalue(f"{task}_bundle"))
     frames, references = bundle.reference(bundle.manifest.graphs[0])
-    with Engine.load(bundle, backend=backend, device="cpu") as engine:
+    with e2e.load(bundle, backend=backend, device="cpu") as engine:
         for frame, reference in zip(frames, references, strict=True):
             parity = measure_parity(task, engine(frame), reference)
             assert parity.breaks(LIMITS[backend, "fp32"]) == []
@@ -38,17 +38,17 @@ def test_every_backend_agrees_with_the_stored_reference(request, task, backend):
 
 @pytest.mark.parametrize("backend", ON_CPU)
 def test_results_have_the_conventions_of_their_task(normals_bundle, depth_bundle, photo, backend):
-    with Engine.load(depth_bundle, backend=backend, device="cpu") as engine:
+    with e2e.load(depth_bundle, backend=backend, device="cpu") as engine:
         depth = engine(photo)
     assert depth.min() >= -1e-6
     assert depth.max() <= 1 + 1e-6
-    with Engine.load(normals_bundle, backend=backend, device="cpu") as engine:
+    with e2e.load(normals_bundle, backend=backend, device="cpu") as engine:
         lengths = np.linalg.norm(engine(photo), axis=2)
     np.testing.assert_allclose(lengths, 1, atol=1e-5)
 
 
 def test_a_real_graph_takes_views(depth_bundle, photo):
-    with Engine.load(depth_bundle, device="cpu") as engine:
+    with e2e.load(depth_bundle, device="cpu") as engine:
         mirrored = photo[:, ::-1]
         np.testing.assert_array_equal(engine(mirrored), engine(np.ascontiguousarray(mirrored)))
 
@@ -56,7 +56,7 @@ def test_a_real_graph_takes_views(depth_bundle, photo):
 def test_torch_refuses_a_checkpoint_that_changed(depth_bundle, tmp_path, bundle_copy):
     edit_manifest(bundle_copy, lambda m: m["checkpoint"].update(sha256="0" * 64))
     with pytest.raises(CheckpointError, match="is not the checkpoint this bundle was exported"):
-        Engine.load(bundle_copy, backend="torch")
+        e2e.load(bundle_copy, backend="torch")
 
 
 def test_torch_without_its_checkpoint(tmp_path):
@@ -64,22 +64,22 @@ def test_torch_without_its_checkpoint(tmp_path):
     with pytest.raises(
         CheckpointError, match="plain, which is no folder here, and nothing is fetched"
     ):
-        Engine.load(bundle, backend="torch")
+        e2e.load(bundle, backend="torch")
 
 
 def test_torch_on_a_device_that_is_not_here(depth_bundle, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UnavailableError, match="torch sees no CUDA device"):
-        Engine.load(depth_bundle, backend="torch", device="cuda")
+        e2e.load(depth_bundle, backend="torch", device="cuda")
     with pytest.raises(UsageError, match="unknown device"):
-        Engine.load(depth_bundle, backend="torch", device="npu")
+        e2e.load(depth_bundle, backend="torch", device="npu")
 
 
 def test_torch_computes_without_tf32(depth_bundle, monkeypatch):
     import torch
 
     allowed = []
-    with Engine.load(depth_bundle, backend="torch", device="cpu") as engine:
+    with e2e.load(depth_bundle, backend="torch", device="cpu") as engine:
         monkeypatch.setattr(
             "e2e_deploy.model.single_step.FrameModel.forward",
             lambda _self, frame: (
@@ -108,7 +108,7 @@ def test_what_fails_in_torch_is_one_sentence(depth_bundle, monkeypatch, photo, s
     def fails(self, frame):
         raise RuntimeError(said + "\nat somewhere")
 
-    with Engine.load(depth_bundle, backend="torch", device="cpu") as engine:
+    with e2e.load(depth_bundle, backend="torch", device="cpu") as engine:
         monkeypatch.setattr("e2e_deploy.model.single_step.FrameModel.forward", fails)
         with pytest.raises(kind, match="the model fails in PyTorch") as caught:
             engine(photo)
@@ -119,7 +119,7 @@ def test_what_fails_in_torch_is_one_sentence(depth_bundle, monkeypatch, photo, s
 def test_torch_that_is_not_installed(depth_bundle, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     with pytest.raises(UnavailableError, match=r"pip install 'e2e-deploy\[export\]'"):
-        Engine.load(depth_bundle, backend="torch")
+        e2e.load(depth_bundle, backend="torch")
 
 
 def test_a_graph_that_onnx_runtime_refuses(tmp_path):
@@ -129,7 +129,7 @@ def test_a_graph_that_onnx_runtime_refuses(tmp_path):
     (bundle / GRAPH).write_bytes(model.SerializeToString())
     rehash(bundle, GRAPH)
     with pytest.raises(BundleError, match=f"cannot load {GRAPH}") as caught:
-        Engine.load(bundle)
+        e2e.load(bundle)
     assert "\n" not in str(caught.value)
 
 
@@ -169,14 +169,14 @@ def test_more_memory_than_is_free_is_an_error_and_no_kill(tmp_path, monkeypatch,
         "e2e_deploy.runtime.backends.ort_memory.available_memory_bytes", lambda: 2**25
     )
     with (
-        Engine.load(bundle, device="cpu") as engine,
+        e2e.load(bundle, device="cpu") as engine,
         pytest.raises(UnavailableError, match="needs more memory than is free here") as caught,
     ):
         engine(FRAME)
     assert str(caught.value).isprintable()
     assert capfd.readouterr().err == ""  # ONNX Runtime's own lines are not for the user
     monkeypatch.undo()
-    with Engine.load(bundle, device="cpu") as engine:
+    with e2e.load(bundle, device="cpu") as engine:
         engine(FRAME)
 
 
@@ -189,7 +189,7 @@ def test_constants_are_not_made_while_a_graph_is_loaded(tmp_path, monkeypatch):
         "e2e_deploy.runtime.backends.ort_memory.available_memory_bytes", lambda: 2**24
     )
     with (
-        Engine.load(bundle, device="cpu") as engine,
+        e2e.load(bundle, device="cpu") as engine,
         pytest.raises(UnavailableError, match="needs more memory than is free here"),
     ):
         engine(FRAME)
@@ -201,7 +201,7 @@ def test_what_fails_while_it_runs_is_one_sentence(tmp_path, cli, capfd):
     to_int = helper.make_node("Cast", ["rgb"], ["where"], to=TensorProto.INT64)
     bundle = write_graph(tmp_path / "b", to_int, shifted, node)
     with (
-        Engine.load(bundle, device="cpu") as engine,
+        e2e.load(bundle, device="cpu") as engine,
         pytest.raises(E2EDeployError, match=f"{GRAPH} fails in ONNX Runtime") as caught,
     ):
         engine(np.full_like(FRAME, 255))
@@ -237,14 +237,14 @@ def test_a_graph_that_is_exchanged_after_the_bundle_was_opened(tmp_path, monkeyp
         exchange()
     match = "is not the file that was exported" if when == "before" else "changed while it was"
     with pytest.raises(BundleError, match=match):
-        Engine.load(opened, device="cpu")
+        e2e.load(opened, device="cpu")
 
 
 def test_a_file_that_was_only_touched_loads(tmp_path):
     root = write_plain_bundle(tmp_path / "b")
     opened = open_bundle(root)
     (root / GRAPH).touch()
-    with Engine.load(opened, device="cpu") as engine:
+    with e2e.load(opened, device="cpu") as engine:
         assert engine(FRAME).max() == 0
 
 
@@ -255,7 +255,7 @@ def test_a_graph_that_is_not_the_one_described(tmp_path, task):
     onnx.save(swapped, bundle / GRAPH)
     rehash(bundle, GRAPH)
     with pytest.raises(BundleError, match="is not the graph its manifest describes"):
-        Engine.load(bundle)
+        e2e.load(bundle)
 
 
 def half_bundle(root):
@@ -296,7 +296,7 @@ def test_large_half_precision_weights_stay_narrow_in_memory(
     monkeypatch.setattr(ort_backend, "LARGE_BYTES", large_bytes)
     bundle = open_bundle(half_bundle(tmp_path / "b"))
     frames, references = bundle.reference(bundle.manifest.graphs[0])
-    with Engine.load(bundle, backend="onnxruntime", device="cpu") as engine:
+    with e2e.load(bundle, backend="onnxruntime", device="cpu") as engine:
         np.testing.assert_allclose(engine(frames[0]), references[0], atol=2e-3)
     weights = {t.dims[0]: t.data_type for t in onnx.load(optimised).graph.initializer}
     assert weights[3] == TensorProto.DataType.Value(held)
@@ -313,7 +313,7 @@ def test_int8_means_the_same_on_cpus_without_8_bit_dot_products(tmp_path):
 def test_running_leaves_the_floating_point_rules_of_the_process_alone(depth_bundle, photo):
     """ONNX Runtime can make the calling thread treat denormal numbers as zero, for everything that runs after it."""
     denormal = np.full(1, 1e-40, np.float32)
-    with Engine.load(depth_bundle, backend="onnxruntime", device="cpu") as engine:
+    with e2e.load(depth_bundle, backend="onnxruntime", device="cpu") as engine:
         engine(photo)
         assert (denormal * np.float32(0.5) > 0).all()
     assert (denormal * np.float32(0.5) > 0).all()
@@ -328,14 +328,14 @@ def test_nothing_is_fetched_because_a_bundle_names_it(tmp_path, monkeypatch, nam
     root = write_plain_bundle(tmp_path / "b")
     edit_manifest(root, lambda m: m["checkpoint"].update(id=named))
     with pytest.raises(CheckpointError, match=f"the checkpoint {named}, which is no folder here"):
-        Engine.load(root, backend="torch")
+        e2e.load(root, backend="torch")
     assert asked == []
 
 
 def test_the_user_says_which_checkpoint_it_was(tiny_depth, small, bundle_copy, photo):
     edit_manifest(bundle_copy, lambda m: m["checkpoint"].update(id="owner/name@0123456789abcdef"))
     opened = open_bundle(bundle_copy)
-    with Engine.load(replace(opened, checkpoint=str(tiny_depth)), backend="torch") as engine:
+    with e2e.load(replace(opened, checkpoint=str(tiny_depth)), backend="torch") as engine:
         assert engine(photo).shape == photo.shape[:2]
     with pytest.raises(CheckpointError, match="is not the checkpoint this bundle was exported"):
-        Engine.load(replace(opened, checkpoint=str(small)), backend="torch")
+        e2e.load(replace(opened, checkpoint=str(small)), backend="torch")

@@ -8,8 +8,8 @@ import onnxruntime as ort
 import pytest
 from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
 
+import e2e_deploy as e2e
 from e2e_deploy.errors import E2EDeployError, UnavailableError
-from e2e_deploy.runtime import Engine
 from e2e_deploy.runtime.backends import onnxruntime as ort_backend
 from e2e_deploy.runtime.backends import ort_gpu
 from e2e_deploy.runtime.backends.ort_gpu import CUDA, GpuProvider, find_gpu_provider
@@ -60,7 +60,7 @@ def test_a_provider_that_does_not_start_is_said(root, monkeypatch):
             UnavailableError, match="start its CUDA; bring its libraries, or use --device cpu"
         ),
     ):
-        Engine.load(root, backend="onnxruntime")
+        e2e.load(root, backend="onnxruntime")
 
 
 def test_a_provider_that_fails_while_it_runs_is_not_replaced(root):
@@ -74,7 +74,7 @@ def test_a_provider_that_fails_while_it_runs_is_not_replaced(root):
         def run(self, *given):
             raise EPFail("CUDNN_STATUS_EXECUTION_FAILED")
 
-    with Engine.load(root, backend="onnxruntime") as engine:
+    with e2e.load(root, backend="onnxruntime") as engine:
         session = engine.backend._session
         session._sess = Failing(session._sess)
         with pytest.raises(E2EDeployError, match="CUDNN_STATUS_EXECUTION_FAILED"):
@@ -91,11 +91,11 @@ def test_the_plugin_is_registered_once_and_used(plugin, root, rng, monkeypatch):
     monkeypatch.setattr("e2e_deploy.runtime.backends.onnxruntime.cuda_device_count", lambda: 1)
     frame = rng.integers(0, 256, (*HW, 3), dtype=np.uint8)
     for device in ("auto", "cuda"):
-        with Engine.load(root, backend="onnxruntime", device=device) as engine:
+        with e2e.load(root, backend="onnxruntime", device=device) as engine:
             assert engine.backend.device == "TensorRT-RTX provider"
             np.testing.assert_allclose(engine(frame), plain_depth(frame), atol=1e-6)
     assert plugin == [(CPU, "/its/library.so")]
-    with Engine.load(root, backend="onnxruntime", device="cpu") as engine:
+    with e2e.load(root, backend="onnxruntime", device="cpu") as engine:
         assert engine.backend.device.startswith("CPU, ")
 
 
@@ -111,4 +111,4 @@ def test_a_plugin_that_does_not_load_is_said(plugin, root, monkeypatch):
     monkeypatch.setattr(ort, "register_execution_provider_library", fail)
     monkeypatch.setattr("e2e_deploy.runtime.backends.onnxruntime.cuda_device_count", lambda: 1)
     with pytest.raises(UnavailableError, match=r"does not load: libcudart\.so\.13: cannot open"):
-        Engine.load(root)
+        e2e.load(root)

@@ -3,10 +3,10 @@ import time
 import numpy as np
 import pytest
 
+import e2e_deploy as e2e
 from e2e_deploy.bundle.bundle import open_bundle
 from e2e_deploy.runtime.backends.onnxruntime import OrtBackend, physical_cores
 from e2e_deploy.runtime.checks.bench import RateResult, ReplaySource, at_rate, compare, find_peak
-from e2e_deploy.runtime.engine import Engine
 from tests.plain_bundle import HW, write_plain_bundle
 
 
@@ -20,7 +20,7 @@ def engine(tmp_path, monkeypatch):
         return fast(self, frame)
 
     monkeypatch.setattr(OrtBackend, "__call__", slow)
-    with Engine.load(open_bundle(write_plain_bundle(tmp_path / "bundle"))) as loaded:
+    with e2e.load(open_bundle(write_plain_bundle(tmp_path / "bundle"))) as loaded:
         yield loaded
 
 

@@ -4,6 +4,7 @@ from collections import namedtuple
 import numpy as np
 import pytest
 
+import e2e_deploy as e2e
 from e2e_deploy.bundle.bundle import open_bundle
 from e2e_deploy.bundle.manifest import parse_manifest
 from e2e_deploy.bundle.new_bundle import write_manifest
@@ -13,7 +14,6 @@ from e2e_deploy.nvidia.trt_api import TrtApi
 from e2e_deploy.runtime.backends.tensorrt.backend import inspect_plan
 from e2e_deploy.runtime.backends.tensorrt.pipeline import SLOTS, WARM_UP
 from e2e_deploy.runtime.backends.tensorrt.transfers import Count, budget
-from e2e_deploy.runtime.engine import Engine
 from e2e_deploy.runtime.run import run_source
 from e2e_deploy.runtime.sinks.sink import CallbackSink
 from e2e_deploy.runtime.sources.pattern import PatternSource, read_number
@@ -231,7 +231,7 @@ class TestThisMachine:
     @pytest.mark.skipif(cuda_device_count() > 0, reason="there is a GPU")
     def test_a_named_backend_that_is_not_here_is_one_sentence(self, root, library):
         with pytest.raises(UnavailableError) as caught:
-            Engine.load(root, backend=library)
+            e2e.load(root, backend=library)
         assert caught.value.exit_code == 4
         assert "\n" not in str(caught.value)
         assert "no NVIDIA GPU" in str(caught.value) or "not installed" in str(caught.value)
@@ -254,7 +254,7 @@ def _for_real(tmp_path, library):
     write_manifest(root, manifest)
     bundle = open_bundle(root)
     pictures, references = bundle.reference(bundle.manifest.graphs[0])
-    with Engine.load(bundle, backend=library) as engine:
+    with e2e.load(bundle, backend=library) as engine:
         assert engine.backend.cuda_graph, engine.backend.cuda_graph_reason
         for picture, reference in zip(pictures, references, strict=True):
             assert measure_parity("depth", engine(picture), reference).relative < 1e-4
