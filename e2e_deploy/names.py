@@ -2,6 +2,13 @@
 
 from typing import Literal, get_args
 
+TaskName = Literal["depth", "normals"]
+TASK_NAMES: tuple[TaskName, ...] = get_args(TaskName)
+
+FamilyName = Literal["e2e-ft", "marigold"]
+"""Kinds of checkpoint that are supported; e2e_deploy/model/families.py says what each is."""
+FAMILY_NAMES: tuple[FamilyName, ...] = get_args(FamilyName)
+
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 

@@ -1,11 +1,9 @@
 """The two tasks and what their results mean; knows no model and no backend."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from e2e_deploy.errors import UsageError
-
-TaskName = Literal["depth", "normals"]
+from e2e_deploy.names import TaskName
 
 
 @dataclass(frozen=True)

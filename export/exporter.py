@@ -33,7 +33,7 @@ from e2e_deploy.export.open_sides import check_sizes
 from e2e_deploy.export.subject import Subject, plan_subjects
 from e2e_deploy.model.checkpoint import Checkpoint
 from e2e_deploy.model.loading import load_model
-from e2e_deploy.names import GRAPH_KINDS, PRECISIONS
+from e2e_deploy.names import GRAPH_KINDS, PRECISIONS, EngineChoice, GraphKind, Precision
 from e2e_deploy.progress import Stages
 from e2e_deploy.runtime.checks.verify import Verdict, verify_bundle
 
@@ -202,12 +202,12 @@ def export_bundle(
     frame_sizes: list[tuple[int, int]] | None = None,
     resolution: int | None = None,
     pad: int = 0,
-    precision: str = "fp32",
+    precision: Precision = "fp32",
     specialised: bool = True,
-    graph: str = "frame",
+    graph: GraphKind = "frame",
     dynamic: bool = False,
     accept_accuracy: bool = False,
-    engine: str = "onnx",
+    engine: EngineChoice = "onnx",
     targets: Sequence[str] = (),
     level: int = DEFAULT_LEVEL,
     workspace_bytes: int | None = None,

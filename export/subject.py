@@ -22,6 +22,7 @@ from e2e_deploy.export.open_sides import MAX_SIDE_PX, MIN_STEPS, STEP_PX, check_
 from e2e_deploy.frames import FramePlan, plan_frame
 from e2e_deploy.limits import LIMITS, measure_parity
 from e2e_deploy.model.single_step import FrameModel, SingleStepModel
+from e2e_deploy.names import Precision
 from e2e_deploy.runtime.checks.verify import Verdict, as_map, worst
 from e2e_deploy.tasks import TASKS
 
@@ -74,7 +75,7 @@ class Subject:
         inputs = self.inputs(reference_frames(self.plan.frame_hw, count))
         np.savez_compressed(path, frames=inputs, results=self.run(model, inputs))
 
-    def verify_module(self, body: nn.Module, precision: str, folder: Path) -> Verdict:
+    def verify_module(self, body: nn.Module, precision: Precision, folder: Path) -> Verdict:
         """Parity of the traced module itself, where ONNX Runtime has no kernels for its type."""
         with np.load(folder / self.entry.reference, allow_pickle=False) as stored:
             inputs, references = stored["frames"], stored["results"]

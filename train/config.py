@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from e2e_deploy.errors import InputError, UsageError
+from e2e_deploy.system.records import Count, CountOrZero, Limits, read_record, read_toml
 from e2e_deploy.train.data.batches import STRIDE
-from e2e_deploy.train.tables import Count, CountOrZero, Limits, read_table, read_toml
 
 Positive = Annotated[float, Limits(0, open_low=True)]
 Beta = Annotated[float, Limits(0, 1 - 1e-6)]
@@ -178,7 +178,7 @@ def load_config(path: Path | str) -> TrainConfig:
 
 def parse_config(table: Mapping[str, Any], *, name: str = "the config") -> TrainConfig:
     """A run from a plain table; errors as in ``load_config``."""
-    config, problems = read_table(TrainConfig, table)
+    config, problems = read_record(TrainConfig, table)
     if config is not None:
         problems = _contradictions(config)
     else:
@@ -238,7 +238,7 @@ def _flat(table: Mapping[str, Any]) -> dict[str, str]:
 
 def _contradictions_of_parts(table: Mapping[str, Any]) -> list[str]:
     """Contradictions inside the sections that can be read although others cannot."""
-    optim, _ = read_table(OptimConfig, table.get("optim", {}))
+    optim, _ = read_record(OptimConfig, table.get("optim", {}))
     return _optim_contradictions(optim) if optim is not None else []
 
 

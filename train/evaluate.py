@@ -25,7 +25,7 @@ from e2e_deploy.metrics import (
     mean_depth_metrics,
     why_unmeasurable,
 )
-from e2e_deploy.tasks import TaskName
+from e2e_deploy.names import TaskName
 from e2e_deploy.train.data.files import write_bytes, write_picture
 from e2e_deploy.train.data.sample import Sample
 from e2e_deploy.train.normals_axes import AxesComparison, AxesFit

@@ -12,6 +12,7 @@ from typing import Any
 
 from e2e_deploy.errors import CheckpointError, UsageError
 from e2e_deploy.frames import DIFFUSERS_SIZING, E2E_FT_SIZING, Sizing
+from e2e_deploy.names import FamilyName, TaskName
 from e2e_deploy.tasks import get_task
 
 
@@ -19,7 +20,7 @@ from e2e_deploy.tasks import get_task
 class Family:
     """How one kind of checkpoint is run in a single step."""
 
-    name: str
+    name: FamilyName
     title: str
     normals_x_left: bool
     """The network's normals have x to the left; the result's x is to the right, so x changes sign."""
@@ -68,7 +69,7 @@ class Identity:
     """What a checkpoint was taken for, and which facts decided it."""
 
     family: Family
-    task: str
+    task: TaskName
     reasons: tuple[str, ...]
 
 

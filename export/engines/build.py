@@ -22,6 +22,7 @@ from e2e_deploy.export.engines.builder import Request, build_apart
 from e2e_deploy.export.engines.cache import PlanCache
 from e2e_deploy.export.engines.tensorrt import DEFAULT_LEVEL, BuildOptions, Progress
 from e2e_deploy.export.onnx.lint import TARGETS, require_clean
+from e2e_deploy.names import ENGINE_CHOICES, EngineChoice, PlanKind, Precision
 from e2e_deploy.nvidia.cuda_driver import CudaDriver, Gpu
 from e2e_deploy.nvidia.hardware import cuda_device_count
 from e2e_deploy.nvidia.trt_api import PORTABLE, TITLES, TrtApi, find_api
@@ -31,9 +32,6 @@ from e2e_deploy.progress import Stages
 from e2e_deploy.runtime.backends.tensorrt.loaded_plan import LoadedPlan
 from e2e_deploy.system.cache_folder import cache_key, private_folder
 from e2e_deploy.system.files import whole_file
-
-ENGINES = ("auto", "onnx", "tensorrt", "tensorrt-rtx")
-"""What ``--engine`` takes; the ONNX graphs are in the bundle whatever it is."""
 
 NOT_BY_ITSELF = {
     "fp32": "in fp32 TensorRT-RTX has no fused attention and a plan is twice as large: use --precision fp16, "
@@ -81,7 +79,7 @@ def current_gpu() -> Gpu | None:
         driver.close()
 
 
-def job_for(library: str, gpu: Gpu) -> Job:
+def job_for(library: PlanKind, gpu: Gpu) -> Job:
     """What to build so that ``library`` can run it on ``gpu``, the GPU at hand.
 
     Raises:
@@ -94,7 +92,7 @@ def job_for(library: str, gpu: Gpu) -> Job:
 
 
 def plan_jobs(
-    engine: str, targets: Sequence[str] = (), precision: str = "fp16"
+    engine: EngineChoice, targets: Sequence[str] = (), precision: Precision = "fp16"
 ) -> tuple[list[Job], list[str]]:
     """What ``--engine`` and ``--target`` mean on this machine for a graph in ``precision``, and why.
 
@@ -102,8 +100,8 @@ def plan_jobs(
         UsageError: an unknown plan or target, or a target where none can be chosen.
         UnavailableError: a named plan whose library or GPU is not here.
     """
-    if engine not in ENGINES:
-        raise UsageError(f"unknown plan {engine!r}; expected one of {', '.join(ENGINES)}")
+    if engine not in ENGINE_CHOICES:
+        raise UsageError(f"unknown plan {engine!r}; expected one of {', '.join(ENGINE_CHOICES)}")
     if targets and engine in ("onnx", "tensorrt"):
         raise UsageError(
             "--target goes with --engine tensorrt-rtx; "
@@ -154,7 +152,7 @@ def _lint_target(api: TrtApi) -> str:
     return "tensorrt-10" if api.name == "tensorrt" and api.version.startswith("10.") else api.name
 
 
-def opset_for(precision: str, jobs: Sequence[Job]) -> int:
+def opset_for(precision: Precision, jobs: Sequence[Job]) -> int:
     """The ONNX operator set of graphs that plans are built of, or ONNX Runtime runs where there are none."""
     names = [_lint_target(job.api) for job in jobs] or ["onnxruntime"]
     return max(min(TARGETS[name].opset for name in names), LEAST_OPSET.get(precision, 0))
@@ -216,7 +214,7 @@ def build_plan(
     graph: GraphEntry,
     job: Job,
     *,
-    precision: str,
+    precision: Precision,
     digest: str,
     options: BuildOptions,
     cache: PlanCache,
@@ -301,7 +299,7 @@ def build_plans(
     folder: Path,
     manifest: Manifest,
     *,
-    engine: str = "auto",
+    engine: EngineChoice = "auto",
     targets: Sequence[str] = (),
     level: int = DEFAULT_LEVEL,
     workspace_bytes: int | None = None,
@@ -314,7 +312,7 @@ def build_plans(
     Args:
         folder: holds the ONNX graphs already.
         manifest: of the bundle so far; graphs and precision are read.
-        engine: one of ENGINES. With auto: TensorRT where a GPU and the library are, else TensorRT-RTX where it is
+        engine: which plans. With auto: TensorRT where a GPU and the library are, else TensorRT-RTX where it is
             installed; none for the precisions of NOT_BY_ITSELF unless there are targets; a graph that does not
             build is a note. A named plan that cannot be built is an error.
         targets: what TensorRT-RTX builds for; its portable plan if empty.

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from e2e_deploy.export.engines.tensorrt import BuildOptions, Network, Progress
-from e2e_deploy.nvidia.trt_api import TITLES, TrtApi, find_api, log
+from e2e_deploy.names import PlanKind
+from e2e_deploy.nvidia.trt_api import LIBRARIES, TITLES, TrtApi, find_api, log
 from e2e_deploy.nvidia.trt_messages import BuildError, tidy
 from e2e_deploy.system.child import Child, Parent
 
@@ -64,7 +65,7 @@ def build_here(api: TrtApi, request: Request, progress: Progress | None) -> dict
         return {"decomposed_attention": network.decomposed, "network": network.layers()}
 
 
-def build_apart(library: str, request: Request, progress: Progress | None) -> dict[str, Any]:
+def build_apart(library: PlanKind, request: Request, progress: Progress | None) -> dict[str, Any]:
     """build_here in another process; what ``progress`` raises, and Ctrl-C, end that process and are raised.
 
     Args:
@@ -114,7 +115,7 @@ def _options(values: dict[str, Any]) -> BuildOptions:
 def main() -> None:
     """The child: library and log level as arguments, then one request."""
     parent = Parent()
-    library, level = sys.argv[1], int(sys.argv[2])
+    library, level = next(name for name in LIBRARIES if name == sys.argv[1]), int(sys.argv[2])
     log.setLevel(level)
     log.addHandler(_Forward(parent))
     log.propagate = False

@@ -13,6 +13,7 @@ from e2e_deploy.errors import UnavailableError, UsageError
 from e2e_deploy.export.engines.build import build_plan, current_gpu, job_for
 from e2e_deploy.export.engines.cache import PlanCache
 from e2e_deploy.export.engines.tensorrt import BuildOptions
+from e2e_deploy.names import PlanKind
 from e2e_deploy.nvidia.trt_api import TITLES
 from e2e_deploy.progress import Stages
 from e2e_deploy.system.files import whole_file
@@ -22,7 +23,7 @@ from e2e_deploy.system.json_files import to_json
 def rebuild_plan(
     bundle: Bundle,
     graph: GraphEntry,
-    library: str,
+    library: PlanKind,
     *,
     cache: PlanCache | None = None,
     stages: Stages | None = None,

@@ -11,6 +11,7 @@ from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.bundle.manifest import GraphEntry
 from e2e_deploy.errors import UsageError
 from e2e_deploy.limits import LIMITS, Limit, Parity, measure_parity
+from e2e_deploy.names import Precision
 from e2e_deploy.runtime.backends.backend import Backend
 from e2e_deploy.runtime.backends.onnxruntime import OrtBackend
 from e2e_deploy.runtime.engine import load
@@ -24,7 +25,7 @@ class Verdict:
     frame_hw: tuple[int, int]
     backend: str
     device: str
-    precision: str
+    precision: Precision
     parity: Parity
     limit: Limit
 

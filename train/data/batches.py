@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from e2e_deploy.errors import DataError, E2EDeployError, UsageError
-from e2e_deploy.tasks import TaskName
+from e2e_deploy.names import TaskName
 from e2e_deploy.train.data.folder import FolderDataset
 from e2e_deploy.train.data.mixing import MixingPlan
 from e2e_deploy.train.data.resize import fit

@@ -43,7 +43,7 @@ import numpy as np
 import numpy.typing as npt
 
 from e2e_deploy.errors import DataError, UsageError
-from e2e_deploy.tasks import TaskName
+from e2e_deploy.names import TaskName
 from e2e_deploy.train.data.encoding import decode_depth, decode_normals
 from e2e_deploy.train.data.files import read_array, read_picture, read_rgb
 from e2e_deploy.train.data.folder_spec import DEFAULT_SPLITS, FolderSpec, load_spec

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from e2e_deploy.errors import DataError
+from e2e_deploy.system.records import Limits, read_record, read_toml
 from e2e_deploy.train.data.encoding import Axes
 from e2e_deploy.train.data.files import write_bytes
 from e2e_deploy.train.data.sample import Camera
-from e2e_deploy.train.tables import Limits, read_table, read_toml
 
 SPEC_FILE = "dataset.toml"
 DEFAULT_SPLITS = ("train", "val", "test")
@@ -82,7 +82,7 @@ def load_spec(root: Path) -> FolderSpec:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     except ValueError as error:
         raise DataError(f"{path}: not valid TOML ({error})") from error
-    tables, mistakes = read_table(_Tables, table)
+    tables, mistakes = read_record(_Tables, table)
     if tables is not None:
         mistakes = _contradictions(tables)
     if tables is None or mistakes:

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import numpy as np
 import numpy.typing as npt
 
-from e2e_deploy.tasks import TaskName
-from e2e_deploy.train.tables import Limits
+from e2e_deploy.names import TaskName
+from e2e_deploy.system.records import Limits
 
 SUSPECT_BELOW_M, SUSPECT_ABOVE_M = 0.05, 200.0
 """A median depth outside this range is more likely a wrong unit than a real scene."""

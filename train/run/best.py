@@ -12,13 +12,13 @@ from typing import Annotated
 from torch import nn
 
 from e2e_deploy.errors import CheckpointError
+from e2e_deploy.names import TaskName
 from e2e_deploy.packages import require
 from e2e_deploy.system.files import whole_file
 from e2e_deploy.system.json_files import parse_json
-from e2e_deploy.tasks import TaskName
+from e2e_deploy.system.records import Limits, read_record
 from e2e_deploy.train.config import EvalConfig
 from e2e_deploy.train.evaluate import EvalResult
-from e2e_deploy.train.tables import Limits, read_table
 
 CRITERION: dict[TaskName, str] = {"depth": "abs_rel", "normals": "mean_deg"}
 """The metric that decides, smaller is better."""
@@ -113,7 +113,7 @@ class BestWeights:
                 text = (file.metadata() or {}).get("best", "")
         except (OSError, safetensors.SafetensorError) as error:
             raise self._damaged(str(error)) from error
-        best, problems = read_table(
+        best, problems = read_record(
             Best, parse_json(text.encode(), self.file, error=CheckpointError)
         )
         if best is None:

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 
 from e2e_deploy.errors import DataError, E2EDeployError
+from e2e_deploy.names import TaskName
 from e2e_deploy.packages import require
-from e2e_deploy.tasks import TaskName
 from e2e_deploy.train.config import EvalConfig
 from e2e_deploy.train.data.batches import STRIDE
 from e2e_deploy.train.data.folder import FolderDataset

@@ -24,7 +24,7 @@ from torch import nn
 from e2e_deploy.errors import CheckpointError, E2EDeployError
 from e2e_deploy.packages import require
 from e2e_deploy.system.json_files import read_json
-from e2e_deploy.train.tables import CountOrZero, Limits, read_table
+from e2e_deploy.system.records import CountOrZero, Limits, read_record
 
 STATE = "state.json"
 OPTIMIZER = "optimizer.safetensors"
@@ -181,7 +181,7 @@ def read_state(folder: Path) -> tuple[Progress, dict[str, Any]]:
     if lacking := sorted(needed - state.keys()):
         raise _damaged(folder, f"{STATE} lacks {', '.join(lacking)}")
     known = {f.name: state[f.name] for f in fields(Progress) if f.name in state}
-    progress, problems = read_table(Progress, known)
+    progress, problems = read_record(Progress, known)
     if progress is not None and folder.name != _name(progress.step):
         problems = [f"step is {progress.step}, which is not the folder's"]
     if not isinstance(state["config"], dict):

@@ -6,6 +6,14 @@ from pathlib import Path
 import click
 
 from e2e_deploy.cli import options
+from e2e_deploy.names import (
+    ENGINE_CHOICES,
+    GRAPH_KINDS,
+    PRECISIONS,
+    EngineChoice,
+    GraphKind,
+    Precision,
+)
 
 
 def default_out(checkpoint_id: str, precision: str) -> Path:
@@ -25,7 +33,7 @@ def default_out(checkpoint_id: str, precision: str) -> Path:
 )
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "fp16", "bf16", "int8"]),
+    type=click.Choice(PRECISIONS),
     default="fp32",
     show_default=True,
     help="int8: for CPUs; refused when its accuracy is outside the limits of fp16.",
@@ -59,7 +67,7 @@ def default_out(checkpoint_id: str, precision: str) -> Path:
 )
 @click.option(
     "--graph",
-    type=click.Choice(["frame", "core"]),
+    type=click.Choice(GRAPH_KINDS),
     default="frame",
     show_default=True,
     help="core leaves out the frame steps: rgb in [-1, 1] at the processing size in, result at that size out.",
@@ -76,7 +84,7 @@ def default_out(checkpoint_id: str, precision: str) -> Path:
 )
 @click.option(
     "--engine",
-    type=click.Choice(["auto", "onnx", "tensorrt", "tensorrt-rtx"]),
+    type=click.Choice(ENGINE_CHOICES),
     default="auto",
     show_default=True,
     help="Engines beside the ONNX graph. auto: for half precision TensorRT where it and a GPU are, else TensorRT-RTX "
@@ -108,15 +116,15 @@ def default_out(checkpoint_id: str, precision: str) -> Path:
 def command(
     checkpoint: str | None,
     out: Path | None,
-    precision: str,
+    precision: Precision,
     accept_accuracy: bool,
     frame_sizes: tuple[tuple[int, int], ...],
     resolution: int | None,
     pad: int | None,
-    graph: str,
+    graph: GraphKind,
     dynamic: bool,
     no_specialize: bool,
-    engine: str,
+    engine: EngineChoice,
     targets: tuple[str, ...],
     opt_level: int,
     workspace_mib: int | None,

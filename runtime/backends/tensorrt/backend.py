@@ -20,6 +20,7 @@ from e2e_deploy.errors import (
     UnavailableError,
     UsageError,
 )
+from e2e_deploy.names import PlanKind
 from e2e_deploy.nvidia.cuda_driver import CudaDriver, Driver, Gpu
 from e2e_deploy.nvidia.trt_api import PORTABLE, TITLES, TrtApi, find_api
 from e2e_deploy.nvidia.trt_layers import summarise_layers
@@ -39,7 +40,7 @@ def _runs_on(entry: PlanEntry, gpu: Gpu) -> bool:
 
 
 def choose_plan(
-    bundle: Bundle, graph: GraphEntry, library: str, version: str, gpu: Gpu
+    bundle: Bundle, graph: GraphEntry, library: PlanKind, version: str, gpu: Gpu
 ) -> PlanEntry:
     """The plan of ``graph`` that fits here; one made for this GPU alone is preferred to a portable one.
 
@@ -133,7 +134,7 @@ def load_plan(
 def inspect_plan(
     bundle: Bundle,
     graph: GraphEntry,
-    library: str,
+    library: PlanKind,
     *,
     api: TrtApi | None = None,
     driver: Driver | None = None,
@@ -176,13 +177,13 @@ class TrtBackend(Closing):
         graph: GraphEntry,
         device: str = "auto",
         *,
-        library: str,
+        library: PlanKind,
         api: TrtApi | None = None,
         driver: Driver | None = None,
     ) -> None:
         if device not in ("auto", "cuda"):
             raise UsageError(f"{TITLES[library]} runs on a GPU only, not on {device}")
-        self.name = library
+        self.name: str = library
         self._shape = graph.outputs[0].shape
         self._pipeline: Pipeline | None = None
         self._closing = ExitStack()  # undoes in reverse, also what comes after a step that fails

@@ -76,13 +76,13 @@ def test_missing_and_unknown_keys_are_named(bundle, where, unknown):
             del entry[key]
 
     edit_manifest(bundle, change)
-    refused(bundle, "missing or unknown keys: " + ("surprise" if unknown else ""))
+    refused(bundle, "unknown key .*surprise .known: " if unknown else "is missing")
 
 
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        (["task"], 3),
+        (["family"], 3),
         (["opset"], "20"),
         (["opset"], True),
         (["resolution"], 1.5),
@@ -106,25 +106,34 @@ def test_values_of_the_wrong_type(bundle, path, value):
         manifest[path[-1]] = value
 
     edit_manifest(bundle, change)
-    refused(bundle, "must be of type")
+    refused(bundle, "expected a (value of type|list)|must be a table")
 
 
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda m: m.update(task="pose"), "task of the manifest is 'pose'; expected one of depth"),
-        (lambda m: m.update(precision="int3"), "precision of the manifest is 'int3'"),
+        (
+            lambda m: m.update(task="pose"),
+            "manifest.json: task is 'pose'; expected 'depth' or 'normals'",
+        ),
+        (lambda m: m.update(precision="int3"), "precision is 'int3'"),
         (lambda m: m.update(graphs=[]), "lists no graph"),
-        (lambda m: m["graphs"][0].update(frame_size=[24]), r"\[24\]; expected \[height, w"),
-        (lambda m: m["graphs"][0].update(frame_size=[0, 32]), "is 0; expected a number from 1"),
-        (lambda m: m["graphs"][0].update(frame_size=[24, 10**9]), "a number from 1 to 65536"),
-        (lambda m: m["graphs"][0].update(processing_size=[]), r"expected \[height, width\]"),
-        (lambda m: m["files"][GRAPH].update(bytes=-1), "is -1; expected a number from 0"),
-        (lambda m: m["files"][GRAPH].update(sha256="0" * 63), "must be 64 hexadecimal digits"),
-        (lambda m: m.update(opset=10**6), "opset of the manifest is 1000000; expected a number"),
-        (lambda m: m.update(resolution=-5), "resolution of the manifest is -5"),
-        (lambda m: m.update(notes=["x"] * 10_001), "has 10001 entries, over 10000"),
-        (lambda m: m["graphs"][0]["inputs"][0].update(dtype="float64"), "expected one of uint8"),
+        (
+            lambda m: m["graphs"][0].update(frame_size=[24]),
+            "frame_size has 1 entries; expected 2: height and width",
+        ),
+        (lambda m: m["graphs"][0].update(frame_size=[0, 32]), "is 0; expected at least 1"),
+        (lambda m: m["graphs"][0].update(frame_size=[24, 10**9]), "at least 1 and at most 65536"),
+        (lambda m: m["graphs"][0].update(processing_size=[]), "has 0 entries"),
+        (lambda m: m["files"][GRAPH].update(bytes=-1), "is -1; expected at least 0"),
+        (lambda m: m["files"][GRAPH].update(sha256="0" * 63), "expected 64 hexadecimal digits"),
+        (lambda m: m.update(opset=10**6), "opset is 1000000; expected at least 1"),
+        (lambda m: m.update(resolution=-5), "resolution is -5"),
+        (lambda m: m.update(notes=["x"] * 10_001), "has 10001 entries; expected at most 10000"),
+        (
+            lambda m: m["graphs"][0]["inputs"][0].update(dtype="float64"),
+            "expected 'uint8' or 'float32'",
+        ),
         (
             lambda m: m.update(
                 passes=[
@@ -132,13 +141,16 @@ def test_values_of_the_wrong_type(bundle, path, value):
                     | {"macs_before": 0, "macs_after": 0}
                 ]
             ),
-            "macs_before of the manifest is 0",
+            "macs_before is 0",
         ),
         (lambda m: m["graphs"][0].update(inputs=[]), r"one input \[1, 24, 32, 3\]"),
         (lambda m: m["graphs"][0]["outputs"][0].update(shape=[24, 32]), r"output \[1, 24, 32\]"),
-        (lambda m: m["graphs"][0].update(kind="half"), "is 'half'; expected one of frame, core"),
+        (lambda m: m["graphs"][0].update(kind="half"), "is 'half'; expected 'frame' or 'core'"),
         (lambda m: m["graphs"][0].update(multiple_of=64), "fixed sides for frames"),
-        (lambda m: m["graphs"][0].update(kind="core", multiple_of=-1), "is -1; expected a"),
+        (
+            lambda m: m["graphs"][0].update(kind="core", multiple_of=-1),
+            "is -1; expected at least 0",
+        ),
         (lambda m: m["graphs"][0].update(kind="core"), r"one input \[1, 3, 24, 32\]"),
         (
             lambda m: m["graphs"][0].update(kind="core", multiple_of=64),
