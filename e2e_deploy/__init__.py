@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from e2e_deploy.runtime.engine import Engine as Engine
     from e2e_deploy.runtime.engine import load as load
     from e2e_deploy.runtime.sources.picture_file import read_picture as read_picture
+    from e2e_deploy.verbs.demo import DemoReport as DemoReport
+    from e2e_deploy.verbs.demo import demo as demo
 
 # name: the module it is in
 _WHERE = {
@@ -45,6 +47,8 @@ _WHERE = {
     "Engine": "runtime.engine",
     "load": "runtime.engine",
     "read_picture": "runtime.sources.picture_file",
+    "demo": "verbs.demo",
+    "DemoReport": "verbs.demo",
 }
 _WHERE |= dict.fromkeys(
     (

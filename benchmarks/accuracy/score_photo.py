@@ -10,16 +10,18 @@ from pathlib import Path
 
 import e2e_deploy as e2e
 from benchmarks.report import write_result
-from e2e_deploy.cli.show import constant_abs_rel, find_motorcycle
 from e2e_deploy.export.exporter import export_bundle
 from e2e_deploy.metrics import depth_metrics
 from e2e_deploy.model.checkpoint import open_checkpoint
 from e2e_deploy.model.tiny import bundled_checkpoint
+from e2e_deploy.verbs.show import constant_abs_rel, find_motorcycle
 
 
 def main() -> None:
     """Measure and write the result."""
     photo = find_motorcycle()
+    if photo is None:
+        raise SystemExit("the photo is in scikit-image: pip install scikit-image")
     size = photo.rgb.shape[:2]
     with tempfile.TemporaryDirectory() as work:
         checkpoint = open_checkpoint(bundled_checkpoint("depth"))

