@@ -11,10 +11,10 @@ from e2e_deploy.assets import READY_BUNDLE
 from e2e_deploy.bundle.bundle import Bundle, open_bundle
 from e2e_deploy.bundle.new_bundle import new_bundle
 from e2e_deploy.metrics import DepthMetrics
+from e2e_deploy.names import TaskName
 from e2e_deploy.progress import Stages
 from e2e_deploy.runtime.checks.verify import Verdict, verify_bundle
 from e2e_deploy.runtime.engine import load
-from e2e_deploy.tasks import TaskName
 from e2e_deploy.verbs import show
 
 TASKS: tuple[TaskName, ...] = ("depth", "normals")
@@ -102,9 +102,7 @@ def demo(
     verdicts = [verdict for bundle in bundles.values() for verdict in verify_bundle(bundle)]
     motorcycle = show.find_motorcycle()
     with stages("pictures"), ExitStack() as stack:
-        engines = {
-            task: stack.enter_context(load(bundle)) for task, bundle in bundles.items()
-        }
+        engines = {task: stack.enter_context(load(bundle)) for task, bundle in bundles.items()}
         score = None if motorcycle is None else show.score(engines["depth"], motorcycle)
         sheet = show.contact_sheet(engines, motorcycle, folder / "sheet.png")
     clip, video = show.find_clip(CLIP_FRAMES), folder / "depth.mp4"

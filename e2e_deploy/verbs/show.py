@@ -17,6 +17,7 @@ from e2e_deploy.assets.pictures import reference_frames
 from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.colormap import colour_depth
 from e2e_deploy.metrics import DepthMetrics, depth_from_disparity, depth_metrics
+from e2e_deploy.names import TaskName
 from e2e_deploy.runtime.engine import Engine
 from e2e_deploy.runtime.run import run_source
 from e2e_deploy.runtime.sinks.sink import Painter
@@ -26,7 +27,6 @@ from e2e_deploy.runtime.sources.source import BaseSource, Source, SourceFrame
 from e2e_deploy.runtime.sources.video_source import VideoSource
 from e2e_deploy.system.files import whole_file
 from e2e_deploy.system.opencv import cv2
-from e2e_deploy.tasks import TaskName
 
 # Middlebury 2014 calibration of the scene at the size scikit-image ships (a quarter): pixels and metres.
 FOCAL_PX, BASELINE_M, OFFSET_PX = 994.978, 0.193001, 31.086
