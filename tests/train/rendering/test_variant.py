@@ -15,7 +15,7 @@ FACTS = {"mitsuba": "3", "drjit": "1", "llvm": "15.0.6", "cpu": "one", "features
 ABORT = "import os, sys; print('LLVM ERROR: Cannot select: 0x1', file=sys.stderr, flush=True); os.abort()"
 KILLED = "import os; os.kill(os.getpid(), 9)"
 RENDERS = (
-    "import sys; from e2e_deploy.train import render_sample; sys.argv[1] = 'scalar_rgb'; "
+    "import sys; from e2e_deploy.train.rendering import sample as render_sample; sys.argv[1] = 'scalar_rgb'; "
     "render_sample.main()"
 )
 NEVER = "raise SystemExit('asked again')"

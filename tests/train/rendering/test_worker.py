@@ -14,7 +14,7 @@ pytest.importorskip("mitsuba")
 # A worker whose compiler aborts, as LLVM does, at the second scene.
 ABORTS = f"""
 import os, sys
-from e2e_deploy.train import render_sample
+from e2e_deploy.train.rendering import sample as render_sample
 render, done = render_sample.render_sample, []
 def at_first(job):
     if done and compiled:
@@ -30,7 +30,7 @@ render_sample.main()
 # A worker that one scene ends whatever the variant is.
 DIES_OF = """
 import os, signal
-from e2e_deploy.train import render_sample
+from e2e_deploy.train.rendering import sample as render_sample
 render = render_sample.render_sample
 def unless(job):
     job.stem == "000001" and os.kill(os.getpid(), signal.{how})
