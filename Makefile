@@ -18,6 +18,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m benchmarks.readme --check
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.speed.cpu_vs_diffusers
