@@ -34,8 +34,13 @@ if TYPE_CHECKING:
     from e2e_deploy.runtime.engine import Engine as Engine
     from e2e_deploy.runtime.engine import load as load
     from e2e_deploy.runtime.sources.picture_file import read_picture as read_picture
+    from e2e_deploy.train.accuracy import Evaluation as Evaluation
+    from e2e_deploy.train.data.check import check_data as check_data
+    from e2e_deploy.train.preparation.prepare import prepare_data as prepare_data
+    from e2e_deploy.train.rendering.render import render_data as render_data
     from e2e_deploy.verbs.demo import DemoReport as DemoReport
     from e2e_deploy.verbs.demo import demo as demo
+    from e2e_deploy.verbs.evaluate import evaluate as evaluate
 
 # name: the module it is in
 _WHERE = {
@@ -46,6 +51,11 @@ _WHERE = {
     "verify_bundle": "runtime.checks.verify",
     "Engine": "runtime.engine",
     "load": "runtime.engine",
+    "prepare_data": "train.preparation.prepare",
+    "render_data": "train.rendering.render",
+    "check_data": "train.data.check",
+    "evaluate": "verbs.evaluate",
+    "Evaluation": "train.accuracy",
     "read_picture": "runtime.sources.picture_file",
     "demo": "verbs.demo",
     "DemoReport": "verbs.demo",

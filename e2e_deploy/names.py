@@ -29,5 +29,13 @@ EngineChoice = Literal["auto", "onnx", "tensorrt", "tensorrt-rtx"]
 """Which plans an export builds beside its ONNX graphs; onnx: none."""
 ENGINE_CHOICES: tuple[EngineChoice, ...] = get_args(EngineChoice)
 
+DataKind = Literal["hypersim", "vkitti2"]
+"""Official data sets that can be prepared."""
+DATA_KINDS: tuple[DataKind, ...] = get_args(DataKind)
+
+OnBad = Literal["skip", "stop"]
+"""What a damaged sample does: it is named and left out, or ends the work."""
+ON_BAD: tuple[OnBad, ...] = get_args(OnBad)
+
 PictureFormat = Literal["png16", "npy", "npz", "exr", "ply", "color"]
 PICTURE_FORMATS: tuple[PictureFormat, ...] = get_args(PictureFormat)

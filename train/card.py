@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from e2e_deploy.train.accuracy import MAX_NEGATIVE_SCALES, NOTES, Evaluation
 from e2e_deploy.train.config import TrainConfig, config_sha256
 from e2e_deploy.train.data.batches import Part
-from e2e_deploy.train.evaluate import MAX_NEGATIVE_SCALES, NOTES, EvalResult
 from e2e_deploy.train.run.best import CRITERION, Best
-from e2e_deploy.train.run.report import StepReport
 from e2e_deploy.train.start import Start
+from e2e_deploy.train.step.step_report import StepReport
 
 RECENT_STEPS = 50
 
@@ -42,7 +42,7 @@ def training_facts(
     parts: Sequence[Part],
     *,
     steps: int,
-    evaluation: EvalResult | None,
+    evaluation: Evaluation | None,
     best: Best | None,
     recent: RecentDirection,
 ) -> tuple[Mapping[str, Any], str]:

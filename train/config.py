@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from e2e_deploy.errors import InputError, UsageError
+from e2e_deploy.names import OnBad
 from e2e_deploy.system.records import Count, CountOrZero, Limits, read_record, read_toml
-from e2e_deploy.train.data.batches import STRIDE
+from e2e_deploy.train.data.resize import STRIDE
 
 Positive = Annotated[float, Limits(0, open_low=True)]
 Beta = Annotated[float, Limits(0, 1 - 1e-6)]
@@ -130,7 +131,7 @@ class RunConfig:
     log_every: Count = 10
     panel_every: CountOrZero = 500
     """Steps between pictures (rgb, target, prediction) in TensorBoard; 0 for none."""
-    on_bad: Literal["skip", "stop"] = "skip"
+    on_bad: OnBad = "skip"
     """What a damaged sample does."""
 
 

@@ -26,9 +26,9 @@ from torch.nn import functional as F
 
 from e2e_deploy.errors import DataError
 from e2e_deploy.model.single_step import SingleStepModel
-from e2e_deploy.train.data.batches import depth_target
 from e2e_deploy.train.data.folder import FolderDataset
 from e2e_deploy.train.data.resize import fit
+from e2e_deploy.train.data.sample import depth_target
 
 log = logging.getLogger(__name__)
 

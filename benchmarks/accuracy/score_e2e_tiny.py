@@ -22,9 +22,9 @@ from e2e_deploy.export.exporter import export_bundle
 from e2e_deploy.model.checkpoint import CARD as FACTS
 from e2e_deploy.model.checkpoint import open_checkpoint
 from e2e_deploy.model.tiny import bundled_checkpoint
+from e2e_deploy.train.accuracy import Predict, measure_accuracy
 from e2e_deploy.train.data.folder import FolderDataset
 from e2e_deploy.train.data.sample import Sample
-from e2e_deploy.train.evaluate import Predict, evaluate
 
 NUM_IMAGES = 100
 
@@ -52,7 +52,7 @@ expect little.
 def measured(predict: Predict, data: "Known", task: str) -> dict[str, float]:
     """Metrics over at most NUM_IMAGES of a split, evenly spread."""
     spec = data.spec
-    return evaluate(
+    return measure_accuracy(
         predict,
         data,
         task=task,  # type: ignore[arg-type]  # a key of the table below

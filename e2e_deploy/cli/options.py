@@ -1,7 +1,6 @@
 """Options that several verbs share, and the kinds of numbers that options take: none without an end."""
 
 import math
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,42 +25,6 @@ class Number(click.FloatRange):
         if math.isnan(number):
             self.fail(f"{value} is not in the range {self._describe_range()}.", param, ctx)
         return number
-
-
-class NewFile(click.ParamType[Path]):
-    """A file that long work will write at its end, refused at once if that cannot succeed.
-
-    Args:
-        suffix: its ending, such as ``.png``.
-    """
-
-    name = "file"
-
-    def __init__(self, suffix: str) -> None:
-        self.suffix = suffix
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """The path, or click's sentence and exit code 2."""
-        path = Path(value)
-        folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
-        if path.suffix.lower() != self.suffix:
-            self.fail(f"{path} must end in {self.suffix}.", param, ctx)
-        if path.is_symlink():
-            self.fail(f"{path} is a link; name the file itself.", param, ctx)
-        if path.exists() and not path.is_file():
-            self.fail(f"{path} is there and is no file.", param, ctx)
-        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-            self.fail(f"{path} cannot be written: {folder} is no folder for that.", param, ctx)
-        return path
-
-
-def refuse_inside(root: Path, *written: Path | None) -> None:
-    """UsageError if a file that is written lies in the data set ``root``, of which it could replace a part."""
-    from e2e_deploy.errors import UsageError
-
-    for path in written:
-        if path is not None and path.resolve().is_relative_to(root.resolve()):
-            raise UsageError(f"{path} lies in the data set {root}; write it somewhere else")
 
 
 def frame_size(text: str) -> tuple[int, int]:

@@ -6,7 +6,6 @@ import shlex
 # argument: option, where it is not the same word with dashes
 _OPTIONS = {
     "accept_accuracy": "--accept-accuracy",
-    "alignment": "--alignment",
     "batch": "--batch",
     "backend": "--backend",
     "camera_height_m": "--camera-height",
@@ -22,6 +21,12 @@ _OPTIONS = {
     "graph": "--graph",
     "intrinsics": "--intrinsics",
     "level": "--opt-level",
+    "csv": "--csv",
+    "normals": "--normals",
+    "sheet": "--sheet",
+    "val_scenes": "--val-scene",
+    "workers": "--workers",
+    "worst": "--worst",
     "metric_points": "--metric-points",
     "out": "--out",
     "outs": "--out",

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 
-from e2e_deploy.errors import E2EDeployError
+from e2e_deploy.errors import E2EDeployError, UsageError
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -54,6 +54,30 @@ def check_target(path: Path) -> None:
         return
     if not stat.S_ISREG(mode):
         raise OSError(errno.EINVAL, f"it is {_kind(mode)}, not a file", str(path))
+
+
+def require_writable(path: Path, suffix: str, *, outside: Path | None = None) -> None:
+    """Refuse a result's file before the work whose result it is, if it could not be written at the end.
+
+    Args:
+        path: what will be written.
+        suffix: the ending that it must have, such as ``.png``.
+        outside: a folder whose files it must not replace.
+
+    Raises:
+        UsageError: it has another ending, is a link or no file, lies in ``outside``, or cannot be written.
+    """
+    folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+    if path.suffix.lower() != suffix:
+        raise UsageError(f"{path} must end in {suffix}")
+    if path.is_symlink():
+        raise UsageError(f"{path} is a link; name the file itself")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is there and is no file")
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(f"{path} cannot be written: {folder} is no folder for that")
+    if outside is not None and path.resolve().is_relative_to(outside.resolve()):
+        raise UsageError(f"{path} lies in the data set {outside}; write it somewhere else")
 
 
 def make_folder(path: Path) -> None:

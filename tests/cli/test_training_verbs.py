@@ -106,6 +106,23 @@ def test_files_that_cannot_be_written_are_refused_before_the_work(
     assert not (tmp_path / "victim.png").exists()
 
 
+@pytest.mark.parametrize(
+    ("is_bundle", "option", "reason"),
+    [
+        (True, ["--task", "depth"], "--task is for checkpoints"),
+        (True, ["--family", "marigold"], "--family is for checkpoints"),
+        (True, ["--resolution", 0], "--resolution is for checkpoints"),
+        (False, ["--backend", "onnxruntime"], "--backend onnxruntime is for bundles"),
+    ],
+)
+def test_eval_refuses_what_would_change_nothing(tmp_path, capsys, is_bundle, option, reason):
+    if is_bundle:
+        (tmp_path / "manifest.json").write_text("{}")
+    code, stdout, stderr = call(capsys, "eval", tmp_path, tmp_path, *option)
+    assert (code, stdout) == (2, "")
+    assert reason in stderr
+
+
 @pytest.mark.slow
 def test_eval_of_a_bundle_agrees_with_its_checkpoint(tmp_path, capsys):
     pytest.importorskip("onnxruntime")

@@ -1,7 +1,7 @@
 import pytest
 
 from e2e_deploy.train.card import RECENT_STEPS, RecentDirection
-from e2e_deploy.train.run.report import StepReport
+from e2e_deploy.train.step.step_report import StepReport
 
 
 def report(**changes):

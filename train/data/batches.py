@@ -5,7 +5,7 @@ Knows: folder data sets, training sizes, the batch's layout. Does not know: loss
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypedDict
+from typing import Any, TypedDict
 
 import cv2
 import numpy as np
@@ -14,17 +14,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from e2e_deploy.errors import DataError, E2EDeployError, UsageError
-from e2e_deploy.names import TaskName
+from e2e_deploy.names import OnBad, TaskName
 from e2e_deploy.train.data.folder import FolderDataset
 from e2e_deploy.train.data.mixing import MixingPlan
-from e2e_deploy.train.data.resize import fit
-from e2e_deploy.train.data.sample import Sample
-
-STRIDE = 8
-"""The autoencoder's: image sides must be multiples of it."""
-
-NEAR_QUANTILE, FAR_QUANTILE = 0.02, 0.98
-"""Metric depth is clamped to these quantiles of the image's valid pixels (E2E-FT, Marigold)."""
+from e2e_deploy.train.data.resize import STRIDE, fit
+from e2e_deploy.train.data.sample import Sample, depth_target
 
 
 class Batch(TypedDict):
@@ -83,7 +77,7 @@ class MixedBatches(Dataset[Batch]):
         world: int = 1,
         rank: int = 0,
         task: TaskName = "depth",
-        on_bad: Literal["skip", "stop"] = "skip",
+        on_bad: OnBad = "skip",
     ) -> None:
         for part in parts:
             if part.size is not None and (part.size[0] % STRIDE or part.size[1] % STRIDE):
@@ -187,21 +181,6 @@ def flip(sample: Sample) -> Sample:
         normals=normals,
         valid=sample.valid[:, ::-1],
     )
-
-
-def depth_target(
-    depth_m: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_]
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-    """Clamp metric depth [H, W] to its 2 to 98 per cent quantiles over the valid pixels.
-
-    Returns:
-        Depth with the far value at invalid pixels, and the mask: empty when the image is flat.
-    """
-    if not valid.any():
-        return np.zeros_like(depth_m), valid
-    near, far = np.quantile(depth_m[valid], [NEAR_QUANTILE, FAR_QUANTILE])
-    clamped = np.where(valid, np.clip(depth_m, near, far), far).astype(np.float32)
-    return clamped, valid if far > near else np.zeros_like(valid)
 
 
 def collate(

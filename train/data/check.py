@@ -13,14 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from e2e_deploy.errors import DataError
-from e2e_deploy.train.data.batches import FAR_QUANTILE, NEAR_QUANTILE
+from e2e_deploy.system.files import require_writable
 from e2e_deploy.train.data.encoding import Array
 from e2e_deploy.train.data.files import write_picture
 from e2e_deploy.train.data.folder import FolderDataset, split_folders
-from e2e_deploy.train.data.folder_spec import load_spec
-from e2e_deploy.train.data.sample import Sample
+from e2e_deploy.train.data.folder_spec import FolderSpec, load_spec
+from e2e_deploy.train.data.sample import FAR_QUANTILE, NEAR_QUANTILE, BadSample, Sample
 from e2e_deploy.train.data.suspicions import Suspicions
-from e2e_deploy.train.preparation.prepare import BadSample
 
 TILE_WIDTH = 320
 
@@ -62,20 +61,35 @@ class CheckReport:
         return not found
 
 
-def check_dataset(
-    root: Path | str, progress: Callable[[int, int], None] | None = None
+def check_data(
+    root: str | Path,
+    *,
+    sheet: str | Path | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> CheckReport:
     """Read every sample of every split.
 
     Args:
         root: a folder data set.
-        progress: called with (samples read, samples in all).
+        sheet: PNG with eight samples of the first split, see ``contact_sheet``.
+        on_progress: called with (samples read, samples in all).
 
     Raises:
-        DataError: ``dataset.toml`` is wrong, or a split holds no complete sample.
+        DataError: ``dataset.toml`` is wrong, a split holds no complete sample, or there is nothing for the sheet.
+        UsageError: the sheet is no PNG, cannot be written, or lies in the data set.
+        E2EDeployError: the sheet cannot be written after all.
     """
     root = Path(root)
+    if sheet is not None:
+        require_writable(Path(sheet), ".png", outside=root)
     spec = load_spec(root)
+    report = _read_all(root, spec, on_progress or (lambda done, total: None))
+    if sheet is not None:
+        contact_sheet(root, sheet)
+    return report
+
+
+def _read_all(root: Path, spec: FolderSpec, on_progress: Callable[[int, int], None]) -> CheckReport:
     sets = {split: FolderDataset(root, split) for split in split_folders(root, spec)}
     total, done = sum(map(len, sets.values())), 0
     reports, suspicions = dict[str, SplitReport](), list[str]()
@@ -91,25 +105,30 @@ def check_dataset(
                 rows.append(_statistics(sample))
                 odd.add(stem, sample)
             done += 1
-            if progress is not None:
-                progress(done, total)
-        table = np.array(rows or [(np.nan,) * 4])
-        with_depth = table[np.isfinite(table[:, 0])] if np.isfinite(table[:, 0]).any() else table
-        reports[split] = SplitReport(
-            num_samples=len(dataset),
-            missing=tuple(dataset.missing),
-            bad=tuple(bad),
-            min_m=float(with_depth[:, 0].min()),
-            median_m=float(np.median(with_depth[:, 1])),
-            max_m=float(with_depth[:, 2].max()),
-            valid_share=float(table[:, 3].mean()),
-        )
+            on_progress(done, total)
+        reports[split] = _split_report(dataset, rows, bad)
         suspicions += [f"{split}: {sentence}" for sentence in odd.sentences()]
     return CheckReport(
         name=spec.name,
         has_normals=spec.normals_format is not None,
         splits=reports,
         suspicions=tuple(suspicions),
+    )
+
+
+def _split_report(
+    dataset: FolderDataset, rows: list[tuple[float, ...]], bad: list[BadSample]
+) -> SplitReport:
+    table = np.array(rows or [(np.nan,) * 4])
+    with_depth = table[np.isfinite(table[:, 0])] if np.isfinite(table[:, 0]).any() else table
+    return SplitReport(
+        num_samples=len(dataset),
+        missing=tuple(dataset.missing),
+        bad=tuple(bad),
+        min_m=float(with_depth[:, 0].min()),
+        median_m=float(np.median(with_depth[:, 1])),
+        max_m=float(with_depth[:, 2].max()),
+        valid_share=float(table[:, 3].mean()),
     )
 
 

@@ -15,6 +15,9 @@ from e2e_deploy.train.data.sample import Sample
 
 Array = npt.NDArray[Any]
 
+STRIDE = 8
+"""The autoencoder's: image sides must be multiples of it."""
+
 SHORTEST_BLEND = 0.5
 """A bilinear mixture of normals below this length is mostly of nothing, or of opposite directions."""
 

@@ -1,6 +1,6 @@
 """One training image in memory, the same for every data set.
 
-Knows: the sample, its camera, what makes a depth value valid, when a unit looks wrong.
+Knows: the sample, its camera, what makes a depth value valid, the depth that is learned, when a unit looks wrong.
 Does not know: files, tensors, augmentation.
 """
 
@@ -12,6 +12,9 @@ import numpy.typing as npt
 
 from e2e_deploy.names import TaskName
 from e2e_deploy.system.records import Limits
+
+NEAR_QUANTILE, FAR_QUANTILE = 0.02, 0.98
+"""Metric depth is clamped to these quantiles of the image's valid pixels (E2E-FT, Marigold)."""
 
 SUSPECT_BELOW_M, SUSPECT_ABOVE_M = 0.05, 200.0
 """A median depth outside this range is more likely a wrong unit than a real scene."""
@@ -52,6 +55,14 @@ class Sample:
         return known
 
 
+@dataclass(frozen=True, slots=True)
+class BadSample:
+    """One sample that cannot be used, and why."""
+
+    name: str
+    reason: str
+
+
 def valid_depth(
     depth_m: npt.NDArray[Any], min_m: float = 0.0, max_m: float = float("inf")
 ) -> npt.NDArray[np.bool_]:
@@ -67,6 +78,21 @@ def ray_to_planar(distance_m: npt.NDArray[np.float32], camera: Camera) -> npt.ND
     x = (np.arange(width) - camera.cx) / camera.fx
     y = ((np.arange(height) - camera.cy) / camera.fy)[:, None]
     return (distance_m / np.sqrt(1.0 + x**2 + y**2)).astype(np.float32)
+
+
+def depth_target(
+    depth_m: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """Clamp metric depth [H, W] to its 2 to 98 per cent quantiles over the valid pixels.
+
+    Returns:
+        Depth with the far value at invalid pixels, and the mask: empty when the image is flat.
+    """
+    if not valid.any():
+        return np.zeros_like(depth_m), valid
+    near, far = np.quantile(depth_m[valid], [NEAR_QUANTILE, FAR_QUANTILE])
+    clamped = np.where(valid, np.clip(depth_m, near, far), far).astype(np.float32)
+    return clamped, valid if far > near else np.zeros_like(valid)
 
 
 def suspect_unit(median_m: float) -> str | None:

@@ -9,10 +9,9 @@ from collections import defaultdict
 import numpy as np
 import numpy.typing as npt
 
-from e2e_deploy.train.data.batches import FAR_QUANTILE, NEAR_QUANTILE
 from e2e_deploy.train.data.folder_spec import FolderSpec
 from e2e_deploy.train.data.normals_from_depth import normals_from_depth
-from e2e_deploy.train.data.sample import Sample, suspect_unit
+from e2e_deploy.train.data.sample import FAR_QUANTILE, NEAR_QUANTILE, Sample, suspect_unit
 from e2e_deploy.train.normals_axes import AxesComparison
 
 FARTHEST_M, NEAREST_M = 1000.0, 0.002

@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from e2e_deploy.errors import DataError
+from e2e_deploy.names import OnBad
 from e2e_deploy.packages import require
 from e2e_deploy.system.text import clean
 from e2e_deploy.train.data.encoding import Array, decode_normals
@@ -33,7 +34,7 @@ from e2e_deploy.train.data.files import read_bytes, read_picture
 from e2e_deploy.train.data.folder_spec import FolderSpec
 from e2e_deploy.train.data.resize import fit
 from e2e_deploy.train.data.sample import Camera, Sample, valid_depth
-from e2e_deploy.train.preparation.prepare import Job, OnBad, PrepareReport, Progress, prepare
+from e2e_deploy.train.preparation.conversion import Job, PrepareReport, Progress, convert_all
 
 Float64 = npt.NDArray[np.float64]
 
@@ -72,7 +73,7 @@ def prepare_hypersim(
     with_normals: bool = True,
     workers: int = 1,
     on_bad: OnBad = "skip",
-    progress: Progress | None = None,
+    on_progress: Progress | None = None,
 ) -> PrepareReport:
     """Write the released images of ``src`` as the folder data set ``dst``.
 
@@ -86,7 +87,7 @@ def prepare_hypersim(
         with_normals: also store camera normals; they must then exist for every image.
         workers: processes.
         on_bad: skip and report, or stop.
-        progress: called with (done, total).
+        on_progress: called with (done, total).
 
     Raises:
         DataError: the CSV is missing or not Hypersim's; nothing was found; a bad sample with "stop".
@@ -104,7 +105,7 @@ def prepare_hypersim(
         max_m=MAX_DEPTH_M,
         normals_format="png8" if with_normals else None,
     )
-    report = prepare(
+    report = convert_all(
         jobs,
         partial(read_hypersim, size=size, cameras=cameras),
         Path(dst),
@@ -113,7 +114,7 @@ def prepare_hypersim(
         num_absent=num_absent,
         workers=workers,
         on_bad=on_bad,
-        progress=progress,
+        on_progress=on_progress,
     )
     assumed = sorted({scene for job in jobs if (scene := _scene(job)) not in cameras})
     if not assumed:

@@ -1,236 +1,69 @@
-"""Turns an official data set into a folder data set: in parallel, resumable, every bad file named.
+"""The official data sets that can be prepared, one call for all.
 
-Knows: jobs, workers, atomic writing, the statistics file, the report.
-Does not know: any official layout (``hypersim`` and ``vkitti2`` give the jobs and read the files).
-
-``<dst>/<split>.csv`` holds one line of statistics per finished sample. A sample is complete when its
-line and its files exist; a killed run loses at most the samples in flight.
+Knows: which options each of them has. Does not know: any layout.
 """
 
-import csv
-import io
-import math
-import multiprocessing
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
-
-from e2e_deploy.errors import DataError, E2EDeployError, UsageError
-from e2e_deploy.train.data.encoding import UINT16_MAX, encode_depth, encode_normals
-from e2e_deploy.train.data.files import read_bytes, write_bytes, write_picture
-from e2e_deploy.train.data.folder_spec import SPEC_FILE, FolderSpec, load_spec, save_spec
-from e2e_deploy.train.data.sample import Sample, suspect_unit
-
-OnBad = Literal["skip", "stop"]
-Progress = Callable[[int, int], None]
-"""Called with (samples done, samples in all)."""
-
-COLUMNS = (
-    "stem",
-    "height",
-    "width",
-    "valid_share",
-    "saturated_share",
-    "min_m",
-    "median_m",
-    "max_m",
-)
+from e2e_deploy.errors import UsageError
+from e2e_deploy.names import DATA_KINDS, DataKind, OnBad
+from e2e_deploy.train.preparation.conversion import PrepareReport, Progress
+from e2e_deploy.train.preparation.hypersim import prepare_hypersim
+from e2e_deploy.train.preparation.vkitti2 import prepare_vkitti2
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One sample to convert."""
-
-    split: str
-    stem: str
-    sources: tuple[Path, ...]
-    """Official files, in the order the data set's reader expects."""
-
-
-@dataclass(frozen=True, slots=True)
-class BadSample:
-    """One sample that cannot be used, and why."""
-
-    name: str
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PrepareReport:
-    """What a run of ``prepare`` did."""
-
-    num_written: int
-    num_kept: int
-    """Samples that were complete already."""
-    num_absent: int
-    """Samples that belong to the data set but of which nothing was downloaded."""
-    bad: tuple[BadSample, ...]
-    suspicions: tuple[str, ...]
-    """Sentences about the whole set, such as a unit that looks wrong."""
-    notes: tuple[str, ...] = ()
-    """Sentences about what was assumed."""
-
-
-Row = dict[str, str]
-_Outcome = tuple[Job, Row | None, str]
-
-
-def prepare(
-    jobs: Sequence[Job],
-    convert: Callable[[Job], Sample],
-    dst: Path,
-    spec: FolderSpec,
+def prepare_data(
+    kind: DataKind,
+    source: str | Path,
+    out: str | Path,
     *,
-    size: tuple[int, int],
-    num_absent: int = 0,
+    normals: bool = True,
+    val_scenes: Sequence[str] = (),
     workers: int = 1,
     on_bad: OnBad = "skip",
-    progress: Progress | None = None,
+    on_progress: Progress | None = None,
 ) -> PrepareReport:
-    """Convert ``jobs`` into the folder data set ``dst``; samples that are complete are kept.
+    """Turn the official download in ``source`` into the folder data set ``out``; killed runs continue.
 
     Args:
-        jobs: what to convert.
-        convert: reads one job at the stored size, a picklable function; raises ``DataError`` when bad.
-        dst: folder to write; made if needed.
-        spec: its ``dataset.toml``, with 16-bit PNG depth and 8-bit PNG normals.
-        size: (height, width) that ``convert`` returns; samples stored at another size are redone.
-        num_absent: passed on to the report.
+        kind: hypersim or vkitti2.
+        source: folder of the download; the layout is in ``train/preparation/<kind>.py``.
+        out: folder data set to write.
+        normals: Hypersim alone: False prepares depth without normals.
+        val_scenes: Virtual KITTI 2 alone: scenes (Scene01, 02, 06, 18, 20) that become the split val.
         workers: processes; 1 works in this one.
-        on_bad: skip a bad sample and report it, or stop at the first.
-        progress: called after every sample.
+        on_bad: name damaged samples and go on, or stop at the first.
+        on_progress: called with (samples done, samples in all).
 
     Raises:
-        DataError: ``on_bad`` is stop and a sample is bad, or there is nothing to prepare at all.
-        UsageError: ``dst`` holds a data set with another ``dataset.toml``.
+        UsageError: an argument does not belong to this data set, or ``out`` was prepared with other settings.
+        DataError: nothing was found in ``source``, or a sample is damaged and ``on_bad`` is stop.
+        UnavailableError: h5py, which reads Hypersim, is not installed.
+        E2EDeployError: a file cannot be written, or a worker process died.
     """
-    if not jobs:
-        raise DataError(f"nothing to prepare for {dst}: {num_absent} samples listed, none found")
-    if (dst / SPEC_FILE).exists() and load_spec(dst) != spec:
-        raise UsageError(f"{dst} was prepared with other settings: choose an empty folder")
-    save_spec(dst, spec)
-    splits = sorted({job.split for job in jobs})
-    rows = {split: read_statistics(dst, split) for split in splits}
-    _save_statistics(dst, rows)
-    stored_size = {"height": str(size[0]), "width": str(size[1])}
-    todo = [
-        job
-        for job in jobs
-        if not (
-            stored_size.items() <= rows[job.split].get(job.stem, {}).items()
-            and all(file.exists() for file in _targets(dst, spec, job))
+    if kind not in DATA_KINDS:
+        raise UsageError(f"unknown data set {kind!r}; there are {', '.join(DATA_KINDS)}")
+    if workers < 1:
+        raise UsageError(f"`workers` is {workers}; expected at least 1")
+    if kind == "hypersim":
+        if val_scenes:
+            raise UsageError("`val_scenes` is for vkitti2; Hypersim has an official val split")
+        return prepare_hypersim(
+            source,
+            out,
+            with_normals=normals,
+            workers=workers,
+            on_bad=on_bad,
+            on_progress=on_progress,
         )
-    ]
-    done, bad = len(jobs) - len(todo), list[BadSample]()
-    with _outcomes(partial(_convert_one, convert, dst, spec), todo, workers) as outcomes:
-        for job, row, reason in outcomes:
-            done += 1
-            if row is None:
-                if on_bad == "stop":
-                    raise DataError(f"bad sample {job.stem}: {reason}")
-                bad.append(BadSample(job.stem, reason))
-            else:
-                with (dst / f"{job.split}.csv").open("a") as file:
-                    file.write(_line(row) + "\n")
-                rows[job.split][job.stem] = row
-            if progress is not None:
-                progress(done, len(jobs))
-    _save_statistics(dst, rows)
-    medians = [float(row["median_m"]) for split in splits for row in rows[split].values()]
-    suspicion = suspect_unit(float(np.median(medians))) if medians else None
-    return PrepareReport(
-        num_written=len(todo) - len(bad),
-        num_kept=len(jobs) - len(todo),
-        num_absent=num_absent,
-        bad=tuple(bad),
-        suspicions=(suspicion,) if suspicion else (),
+    if not normals:
+        raise UsageError("`normals=False` is for hypersim; vkitti2's normals come from its depth")
+    return prepare_vkitti2(
+        source,
+        out,
+        val_scenes=val_scenes,
+        workers=workers,
+        on_bad=on_bad,
+        on_progress=on_progress,
     )
-
-
-def read_statistics(dst: Path, split: str) -> dict[str, Row]:
-    """Rows of ``<dst>/<split>.csv`` by stem; a line torn by a killed run, or of something else, is left out."""
-    path = dst / f"{split}.csv"
-    if not path.exists():
-        return {}
-    whole_lines = read_bytes(path).decode(errors="replace").rpartition("\n")[0]
-    rows = csv.DictReader(io.StringIO(whole_lines))
-    return {row["stem"]: row for row in rows if _is_whole(row)}
-
-
-def _is_whole(row: Mapping[str, str | None]) -> bool:
-    try:
-        return row.keys() == set(COLUMNS) and all(
-            math.isfinite(float(row[column] or "")) for column in COLUMNS[1:]
-        )
-    except ValueError:
-        return False
-
-
-def _convert_one(
-    convert: Callable[[Job], Sample], dst: Path, spec: FolderSpec, job: Job
-) -> _Outcome:
-    try:
-        sample = convert(job)
-    except DataError as error:
-        return job, None, str(error)
-    if not sample.valid.any():
-        return job, None, f"{sample.path}: no valid depth pixel"
-    stored = encode_depth(sample.depth_m, spec.unit_m)
-    rgb_path, depth_path, *normals_path = _targets(dst, spec, job)
-    write_picture(depth_path, stored)
-    if normals_path and sample.normals is not None:
-        write_picture(normals_path[0], encode_normals(sample.normals))
-    # Last, because readers list the pictures.
-    write_picture(rgb_path, sample.rgb)
-    return job, _statistics(job, sample, float(np.mean(stored == UINT16_MAX))), ""
-
-
-def _statistics(job: Job, sample: Sample, saturated_share: float) -> Row:
-    depth = sample.depth_m[sample.valid]
-    height, width = sample.valid.shape
-    values = (sample.valid.mean(), saturated_share, depth.min(), np.median(depth), depth.max())
-    texts = (job.stem, str(height), str(width), *(f"{value:.6g}" for value in values))
-    return dict(zip(COLUMNS, texts, strict=True))
-
-
-def _targets(dst: Path, spec: FolderSpec, job: Job) -> list[Path]:
-    kinds = ("rgb", "depth", "normals") if spec.normals_format else ("rgb", "depth")
-    return [dst / job.split / kind / f"{job.stem}.png" for kind in kinds]
-
-
-@contextmanager
-def _outcomes(
-    work: Callable[[Job], _Outcome], jobs: Sequence[Job], workers: int
-) -> Iterator[Iterator[_Outcome]]:
-    if workers <= 1:
-        yield map(work, jobs)
-        return
-    # Spawned, because forking a process that has threads (torch, OpenCV) can hang.
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        yield pool.map(work, jobs, chunksize=4)
-    except BrokenProcessPool as error:
-        raise E2EDeployError(
-            "a worker process died (out of memory?): run the same command again to continue, "
-            "with fewer workers"
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _save_statistics(dst: Path, rows: Mapping[str, Mapping[str, Row]]) -> None:
-    for split, by_stem in rows.items():
-        lines = [",".join(COLUMNS), *(_line(by_stem[stem]) for stem in sorted(by_stem))]
-        write_bytes(dst / f"{split}.csv", ("\n".join(lines) + "\n").encode())
-
-
-def _line(row: Row) -> str:
-    # No value can hold a comma: stems come from official names, the rest are numbers.
-    return ",".join(row[column] for column in COLUMNS)

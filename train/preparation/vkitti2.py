@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from e2e_deploy.errors import DataError, UsageError
+from e2e_deploy.names import OnBad
 from e2e_deploy.train.data.encoding import decode_depth
 from e2e_deploy.train.data.files import read_picture, read_rgb
 from e2e_deploy.train.data.folder_spec import FolderSpec
 from e2e_deploy.train.data.normals_from_depth import normals_from_depth
 from e2e_deploy.train.data.resize import crop
 from e2e_deploy.train.data.sample import Camera, Sample, valid_depth
-from e2e_deploy.train.preparation.prepare import Job, OnBad, PrepareReport, Progress, prepare
+from e2e_deploy.train.preparation.conversion import Job, PrepareReport, Progress, convert_all
 
 SCENES = ("Scene01", "Scene02", "Scene06", "Scene18", "Scene20")
 WEATHERS = ("morning", "fog", "rain", "sunset", "overcast")
@@ -42,7 +43,7 @@ def prepare_vkitti2(
     val_scenes: Sequence[str] = (),
     workers: int = 1,
     on_bad: OnBad = "skip",
-    progress: Progress | None = None,
+    on_progress: Progress | None = None,
 ) -> PrepareReport:
     """Write the chosen scenes of ``src`` as the folder data set ``dst``, with normals from depth.
 
@@ -54,7 +55,7 @@ def prepare_vkitti2(
         val_scenes: those of ``scenes`` that become the split val; the rest is train.
         workers: processes.
         on_bad: skip and report, or stop.
-        progress: called with (done, total).
+        on_progress: called with (done, total).
 
     Raises:
         DataError: nothing was found, or a bad sample with "stop".
@@ -71,7 +72,7 @@ def prepare_vkitti2(
         max_m=MAX_DEPTH_M,
         normals_format="png8",
     )
-    return prepare(
+    return convert_all(
         vkitti2_jobs(Path(src), scenes, weathers, val_scenes),
         read_vkitti2,
         Path(dst),
@@ -79,7 +80,7 @@ def prepare_vkitti2(
         size=SIZE,
         workers=workers,
         on_bad=on_bad,
-        progress=progress,
+        on_progress=on_progress,
     )
 
 

@@ -4,17 +4,18 @@
     <out>/<split>/camera/<stem>.json     fx, fy, cx, cy in pixels (centres at whole numbers): they vary
     the rest                             see ``folder``
 
-Knows seeds and settings. What is in a scene: see ``scenes``; how it is rendered: ``render_worker``, ``scene_view``.
+Knows seeds and settings. What is in a scene: see ``scenes``; how it is rendered: ``worker``, ``view``.
 """
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from e2e_deploy.errors import UsageError
+from e2e_deploy.packages import require
 from e2e_deploy.train.data.files import read_bytes, write_bytes
 from e2e_deploy.train.data.folder_spec import DEFAULT_SPLITS, FolderSpec, save_spec
 from e2e_deploy.train.rendering.sample import DEPTH_UNIT_M
@@ -36,69 +37,87 @@ def scene_seed(split: str, index: int, seed: int = 0) -> int:
     return (seed * len(DEFAULT_SPLITS) + DEFAULT_SPLITS.index(split)) * SEEDS_PER_SPLIT + index
 
 
-def render_dataset(
-    out: Path,
-    counts: Mapping[str, int],
+class _Settings(TypedDict):
+    """What makes two sets the same but for their length."""
+
+    seed: int
+    size_hw: list[int]
+    samples: int
+
+
+def render_data(
+    out: str | Path,
     *,
-    size_hw: tuple[int, int] = (256, 320),
+    train: int = 4000,
+    val: int = 100,
+    test: int = 100,
+    size: tuple[int, int] = (256, 320),
     seed: int = 0,
     samples: int = 16,
     workers: int = 1,
-    progress: Callable[[int, int], None] | None = None,
-) -> None:
-    """Renders a data set into ``out``; complete samples that are there already stay as they are.
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Render a data set with exact depth and normals into ``out``; complete samples that are there stay as they are.
 
-    Each sample is rendered in a worker process, which the renderer's compiler may end: see ``render_worker``.
+    Each sample is rendered in a worker process, which the renderer's compiler may end: see ``worker``.
 
     Args:
         out: the folder; made when missing.
-        counts: samples per split, e.g. ``{"train": 4000, "val": 100}``.
-        size_hw: height and width in pixels.
+        train: samples of the split train, 0 for none.
+        val: samples of the split val.
+        test: samples of the split test.
+        size: (height, width) in pixels.
         seed: another one gives other scenes.
         samples: light paths per pixel.
         workers: processes; any number gives the same scenes.
-        progress: called with (samples done, samples in all), also for those that were there.
+        on_progress: called with (samples done, samples in all), also for those that were there.
+
+    Returns:
+        ``out``.
 
     Raises:
         UsageError: a value cannot be used, or ``out`` holds a set rendered with other settings.
         UnavailableError: mitsuba is not installed.
         E2EDeployError: a file cannot be written, or a scene ends every renderer.
     """
-    if min(size_hw) < 8 or samples < 1 or workers < 1 or seed < 0 or not any(counts.values()):
+    out, counts = Path(out), {"train": train, "val": val, "test": test}
+    unusable = min(size) < 8 or samples < 1 or workers < 1 or seed < 0
+    if unusable or min(counts.values()) < 0 or not any(counts.values()):
         raise UsageError(
-            f"cannot render {dict(counts)} samples of {size_hw} with samples={samples}, "
-            f"workers={workers}, seed={seed}: sizes from 8 pixels, the others from 1, the seed from 0"
+            f"cannot render {counts} pictures of {size[0]}x{size[1]} with {samples} samples a pixel, {workers} workers "
+            f"and seed {seed}: sides from 8 pixels, samples and workers from 1, seed and counts from 0, one of these "
+            "above"
         )
+    require("mitsuba", "train")
     jobs = [
-        RenderJob(
-            str(out / split), f"{index:06d}", scene_seed(split, index, seed), size_hw, samples
-        )
+        RenderJob(str(out / split), f"{index:06d}", scene_seed(split, index, seed), size, samples)
         for split in counts
         for index in range(counts[split])
     ]
     variant = choose_variant()
-    _claim(out, {"seed": seed, "size_hw": list(size_hw), "samples": samples})
+    _claim(out, {"seed": seed, "size_hw": list(size), "samples": samples})
     waiting = [job for job in jobs if not job.is_complete()]
     done = len(jobs) - len(waiting)
     log.info("%d of %d samples are there already", done, len(jobs))
-    report = progress or (lambda done, total: None)
+    report = on_progress or (lambda done, total: None)
     report(done, len(jobs))
     with closing(render_jobs(waiting, variant, workers)) as rendered:
         for _ in rendered:
             done += 1
             report(done, len(jobs))
+    return out
 
 
-def _claim(out: Path, settings: Mapping[str, Any]) -> None:
+def _claim(out: Path, settings: _Settings) -> None:
     """Writes the set's description, or checks that the one there has the same settings."""
     marker = out / "render.json"
     if marker.exists():
         there = json.loads(read_bytes(marker))
         if there != settings:
             raise UsageError(
-                f"{out} was rendered with {there}, not {dict(settings)}: name another folder"
+                f"{out} was rendered with {there}, not {settings}: name another folder"
             )
-    write_bytes(marker, json.dumps(dict(settings)).encode())
+    write_bytes(marker, json.dumps(settings).encode())
     spec = FolderSpec(
         name="rendered",
         depth_format="png16",

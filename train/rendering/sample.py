@@ -1,6 +1,6 @@
 """One sample rendered and written; run as a module, a worker process that does so for every job it is told.
 
-The picture is written last, so a sample whose picture is there is complete. See ``render_worker`` for the other side.
+The picture is written last, so a sample whose picture is there is complete. See ``worker`` for the other side.
 """
 
 import gc

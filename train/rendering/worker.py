@@ -1,7 +1,7 @@
 """Scenes rendered in processes of their own: Mitsuba compiles as it goes, and its compiler may abort where it runs.
 
 When a worker with a compiled variant dies, its scene and all later ones are rendered with ``scalar_rgb``, which
-compiles nothing. Knows jobs and processes; what a worker does with a job is in ``render_sample``.
+compiles nothing. Knows jobs and processes; what a worker does with a job is in ``sample``.
 """
 
 import logging

@@ -17,8 +17,8 @@ from e2e_deploy.packages import require
 from e2e_deploy.system.files import whole_file
 from e2e_deploy.system.json_files import parse_json
 from e2e_deploy.system.records import Limits, read_record
+from e2e_deploy.train.accuracy import Evaluation
 from e2e_deploy.train.config import EvalConfig
-from e2e_deploy.train.evaluate import EvalResult
 
 CRITERION: dict[TaskName, str] = {"depth": "abs_rel", "normals": "mean_deg"}
 """The metric that decides, smaller is better."""
@@ -30,7 +30,7 @@ class Best:
 
     step: Annotated[int, Limits(0)]
     values: dict[str, float]
-    """Its metrics, as ``EvalResult.values``."""
+    """Its metrics, as ``Evaluation.values``."""
     measured_on: str
     """The pictures, as JSON; results on others cannot be compared."""
 
@@ -64,7 +64,7 @@ class BestWeights:
             best = self._read_best()
             self.best = best if best.measured_on == self._measured_on else None
 
-    def offer(self, step: int, result: EvalResult) -> bool:
+    def offer(self, step: int, result: Evaluation) -> bool:
         """Keep the weights as they are now if ``result``, measured at ``step``, is the best; returns whether it is.
 
         A result with a ``problem`` never is.

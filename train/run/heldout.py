@@ -10,15 +10,13 @@ import numpy.typing as npt
 import torch
 
 from e2e_deploy.errors import DataError, E2EDeployError
-from e2e_deploy.names import TaskName
+from e2e_deploy.names import OnBad, TaskName
 from e2e_deploy.packages import require
+from e2e_deploy.train.accuracy import Evaluation, Measurement, Predict, spread_indices
 from e2e_deploy.train.config import EvalConfig
-from e2e_deploy.train.data.batches import STRIDE
 from e2e_deploy.train.data.folder import FolderDataset
-from e2e_deploy.train.data.resize import crop, fit
+from e2e_deploy.train.data.resize import STRIDE, crop, fit
 from e2e_deploy.train.data.sample import Sample
-from e2e_deploy.train.evaluate import EvalResult, Measurement, Predict, spread_indices
-from e2e_deploy.train.preparation.prepare import OnBad
 from e2e_deploy.train.step.step import Stepper
 
 
@@ -45,7 +43,7 @@ class HeldOut:
         height, width = (side // STRIDE * STRIDE for side in sample.valid.shape)
         return crop(sample, 0, 0, height, width)
 
-    def measure(self, stepper: Stepper) -> EvalResult:
+    def measure(self, stepper: Stepper) -> Evaluation:
         """Accuracy of the model as it is now, in the run's precision; the same in all processes, which share the work.
 
         Raises:
@@ -71,7 +69,7 @@ class HeldOut:
                 raise share
         for share in others:
             total.merge(share)
-        result: EvalResult = total.result()
+        result: Evaluation = total.result()
         return result
 
     def _measure_share(

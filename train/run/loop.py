@@ -13,18 +13,18 @@ import torch
 
 from e2e_deploy.errors import DataError, E2EDeployError, UsageError
 from e2e_deploy.packages import require
+from e2e_deploy.train.accuracy import Evaluation
 from e2e_deploy.train.card import RecentDirection, training_facts
 from e2e_deploy.train.config import TrainConfig, changed_keys, check_config, config_table
 from e2e_deploy.train.data.batches import Batch, MixedBatches, Part
 from e2e_deploy.train.data.folder import FolderDataset
-from e2e_deploy.train.evaluate import EvalResult
 from e2e_deploy.train.model_folder import write_model
 from e2e_deploy.train.pictures import Picture, comparison_row
 from e2e_deploy.train.run.best import BestWeights
 from e2e_deploy.train.run.failures import failures_said
 from e2e_deploy.train.run.heldout import HeldOut
 from e2e_deploy.train.run.interruption import Interruption
-from e2e_deploy.train.run.report import Reporter, StepReport
+from e2e_deploy.train.run.report import Reporter
 from e2e_deploy.train.run.resume import (
     DataState,
     Progress,
@@ -39,6 +39,7 @@ from e2e_deploy.train.run.resume import (
 from e2e_deploy.train.start import Start, load_start
 from e2e_deploy.train.step.forward import TrainingForward
 from e2e_deploy.train.step.step import Stepper
+from e2e_deploy.train.step.step_report import StepReport
 
 MAX_NONFINITE_IN_A_ROW = 20
 """fp16 begins with a gradient scale that may be halved a dozen times before the first good step."""
@@ -60,7 +61,7 @@ class TrainResult:
     progress: Progress
     loss: float | None
     """Of the last step; None when there was nothing left to do."""
-    evaluation: EvalResult | None
+    evaluation: Evaluation | None
     """On the held-out pictures at the end, if the config names some."""
     is_main: bool
     """Whether this is the first process, the one that wrote."""
@@ -155,7 +156,7 @@ class _Run:
         progress, steps, run = self.progress, self.config.optim.steps, self.config.run
         checkpoint_due = False
         report: StepReport | None = None
-        evaluation: EvalResult | None = None
+        evaluation: Evaluation | None = None
         with (
             Interruption() as interruption,
             Reporter(
@@ -306,7 +307,7 @@ class _Run:
             return False
         return step % self.config.eval.every == 0 or step == self.config.optim.steps
 
-    def _evaluate(self, reporter: Reporter) -> EvalResult | None:
+    def _evaluate(self, reporter: Reporter) -> Evaluation | None:
         """Measure in all processes, each its share; the first one tells."""
         if self.held_out is None:
             return None
@@ -369,7 +370,7 @@ class _Run:
         self,
         model: Path,
         report: StepReport | None,
-        evaluation: EvalResult | None,
+        evaluation: Evaluation | None,
         say: Callable[[str], None],
     ) -> None:
         if report is None and (model / "model_index.json").is_file():

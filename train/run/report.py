@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,62 +17,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from e2e_deploy.errors import E2EDeployError, UsageError
 from e2e_deploy.packages import require
+from e2e_deploy.progress import Count, duration
 from e2e_deploy.system.files import open_regular, whole_file
 from e2e_deploy.system.json_files import to_json
+from e2e_deploy.train.step.step_report import StepReport
 
 _SMOOTHING = 0.9
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StepReport:
-    """One optimizer step, over all processes."""
-
-    step: int
-    """Steps done after this one."""
-    loss: float | None
-    """Mean over the valid pixels, see ``LossConfig.mean``: metres for depth, radians for normals; None when no image
-    of the step has a usable truth, and then nothing was changed."""
-    direction: float
-    """The same mean of the term against inverted depth, metres, before its weight."""
-    grad_norm: float
-    """Before clipping."""
-    lr: float
-    num_images: int
-    num_degenerate: int
-    """Of this step, as the next four: images without a usable truth."""
-    num_flat: int
-    """Images whose prediction is the same everywhere, so that it has no gradient."""
-    num_negative: int
-    """Images whose fitted scale is negative: their depth is inverted."""
-    num_bad: int
-    """Samples that could not be read and were replaced."""
-    skipped: bool
-    """The step was left out because loss or gradient was NaN or infinite."""
-
-    @property
-    def teaches_nothing(self) -> bool:
-        """Whether no image gave a gradient."""
-        return self.num_degenerate + self.num_flat >= self.num_images
-
-    def __str__(self) -> str:
-        """The loss, and the images that are not as they should be."""
-        parts = ["loss none" if self.loss is None else f"loss {self.loss:.4f}"]
-        parts += [
-            f"{name} {count}/{self.num_images}"
-            for name, count in (
-                ("inverted", self.num_negative),
-                ("no usable truth", self.num_degenerate),
-                ("flat prediction", self.num_flat),
-                ("unreadable", self.num_bad),
-            )
-            if count
-        ]
-        return "  ".join(parts)
 
 
 class Reporter:
@@ -98,23 +51,18 @@ class Reporter:
         self._last_time = time.perf_counter()
         if not enabled:
             return
-        self._console = Console(stderr=True)
+        self._count = Count("training", first=first_step, tenths=False)
         self._out, self._log, self._logs = out, out / "log.jsonl", out / "logs"
         _forget_after(self._log, first_step)
         tensorboard = require("torch.utils.tensorboard", "train")
         with _said(self._out):
             self._writer = tensorboard.SummaryWriter(str(self._logs), purge_step=first_step + 1)
-        text = TextColumn("{task.fields[text]}")
-        columns = (TextColumn("{task.completed}/{task.total}"), BarColumn(), text)
-        self._bar = Progress(*columns, TimeRemainingColumn(), console=self._console)
-        self._task = self._bar.add_task("", total=steps, completed=first_step, text="")
 
     def __enter__(self) -> "Reporter":
         if self.enabled:
             self._other_threads = threading.excepthook
             threading.excepthook = self._on_thread_error
-            if self._console.is_terminal:
-                self._bar.start()
+            self._count.__enter__()
         return self
 
     def __exit__(
@@ -124,8 +72,7 @@ class Reporter:
         trace: TracebackType | None,
     ) -> None:
         if self.enabled:
-            if self._console.is_terminal:
-                self._bar.stop()
+            self._count.__exit__()
             try:
                 with _said(self._out):
                     self._writer.close()
@@ -143,7 +90,7 @@ class Reporter:
     def say(self, text: str) -> None:
         """One line for people."""
         if self.enabled:
-            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self._count.say(text)
 
     def step(self, report: StepReport) -> None:
         """Tell about a finished step."""
@@ -160,14 +107,14 @@ class Reporter:
             f"{report}  lr {report.lr:.2e}  {self._images_per_s:.1f} images/s  "
             f"{_memory_gib():.1f} GiB"
         )
-        self._bar.update(self._task, completed=report.step, text=text)
+        self._count(report.step, self._steps, text)
         if report.skipped:
             self.say(f"step {report.step} skipped: loss or gradient is NaN or infinite")
         if report.step % self._log_every and report.step != self._steps:
             return
-        if not self._console.is_terminal:
+        if not self._count.on_terminal:
             left = (self._steps - report.step) * report.num_images / self._images_per_s
-            self.say(f"step {report.step}/{self._steps}  {text}  {_duration(left)} left")
+            self.say(f"step {report.step}/{self._steps}  {text}  {duration(left)} left")
         self._write_log({**asdict(report), "images_per_s": round(self._images_per_s, 3)})
         values = {"lr": report.lr, "grad_norm": report.grad_norm, "direction": report.direction}
         values |= {"images_per_s": self._images_per_s, "degenerate": report.num_degenerate}
@@ -241,8 +188,3 @@ def _memory_gib() -> float:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
     return float(require("psutil", "train").Process().memory_info().rss) / 2**30
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from e2e_deploy.errors import UnavailableError, UsageError
 from e2e_deploy.train.config import TrainConfig
 from e2e_deploy.train.data.batches import Batch
-from e2e_deploy.train.run.report import StepReport
 from e2e_deploy.train.step.forward import TrainingForward
 from e2e_deploy.train.step.losses import LossResult, depth_loss, normals_loss
 from e2e_deploy.train.step.noise import latent_noise
 from e2e_deploy.train.step.schedule import lr_factor
+from e2e_deploy.train.step.step_report import StepReport
 
 NOMINAL_PIXELS = 2.0**16
 """Divides the sum of an image's errors in the backward pass, so that fp16 gradients have their usual size; how many

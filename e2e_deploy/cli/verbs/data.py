@@ -1,18 +1,18 @@
 """``e2e-deploy data``: data sets prepared from official downloads, rendered, and checked."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from e2e_deploy.cli import options
+from e2e_deploy.names import DATA_KINDS, ON_BAD, DataKind, OnBad
 from e2e_deploy.system.json_files import to_json
 
 if TYPE_CHECKING:
-    from e2e_deploy.train.preparation.prepare import PrepareReport
+    from e2e_deploy.train.data.check import CheckReport
+    from e2e_deploy.train.preparation.conversion import PrepareReport
 
 
 @click.group("data")
@@ -21,13 +21,13 @@ def command() -> None:
 
 
 @command.command("prepare")
-@click.argument("kind", type=click.Choice(["hypersim", "vkitti2"]))
+@click.argument("kind", type=click.Choice(DATA_KINDS))
 @click.argument("source", type=options.PATH)
 @click.argument("out", type=options.PATH)
 @click.option("--workers", type=options.WORKERS, default=1, show_default=True)
 @click.option(
     "--on-bad",
-    type=click.Choice(["skip", "stop"]),
+    type=click.Choice(ON_BAD),
     default="skip",
     show_default=True,
     help="Name damaged samples and go on, or stop at the first.",
@@ -42,43 +42,30 @@ def command() -> None:
 )
 @options.as_json
 def prepare(
-    kind: str,
+    kind: DataKind,
     source: Path,
     out: Path,
     workers: int,
-    on_bad: Any,
+    on_bad: OnBad,
     no_normals: bool,
     val_scenes: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Turn the official download in SOURCE into the folder data set OUT; killed runs continue."""
-    from e2e_deploy.errors import UsageError
-    from e2e_deploy.train.preparation.hypersim import prepare_hypersim
-    from e2e_deploy.train.preparation.vkitti2 import prepare_vkitti2
+    from e2e_deploy.progress import Count
+    from e2e_deploy.train.preparation.prepare import prepare_data
 
-    if kind == "hypersim" and val_scenes:
-        raise UsageError("--val-scene is for vkitti2; Hypersim has an official val split")
-    if kind == "vkitti2" and no_normals:
-        raise UsageError("--no-normals is for hypersim; vkitti2's normals come from its depth")
-    with _progress(f"preparing {kind}") as progress:
-        if kind == "hypersim":
-            report = prepare_hypersim(
-                source,
-                out,
-                with_normals=not no_normals,
-                workers=workers,
-                on_bad=on_bad,
-                progress=progress,
-            )
-        else:
-            report = prepare_vkitti2(
-                source,
-                out,
-                val_scenes=val_scenes,
-                workers=workers,
-                on_bad=on_bad,
-                progress=progress,
-            )
+    with Count(f"preparing {kind}") as count:
+        report = prepare_data(
+            kind,
+            source,
+            out,
+            normals=not no_normals,
+            val_scenes=val_scenes,
+            workers=workers,
+            on_bad=on_bad,
+            on_progress=count,
+        )
     _show_prepared(report, as_json)
 
 
@@ -110,51 +97,40 @@ def render(
     workers: int,
 ) -> None:
     """Render a data set with exact depth and normals into OUT; killed runs continue."""
-    from e2e_deploy.packages import require
+    from e2e_deploy.progress import Count
+    from e2e_deploy.train.rendering.render import render_data
 
-    require("mitsuba", "train")
-    from e2e_deploy.train.rendering.render import render_dataset
-
-    counts = {"train": train, "val": val, "test": test}
-    with _progress("rendering") as progress:
-        render_dataset(
+    with Count("rendering") as count:
+        folder = render_data(
             out,
-            {split: count for split, count in counts.items() if count},
-            size_hw=size,
+            train=train,
+            val=val,
+            test=test,
+            size=size,
             seed=seed,
             samples=samples,
             workers=workers,
-            progress=progress,
+            on_progress=count,
         )
-    click.echo(str(out))
+    click.echo(str(folder))
 
 
 @command.command("check")
 @click.argument("root", type=options.PATH)
-@click.option("--sheet", type=options.NewFile(".png"), help="Write a PNG with a few samples.")
+@click.option("--sheet", type=options.PATH, help="Write a PNG with a few samples.")
 @options.as_json
 def check(root: Path, sheet: Path | None, as_json: bool) -> None:
     """Read every sample of the folder data set ROOT; exit code 5 when something is wrong."""
     from e2e_deploy.errors import DataError
-    from e2e_deploy.train.data.check import check_dataset, contact_sheet
+    from e2e_deploy.progress import Count
+    from e2e_deploy.train.data.check import check_data
 
-    options.refuse_inside(root, sheet)
-    with _progress("reading") as progress:
-        report = check_dataset(root, progress)
-    if sheet is not None:
-        contact_sheet(root, sheet)
+    with Count("reading") as count:
+        report = check_data(root, sheet=sheet, on_progress=count)
     if as_json:
         click.echo(to_json(asdict(report) | {"ok": report.ok}))
     else:
-        click.echo(f"{report.name}: {'with' if report.has_normals else 'no'} normals")
-        for name, split in report.splits.items():
-            line = f"  {name}: {split.num_samples} samples"
-            if split.valid_share > 0:
-                line += (
-                    f", depth {split.min_m:.3g} to {split.max_m:.4g} m, median {split.median_m:.3g} m, "
-                    f"{split.valid_share:.1%} valid"
-                )
-            click.echo(line)
+        _show_checked(report)
     for split in report.splits.values():
         for path in split.missing:
             click.echo(f"missing: {path}", err=True)
@@ -164,6 +140,18 @@ def check(root: Path, sheet: Path | None, as_json: bool) -> None:
         click.echo(f"suspicious: {sentence}", err=True)
     if not report.ok:
         raise DataError(f"{root} has missing, damaged or suspicious samples, named above")
+
+
+def _show_checked(report: "CheckReport") -> None:
+    click.echo(f"{report.name}: {'with' if report.has_normals else 'no'} normals")
+    for name, split in report.splits.items():
+        line = f"  {name}: {split.num_samples} samples"
+        if split.valid_share > 0:
+            line += (
+                f", depth {split.min_m:.3g} to {split.max_m:.4g} m, median {split.median_m:.3g} m, "
+                f"{split.valid_share:.1%} valid"
+            )
+        click.echo(line)
 
 
 def _show_prepared(report: "PrepareReport", as_json: bool) -> None:
@@ -180,24 +168,3 @@ def _show_prepared(report: "PrepareReport", as_json: bool) -> None:
         f"{report.num_written} written, {report.num_kept} already there, {len(report.bad)} bad, "
         f"{report.num_absent} not downloaded"
     )
-
-
-@contextmanager
-def _progress(name: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, a line every ten per cent in a pipe, on stderr."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal) as bar:
-        line = bar.add_task(name)
-        told = [-1]
-
-        def show(done: int, total: int) -> None:
-            bar.update(line, completed=done, total=total)
-            tenth = 10 * done // max(total, 1)
-            if not console.is_terminal and tenth != told[0]:
-                told[0] = tenth
-                click.echo(f"{name}: {done}/{total}", err=True)
-
-        yield show

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from e2e_deploy.errors import DataError
-from e2e_deploy.train.data.check import check_dataset, contact_sheet
+from e2e_deploy.train.data.check import check_data, contact_sheet
 from e2e_deploy.train.data.folder_spec import FolderSpec, save_spec
 from e2e_deploy.train.data.normals_from_depth import normals_from_depth
 from e2e_deploy.train.data.sample import Camera
@@ -15,7 +15,7 @@ from tests.train.fixtures import write_folder, write_sample
 def test_a_sound_set(tmp_path):
     write_folder(tmp_path, splits=("train", "val"), num_samples=3)
     seen = []
-    report = check_dataset(tmp_path, lambda *step: seen.append(step))
+    report = check_data(tmp_path, on_progress=lambda *step: seen.append(step))
     assert report.ok
     assert report.has_normals
     assert report.name == "tiny"
@@ -31,7 +31,7 @@ def test_what_is_missing_or_damaged_is_named(tmp_path):
     write_folder(tmp_path, num_samples=4)
     (tmp_path / "train/normals/s001.png").unlink()
     (tmp_path / "train/rgb/s002.png").write_bytes(b"\x89PNG")
-    report = check_dataset(tmp_path)
+    report = check_data(tmp_path)
     assert not report.ok
     train = report.splits["train"]
     assert train.num_samples == 3
@@ -47,7 +47,7 @@ def test_a_wrong_unit_is_suspected(tmp_path, stored, said, message):
     write_folder(tmp_path, unit_m=stored)
     path = tmp_path / "dataset.toml"
     path.write_text(path.read_text().replace(f"unit_m = {stored!r}", f"unit_m = {said!r}"))
-    report = check_dataset(tmp_path)
+    report = check_data(tmp_path)
     assert not report.ok
     (sentence,) = report.suspicions
     assert sentence.startswith("train: ")
@@ -58,7 +58,7 @@ def test_wrong_axes_are_suspected(tmp_path):
     write_folder(tmp_path)
     path = tmp_path / "dataset.toml"
     path.write_text(path.read_text().replace("right-up-back", "right-down-front"))
-    (sentence,) = check_dataset(tmp_path).suspicions
+    (sentence,) = check_data(tmp_path).suspicions
     assert "100% of the normals point away" in sentence
 
 
@@ -98,7 +98,7 @@ def sky(value):
 
 
 def test_hills_are_sound(tmp_path):
-    assert check_dataset(write_hills(tmp_path)).suspicions == ()
+    assert check_data(write_hills(tmp_path)).suspicions == ()
 
 
 @pytest.mark.parametrize(
@@ -120,14 +120,14 @@ def test_hills_are_sound(tmp_path):
     ],
 )
 def test_truths_that_no_scene_has(tmp_path, change, sentence):
-    report = check_dataset(write_hills(tmp_path, change))
+    report = check_data(write_hills(tmp_path, change))
     assert report.ok == (sentence is None)
     assert len(report.suspicions) == (sentence is not None)
     assert all(re.search(sentence, found) for found in report.suspicions)
 
 
 def test_a_background_beyond_max_m_is_no_depth(tmp_path):
-    assert check_dataset(write_hills(tmp_path, sky(1e10), max_m=100.0)).ok
+    assert check_data(write_hills(tmp_path, sky(1e10), max_m=100.0)).ok
 
 
 @pytest.mark.parametrize("noise_m", [0.0, 0.003])
@@ -149,7 +149,7 @@ def test_normals_in_other_axes_than_the_depth(tmp_path, turn, axes, noise_m):
         noise = rng.normal(0, 1, sample["depth_m"].shape) * noise_m
         sample["depth_m"] += noise.astype(np.float32)
 
-    report = check_dataset(write_hills(tmp_path, change))
+    report = check_data(write_hills(tmp_path, change))
     found = [line for line in report.suspicions if "of those from the depth" in line]
     assert len(found) == (axes is not None)
     assert all(f"stored normals are {axes} of those" in line for line in found)
@@ -163,7 +163,7 @@ def test_surfaces_that_all_lean_one_way(tmp_path):
         sample["depth_m"] = plane.astype(np.float32)
         sample["normals"] = normals_from_depth(sample["depth_m"], CAMERA) * [1, -1, 1]
 
-    (line,) = check_dataset(write_hills(tmp_path, change)).suspicions
+    (line,) = check_data(write_hills(tmp_path, change)).suspicions
     assert "stored normals are x -y z of those" in line
 
 
@@ -173,14 +173,14 @@ def test_normals_that_have_nothing_to_do_with_the_depth(tmp_path):
     def change(_index, sample):
         rng.shuffle(sample["normals"].reshape(-1, 3))
 
-    (line,) = check_dataset(write_hills(tmp_path, change)).suspicions
+    (line,) = check_data(write_hills(tmp_path, change)).suspicions
     assert "have nothing in common" in line
 
 
 def test_a_set_with_normals_alone(tmp_path):
     write_hills(tmp_path)
     (tmp_path / "dataset.toml").write_text('name = "n"\n[normals]\nformat = "npy"\n')
-    report = check_dataset(tmp_path)
+    report = check_data(tmp_path)
     assert report.ok
     assert np.isnan(report.splits["train"].median_m)
     assert contact_sheet(tmp_path, tmp_path / "sheet.png") == 4
@@ -189,7 +189,7 @@ def test_a_set_with_normals_alone(tmp_path):
 def test_a_set_of_which_nothing_can_be_read_is_reported_not_raised(tmp_path):
     write_folder(tmp_path, num_samples=1)
     (tmp_path / "train/rgb/s000.png").write_bytes(b"")
-    report = check_dataset(tmp_path)
+    report = check_data(tmp_path)
     assert len(report.splits["train"].bad) == 1
     assert np.isnan(report.splits["train"].median_m)
     with pytest.raises(DataError, match="none of 1 samples"):

@@ -6,6 +6,7 @@ import pytest
 from e2e_deploy.errors import DataError, UsageError
 from e2e_deploy.metrics import angular_error_deg
 from e2e_deploy.train.data.folder import FolderDataset
+from e2e_deploy.train.preparation.conversion import read_statistics
 from e2e_deploy.train.preparation.hypersim import (
     face_camera,
     hypersim_cameras,
@@ -15,7 +16,6 @@ from e2e_deploy.train.preparation.hypersim import (
     read_hypersim,
     tone_map,
 )
-from e2e_deploy.train.preparation.prepare import read_statistics
 from tests.train.fixtures import (
     BREAKAGES,
     break_hypersim,
@@ -147,7 +147,7 @@ def test_a_frame_becomes_planar_depth_and_facing_normals(src, preview):
 def test_prepared_data_reads_back_at_the_training_size(src, tmp_path):
     seen = []
     report = prepare_hypersim(
-        src, tmp_path / "dst", size=SIZE, progress=lambda done, total: seen.append((done, total))
+        src, tmp_path / "dst", size=SIZE, on_progress=lambda done, total: seen.append((done, total))
     )
     assert (report.num_written, report.num_kept, report.num_absent) == (3, 0, 1)
     assert report.bad == report.suspicions == ()

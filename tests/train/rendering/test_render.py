@@ -228,10 +228,11 @@ def files_of(out: Path) -> dict[str, bytes]:
 
 
 def test_dataset_is_readable_and_resumes(tmp_path: Path) -> None:
-    out, counts = tmp_path / "set", {"train": 2, "val": 1}
+    out = tmp_path / "set"
     seen: list[tuple[int, int]] = []
-    settings = {"size_hw": SIZE, "samples": 2, "seed": 3}
-    render.render_dataset(out, counts, **settings, progress=lambda *step: seen.append(step))
+    counts = {"train": 2, "val": 1, "test": 0}
+    settings = counts | {"size": SIZE, "samples": 2, "seed": 3}
+    render.render_data(out, **settings, on_progress=lambda *step: seen.append(step))
     assert seen == [(0, 3), (1, 3), (2, 3), (3, 3)]
     first = files_of(out)
     assert not [name for name in first if ".tmp" in name]
@@ -257,19 +258,19 @@ def test_dataset_is_readable_and_resumes(tmp_path: Path) -> None:
     # What is complete stays untouched; what lost a file is made again, the same.
     (out / "train" / "depth" / "000001.png").unlink()
     (out / "train" / "rgb" / "000000.png").write_bytes(b"mine")
-    render.render_dataset(out, counts, **settings)
+    render.render_data(out, **settings)
     again = files_of(out)
     assert again.pop("train/rgb/000000.png") == b"mine"
     first.pop("train/rgb/000000.png")
     assert again == first
 
     copy = tmp_path / "two_workers"
-    render.render_dataset(copy, counts, **settings, workers=2)
+    render.render_data(copy, **settings, workers=2)
     again["train/rgb/000000.png"] = files_of(copy)["train/rgb/000000.png"]
     assert files_of(copy) == again
 
     with pytest.raises(UsageError, match="another folder"):
-        render.render_dataset(out, counts, size_hw=SIZE, samples=3, seed=3)
+        render.render_data(out, **settings | {"samples": 3})
 
 
 def test_interrupted_sample_is_not_complete(
@@ -291,18 +292,18 @@ def test_interrupted_sample_is_not_complete(
             render_sample.render_sample(job)
     assert not list((tmp_path / "train").glob("rgb/*"))
     assert not job.is_complete()
-    render.render_dataset(tmp_path, {"train": 1}, size_hw=(8, 8), samples=1)
+    render.render_data(tmp_path, train=1, val=0, test=0, size=(8, 8), samples=1)
     assert job.is_complete()
     assert len(FolderDataset(tmp_path, "train")) == 1
 
 
 @pytest.mark.parametrize(
-    "change", [{"counts": {"train": 0}}, {"samples": 0}, {"size_hw": (4, 9)}, {"workers": 0}]
+    "change", [{"train": 0}, {"test": -1}, {"samples": 0}, {"size": (4, 9)}, {"workers": 0}]
 )
 def test_unusable_values_are_refused(tmp_path: Path, change: dict[str, object]) -> None:
-    arguments = {"counts": {"train": 1}} | change
+    arguments = {"train": 1, "val": 0, "test": 0} | change
     with pytest.raises(UsageError, match="cannot render"):
-        render.render_dataset(tmp_path, **arguments)
+        render.render_data(tmp_path, **arguments)
     assert not list(tmp_path.iterdir())
 
 

@@ -5,10 +5,10 @@ import torch
 
 from e2e_deploy.model.checkpoint import open_checkpoint
 from e2e_deploy.model.loading import load_model
+from e2e_deploy.train.accuracy import measure_accuracy
 from e2e_deploy.train.config import parse_config
 from e2e_deploy.train.data.folder import FolderDataset
-from e2e_deploy.train.evaluate import evaluate
-from e2e_deploy.train.rendering.render import render_dataset
+from e2e_deploy.train.rendering.render import render_data
 from e2e_deploy.train.run.loop import train
 from tests.train.small_runs import run_table
 
@@ -16,7 +16,7 @@ pytest.importorskip("mitsuba")
 
 
 def test_200_steps_lower_the_held_out_error(tmp_path):
-    render_dataset(tmp_path / "data", {"train": 24, "val": 6}, size_hw=(48, 64), samples=4)
+    render_data(tmp_path / "data", train=24, val=6, test=0, size=(48, 64), samples=4)
     table = run_table(
         tmp_path,
         data=[{"root": str(tmp_path / "data"), "size": [48, 64]}],
@@ -39,7 +39,7 @@ def test_200_steps_lower_the_held_out_error(tmp_path):
                 rgb_13HW = torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 127.5 - 1
                 return model(rgb_13HW)[0, 0].numpy()
 
-        return evaluate(predict, held_out, task="depth").metrics.abs_rel
+        return measure_accuracy(predict, held_out, task="depth").metrics.abs_rel
 
     before = error(tmp_path / "start")
     trained = train(parse_config(table)).model

@@ -4,8 +4,8 @@ from torch import nn
 
 from e2e_deploy import metrics
 from e2e_deploy.errors import CheckpointError
+from e2e_deploy.train.accuracy import Evaluation
 from e2e_deploy.train.config import EvalConfig
-from e2e_deploy.train.evaluate import EvalResult
 from e2e_deploy.train.run.best import BestWeights
 
 HELD_OUT = EvalConfig(root="data", select="best")
@@ -15,7 +15,7 @@ def result(abs_rel, problem=None):
     target = torch.tensor([[1.0, 2.0, 3.0]]).numpy()
     measured = metrics.depth_metrics(target, target, target > 0)
     values = {f: getattr(measured, f) for f in measured.__slots__} | {"abs_rel": abs_rel}
-    return EvalResult(
+    return Evaluation(
         task="depth",
         metrics=type(measured)(**values),
         num_images=1,

@@ -7,7 +7,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from e2e_deploy.errors import E2EDeployError, UsageError
-from e2e_deploy.train.run.report import Reporter, StepReport
+from e2e_deploy.train.run.report import Reporter
+from e2e_deploy.train.step.step_report import StepReport
 
 
 def report(step, **changes):
@@ -122,9 +123,9 @@ def test_other_processes_say_nothing(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.filterwarnings("ignore")  # rich's spinner thread
 def test_a_terminal_gets_a_bar(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
     with reporter(tmp_path) as told:
         told.step(report(2))
-    assert "2/10" in capsys.readouterr().err
+    assert "training 2/10  ####" in capsys.readouterr().err

@@ -5,8 +5,8 @@ import pytest
 
 from e2e_deploy.errors import E2EDeployError
 from e2e_deploy.train.data.folder import FolderDataset
+from e2e_deploy.train.preparation.conversion import read_statistics
 from e2e_deploy.train.preparation.hypersim import prepare_hypersim
-from e2e_deploy.train.preparation.prepare import read_statistics
 from tests.train.fixtures import break_hypersim, hypersim_file, write_hdf5, write_hypersim
 
 SIZE = (24, 32)
@@ -74,7 +74,7 @@ def test_workers_write_the_same_bytes(done, tmp_path):
     break_hypersim(src, 1, "zeros")
     seen = []
     report = prepare_hypersim(
-        src, tmp_path / "again", size=SIZE, workers=2, progress=lambda *step: seen.append(step)
+        src, tmp_path / "again", size=SIZE, workers=2, on_progress=lambda *step: seen.append(step)
     )
     assert [bad.name for bad in report.bad] == ["ai_001_001_cam_00_0001"]
     assert seen == [(1, 3), (2, 3), (3, 3)]

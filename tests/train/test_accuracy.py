@@ -7,8 +7,8 @@ import pytest
 
 from e2e_deploy.errors import DataError, E2EDeployError
 from e2e_deploy.metrics import NormalsAccumulator, depth_metrics, mean_depth_metrics
+from e2e_deploy.train.accuracy import Measurement, measure_accuracy, spread_indices
 from e2e_deploy.train.data.folder import FolderDataset
-from e2e_deploy.train.evaluate import Measurement, evaluate, spread_indices
 from tests.train.fixtures import write_folder
 
 
@@ -42,7 +42,7 @@ class Truth:
 
 def test_depth_is_the_mean_over_images(dataset, tmp_path):
     predict, seen = Truth(dataset, "depth"), []
-    result = evaluate(
+    result = measure_accuracy(
         predict,
         dataset,
         task="depth",
@@ -74,7 +74,7 @@ def inverted(truth, count):
 
 
 def test_perfect_affine_depth_has_no_error(dataset):
-    result = evaluate(inverted(Truth(dataset, "depth"), 0), dataset, task="depth")
+    result = measure_accuracy(inverted(Truth(dataset, "depth"), 0), dataset, task="depth")
     assert result.metrics.abs_rel < 1e-6
     assert result.metrics.delta1 == 1
     assert result.metrics.negative_scale == 0
@@ -82,7 +82,7 @@ def test_perfect_affine_depth_has_no_error(dataset):
 
 
 def test_inverted_depth_has_no_error_but_a_problem(dataset):
-    result = evaluate(inverted(Truth(dataset, "depth"), 10), dataset, task="depth")
+    result = measure_accuracy(inverted(Truth(dataset, "depth"), 10), dataset, task="depth")
     assert result.metrics.abs_rel < 1e-6
     assert result.metrics.negative_scale == 1
     assert "negative in 10 of 10 images" in result.problem
@@ -90,21 +90,10 @@ def test_inverted_depth_has_no_error_but_a_problem(dataset):
 
 def test_a_few_hard_pictures_do_not_make_a_model_inverted(dataset):
     truth = Truth(dataset, "depth")
-    few = evaluate(inverted(truth, 2), dataset, task="depth")
+    few = measure_accuracy(inverted(truth, 2), dataset, task="depth")
     assert (few.metrics.negative_scale, few.problem) == (0.2, None)
-    many = evaluate(inverted(truth, 3), dataset, task="depth")
+    many = measure_accuracy(inverted(truth, 3), dataset, task="depth")
     assert "negative in 3 of 10 images" in many.problem
-
-
-def test_a_disparity_measured_as_depth_is_told(dataset):
-    truth = Truth(dataset, "depth")
-
-    def disparity(frame):
-        return 1 / truth.answers[frame.tobytes()][1].depth_m
-
-    result = evaluate(disparity, dataset, task="depth")
-    assert "measure it with the alignment disparity" in result.problem
-    assert evaluate(disparity, dataset, task="depth", alignment="disparity").problem is None
 
 
 def test_normals_in_other_axes_are_told(tmp_path):
@@ -119,8 +108,8 @@ def test_normals_in_other_axes_are_told(tmp_path):
     def mirrored(frame):
         return truth.answers[frame.tobytes()][1].normals * [-1, 1, 1]
 
-    assert evaluate(truth, dataset, task="normals").problem is None
-    assert "are -x y z of the model" in evaluate(mirrored, dataset, task="normals").problem
+    assert measure_accuracy(truth, dataset, task="normals").problem is None
+    assert "are -x y z of the model" in measure_accuracy(mirrored, dataset, task="normals").problem
 
 
 def test_truths_that_fit_anything_never_score(tmp_path):
@@ -133,7 +122,7 @@ def test_truths_that_fit_anything_never_score(tmp_path):
         np.save(depth / f"{stem}.npy", sparse)
     (depth / "s003.npy").unlink()
     dataset = FolderDataset(root)
-    result = evaluate(Truth(dataset, "depth"), dataset, task="depth")
+    result = measure_accuracy(Truth(dataset, "depth"), dataset, task="depth")
     assert result.num_images == 2
     assert result.left_out == {
         "truth file missing": 1,
@@ -141,22 +130,12 @@ def test_truths_that_fit_anything_never_score(tmp_path):
         "fewer than 3 valid pixels": 2,
     }
     with pytest.raises(DataError, match="the same depth everywhere: 1"):
-        evaluate(Truth(dataset, "depth"), dataset, task="depth", limit=1)
-
-
-def test_disparity_is_fitted_in_disparity(dataset):
-    truth = Truth(dataset, "depth")
-
-    def disparity(frame):
-        return 5 / truth.answers[frame.tobytes()][1].depth_m
-
-    assert evaluate(disparity, dataset, task="depth", alignment="disparity").metrics.abs_rel < 1e-5
-    assert evaluate(disparity, dataset, task="depth").metrics.abs_rel > 0.005
+        measure_accuracy(Truth(dataset, "depth"), dataset, task="depth", limit=1)
 
 
 def test_normals_are_pooled_over_pixels(dataset):
     predict = Truth(dataset, "normals")
-    result = evaluate(predict, dataset, task="normals")
+    result = measure_accuracy(predict, dataset, task="normals")
     pooled = NormalsAccumulator()
     for index in range(10):
         sample = dataset.read(index)
@@ -167,8 +146,8 @@ def test_normals_are_pooled_over_pixels(dataset):
 
 def test_depth_is_clipped_to_the_range(dataset):
     truth = Truth(dataset, "depth")
-    far = evaluate(truth, dataset, task="depth", depth_range_m=(1e-5, 4.0))
-    assert far.metrics.abs_rel > evaluate(truth, dataset, task="depth").metrics.abs_rel
+    far = measure_accuracy(truth, dataset, task="depth", depth_range_m=(1e-5, 4.0))
+    assert far.metrics.abs_rel > measure_accuracy(truth, dataset, task="depth").metrics.abs_rel
 
 
 @pytest.mark.parametrize("task", ["depth", "normals"])
@@ -180,20 +159,20 @@ def test_shares_add_up_to_the_whole(dataset, task):
             share.add(index, dataset.read(index), predict)
     for share in others:
         total.merge(share)
-    assert total.result() == evaluate(predict, dataset, task=task)
+    assert total.result() == measure_accuracy(predict, dataset, task=task)
 
 
 def test_limit_spreads_over_the_set(dataset):
     assert list(spread_indices(10, 4)) == [0, 2, 5, 7]
     assert list(spread_indices(3, 7)) == [0, 1, 2]
-    assert evaluate(Truth(dataset, "depth"), dataset, task="depth", limit=4).num_images == 4
+    assert measure_accuracy(Truth(dataset, "depth"), dataset, task="depth", limit=4).num_images == 4
 
 
 def test_predictions_that_cannot_be_measured(dataset, tmp_path):
     with pytest.raises(E2EDeployError, match=r"s000\.png: the prediction .* NaN"):
-        evaluate(lambda frame: np.full(frame.shape[:2], np.nan), dataset, task="depth")
+        measure_accuracy(lambda frame: np.full(frame.shape[:2], np.nan), dataset, task="depth")
     with pytest.raises(E2EDeployError, match="one shape"):
-        evaluate(lambda frame: np.zeros((4, 4)), dataset, task="depth")
+        measure_accuracy(lambda frame: np.zeros((4, 4)), dataset, task="depth")
     bare = FolderDataset(write_folder(tmp_path / "bare", normals_format=None))
     with pytest.raises(DataError, match="has no normals"):
-        evaluate(lambda frame: frame, bare, task="normals")
+        measure_accuracy(lambda frame: frame, bare, task="normals")

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,6 @@ from e2e_deploy.train.normals_axes import AxesComparison, AxesFit
 from e2e_deploy.train.pictures import Picture, captioned_rows, comparison_row
 
 Array = npt.NDArray[Any]
-Alignment = Literal["depth", "disparity"]
 Metrics = DepthMetrics | NormalsMetrics
 
 Predict = Callable[[npt.NDArray[np.uint8]], npt.NDArray[Any]]
@@ -64,7 +63,7 @@ class Readable(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EvalResult:
+class Evaluation:
     """Accuracy over a data set."""
 
     task: TaskName
@@ -91,25 +90,23 @@ def spread_indices(length: int, limit: int | None) -> Sequence[int]:
     return [i * length // limit for i in range(limit)]
 
 
-def evaluate(
+def measure_accuracy(
     predict: Predict,
     dataset: Readable,
     *,
     task: TaskName,
-    alignment: Alignment = "depth",
     limit: int | None = None,
     depth_range_m: tuple[float, float] = (1e-5, float("inf")),
     on_progress: Callable[[int, int], None] | None = None,
     csv_path: Path | None = None,
     worst_sheet: Path | None = None,
-) -> EvalResult:
+) -> Evaluation:
     """Measure ``predict`` on ``dataset``.
 
     Args:
         predict: frame to result; called once an image.
         dataset: samples with ground truth.
         task: depth or normals.
-        alignment: what ``predict`` gives for depth: affine depth, or disparity (fitted to 1 / depth).
         limit: measure this many images, evenly spread; None for all.
         depth_range_m: aligned depth is clipped to it, as the published protocol does per data set.
         on_progress: called with (images done, images in all).
@@ -120,7 +117,7 @@ def evaluate(
         DataError: a sample cannot be read, or no image has a valid pixel.
         E2EDeployError: a prediction has a wrong shape, or is NaN or infinite where it counts.
     """
-    measured = Measurement(task, alignment=alignment, depth_range_m=depth_range_m)
+    measured = Measurement(task, depth_range_m=depth_range_m)
     measured.left_out.update(dataset.left_out)
     worst: list[tuple[float, int, Picture]] = []  # a heap, the least bad on top
     indices = spread_indices(len(dataset), limit)
@@ -128,9 +125,8 @@ def evaluate(
         sample = dataset.read(index)
         prediction = measured.add(index, sample, predict)
         if worst_sheet is not None and prediction is not None:
-            shown = 1 / np.maximum(prediction, 1e-6) if alignment == "disparity" else prediction
             target, valid = _target(sample, task)
-            picture = comparison_row(sample.rgb, target, shown, valid)
+            picture = comparison_row(sample.rgb, target, prediction, valid)
             heapq.heappush(worst, (_badness(measured.rows[index][1]), index, picture))
             if len(worst) > NUM_WORST:
                 heapq.heappop(worst)
@@ -161,12 +157,11 @@ class Measurement:
         self,
         task: TaskName,
         *,
-        alignment: Alignment = "depth",
         depth_range_m: tuple[float, float] = (1e-5, float("inf")),
     ) -> None:
         self.rows: dict[int, tuple[str, Metrics]] = {}
         self.left_out = Counter[str]()
-        self._task, self._alignment, self._range_m = task, alignment, depth_range_m
+        self._task, self._range_m = task, depth_range_m
         self._pooled, self._axes = NormalsAccumulator(), AxesComparison()
 
     def add(self, index: int, sample: Sample, predict: Predict) -> Array | None:
@@ -184,7 +179,7 @@ class Measurement:
         metrics: Metrics
         try:
             if self._task == "depth":
-                metrics = _depth(prediction, target, valid, self._alignment, self._range_m)
+                metrics = _depth(prediction, target, valid, self._range_m)
             else:
                 metrics = _normals(prediction, target, valid, self._pooled)
                 self._axes.add(prediction, target, valid)
@@ -202,7 +197,7 @@ class Measurement:
         self._pooled.merge(other._pooled)
         self._axes.merge(other._axes)
 
-    def result(self) -> EvalResult:
+    def result(self) -> Evaluation:
         """Accuracy over all images.
 
         Raises:
@@ -214,13 +209,9 @@ class Measurement:
             raise DataError(f"none of the {num} images can be measured for {self._task} ({counts})")
         is_depth, rows = self._task == "depth", list(self.rows.values())
         depth_rows = [metrics for _, metrics in rows if isinstance(metrics, DepthMetrics)]
-        problem = (
-            depth_problem(depth_rows, self._alignment)
-            if is_depth
-            else axes_problem(self._axes.result())
-        )
+        problem = depth_problem(depth_rows) if is_depth else axes_problem(self._axes.result())
         worst = sorted(self.rows, key=lambda i: (_badness(self.rows[i][1]), i), reverse=True)
-        return EvalResult(
+        return Evaluation(
             task=self._task,
             metrics=mean_depth_metrics(depth_rows) if is_depth else self._pooled.result(),
             num_images=len(rows),
@@ -230,16 +221,14 @@ class Measurement:
         )
 
 
-def depth_problem(per_image: Sequence[DepthMetrics], alignment: Alignment) -> str | None:
+def depth_problem(per_image: Sequence[DepthMetrics]) -> str | None:
     """A sentence if more than ``MAX_NEGATIVE_SCALES`` of the images have a negative fitted scale, else None."""
     negative = sum(metrics.negative_scale > 0 for metrics in per_image)
     if negative <= MAX_NEGATIVE_SCALES * len(per_image):
         return None
-    other = {"depth": "disparity", "disparity": "depth"}[alignment]
     return (
-        f"the {alignment} is inverted: the fitted scale is negative in {negative} of {len(per_image)} images "
-        f"(at most {MAX_NEGATIVE_SCALES:.0%} may be); train it with a loss.direction_weight, or measure it with the "
-        f"alignment {other} if that is what the model gives"
+        f"the depth is inverted: the fitted scale is negative in {negative} of {len(per_image)} images "
+        f"(at most {MAX_NEGATIVE_SCALES:.0%} may be); train it with a loss.direction_weight"
     )
 
 
@@ -264,11 +253,10 @@ def _depth(
     prediction: Array,
     target: Array,
     valid: Array,
-    alignment: Alignment,
     range_m: tuple[float, float],
 ) -> Metrics:
     low, high = range_m
-    return depth_metrics(prediction, target, valid, space=alignment, min_depth=low, max_depth=high)
+    return depth_metrics(prediction, target, valid, min_depth=low, max_depth=high)
 
 
 def _normals(prediction: Array, target: Array, valid: Array, pooled: NormalsAccumulator) -> Metrics:
