@@ -38,22 +38,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, fused: bool) -> Tensor:
     return torch.matmul(logits.softmax(dim=-1).to(value.dtype), value)
 
 
-class OneTokenAttention(nn.Module):
-    """Cross attention to one constant token: every query gets its value, whatever it asks."""
-
-    value_C: Tensor
-
-    def __init__(self, value_C: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("value_C", value_C)
-
-    def forward(self, hidden_NTC: Tensor, *_: Any, **__: Any) -> Tensor:
-        """[C], the same for every token."""
-        return self.value_C
-
-
 class TwoTokenAttention(nn.Module):
-    """Cross attention to two constant tokens: a softmax over two is the sigmoid of their difference.
+    """Cross attention to two constant tokens, the empty prompt: a softmax over two is the sigmoid of their difference.
 
     sigmoid(x D + d) E + f with D [C, h] and E [h, C]. Logits that overflow to infinity give the right 0 or 1.
     """
@@ -69,31 +55,8 @@ class TwoTokenAttention(nn.Module):
         return mixed
 
 
-class ThinAttention(nn.Module):
-    """Cross attention to a few constant tokens: softmax over the tokens of (x D + d), times E, plus f.
-
-    D is [C, h L], E is [h L, C]. ``logits`` may give a wider dtype than it takes.
-    """
-
-    logits: nn.Module
-
-    def __init__(self, logits: nn.Linear, to_out: nn.Linear, heads: int) -> None:
-        super().__init__()
-        self.logits = logits
-        self.to_out = to_out
-        self.heads = heads
-
-    def forward(self, hidden_NTC: Tensor, *_: Any, **__: Any) -> Tensor:
-        """[N, T, C]."""
-        logits_NTK = self.logits(hidden_NTC)
-        batch, tokens, _width = logits_NTK.shape
-        weights = logits_NTK.reshape(batch, tokens, self.heads, -1).softmax(dim=-1)
-        mixed: Tensor = self.to_out(weights.flatten(2).to(hidden_NTC.dtype))
-        return mixed
-
-
 class ConstantKeysAttention(nn.Module):
-    """Cross attention to many constant tokens: queries and outputs are projected, keys and values are there.
+    """Cross attention to another number of constant tokens: queries and outputs are projected, the rest is there.
 
     Attributes:
         fused: see ``attend``.

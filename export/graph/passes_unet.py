@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from e2e_deploy.errors import CheckpointError
 from e2e_deploy.export.graph.attention import (
     ConstantKeysAttention,
-    OneTokenAttention,
-    ThinAttention,
     TwoTokenAttention,
 )
 from e2e_deploy.export.graph.folding import bias_of, linear, replace_modules, set_weights
@@ -94,7 +92,7 @@ def fold_zero_latent(model: SpecialisedModel) -> None:
 
 
 def attend_to_constant(attention: Any, context_LC: Tensor) -> nn.Module:
-    """The smallest exact form of a diffusers cross Attention whose context is always ``context_LC`` (float64).
+    """The exact form of a diffusers cross Attention whose context is always ``context_LC`` (float64).
 
     Raises:
         CheckpointError: the attention normalises or adds something that no SD2-like UNet has.
@@ -119,27 +117,17 @@ def attend_to_constant(attention: Any, context_LC: Tensor) -> nn.Module:
         return projected.reshape(tokens, heads, -1).transpose(0, 1)
 
     keys_hLd, values_hLd = of_context(attention.to_k) * attention.scale, of_context(attention.to_v)
+    if tokens != 2:
+        return ConstantKeysAttention(to_q, to_out, keys_hLd.to(dtype), values_hLd.to(dtype))
     out_Chd = to_out.weight.double().reshape(-1, heads, inner // heads)
     out_hLC = torch.einsum("chd,hld->hlc", out_Chd, values_hLd)
-    out_bias = bias_of(to_out)
-    if tokens == 1:
-        return OneTokenAttention((out_hLC.sum(dim=(0, 1)) + out_bias).to(dtype))
-    thin_size = 2 * channels * heads * tokens  # weights, and multiply-adds a spatial token
-    if tokens > 2 and thin_size >= 2 * inner * (channels + tokens):
-        return ConstantKeysAttention(to_q, to_out, keys_hLd.to(dtype), values_hLd.to(dtype))
     query_hdC = to_q.weight.double().reshape(heads, -1, channels)
     query_hd = bias_of(to_q).reshape(heads, -1)
     logits_hLC = torch.einsum("hdc,hld->hlc", query_hdC, keys_hLd)
     logits_hL = torch.einsum("hd,hld->hl", query_hd, keys_hLd)
-    if tokens == 2:
-        return TwoTokenAttention(
-            linear(logits_hLC[:, 0] - logits_hLC[:, 1], logits_hL[:, 0] - logits_hL[:, 1], dtype),
-            linear((out_hLC[:, 0] - out_hLC[:, 1]).T, out_hLC[:, 1].sum(0) + out_bias, dtype),
-        )
-    return ThinAttention(
-        linear(logits_hLC.flatten(0, 1), logits_hL.flatten(), dtype),
-        linear(out_hLC.flatten(0, 1).T, out_bias, dtype),
-        heads,
+    return TwoTokenAttention(
+        linear(logits_hLC[:, 0] - logits_hLC[:, 1], logits_hL[:, 0] - logits_hL[:, 1], dtype),
+        linear((out_hLC[:, 0] - out_hLC[:, 1]).T, out_hLC[:, 1].sum(0) + bias_of(to_out), dtype),
     )
 
 

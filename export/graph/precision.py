@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from e2e_deploy.errors import UsageError
-from e2e_deploy.export.graph.attention import ThinAttention, attend
+from e2e_deploy.export.graph.attention import attend
 
 DTYPES: dict[str, torch.dtype] = {
     "fp32": torch.float32,
@@ -98,12 +98,10 @@ class CastInput(nn.Module):
 
 
 def _wrap(parent: nn.Module) -> None:
-    """Put every normalisation and the logits of constant prompts below ``parent`` into fp32 islands."""
+    """Put every normalisation below ``parent`` into an fp32 island."""
     for name, child in parent.named_children():
         if isinstance(child, nn.GroupNorm | nn.LayerNorm):
             setattr(parent, name, Fp32Island(child))
-        elif isinstance(child, ThinAttention):
-            child.logits = Fp32Island(child.logits, cast_back=False)
         elif not isinstance(child, Fp32Island):
             _wrap(child)
 

@@ -29,8 +29,6 @@ def prepare(
     precision: str,
     specialised: bool,
     sizes_hw: Sequence[tuple[int, int]],
-    fused_attention: bool = False,
-    upsample: bool = True,
 ) -> tuple[nn.Module, list[PassEntry]]:
     """The module that is traced, rgb to result, and what specialisation removed. CONSUMES ``model``.
 
@@ -39,14 +37,12 @@ def prepare(
         precision: fp32, fp16 or bf16.
         specialised: fold what is constant at one step.
         sizes_hw: processing sizes (H, W) it will run at; multiply-adds are counted at the first.
-        fused_attention: the target fuses attention and accumulates in fp32 by itself.
-        upsample: run the upsampling pass too.
     """
     body: nn.Module = model
     passes: list[PassEntry] = []
     if specialised:
-        body, reports = specialise(model, upsample=upsample, macs_hw=sizes_hw[0], sizes_hw=sizes_hw)
+        body, reports = specialise(model, macs_hw=sizes_hw[0], sizes_hw=sizes_hw)
         passes = [_entry(report) for report in reports]
     if precision == "fp32":
         shorten_sums(body)
-    return to_precision(body, precision, fused_attention=fused_attention).eval(), passes
+    return to_precision(body, precision).eval(), passes

@@ -14,9 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from e2e_deploy.errors import CheckpointError, UsageError
 from e2e_deploy.export.graph.attention import (
     ConstantKeysAttention,
-    OneTokenAttention,
     SingleHeadAttention,
-    ThinAttention,
     TwoTokenAttention,
     attend,
 )
@@ -259,12 +257,10 @@ def test_one_body_serves_several_sizes():
 @pytest.mark.parametrize(
     ("heads", "width", "tokens", "kind"),
     [
-        (3, 8, 1, OneTokenAttention),
         (3, 8, 2, TwoTokenAttention),
         (3, 1, 2, TwoTokenAttention),
-        (3, 8, 3, ThinAttention),
-        (1, 24, 5, ThinAttention),
-        (3, 8, 12, ConstantKeysAttention),
+        (3, 8, 1, ConstantKeysAttention),
+        # No checkpoint that loads today: GenPercept stores a prompt of 77 tokens, StableNormal encodes one.
         (3, 8, 77, ConstantKeysAttention),
     ],
 )
