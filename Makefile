@@ -1,10 +1,10 @@
-# make demo | test | lint | bench: each makes .venv on first use and is quick after that.
+# make demo | test | lint | docs | bench: each makes .venv on first use and is quick after that.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint bench
+.PHONY: demo test lint docs bench
 
 demo: $(STAMP)
 	$(BIN)/e2e-deploy demo --out demo
@@ -19,6 +19,9 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m benchmarks.readme --check
+
+docs: $(STAMP)
+	$(BIN)/python -W error -m pdoc --docformat google --no-show-source --output-directory build/docs e2e_deploy '!e2e_deploy.'
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.speed.cpu_vs_diffusers
