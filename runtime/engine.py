@@ -1,95 +1,71 @@
-"""Engine: what a user loads. Opens a bundle, picks a backend and a graph, maps frames to results."""
+"""Engine: what a user loads. Opens a bundle, picks a backend and a graph, maps frames to results.
 
-from dataclasses import replace
+H, W: height and width in pixels. N: frames that the bundle's graph takes at once, ``Engine.batch``.
+"""
+
+import asyncio
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from e2e_deploy.bundle.bundle import Bundle, open_bundle
 from e2e_deploy.bundle.manifest import GraphEntry, Manifest
-from e2e_deploy.errors import UnavailableError, UsageError
-from e2e_deploy.frames import check_frame
-from e2e_deploy.nvidia.hardware import cuda_device_count
+from e2e_deploy.errors import UsageError
+from e2e_deploy.names import BACKEND_CHOICES
+from e2e_deploy.runtime.arrays import (
+    OUT,
+    HostArray,
+    as_given,
+    check_out,
+    describe_place,
+    host_array,
+    place_of,
+    writable,
+)
+from e2e_deploy.runtime.backends import choose_backend, load_backend
 from e2e_deploy.runtime.backends.backend import (
     Backend,
     Closing,
     GpuPicture,
-    Loader,
-    Picture,
     Result,
+    result_shape,
 )
+from e2e_deploy.runtime.backends.dlpack import CPU, DLPackArray, RawArray, read_dlpack
 from e2e_deploy.runtime.fit import Fit
+from e2e_deploy.system.interrupts import left_behind
 
+Frames = npt.NDArray[np.uint8]
+AnyArray = TypeVar("AnyArray", bound=DLPackArray)
 
-def _onnxruntime(bundle: Bundle, graph: GraphEntry, device: str) -> Backend:
-    from e2e_deploy.runtime.backends.onnxruntime import OrtBackend
-
-    return OrtBackend(bundle, graph, device)
-
-
-def _torch(bundle: Bundle, graph: GraphEntry, device: str) -> Backend:
-    from e2e_deploy.runtime.backends.torch import TorchBackend
-
-    return TorchBackend(bundle, graph, device)
-
-
-def _tensorrt(bundle: Bundle, graph: GraphEntry, device: str) -> Backend:
-    from e2e_deploy.runtime.backends.tensorrt.backend import TrtBackend
-
-    return TrtBackend(bundle, graph, device, library="tensorrt")
-
-
-def _tensorrt_rtx(bundle: Bundle, graph: GraphEntry, device: str) -> Backend:
-    from e2e_deploy.runtime.backends.tensorrt.backend import TrtBackend
-
-    return TrtBackend(bundle, graph, device, library="tensorrt-rtx")
-
-
-# Each loader imports its framework when it is called, so that a robot needs only the one it uses.
-BACKENDS: dict[str, Loader] = {
-    "onnxruntime": _onnxruntime,
-    "torch": _torch,
-    "tensorrt": _tensorrt,
-    "tensorrt-rtx": _tensorrt_rtx,
-}
-_FASTEST_FIRST = ("tensorrt", "tensorrt-rtx")
-
-
-def _choose(bundle: Bundle, graph: GraphEntry, device: str) -> tuple[Backend, str]:
-    """The backend for ``auto`` and why: a fitting engine of the bundle on a GPU, else ONNX Runtime.
-
-    An engine that is damaged, or that others could have written, is an error and no reason for another backend.
-    """
-    held = {e.backend for e in bundle.manifest.plans if e.frame_size == graph.frame_size}
-    if not held:
-        why = "the bundle has no plan for this frame size"
-    elif device == "cpu":
-        why = "the CPU was asked for"
-    elif not cuda_device_count():
-        why = "no NVIDIA GPU for the bundle's plans"
-    else:
-        missing = []
-        for name in _FASTEST_FIRST:
-            if name not in held:
-                continue
-            try:
-                return BACKENDS[name](bundle, graph, device), "the bundle's plan fits this GPU"
-            except UnavailableError as error:
-                missing.append(str(error))
-        why = "; ".join(missing)
-    # It comes with the plain install and is faster than torch on every device measured.
-    return BACKENDS["onnxruntime"](bundle, graph, device), why
+FRAME = "the frame"
+MAX_THREADS = 1024
 
 
 class Engine(Closing):
-    """A bundle that is ready to run.
+    """A bundle that is ready to run, made by ``load``.
+
+    Arrays are NumPy's or of any library that speaks DLPack (PyTorch, CuPy, JAX). A result comes back where its frame
+    came from, the host or the GPU, as an array of the frame's own library, over the memory it was computed into; of a
+    library without ``from_dlpack`` it comes back as NumPy's, or on a GPU as an object that speaks DLPack.
+
+    One engine serves several threads, one call at a time, and lets other threads of Python go on while it computes.
+    It prints nothing and leaves the process's signal handlers alone.
 
     Attributes:
+        bundle: what was opened.
         manifest: what the bundle is: task, checkpoint, precision, sizes.
+        graph: the bundle's graph that is loaded.
         frame_size: (H, W) of the frames it takes.
+        batch: N, frames it takes at once.
         backend: what runs it; ``backend.name`` and ``backend.device`` say so in words.
         reason: why this backend was chosen.
+        closed: whether it was closed.
     """
 
     def __init__(self, bundle: Bundle, graph: GraphEntry, backend: Backend, reason: str) -> None:
@@ -97,80 +73,265 @@ class Engine(Closing):
         self.manifest: Manifest = bundle.manifest
         self.graph = graph
         self.frame_size = graph.frame_hw
+        self.batch = graph.batch
         self.backend = backend
         self.reason = reason
+        self.closed = False
+        self._lock = threading.Lock()  # of the backend, which takes one call at a time
+        self._submitted: dict[int, DLPackArray | GpuPicture] = {}  # by slot
         self._fit: Fit | None = None
+        self._starting = threading.Lock()  # of the thread below
+        self._thread: ThreadPoolExecutor | None = None
 
-    def __call__(self, frame: npt.NDArray[np.uint8]) -> Result:
-        """Depth float32 [H, W] or normals float32 [H, W, 3] of a frame.
-
-        Args:
-            frame: uint8 RGB [H, W, 3], exactly ``frame_size``.
-
-        Raises:
-            UsageError: another dtype, layout or size.
-        """
-        self._check(check_frame(frame).shape)
-        return self.backend(frame)
-
-    def submit(self, picture: Picture) -> int:
-        """Begin a frame of exactly ``frame_size``; up to ``backend.slots`` may be on their way.
-
-        Args:
-            picture: uint8 RGB [H, W, 3] on the host, or on the GPU for a backend that counts its transfers.
-
-        Returns:
-            The slot, for ``collect``.
-
-        Raises:
-            UsageError: another dtype, layout or size, or on the GPU and the backend does not take it there.
-        """
-        if isinstance(picture, GpuPicture):
-            if self.backend.transfers is None:
-                raise UsageError(
-                    f"frames that were decoded on the GPU need a tensorrt backend, and this is {self.backend.name}; "
-                    "use --decode cpu"
-                )
-            self._check(picture.hw)
-        else:
-            self._check(check_frame(picture).shape)
-        return self.backend.submit(picture)
-
-    def collect(self, slot: int) -> Result:
-        """The result of what was submitted into a slot, as soon as it is there; slots in the order of submission."""
-        return self.backend.collect(slot)
-
-    def _check(self, shape: tuple[int, ...]) -> None:
-        if tuple(shape[:2]) != self.frame_size:
-            height, width = shape[:2]
-            raise UsageError(
-                f"the frame is {height}x{width} (height x width), this engine takes {self.frame_size[0]}x"
-                f"{self.frame_size[1]}; use engine.predict for any size, or export with --frame-size {height}x{width}"
-            )
-
-    def predict(self, picture: npt.NDArray[np.uint8]) -> Result:
-        """Result of a picture of any size, at that size.
-
-        The picture is fitted into the engine's frame: scaled with its aspect kept, the rest filled from its edge.
-
-        Args:
-            picture: uint8 RGB [H, W, 3].
-
-        Raises:
-            UsageError: another dtype or layout, or a size that cannot be processed.
-        """
-        size = (check_frame(picture).shape[0], picture.shape[1])
-        if self._fit is None or self._fit.source_hw != size:
-            self._fit = Fit(size, self.frame_size)
-        return self._fit.to_source(self.backend(self._fit.to_engine(picture)))
+    def __repr__(self) -> str:
+        height, width = self.frame_size
+        state = "closed" if self.closed else "open"
+        frames = (
+            f"{height}x{width}, {self.batch} at once" if self.batch > 1 else f"{height}x{width}"
+        )
+        return (
+            f"<Engine {self.bundle.root.name}: {self.manifest.task} of frames of {frames}, "
+            f"{self.backend.name} on {self.backend.device}, {state}>"
+        )
 
     def describe(self) -> str:
         """One line for people: backend, device and why."""
         return f"{self.backend.name} ({self.backend.device}; {self.reason})"
 
+    @overload
+    def __call__(self, frame: Frames, *, out: None = None) -> Result: ...
+
+    @overload
+    def __call__(self, frame: AnyArray, *, out: None = None) -> AnyArray: ...
+
+    @overload
+    def __call__(self, frame: DLPackArray, *, out: AnyArray) -> AnyArray: ...
+
+    def __call__(self, frame: Any, *, out: Any = None) -> Any:
+        """Depth float32 [H, W] or normals float32 [H, W, 3] of a frame; with N > 1, or given as such, [N, ...].
+
+        Args:
+            frame: uint8 RGB [H, W, 3] of exactly ``frame_size``, or [N, H, W, 3]; N = 1 takes both. On the host, where
+                one that is not C-contiguous (a view of another one) is copied first and no other, or on the device of a
+                backend on a GPU, where it must be C-contiguous.
+            out: C-contiguous float32 memory of the result's shape, in the same place, to write the result to.
+
+        Returns:
+            ``out``, or a new array of the frame's own library.
+
+        Raises:
+            UsageError: another dtype, layout, size or place, or a closed engine.
+            E2EDeployError: the backend fails.
+        """
+        place = place_of(frame, FRAME)
+        if out is not None and place_of(out, OUT) != place:
+            raise UsageError(
+                f"the frame is on {describe_place(place)} and {OUT} on {describe_place(place_of(out, OUT))}; "
+                "give both in one place"
+            )
+        if place[0] == CPU:
+            host = host_array(frame, FRAME)
+            shape = self._check(str(host.dtype), host.shape)
+            memory = None if out is None else writable(out, shape)
+            with self._alone():
+                result: Result | RawArray = self.backend(np.ascontiguousarray(host), memory)
+        else:
+            result = self._on_gpu(frame, out, place)
+        return as_given(result, frame) if out is None else out
+
+    def _on_gpu(self, frame: Any, out: Any, place: tuple[int, int]) -> RawArray:
+        """The result of frames on a GPU, there."""
+        with self._alone():
+            if self.backend.gpu != place[1]:
+                takes = (
+                    "host" if self.backend.gpu is None else f"host and of cuda:{self.backend.gpu}"
+                )
+                raise UsageError(
+                    f"the frame is on {describe_place(place)}, and {self.backend.name} on {self.backend.device} takes "
+                    f"arrays of the {takes}"
+                )
+            raw = read_dlpack(frame, FRAME, self.backend.stream)
+            shape = self._check(raw.dtype, raw.shape)
+            into = None if out is None else read_dlpack(out, OUT, self.backend.stream)
+            if into is not None:
+                check_out(into.dtype, into.shape, shape, read_only=into.read_only)
+            return self.backend.on_gpu(raw, into)
+
+    def _check(self, dtype: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the result for frames of this kind.
+
+        Raises:
+            UsageError: they are not what the engine takes.
+        """
+        single = len(shape) == 3 and self.batch == 1
+        if dtype != "uint8" or not (single or len(shape) == 4) or shape[-1] != 3:
+            takes = "a frame is uint8 RGB [H, W, 3]"
+            if self.batch > 1:
+                takes = f"this engine takes {self.batch} frames at once, uint8 RGB [{self.batch}, H, W, 3]"
+            raise UsageError(f"{takes}; given: {dtype} {list(shape)}")
+        if len(shape) == 4 and shape[0] != self.batch:
+            raise UsageError(
+                f"{shape[0]} frames were given at once, and this engine takes {self.batch}; "
+                f"export with `batch={shape[0]}`"
+            )
+        height, width = shape[-3:-1]
+        if (height, width) != self.frame_size:
+            raise UsageError(
+                f"the frame is {height}x{width} (height x width), this engine takes {self.frame_size[0]}x"
+                f"{self.frame_size[1]}; use engine.predict for any size, or export with "
+                f"`frame_sizes=[({height}, {width})]`"
+            )
+        return result_shape(self.graph, self.manifest.task_info, shape)
+
+    def submit(self, frame: DLPackArray | GpuPicture) -> int:
+        """Begin a frame; up to ``backend.slots`` may be on their way, so that copies and computation overlap.
+
+        Args:
+            frame: on the host, as for a call; it may be changed afterwards. Or a picture that a video was decoded to on
+                the GPU, for a backend that counts its transfers.
+
+        Returns:
+            The slot, for ``collect``.
+
+        Raises:
+            UsageError: another dtype, layout, size or place, no free slot, or a closed engine.
+        """
+        if isinstance(frame, GpuPicture):
+            if self.backend.transfers is None:
+                raise UsageError(
+                    f"frames that were decoded on the GPU need a tensorrt backend, and this is {self.backend.name}; "
+                    'use `decode="cpu"`'
+                )
+            self._check("uint8", (*frame.hw, 3))
+            given: GpuPicture | HostArray = frame
+        else:
+            if place_of(frame, FRAME)[0] != CPU:
+                raise UsageError(
+                    "engine.submit takes frames of the host; call the engine with one on a GPU"
+                )
+            given = host_array(frame, FRAME)
+            self._check(str(given.dtype), given.shape)
+        with self._alone():
+            if len(self._submitted) >= self.backend.slots:
+                raise UsageError(
+                    f"{len(self._submitted)} of {self.backend.slots} slots of this engine are taken: collect one first"
+                )
+            slot = self.backend.submit(
+                given if isinstance(given, GpuPicture) else np.ascontiguousarray(given)
+            )
+            self._submitted[slot] = frame
+        return slot
+
+    def collect(self, slot: int) -> Any:
+        """The result of what was submitted into a slot, as soon as it is there; slots in the order of submission.
+
+        Returns:
+            A new array of the library that the frame was of; NumPy's of a GPU's picture.
+
+        Raises:
+            UsageError: nothing was submitted into the slot, or a closed engine.
+        """
+        with self._alone():
+            if slot not in self._submitted:
+                taken = ", ".join(map(str, self._submitted)) or "none"
+                raise UsageError(f"nothing was submitted into slot {slot!r}; taken slots: {taken}")
+            frame = self._submitted.pop(slot)
+            result = self.backend.collect(slot)
+        return result if isinstance(frame, GpuPicture) else as_given(result, frame)
+
+    @overload
+    def predict(self, picture: Frames) -> Result: ...
+
+    @overload
+    def predict(self, picture: AnyArray) -> AnyArray: ...
+
+    def predict(self, picture: Any) -> Any:
+        """Result of a picture of any size, at that size.
+
+        The picture is fitted into the engine's frame: scaled with its aspect kept, the rest filled from its edge.
+
+        Args:
+            picture: uint8 RGB [H, W, 3] or [N, H, W, 3] on the host.
+
+        Raises:
+            UsageError: another dtype, layout or place, a size that cannot be processed, or a closed engine.
+        """
+        if place_of(picture, FRAME)[0] != CPU:
+            raise UsageError(
+                "engine.predict resizes on the host; call the engine with a frame on a GPU of its size"
+            )
+        host = host_array(picture, FRAME)
+        if host.ndim >= 3 and host.shape[-3:-1] == self.frame_size:
+            return self(picture)
+        # Everything but the size must be right.
+        shape = host.shape
+        sized = (*shape[:-3], *self.frame_size, shape[-1]) if len(shape) > 2 else shape
+        self._check(str(host.dtype), sized)
+        given = host if host.ndim == 4 else host[None]
+        with self._alone():
+            if self._fit is None or self._fit.source_hw != given.shape[1:3]:
+                self._fit = Fit((given.shape[1], given.shape[2]), self.frame_size)
+            fit = self._fit
+            results = self.backend(_stacked([fit.to_engine(each) for each in given]))
+            results = _stacked([fit.to_source(each) for each in results])
+        return as_given(results if host.ndim == 4 else results[0], picture)
+
+    async def predict_async(self, picture: AnyArray) -> AnyArray:
+        """``predict`` in the engine's own thread; many at once are served one at a time, in order.
+
+        An await that is cancelled gives its turn back; one that computes already ends first, and its result is lost.
+
+        Args:
+            picture: as for ``predict``.
+
+        Raises:
+            UsageError: as ``predict``.
+        """
+        with self._starting:
+            self._require_open()
+            if self._thread is None:
+                self._thread = ThreadPoolExecutor(1, "e2e-deploy engine")
+            loop = asyncio.get_running_loop()
+            future = loop.run_in_executor(self._thread, self.predict, picture)
+        return await future
+
+    def _require_open(self) -> None:
+        if self.closed:
+            raise UsageError(f"this engine of {self.bundle.root} is closed; load it again")
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """A block in which no other thread uses the backend."""
+        self._require_open()
+        with self._lock:
+            self._require_open()
+            yield
+
     def close(self) -> None:
-        """Release the backend."""
-        self.backend.close()
+        """Wait for what computes, then release the backend; a second call does nothing.
+
+        What waits for its turn, and every later call, is a UsageError; results that were not collected are lost.
+        """
+        self.closed = True
+        while not self._lock.acquire(timeout=0.2):
+            if (
+                left_behind()
+            ):  # it computes for ever, and nothing but the end of the process ends it
+                return
+        try:
+            self._submitted.clear()
+            self.backend.close()
+        finally:
+            self._lock.release()
+        with self._starting:
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.shutdown()
+
+
+def _stacked(arrays: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Arrays of one shape with an axis for them; one alone is not copied."""
+    return arrays[0][None] if len(arrays) == 1 else np.stack(arrays)
 
 
 def load(
@@ -179,36 +340,65 @@ def load(
     backend: str = "auto",
     device: str = "auto",
     frame_size: tuple[int, int] | None = None,
+    threads: int | None = None,
+    provider_options: Mapping[str, Any] | None = None,
+    session_options: Mapping[str, Any] | None = None,
+    hash_check: bool = True,
     checkpoint: str | Path | None = None,
-) -> "Engine":
+) -> Engine:
     """Load a bundle.
 
     Args:
         bundle: its folder, or an opened Bundle.
-        backend: auto, onnxruntime, torch, tensorrt or tensorrt-rtx. A named backend that is not here is an
-            error. With auto a fitting engine of the bundle where a GPU is, else ONNX Runtime; ``reason`` says why.
-        device: auto, cpu or cuda.
+        backend: auto or one of names.BACKENDS. A named backend that is not here is an error. With auto a fitting plan
+            of the bundle where a GPU is, else ONNX Runtime; ``Engine.reason`` says why.
+        device: auto, cpu, cuda or cuda:N, with N counted from 0.
         frame_size: (H, W) of the graph to load; needed only when the bundle holds several.
+        threads: of the CPU for one operator; None takes every core. Of onnxruntime, and of torch, where it holds for
+            the whole process from then on.
+        provider_options: ONNX Runtime's for its provider on a GPU, by name, over ours.
+        session_options: ONNX Runtime's, by name, over ours: an attribute of its SessionOptions, or a config entry,
+            which has a dot in its name and which ONNX Runtime does not check.
+        hash_check: False skips the SHA-256 of the weights, for a folder that nobody else can write to. The manifest,
+            paths, sizes, graphs, stored references, and a plan's hash and owner are checked anyway.
         checkpoint: what the bundle was exported from, for torch; else only a folder here is opened for it.
 
     Raises:
         BundleError: not a bundle, damaged, or changed after it was written.
+        CheckpointError: torch has no checkpoint here, or another one.
         UnavailableError: the backend or device is not here.
-        UsageError: an unknown backend, or a frame size that the bundle does not hold.
+        UsageError: an unknown backend, device or option, an option without effect, a frame size that the bundle does
+            not hold, or a core graph.
     """
-    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-    if checkpoint is not None:
-        opened = replace(opened, checkpoint=str(checkpoint))
+    if backend not in BACKEND_CHOICES:
+        raise UsageError(
+            f"unknown backend {backend!r}; the backends are {', '.join(BACKEND_CHOICES)}"
+        )
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        raise UsageError(f"`threads` is {threads}; expected 1 to {MAX_THREADS}")
+    if isinstance(bundle, Bundle) and not hash_check:
+        raise UsageError(
+            "`hash_check` has no effect on a bundle that is open: give it to open_bundle"
+        )
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle, hash_check=hash_check)
     graph = opened.graph_for(frame_size) if frame_size else opened.manifest.graphs[0]
     if graph.kind != "frame":
         raise UsageError(
             f"{opened.root} holds a core graph, rgb to result at the processing size, and an engine takes frames; "
-            "export without --graph core"
+            'export without `graph="core"`'
         )
-    if backend != "auto" and backend not in BACKENDS:
-        raise UsageError(
-            f"unknown backend {backend!r}; the backends are auto, {', '.join(BACKENDS)}"
-        )
+    given = {
+        "threads": threads,
+        "provider_options": provider_options,
+        "session_options": session_options,
+        "checkpoint": checkpoint,
+    }
+    options = {name: value for name, value in given.items() if value is not None}
     if backend == "auto":
-        return Engine(opened, graph, *_choose(opened, graph, device))
-    return Engine(opened, graph, BACKENDS[backend](opened, graph, device), "named by you")
+        return Engine(opened, graph, *choose_backend(opened, graph, device, options))
+    return Engine(
+        opened,
+        graph,
+        load_backend(backend, opened, graph, device, options),
+        "named by you",
+    )

@@ -188,6 +188,10 @@ class FakeDriver:
         assert not any(self.queues.values()), "work is still running"
         self._gone(graph, "graph")
 
+    def share(self):
+        self.note("share")
+        return self
+
     def close(self):
         self.note("close")
 

@@ -4,7 +4,7 @@ from e2e_deploy.errors import UnavailableError
 from e2e_deploy.export.engines import build as engines
 from e2e_deploy.export.engines import rebuild
 from e2e_deploy.nvidia.trt_api import TrtApi
-from e2e_deploy.runtime import engine
+from e2e_deploy.runtime import backends
 from e2e_deploy.runtime.backends.tensorrt import backend as trt_backend
 from tests.fake_cuda import FakeDriver, fake_tensorrt
 from tests.runtime.fake_plans import VERSION, write_plan
@@ -28,7 +28,7 @@ def install(monkeypatch, cache, *, libraries=("tensorrt",), driver=None):
         return write_plan(folder, graph, digest, backend=job.api.name, target=job.target)
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-    monkeypatch.setattr(engine, "cuda_device_count", lambda: 1)
+    monkeypatch.setattr(backends, "cuda_device_count", lambda: 1)
     monkeypatch.setattr(trt_backend, "CudaDriver", new_driver)
     monkeypatch.setattr(trt_backend, "find_api", find_api)
     monkeypatch.setattr(engines, "find_api", find_api)

@@ -64,7 +64,7 @@ class InMemory(OneAtATime):
         self.gpu_ms = 0.0
 
     @torch.no_grad()
-    def __call__(self, frame: npt.NDArray[np.uint8]) -> Result:
+    def __call__(self, frame: npt.NDArray[np.uint8], out: Result | None = None) -> Result:
         """Depth [H, W] of a frame."""
         self._given.numpy()[0] = frame
         start = self._device.mark()
@@ -73,7 +73,8 @@ class InMemory(OneAtATime):
         end = self._device.mark()
         self._device.synchronise()
         self.gpu_ms = self._device.between_ms(start, end)
-        result: Result = self._taken.numpy()[0].copy()
+        result = np.empty_like(self._taken.numpy()[0]) if out is None else out
+        np.copyto(result, self._taken.numpy()[0])
         return result
 
 

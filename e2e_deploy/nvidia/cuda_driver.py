@@ -128,6 +128,10 @@ class Driver(Protocol):
         """Release a recorded graph."""
         ...
 
+    def share(self) -> "Driver":
+        """Another hold on the same GPU, which keeps its memory after this one is closed; to be closed too."""
+        ...
+
     def close(self) -> None:
         """Give the GPU back; a second call does nothing."""
         ...
@@ -145,10 +149,15 @@ class CudaDriver:
     """
 
     def __init__(self, extra: str = "tensorrt", device: int = 0) -> None:
-        if cuda_device_count() <= device:
+        if not cuda_device_count():
             raise UnavailableError(
-                "this machine has no NVIDIA GPU with a working driver; use --backend onnxruntime"
+                'this machine has no NVIDIA GPU with a working driver; use `backend="onnxruntime"`'
             )
+        if device >= cuda_device_count():
+            raise UnavailableError(
+                f"cuda:{device} was asked for, and this machine has {cuda_device_count()} CUDA devices, from cuda:0"
+            )
+        self._extra, self._index = extra, device
         self._cuda = require("cuda.bindings.driver", extra)
         self._call("cuInit", 0)
         self._device = self._call("cuDeviceGet", device)
@@ -290,6 +299,10 @@ class CudaDriver:
     def destroy_graph(self, graph: Any) -> None:
         """Release a recorded graph."""
         self._call("cuGraphExecDestroy", graph)
+
+    def share(self) -> "CudaDriver":
+        """Another hold on the device's primary context."""
+        return CudaDriver(self._extra, self._index)
 
     def close(self) -> None:
         """Give the primary context back."""

@@ -1,1 +1,117 @@
-"""What runs a graph of a bundle."""
+"""What runs a graph of a bundle: one entry a backend, and which of them ``auto`` takes."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from e2e_deploy.bundle.bundle import Bundle
+from e2e_deploy.bundle.manifest import GraphEntry
+from e2e_deploy.errors import UnavailableError, UsageError
+from e2e_deploy.names import BackendName, PlanKind
+from e2e_deploy.nvidia.hardware import cuda_device_count
+from e2e_deploy.runtime.backends.backend import Backend
+from e2e_deploy.runtime.backends.device import parse_device
+
+
+def _onnxruntime(bundle: Bundle, graph: GraphEntry, device: str, **options: Any) -> Backend:
+    from e2e_deploy.runtime.backends.onnxruntime import OrtBackend
+
+    return OrtBackend(bundle, graph, device, **options)
+
+
+def _torch(bundle: Bundle, graph: GraphEntry, device: str, **options: Any) -> Backend:
+    from e2e_deploy.runtime.backends.torch import TorchBackend
+
+    return TorchBackend(bundle, graph, device, **options)
+
+
+def _tensorrt(bundle: Bundle, graph: GraphEntry, device: str) -> Backend:
+    from e2e_deploy.runtime.backends.tensorrt.backend import TrtBackend
+
+    return TrtBackend(bundle, graph, device, library="tensorrt")
+
+
+def _tensorrt_rtx(bundle: Bundle, graph: GraphEntry, device: str) -> Backend:
+    from e2e_deploy.runtime.backends.tensorrt.backend import TrtBackend
+
+    return TrtBackend(bundle, graph, device, library="tensorrt-rtx")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A backend.
+
+    Attributes:
+        load: imports its framework and loads a graph of a bundle, so that a robot needs only the one it uses.
+        options: what it takes beside bundle, graph and device.
+    """
+
+    load: Callable[..., Backend]
+    options: tuple[str, ...] = ()
+
+
+ENTRIES: dict[BackendName, Entry] = {
+    "onnxruntime": Entry(_onnxruntime, ("threads", "provider_options", "session_options")),
+    "torch": Entry(_torch, ("threads", "checkpoint")),
+    "tensorrt": Entry(_tensorrt),
+    "tensorrt-rtx": Entry(_tensorrt_rtx),
+}
+_FASTEST_FIRST: tuple[PlanKind, ...] = ("tensorrt", "tensorrt-rtx")
+
+
+def load_backend(
+    name: BackendName, bundle: Bundle, graph: GraphEntry, device: str, options: Mapping[str, Any]
+) -> Backend:
+    """The backend ``name`` with a graph of a bundle.
+
+    Args:
+        name: of the backend.
+        bundle: opened.
+        graph: one of its graphs.
+        device: auto, cpu, cuda or cuda:N.
+        options: what the user gave of Entry.options.
+
+    Raises:
+        UsageError: an unknown device, or an option that the backend has not.
+        UnavailableError: the backend or the device is not here.
+        BundleError: it refuses the graph.
+    """
+    parse_device(device)
+    entry = ENTRIES[name]
+    for option in options:
+        if option not in entry.options:
+            having = [other for other, each in ENTRIES.items() if option in each.options]
+            raise UsageError(
+                f"`{option}` has no effect with {name}; it is an option of {' and '.join(having)}"
+            )
+    return entry.load(bundle, graph, device, **options)
+
+
+def choose_backend(
+    bundle: Bundle, graph: GraphEntry, device: str, options: Mapping[str, Any]
+) -> tuple[Backend, str]:
+    """The backend for ``auto`` and why: a fitting plan of the bundle on a GPU, else ONNX Runtime.
+
+    A plan that is damaged, or that others could have written, is an error and no reason for another backend.
+    """
+    held = {e.backend for e in bundle.manifest.plans if e.frame_size == graph.frame_size}
+    if not held:
+        why = "the bundle has no plan for this frame size"
+    elif parse_device(device).kind == "cpu":
+        why = "the CPU was asked for"
+    elif not cuda_device_count():
+        why = "no NVIDIA GPU for the bundle's plans"
+    else:
+        missing = []
+        for name in _FASTEST_FIRST:
+            if name not in held:
+                continue
+            try:
+                backend = load_backend(name, bundle, graph, device, options)
+            except UnavailableError as error:
+                missing.append(str(error))
+            else:
+                return backend, "the bundle's plan fits this GPU"
+        why = "; ".join(missing)
+    # It comes with the plain install and is faster than torch on every device measured.
+    return load_backend("onnxruntime", bundle, graph, device, options), why

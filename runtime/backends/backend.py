@@ -1,24 +1,27 @@
-"""What every backend is: load a graph of a bundle, call it with a frame, close it."""
+"""What every backend is: load a graph of a bundle, call it with frames, close it.
+
+N: frames that a graph takes at once.
+"""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.bundle.manifest import GraphEntry
 from e2e_deploy.errors import E2EDeployError, UnavailableError
+from e2e_deploy.runtime.backends.dlpack import DEFAULT_STREAM, RawArray
 from e2e_deploy.system.text import clean
+from e2e_deploy.tasks import Task
 
 if TYPE_CHECKING:
     from e2e_deploy.runtime.backends.tensorrt.transfers import Transfers
 
 Result = npt.NDArray[np.float32]
-"""Depth [H, W] or normals [H, W, 3]."""
+"""Depth [H, W] or normals [H, W, 3]; of a graph that takes N frames at once [N, H, W] or [N, H, W, 3]."""
 
 
 @dataclass(frozen=True)
@@ -30,31 +33,47 @@ class GpuPicture:
 
 
 Picture = npt.NDArray[np.uint8] | GpuPicture
-"""uint8 RGB [H, W, 3] on the host or on the GPU."""
+"""uint8 RGB [H, W, 3] or [N, H, W, 3] on the host, or [H, W, 3] on the GPU."""
 
 
 class Backend(Protocol):
     """One loaded graph. Not safe to call from two threads at once.
 
+    Frames are uint8 RGB [N, H, W, 3] as the graph takes them, C-contiguous; where N is 1 also [H, W, 3], and the result
+    is then without that axis too. Of a core graph: rgb float32 [1, 3, H, W] or [3, H, W].
+
     Attributes:
-        name: onnxruntime, torch, tensorrt or tensorrt-rtx.
+        name: of names.BACKENDS.
         device: where it runs, in words, for example "CPU, 2 threads".
         slots: frames that may be submitted before the first of them is collected.
         transfers: counts copies between host and GPU; None where a library makes them, or nobody. Only a backend that
             has one takes a GpuPicture.
+        gpu: index of the CUDA device whose memory ``on_gpu`` takes; None where it takes none.
+        stream: in which frames of that device must be ready, as DLPack counts CUDA's.
     """
 
     name: str
     device: str
     slots: int
     transfers: "Transfers | None"
+    gpu: int | None
+    stream: int
 
-    def __call__(self, frame: npt.NDArray[np.uint8]) -> Result:
-        """Result of one frame, uint8 RGB [H, W, 3] of the graph's frame size; a slot must be free."""
+    def __call__(self, frame: npt.NDArray[Any], out: Result | None = None) -> Result:
+        """Result of frames on the host; a slot must be free.
+
+        Args:
+            frame: as the graph takes it.
+            out: C-contiguous memory of the result's shape, which it is written to.
+        """
+        ...
+
+    def on_gpu(self, frame: RawArray, out: RawArray | None = None) -> RawArray:
+        """Result of frames in the memory of the device ``gpu``, there and finished; neither is copied."""
         ...
 
     def submit(self, frame: Picture) -> int:
-        """Begin a frame; the slot that holds it until it is collected. The frame may be changed afterwards."""
+        """Begin frames; the slot that holds them until they are collected. The frame may be changed afterwards."""
         ...
 
     def collect(self, slot: int) -> Result:
@@ -95,10 +114,6 @@ def failed(what: str, error: Exception, kind: type[E2EDeployError]) -> E2EDeploy
     return kind(f"{what}: {said}")
 
 
-Loader = Callable[[Bundle, GraphEntry, str], Backend]
-"""(bundle, graph, device) -> backend; device is auto, cpu or cuda."""
-
-
 class Closing:
     """The context manager every backend shares: leaving the block closes it."""
 
@@ -117,7 +132,18 @@ class Closing:
         self.close()
 
 
-class OneAtATime(Closing, ABC):
+class HostOnly(Closing):
+    """A backend, or a device it runs on, that takes no memory of a GPU."""
+
+    gpu: int | None = None
+    stream = DEFAULT_STREAM
+
+    def on_gpu(self, frame: RawArray, out: RawArray | None = None) -> RawArray:
+        """No frame comes here while ``gpu`` is None."""
+        raise AssertionError(f"{type(self).__name__} takes frames of the host")
+
+
+class OneAtATime(HostOnly, ABC):
     """A backend that has finished a frame when it returns: submitting computes."""
 
     slots = 1
@@ -125,8 +151,8 @@ class OneAtATime(Closing, ABC):
     _result: Result | None = None
 
     @abstractmethod
-    def __call__(self, frame: npt.NDArray[np.uint8]) -> Result:
-        """Result of one frame, uint8 RGB [H, W, 3]."""
+    def __call__(self, frame: npt.NDArray[Any], out: Result | None = None) -> Result:
+        """Result of frames as the graph takes them."""
 
     def submit(self, frame: Picture) -> int:
         """Compute a frame on the host and keep its result for ``collect``."""
@@ -139,3 +165,9 @@ class OneAtATime(Closing, ABC):
         result, self._result = self._result, None
         assert result is not None, f"nothing was submitted into slot {slot}"
         return result
+
+
+def result_shape(graph: GraphEntry, task: Task, frame_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of the result for frames of ``frame_shape``: without the axis of N where they are without it."""
+    _, gives = graph.shapes(task)
+    return gives if len(frame_shape) == 3 else (frame_shape[0], *gives)

@@ -7,10 +7,13 @@ import contextlib
 import functools
 import importlib
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from e2e_deploy.errors import UnavailableError
+from e2e_deploy.errors import UnavailableError, UsageError
+from e2e_deploy.nvidia.hardware import cuda_device_count
+from e2e_deploy.runtime.backends.device import Device, require_cuda
 
 CUDA = "CUDAExecutionProvider"
 PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
@@ -24,14 +27,14 @@ class GpuProvider:
         name: as a session lists it.
         title: for people.
         remedy: what to do where it does not start.
-        options: of a provider that is part of ONNX Runtime.
+        options: of the provider.
         devices: a plugin's devices; empty for one that is part of ONNX Runtime.
     """
 
     name: str
     title: str
     remedy: str
-    options: dict[str, str] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
     devices: list[Any] = field(default_factory=list)
 
 
@@ -58,7 +61,7 @@ def _register(ort: Any) -> str:
         said = " ".join(str(error).split())
         raise UnavailableError(
             f"ONNX Runtime's plugin {PLUGIN} is installed and does not load: {said}; "
-            "reinstall it or use --device cpu"
+            'reinstall it or use `device="cpu"`'
         ) from error
     return name
 
@@ -81,4 +84,54 @@ def find_gpu_provider(ort: Any) -> GpuProvider | None:
     devices = [device for device in ort.get_ep_devices() if device.ep_name == name] if name else []
     if not devices:
         return None
-    return GpuProvider(name, "TensorRT-RTX provider", f"reinstall {PLUGIN}", devices=devices[:1])
+    return GpuProvider(name, "TensorRT-RTX provider", f"reinstall {PLUGIN}", devices=devices)
+
+
+def provider_for(
+    ort: Any, device: Device, options: Mapping[str, Any] | None = None
+) -> GpuProvider | None:
+    """The provider that runs on ``device``; None for the CPU's.
+
+    Args:
+        ort: the onnxruntime module.
+        device: as the user named it; auto is a GPU where a provider reaches one.
+        options: the user's for the provider, over ours.
+
+    Raises:
+        UnavailableError: the device is not here, or no provider reaches it.
+        UsageError: options, and the CPU's provider takes none.
+    """
+    count = cuda_device_count()
+    found = find_gpu_provider(ort) if device.kind != "cpu" and count else None
+    if device.kind == "cuda":
+        require_cuda(device.index, count, "onnxruntime")
+        if found is None:
+            raise UnavailableError(
+                "onnxruntime on cuda was asked for, but this machine has an onnxruntime without a provider for it; "
+                'use `device="cpu"`'
+            )
+    if found is None:
+        if options:
+            raise UsageError(
+                "`provider_options` are a GPU's, and this engine runs on the CPU, whose provider takes none"
+            )
+        return None
+    title = found.title if not device.index else f"{found.title}, device {device.index}"
+    if found.devices:  # of a plugin: one a GPU
+        require_cuda(device.index, len(found.devices), "the plugin of ONNX Runtime")
+        return replace(
+            found,
+            title=title,
+            devices=[found.devices[device.index]],
+            options=_texts(options),
+        )
+    ours = found.options | {"device_id": str(device.index)}
+    return replace(found, title=title, options=ours | _texts(options))
+
+
+def _texts(options: Mapping[str, Any] | None) -> dict[str, str]:
+    """Options as ONNX Runtime takes them: texts, a truth value as 1 or 0."""
+    return {
+        name: str(int(value)) if isinstance(value, bool) else str(value)
+        for name, value in (options or {}).items()
+    }

@@ -1,16 +1,19 @@
 """PyTorch: the fp32 reference model, loaded from the checkpoint the bundle was exported from."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.bundle.manifest import GraphEntry
-from e2e_deploy.errors import CheckpointError, E2EDeployError, UnavailableError, UsageError
+from e2e_deploy.errors import CheckpointError, E2EDeployError, UsageError
 from e2e_deploy.packages import require
 from e2e_deploy.runtime.backends.backend import OneAtATime, Result, failed
+from e2e_deploy.runtime.backends.device import parse_device, require_cuda
+from e2e_deploy.runtime.backends.dlpack import RawArray, read_dlpack
 from e2e_deploy.system.text import clean
 
 if TYPE_CHECKING:
@@ -49,49 +52,91 @@ def original_checkpoint(bundle: Bundle) -> "Checkpoint":
 class TorchBackend(OneAtATime):
     """The reference: same checkpoint, fp32, same pre- and post-processing as the graph.
 
+    Args:
+        bundle: opened.
+        graph: one of its graphs.
+        device: auto, cpu, cuda or cuda:N.
+        threads: of one operator on the CPU, for the whole process from then on: PyTorch knows no others.
+        checkpoint: what the bundle was exported from; else only a folder here is opened for it.
+
     Raises:
         UnavailableError: torch is not installed, or the device is not here.
+        UsageError: threads for a GPU.
         CheckpointError: the checkpoint is gone, or is not the one the bundle was made from.
         E2EDeployError: when called: PyTorch fails while it computes.
     """
 
     name = "torch"
 
-    def __init__(self, bundle: Bundle, graph: GraphEntry, device: str = "auto") -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        graph: GraphEntry,
+        device: str = "auto",
+        *,
+        threads: int | None = None,
+        checkpoint: str | Path | None = None,
+    ) -> None:
         torch = require("torch", "export")
         # Imported here because this module must import on machines without torch.
         from e2e_deploy.model.loading import load_model
         from e2e_deploy.model.single_step import FrameModel
 
+        asked, count = parse_device(device), torch.cuda.device_count()
+        on_gpu = asked.kind == "cuda" or (asked.kind == "auto" and torch.cuda.is_available())
+        if asked.kind == "cuda":
+            require_cuda(asked.index, count if torch.cuda.is_available() else 0, "torch")
+        if threads is not None and on_gpu:
+            raise UsageError("`threads` has no effect with torch on a GPU")
+        if checkpoint is not None:
+            bundle = replace(bundle, checkpoint=str(checkpoint))
         manifest = bundle.manifest
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        if device not in ("cpu", "cuda"):
-            raise UsageError(f"unknown device {device!r}; the devices are auto, cpu, cuda")
-        if device == "cuda" and not torch.cuda.is_available():
-            raise UnavailableError(
-                "torch on cuda was asked for, but torch sees no CUDA device; use --device cpu"
-            )
         model = load_model(original_checkpoint(bundle))
         plan = model.plan(graph.frame_hw, manifest.resolution, manifest.pad)
+        if threads is not None:
+            torch.set_num_threads(threads)
         self._torch = torch
-        self._model: FrameModel | None = FrameModel(model, plan, manifest.task).eval().to(device)
-        self._device = device
-        self.device = "CUDA" if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+        self._device = f"cuda:{asked.index}" if on_gpu else "cpu"
+        self._model: FrameModel | None = (
+            FrameModel(model, plan, manifest.task).eval().to(self._device)
+        )
+        self.device = f"CPU, {torch.get_num_threads()} threads"
+        if on_gpu:
+            self.gpu = asked.index
+            self.device = "CUDA" if not asked.index else f"CUDA, device {asked.index}"
 
-    def __call__(self, frame: npt.NDArray[np.uint8]) -> Result:
-        """Result of one frame, uint8 RGB [H, W, 3]; of [N, H, W, 3] where the graph takes N > 1 at once."""
+    def __call__(self, frame: npt.NDArray[np.uint8], out: Result | None = None) -> Result:
+        """Result of frames, uint8 RGB as the graph takes them."""
+        result: Result = (
+            self._run(self._torch.from_numpy(np.ascontiguousarray(frame))).cpu().numpy()
+        )
+        if out is None:
+            return result
+        np.copyto(out, result)  # PyTorch computes into memory of its own
+        return out
+
+    def on_gpu(self, frame: RawArray, out: RawArray | None = None) -> RawArray:
+        """Result of frames in the GPU's memory."""
+        result = self._run(self._torch.from_dlpack(frame))
+        if out is None:
+            out = read_dlpack(result.contiguous(), "the result", self.stream)
+        else:
+            self._torch.from_dlpack(out).copy_(result)
+        self._torch.cuda.synchronize(self._device)
+        return out
+
+    def _run(self, frame: Any) -> Any:
+        """The model's result for a tensor of frames, where the model is."""
+        assert self._model is not None, "the backend is closed"
         # cuDNN rounds the inputs of fp32 convolutions to 10 bits (TF32) unless it is told not to.
         exact = self._torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-        assert self._model is not None, "the backend is closed"
-        single = frame.ndim == 3
-        host_NHW3 = self._torch.from_numpy(np.ascontiguousarray(frame[None] if single else frame))
+        frames_NHW3 = frame if frame.ndim == 4 else frame[None]
         try:
             with self._torch.inference_mode(), exact:
-                results: Result = self._model(host_NHW3.to(self._device)).cpu().numpy()
+                result = self._model(frames_NHW3.to(self._device))
         except RuntimeError as error:
             raise failed("the model fails in PyTorch", error, E2EDeployError) from error
-        return results[0] if single else results
+        return result if frame.ndim == 4 else result[0]
 
     def close(self) -> None:
         """Drop the model and its memory."""

@@ -390,7 +390,9 @@ def test_parity_is_watched(cli, bundle, tmp_path, monkeypatch):
     assert "plain" in told["no_live"]  # its checkpoint is not here
     assert "2 stored and 0 live frames compared, 0 outside" in stderr
     fine = OrtBackend.__call__
-    monkeypatch.setattr(OrtBackend, "__call__", lambda self, frame: fine(self, frame) + 0.1)
+    monkeypatch.setattr(
+        OrtBackend, "__call__", lambda self, frame, out=None: fine(self, frame) + 0.1
+    )
     code, _, stderr = cli(*arguments, "--parity-every", "2")
     assert code == 0
     assert "2 outside the limit" in stderr

@@ -57,7 +57,7 @@ def test_a_result_is_the_callers_own(bundle, frame):
         np.testing.assert_array_equal(first, kept)
 
 
-@pytest.mark.parametrize("shape", [(25, 32, 3), (32, 24, 3), (24, 32, 4), (24, 32), (1, 24, 32, 3)])
+@pytest.mark.parametrize("shape", [(25, 32, 3), (32, 24, 3), (24, 32, 4), (24, 32), (2, 24, 32, 3)])
 def test_another_size_or_layout_is_wrong_usage(bundle, shape):
     with e2e.load(bundle) as engine, pytest.raises(UsageError, match="frame"):
         engine(np.zeros(shape, np.uint8))
@@ -99,8 +99,8 @@ def test_an_unknown_backend_or_device(bundle):
 
 
 def test_no_silent_change_to_the_cpu(bundle, monkeypatch):
-    monkeypatch.setattr("e2e_deploy.runtime.backends.onnxruntime.cuda_device_count", lambda: 0)
-    with pytest.raises(UnavailableError, match="no CUDA device; use --device cpu"):
+    monkeypatch.setattr("e2e_deploy.runtime.backends.ort_gpu.cuda_device_count", lambda: 0)
+    with pytest.raises(UnavailableError, match='no CUDA device; use `device="cpu"`'):
         e2e.load(bundle, device="cuda")
 
 

@@ -50,7 +50,7 @@ def slow_engine(monkeypatch):
     """Makes the engine take 0.1 s a frame."""
     fast = OrtBackend.__call__
 
-    def slow(self, frame):
+    def slow(self, frame, out=None):
         time.sleep(0.1)
         return fast(self, frame)
 

@@ -133,10 +133,10 @@ def command(
         UnavailableError,
         UsageError,
     )
+    from e2e_deploy.names import BACKENDS
     from e2e_deploy.runtime.checks.polygraphy import check_with_polygraphy
     from e2e_deploy.runtime.checks.verify import verify_bundle
     from e2e_deploy.runtime.checks.worst_region import WorstFrames
-    from e2e_deploy.runtime.engine import BACKENDS
     from e2e_deploy.system.files import make_folder
 
     opened = open_bundle(bundle)

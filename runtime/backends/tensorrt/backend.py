@@ -5,7 +5,9 @@ it.
 """
 
 import re
+import weakref
 from contextlib import ExitStack, suppress
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +26,11 @@ from e2e_deploy.names import PlanKind
 from e2e_deploy.nvidia.cuda_driver import CudaDriver, Driver, Gpu
 from e2e_deploy.nvidia.trt_api import PORTABLE, TITLES, TrtApi, find_api
 from e2e_deploy.nvidia.trt_layers import summarise_layers
-from e2e_deploy.runtime.backends.backend import Closing, Picture, Result
+from e2e_deploy.runtime.backends.backend import Closing, GpuPicture, Picture, Result, result_shape
+from e2e_deploy.runtime.backends.device import parse_device
+from e2e_deploy.runtime.backends.dlpack import CUDA, RawArray
 from e2e_deploy.runtime.backends.tensorrt.loaded_plan import LoadedPlan
-from e2e_deploy.runtime.backends.tensorrt.pipeline import SLOTS, Pipeline
+from e2e_deploy.runtime.backends.tensorrt.pipeline import ALIGNMENT, SLOTS, Pipeline
 from e2e_deploy.runtime.backends.tensorrt.transfers import Transfers
 
 
@@ -153,13 +157,33 @@ def inspect_plan(
         return entry, summarise_layers(engine.information())
 
 
+def _free(driver: Driver, address: int) -> None:
+    """Give memory back, in whatever thread its last user goes."""
+    with suppress(E2EDeployError):  # a GPU that failed fails again here
+        driver.use()
+        driver.free(address)
+        driver.close()
+
+
+class _Memory:
+    """Memory of the GPU that outlives the engine which wrote to it; freed with this object."""
+
+    def __init__(self, driver: Driver, size: int) -> None:
+        try:
+            self.address = driver.allocate(size)
+        except BaseException:
+            driver.close()
+            raise
+        weakref.finalize(self, _free, driver, self.address)
+
+
 class TrtBackend(Closing):
     """One plan and the pipeline that runs it. For one thread at a time.
 
     Attributes:
         slots: frames that may be on their way at once.
         transfers: what was copied between host and GPU since it was loaded.
-        cuda_graph: whether the plan runs as a CUDA graph.
+        cuda_graph: whether the plan runs as a CUDA graph; never in ``on_gpu``.
         cuda_graph_reason: why not; empty when it does.
         activation_bytes: GPU memory the execution context takes.
         entry: the manifest's entry of the plan.
@@ -181,14 +205,17 @@ class TrtBackend(Closing):
         api: TrtApi | None = None,
         driver: Driver | None = None,
     ) -> None:
-        if device not in ("auto", "cuda"):
+        asked = parse_device(device)
+        if asked.kind == "cpu":
             raise UsageError(f"{TITLES[library]} runs on a GPU only, not on {device}")
         self.name: str = library
-        self._shape = graph.outputs[0].shape
+        self._graph, self._task = graph, bundle.manifest.task_info
+        self._single: set[int] = set()  # slots whose frame came without the axis of N
         self._pipeline: Pipeline | None = None
         self._closing = ExitStack()  # undoes in reverse, also what comes after a step that fails
         api = api or find_api(library)
-        self._driver = driver or CudaDriver(library)
+        self._driver = driver or CudaDriver(library, asked.index)
+        self.gpu: int | None = asked.index
         self._closing.callback(self._driver.close)
         try:
             self._load(bundle, graph, api)
@@ -218,6 +245,7 @@ class TrtBackend(Closing):
         self._closing.callback(setattr, self, "_pipeline", None)
         self._closing.callback(pipeline.close)
         self.transfers: Transfers | None = pipeline.transfers
+        self.stream = pipeline.stream
         self.cuda_graph_reason = pipeline.cuda_graph_reason
         self.cuda_graph = not self.cuda_graph_reason
         gpu = self._driver.gpu
@@ -230,20 +258,52 @@ class TrtBackend(Closing):
         assert self._pipeline is not None, "the backend is closed"
         return self._pipeline
 
-    def __call__(self, frame: npt.NDArray[np.uint8]) -> Result:
-        """Result of one frame, uint8 RGB [H, W, 3]; at most one other may be on its way."""
-        return self.collect(self.submit(frame))
+    def __call__(self, frame: npt.NDArray[Any], out: Result | None = None) -> Result:
+        """Result of frames, uint8 RGB as the plan takes them; at most one other may be on its way."""
+        return self._collect(self.submit(frame), out)
 
     def submit(self, frame: Picture) -> int:
-        """Begin a frame, uint8 RGB [H, W, 3] on the host or on the GPU; returns its slot."""
+        """Begin frames, uint8 RGB on the host or on the GPU; returns their slot."""
         self._driver.use()  # the thread may be another one than the one that loaded
-        return self._running.submit(frame)
+        slot = self._running.submit(frame)
+        self._single.discard(slot)
+        if isinstance(frame, GpuPicture) or frame.ndim == 3:
+            self._single.add(slot)
+        return slot
 
     def collect(self, slot: int) -> Result:
         """The result of a slot, when it is there, in memory of its own."""
+        return self._collect(slot, None)
+
+    def _collect(self, slot: int, out: Result | None) -> Result:
         self._driver.use()
-        result: Result = self._running.collect(slot).view(np.float32).reshape(self._shape)[0].copy()
-        return result
+        held: Result = self._running.collect(slot).view(np.float32)
+        held = held.reshape(self._graph.outputs[0].shape)
+        result = held[0] if slot in self._single else held
+        if out is None:
+            return result.copy()
+        np.copyto(out, result)
+        return out
+
+    def on_gpu(self, frame: RawArray, out: RawArray | None = None) -> RawArray:
+        """Result of frames in the GPU's memory; of ``out``, or of new memory that goes with its last user.
+
+        Raises:
+            UsageError: memory that does not start where the library takes it.
+        """
+        self._driver.use()
+        for what, array in (("the frame", frame), ("`out`", out)):
+            if array is not None and array.address % ALIGNMENT:
+                raise UsageError(
+                    f"{what} starts at {array.address:#x} of the GPU's memory, and {TITLES[self.name]} takes "
+                    f"multiples of {ALIGNMENT}: give a whole array, not a part of one"
+                )
+        if out is None:
+            shape = result_shape(self._graph, self._task, frame.shape)
+            memory = _Memory(self._driver.share(), 4 * int(np.prod(shape)))
+            out = RawArray(memory.address, shape, "float32", (CUDA, self.gpu or 0), owner=memory)
+        self._running.run(frame.address, out.address)
+        return out
 
     @property
     def gpu_ms(self) -> float:

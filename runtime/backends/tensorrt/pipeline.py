@@ -130,13 +130,11 @@ class Pipeline:
         while self._graphs:
             self._driver.destroy_graph(self._graphs.pop())
 
-    def _bind(self, slot: _Slot) -> None:
-        for name, address in zip(self._names, (slot.frame, slot.result), strict=True):
+    def _execute(self, frame: int, result: int) -> None:
+        """Queue the plan's work from one address to another."""
+        for name, address in zip(self._names, (frame, result), strict=True):
             if not self._context.set_tensor_address(name, address):
                 raise self._failed(f"did not take the address of {name}")
-
-    def _execute(self, slot: _Slot) -> None:
-        self._bind(slot)
         if not self._context.execute_async_v3(self._compute):
             raise self._failed("could not run the plan")
 
@@ -152,7 +150,7 @@ class Pipeline:
         driver.stream_wait(self._compute, slot.uploaded)
         driver.record(slot.start, self._compute)
         if slot.graph is None:
-            self._execute(slot)
+            self._execute(slot.frame, slot.result)
         else:
             driver.launch(slot.graph, self._compute)
         driver.record(slot.computed, self._compute)
@@ -195,7 +193,7 @@ class Pipeline:
         except E2EDeployError as error:
             return str(error)
         try:
-            self._execute(slot)
+            self._execute(slot.frame, slot.result)
         except E2EDeployError as error:
             problem = str(error)
         try:  # also after a failure: the stream must leave its mode
@@ -233,6 +231,19 @@ class Pipeline:
         self._driver.wait(slot.downloaded)
         slot.busy, slot.given, self._last = False, None, slot
         return slot.result_host
+
+    @property
+    def stream(self) -> int:
+        """The stream that computes: a frame that ``run`` is given must be ready in it."""
+        return self._compute
+
+    def run(self, frame: int, result: int) -> None:
+        """Compute from memory of the GPU to memory of the GPU, of anybody's, and wait for it; nothing is copied.
+
+        A CUDA graph is bound to the slots' own memory, so none is used here.
+        """
+        self._execute(frame, result)
+        self._driver.synchronise(self._compute)
 
     @property
     def gpu_ms(self) -> float:

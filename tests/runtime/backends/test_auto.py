@@ -5,7 +5,7 @@ import pytest
 
 import e2e_deploy as e2e
 from e2e_deploy.errors import BundleError, PlanMismatchError, UnavailableError
-from e2e_deploy.runtime import engine as engine_module
+from e2e_deploy.runtime import backends
 from tests import fake_gpu
 from tests.plain_bundle import HW, plain_depth, rehash, write_plain_bundle
 from tests.runtime.fake_plans import add_plan, frames
@@ -58,7 +58,7 @@ def test_the_second_library_is_taken_where_the_first_does_not_fit(gpu, root):
 def test_an_engine_that_does_not_fit_is_said(gpu, root, facts, libraries, why, monkeypatch):
     add_plan(root, **facts)
     driver = gpu(*libraries)
-    monkeypatch.setattr("e2e_deploy.runtime.backends.onnxruntime.cuda_device_count", lambda: 0)
+    monkeypatch.setattr("e2e_deploy.runtime.backends.ort_gpu.cuda_device_count", lambda: 0)
     with e2e.load(root) as loaded:
         assert loaded.backend.name == "onnxruntime"
         assert why in loaded.describe()
@@ -82,10 +82,10 @@ def test_a_named_device_decides(gpu, root, engine):
 
 
 def test_without_a_gpu(root, engine, monkeypatch):
-    monkeypatch.setattr(engine_module, "cuda_device_count", lambda: 0)
+    monkeypatch.setattr(backends, "cuda_device_count", lambda: 0)
     with e2e.load(root, device="cpu", frame_size=HW) as loaded:
         assert loaded.backend.name == "onnxruntime"
-    monkeypatch.setattr("e2e_deploy.runtime.backends.onnxruntime.cuda_device_count", lambda: 0)
+    monkeypatch.setattr("e2e_deploy.runtime.backends.ort_gpu.cuda_device_count", lambda: 0)
     with e2e.load(root) as loaded:
         assert loaded.reason == "no NVIDIA GPU for the bundle's plans"
 

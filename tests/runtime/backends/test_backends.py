@@ -18,6 +18,7 @@ from e2e_deploy.errors import (
 )
 from e2e_deploy.limits import LIMITS, measure_parity
 from e2e_deploy.runtime.backends import onnxruntime as ort_backend
+from e2e_deploy.runtime.backends import ort_options
 from tests.plain_bundle import HW, edit_manifest, plain_model, rehash, write_plain_bundle
 
 GRAPH = "model_24x32.onnx"
@@ -69,7 +70,9 @@ def test_torch_without_its_checkpoint(tmp_path):
 
 def test_torch_on_a_device_that_is_not_here(depth_bundle, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(UnavailableError, match="torch sees no CUDA device"):
+    with pytest.raises(
+        UnavailableError, match="torch on cuda was asked for, but this machine has no CUDA device"
+    ):
         e2e.load(depth_bundle, backend="torch", device="cuda")
     with pytest.raises(UsageError, match="unknown device"):
         e2e.load(depth_bundle, backend="torch", device="npu")
@@ -293,7 +296,7 @@ def test_large_half_precision_weights_stay_narrow_in_memory(
             super().__init__(path, options, **kwargs)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Saving)
-    monkeypatch.setattr(ort_backend, "LARGE_BYTES", large_bytes)
+    monkeypatch.setattr(ort_options, "LARGE_BYTES", large_bytes)
     bundle = open_bundle(half_bundle(tmp_path / "b"))
     frames, references = bundle.reference(bundle.manifest.graphs[0])
     with e2e.load(bundle, backend="onnxruntime", device="cpu") as engine:

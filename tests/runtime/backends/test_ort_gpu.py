@@ -10,7 +10,6 @@ from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
 
 import e2e_deploy as e2e
 from e2e_deploy.errors import E2EDeployError, UnavailableError
-from e2e_deploy.runtime.backends import onnxruntime as ort_backend
 from e2e_deploy.runtime.backends import ort_gpu
 from e2e_deploy.runtime.backends.ort_gpu import CUDA, GpuProvider, find_gpu_provider
 from tests.plain_bundle import HW, plain_depth
@@ -52,12 +51,12 @@ def test_the_cuda_provider_comes_first(plugin, monkeypatch, capsys):
 
 def test_a_provider_that_does_not_start_is_said(root, monkeypatch):
     provider = GpuProvider("NoneExecutionProvider", "CUDA", "bring its libraries")
-    monkeypatch.setattr(ort_backend, "cuda_device_count", lambda: 1)
-    monkeypatch.setattr(ort_backend, "find_gpu_provider", lambda ort: provider)
+    monkeypatch.setattr(ort_gpu, "cuda_device_count", lambda: 1)
+    monkeypatch.setattr(ort_gpu, "find_gpu_provider", lambda ort: provider)
     with (
         pytest.warns(UserWarning, match="NoneExecutionProvider"),
         pytest.raises(
-            UnavailableError, match="start its CUDA; bring its libraries, or use --device cpu"
+            UnavailableError, match="start its CUDA; bring its libraries, or use `device"
         ),
     ):
         e2e.load(root, backend="onnxruntime")
@@ -71,7 +70,7 @@ def test_a_provider_that_fails_while_it_runs_is_not_replaced(root):
         def __getattr__(self, name):
             return getattr(self.real, name)
 
-        def run(self, *given):
+        def run_with_iobinding(self, *given):
             raise EPFail("CUDNN_STATUS_EXECUTION_FAILED")
 
     with e2e.load(root, backend="onnxruntime") as engine:
@@ -88,7 +87,7 @@ def test_without_either_there_is_none(monkeypatch):
 
 
 def test_the_plugin_is_registered_once_and_used(plugin, root, rng, monkeypatch):
-    monkeypatch.setattr("e2e_deploy.runtime.backends.onnxruntime.cuda_device_count", lambda: 1)
+    monkeypatch.setattr("e2e_deploy.runtime.backends.ort_gpu.cuda_device_count", lambda: 1)
     frame = rng.integers(0, 256, (*HW, 3), dtype=np.uint8)
     for device in ("auto", "cuda"):
         with e2e.load(root, backend="onnxruntime", device=device) as engine:
@@ -109,6 +108,6 @@ def test_a_plugin_that_does_not_load_is_said(plugin, root, monkeypatch):
         raise RuntimeError("libcudart.so.13:\n cannot open shared object file")
 
     monkeypatch.setattr(ort, "register_execution_provider_library", fail)
-    monkeypatch.setattr("e2e_deploy.runtime.backends.onnxruntime.cuda_device_count", lambda: 1)
+    monkeypatch.setattr("e2e_deploy.runtime.backends.ort_gpu.cuda_device_count", lambda: 1)
     with pytest.raises(UnavailableError, match=r"does not load: libcudart\.so\.13: cannot open"):
         e2e.load(root)

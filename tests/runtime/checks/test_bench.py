@@ -5,7 +5,8 @@ import pytest
 
 import e2e_deploy as e2e
 from e2e_deploy.bundle.bundle import open_bundle
-from e2e_deploy.runtime.backends.onnxruntime import OrtBackend, physical_cores
+from e2e_deploy.runtime.backends.onnxruntime import OrtBackend
+from e2e_deploy.runtime.backends.ort_options import physical_cores
 from e2e_deploy.runtime.checks.bench import RateResult, ReplaySource, at_rate, compare, find_peak
 from tests.plain_bundle import HW, write_plain_bundle
 
@@ -15,7 +16,7 @@ def engine(tmp_path, monkeypatch):
     """An engine that takes at least 40 ms."""
     fast = OrtBackend.__call__
 
-    def slow(self, frame):
+    def slow(self, frame, out=None):
         time.sleep(0.04)
         return fast(self, frame)
 

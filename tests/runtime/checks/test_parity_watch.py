@@ -98,7 +98,9 @@ def test_strict_ends_the_run(bundle):
 
 def test_a_broken_engine_is_caught_before_the_first_result(bundle, monkeypatch):
     fine = OrtBackend.__call__
-    monkeypatch.setattr(OrtBackend, "__call__", lambda self, frame: fine(self, frame) * np.nan)
+    monkeypatch.setattr(
+        OrtBackend, "__call__", lambda self, frame, out=None: fine(self, frame) * np.nan
+    )
     watch, written = ParityWatch(1, strict=True, load=exact), []
     with pytest.raises(ParityError, match="NaN"):
         run(bundle, watch, written=written)
