@@ -196,9 +196,8 @@ class TestPlainInstall:
     """What ``pip install e2e-deploy`` gives: a runtime without torch."""
 
     @pytest.fixture
-    def ran(self, plain_install, depth_bundle, photo, tmp_path):
-        """ran(program, *arguments) beside my-bundle and photo.jpg."""
-        shutil.copytree(depth_bundle, tmp_path / "my-bundle")
+    def ran(self, plain_install, photo, tmp_path):
+        """ran(program, *arguments) beside photo.jpg."""
         cv2.imwrite(str(tmp_path / "photo.jpg"), cv2.cvtColor(photo, cv2.COLOR_RGB2BGR))
 
         def run(program, *arguments):
@@ -235,6 +234,14 @@ class TestPlainInstall:
         assert done.returncode == 0, done.stderr
         assert done.stderr.startswith("bundle: the packaged e2e-tiny depth")
         assert list((tmp_path / "depth-out").glob("photo*.png"))
+
+    def test_the_demo(self, ran, tmp_path):
+        """Of two frames; and the bundle that it leaves is one to play with."""
+        short = "from e2e_deploy.verbs import demo; demo.CLIP_FRAMES = 2; from e2e_deploy.cli import main; main()"
+        done = ran("python", "-I", "-c", short, "demo")
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "demo" / "sheet.png").is_file()
+        assert ran("e2e-deploy", "verify", "demo/depth").returncode == 0
 
     def test_what_needs_an_extra_names_it(self, ran):
         for arguments, extra in (
