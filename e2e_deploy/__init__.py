@@ -78,12 +78,14 @@ _WHERE |= dict.fromkeys(
 __all__ = ["__version__", *_WHERE]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module 'e2e_deploy' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"e2e_deploy.{_WHERE[name]}"), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # to a type checker a name that is not above is a mistake
+
+    def __getattr__(name: str) -> Any:
+        if name not in _WHERE:
+            raise AttributeError(f"module 'e2e_deploy' has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"e2e_deploy.{_WHERE[name]}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
