@@ -29,10 +29,13 @@ if TYPE_CHECKING:
     from e2e_deploy.errors import SourceError as SourceError
     from e2e_deploy.errors import UnavailableError as UnavailableError
     from e2e_deploy.errors import UsageError as UsageError
+    from e2e_deploy.export.engines.rebuild import rebuild_plans as rebuild_plans
     from e2e_deploy.export.exporter import export_bundle as export_bundle
+    from e2e_deploy.runtime.checks.bench import bench as bench
     from e2e_deploy.runtime.checks.verify import verify_bundle as verify_bundle
     from e2e_deploy.runtime.engine import Engine as Engine
     from e2e_deploy.runtime.engine import load as load
+    from e2e_deploy.runtime.run import run as run
     from e2e_deploy.runtime.sources.picture_file import read_picture as read_picture
     from e2e_deploy.train.accuracy import Evaluation as Evaluation
     from e2e_deploy.train.data.check import check_data as check_data
@@ -48,7 +51,10 @@ _WHERE = {
     "Bundle": "bundle.bundle",
     "open_bundle": "bundle.bundle",
     "export_bundle": "export.exporter",
+    "rebuild_plans": "export.engines.rebuild",
+    "bench": "runtime.checks.bench",
     "verify_bundle": "runtime.checks.verify",
+    "run": "runtime.run",
     "Engine": "runtime.engine",
     "load": "runtime.engine",
     "prepare_data": "train.preparation.prepare",

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from e2e_deploy.errors import UsageError
+from e2e_deploy.names import COLORMAPS, Colormap
 from e2e_deploy.system.opencv import cv2
 from e2e_deploy.system.text import clean
 
@@ -29,13 +30,12 @@ _SPECTRAL = (
     (50, 136, 189),
     (94, 79, 162),
 )
-_OPENCV = {"inferno": cv2.COLORMAP_INFERNO, "turbo": cv2.COLORMAP_TURBO}
-COLORMAPS = ("spectral", *_OPENCV)
+_OPENCV: dict[Colormap, int] = {"inferno": cv2.COLORMAP_INFERNO, "turbo": cv2.COLORMAP_TURBO}
 UNKNOWN_RGB = (128, 128, 128)  # in no colour map, and as a normal the zero vector
 
 
 @cache
-def lookup_table(name: str) -> Rgb:
+def lookup_table(name: Colormap) -> Rgb:
     """The colour map ``name`` as uint8 RGB [256, 3]; entry 0 is near.
 
     Raises:
@@ -56,7 +56,7 @@ def lookup_table(name: str) -> Rgb:
     return np.ascontiguousarray(cv2.applyColorMap(ramp, _OPENCV[name])[:, 0, ::-1], dtype=np.uint8)
 
 
-def colour_depth(depth: npt.NDArray[np.float32], name: str, low: float, high: float) -> Rgb:
+def colour_depth(depth: npt.NDArray[np.float32], name: Colormap, low: float, high: float) -> Rgb:
     """Depth [H, W] as RGB [H, W, 3]; ``low`` maps to the near end, ``high`` to the far; NaN and infinity are grey."""
     span = max(high - low, 1e-6)
     known = np.isfinite(depth)

@@ -39,3 +39,18 @@ ON_BAD: tuple[OnBad, ...] = get_args(OnBad)
 
 PictureFormat = Literal["png16", "npy", "npz", "exr", "ply", "color"]
 PICTURE_FORMATS: tuple[PictureFormat, ...] = get_args(PictureFormat)
+
+Colormap = Literal["spectral", "inferno", "turbo"]
+COLORMAPS: tuple[Colormap, ...] = get_args(Colormap)
+
+Axes = Literal["camera", "optical"]
+"""Of normals. camera: x right, y up, z toward the viewer. optical: x right, y down, z forward, as robots have it."""
+AXES: tuple[Axes, ...] = get_args(Axes)
+
+Decoder = Literal["cpu", "gpu"]
+"""Where a video file is decoded."""
+DECODERS: tuple[Decoder, ...] = get_args(Decoder)
+
+ParityMode = Literal["warn", "strict"]
+"""What a comparison outside its limit does to a run."""
+PARITY_MODES: tuple[ParityMode, ...] = get_args(ParityMode)

@@ -2,7 +2,7 @@
 
 from e2e_deploy.errors import UnavailableError
 from e2e_deploy.export.engines import build as engines
-from e2e_deploy.export.engines import rebuild
+from e2e_deploy.export.engines import replace_plan
 from e2e_deploy.nvidia.trt_api import TrtApi
 from e2e_deploy.runtime import backends
 from e2e_deploy.runtime.backends.tensorrt import backend as trt_backend
@@ -32,6 +32,6 @@ def install(monkeypatch, cache, *, libraries=("tensorrt",), driver=None):
     monkeypatch.setattr(trt_backend, "CudaDriver", new_driver)
     monkeypatch.setattr(trt_backend, "find_api", find_api)
     monkeypatch.setattr(engines, "find_api", find_api)
-    monkeypatch.setattr(rebuild, "current_gpu", lambda: driver.gpu)
-    monkeypatch.setattr(rebuild, "build_plan", build_plan)
+    monkeypatch.setattr(replace_plan, "current_gpu", lambda: driver.gpu)
+    monkeypatch.setattr(replace_plan, "build_plan", build_plan)
     return driver

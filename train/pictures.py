@@ -11,12 +11,13 @@ import numpy.typing as npt
 
 from e2e_deploy.colormap import colour_depth, colour_normals
 from e2e_deploy.metrics import align_scale_shift
+from e2e_deploy.names import Colormap
 from e2e_deploy.system.opencv import cv2
 
 Array = npt.NDArray[Any]
 Picture = npt.NDArray[np.uint8]
 
-COLOURS = "spectral"
+COLOURS: Colormap = "spectral"
 ROW_WIDTH = 960
 CAPTION_HEIGHT = 18
 

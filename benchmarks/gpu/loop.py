@@ -21,14 +21,15 @@ from benchmarks.gpu.timing import Device, exact_and_tuned, in_words
 from benchmarks.speed.loop_overhead import write_clip
 from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.errors import UnavailableError
-from e2e_deploy.export.engines.rebuild import rebuild_plan
+from e2e_deploy.export.engines.replace_plan import replace_plan
 from e2e_deploy.frames import plan_frame
 from e2e_deploy.limits import BACKENDS
 from e2e_deploy.runtime import Engine
 from e2e_deploy.runtime.backends.backend import OneAtATime, Result
 from e2e_deploy.runtime.backends.tensorrt.transfers import Count, budget
-from e2e_deploy.runtime.checks.bench import resident_mib
-from e2e_deploy.runtime.run import STAGES, RunReport, run_source
+from e2e_deploy.runtime.checks.rates import resident_mib
+from e2e_deploy.runtime.loop import run_source
+from e2e_deploy.runtime.report import STAGES, RunReport
 from e2e_deploy.runtime.sinks.sink import CallbackSink
 from e2e_deploy.runtime.sources.gpu_video import GpuVideoSource
 from e2e_deploy.runtime.sources.source import Source
@@ -178,7 +179,7 @@ def run_loop(
         require_backend(name, device.name)
         held = bundle
         if name in LIBRARIES:
-            held = rebuild_plan(bundle, bundle.manifest.graphs[0], name)
+            held = replace_plan(bundle, bundle.manifest.graphs[0], name)
         return e2e.load(held, backend=name, device=device.name)
 
     rows: dict[str, Any] = {}

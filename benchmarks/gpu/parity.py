@@ -19,7 +19,7 @@ from benchmarks.gpu.contenders.of_bundles import LIBRARIES, make_bundle, require
 from benchmarks.gpu.timing import Device, exact_and_tuned, in_words
 from e2e_deploy.assets.pictures import reference_frames
 from e2e_deploy.errors import UnavailableError
-from e2e_deploy.export.engines.rebuild import rebuild_plan
+from e2e_deploy.export.engines.replace_plan import replace_plan
 from e2e_deploy.export.graph.precision import to_precision
 from e2e_deploy.export.graph.specialise import specialise
 from e2e_deploy.frames import plan_frame
@@ -115,7 +115,7 @@ def bundle_rows(
         require_backend(backend, device.name)
         bundle = make_bundle(work, frame_hw, precision=precision, small=True, task=task)
         if backend in LIBRARIES:
-            bundle = rebuild_plan(bundle, bundle.manifest.graphs[0], backend)
+            bundle = replace_plan(bundle, bundle.manifest.graphs[0], backend)
         verdict = verify_bundle(bundle, backend, device.name)[0]
         return {"on": verdict.device, **judged(verdict.parity, verdict.limit)}
 

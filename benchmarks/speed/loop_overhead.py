@@ -28,7 +28,8 @@ from e2e_deploy.frames import parse_size
 from e2e_deploy.model.tiny import bundled_checkpoint
 from e2e_deploy.runtime import Engine
 from e2e_deploy.runtime.backends.backend import Result
-from e2e_deploy.runtime.run import RunReport, run_source
+from e2e_deploy.runtime.loop import run_source
+from e2e_deploy.runtime.report import RunReport
 from e2e_deploy.runtime.sinks.sink import CallbackSink, Painter
 from e2e_deploy.runtime.sources.pattern import PatternSource
 from e2e_deploy.runtime.sources.source import SourceFrame

@@ -18,8 +18,9 @@ import numpy as np
 from benchmarks.accuracy.clips import real_clip, tiny_bundle
 from benchmarks.report import write_result
 from e2e_deploy.frames import parse_size
-from e2e_deploy.runtime.checks.bench import resident_mib
-from e2e_deploy.runtime.run import RunReport, run_source
+from e2e_deploy.runtime.checks.rates import resident_mib
+from e2e_deploy.runtime.loop import run_source
+from e2e_deploy.runtime.report import RunReport
 from e2e_deploy.runtime.sinks.sink import CallbackSink, Painter, Sink
 from e2e_deploy.runtime.sinks.video_sink import VideoSink
 from e2e_deploy.runtime.sources.source import BaseSource, SourceFrame

@@ -1,11 +1,14 @@
 """Options that several verbs share, and the kinds of numbers that options take: none without an end."""
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from e2e_deploy.names import BACKEND_CHOICES, FAMILY_NAMES, TASK_NAMES
 
 if TYPE_CHECKING:
     from e2e_deploy.bundle.bundle import Bundle
@@ -25,6 +28,18 @@ class Number(click.FloatRange):
         if math.isnan(number):
             self.fail(f"{value} is not in the range {self._describe_range()}.", param, ctx)
         return number
+
+
+class Device(click.ParamType[str]):
+    """A device by name: which of them are here is the backend's to say."""
+
+    name = "auto|cpu|cuda|cuda:N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name, or click's sentence and exit code 2."""
+        if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,4})?", value):
+            self.fail(f"{value!r} is not one of auto, cpu, cuda and cuda:N.", param, ctx)
+        return str(value)
 
 
 def frame_size(text: str) -> tuple[int, int]:
@@ -52,12 +67,17 @@ RATE = Number(0.1, 10_000.0)  # frames a second
 
 backend = click.option(
     "--backend",
+    type=click.Choice(BACKEND_CHOICES),
     default="auto",
     show_default=True,
-    help="auto, onnxruntime, torch, tensorrt or tensorrt-rtx; a named one that is not here is an error.",
+    help="A named one that is not here is an error.",
 )
 device = click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
+    "--device",
+    type=Device(),
+    default="auto",
+    show_default=True,
+    help="Where it runs; cuda:1 is the second GPU.",
 )
 checkpoint = click.option(
     "--checkpoint",
@@ -68,14 +88,15 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print the result
 bundle_argument = click.argument("bundle", type=click.Path(path_type=str, readable=False))
 task = click.option(
     "--task",
-    type=click.Choice(["depth", "normals"]),
+    type=click.Choice(TASK_NAMES),
     default=None,
     help="What the checkpoint predicts, where its configs do not tell.  [default: depth]",
 )
 family = click.option(
     "--family",
+    type=click.Choice(FAMILY_NAMES),
     default=None,
-    help="Kind of checkpoint (e2e-ft, marigold), where its configs do not tell.  [default: e2e-ft]",
+    help="Kind of checkpoint, where its configs do not tell.  [default: e2e-ft]",
 )
 
 

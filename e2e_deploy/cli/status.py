@@ -1,71 +1,71 @@
 """What ``run`` says: one line while it runs, a summary and JSON at the end."""
 
-import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 import click
 
+from e2e_deploy.progress import Line
 from e2e_deploy.runtime.checks.parity_watch import ParityReport
-from e2e_deploy.runtime.run import STAGES, RunReport
+from e2e_deploy.runtime.report import STAGES, RunReport
 from e2e_deploy.runtime.sinks.picture_sink import MAX_LISTED
 from e2e_deploy.runtime.sources.picture_source import PictureSource
-from e2e_deploy.runtime.sources.source import Source
 from e2e_deploy.runtime.timing import Latency
 from e2e_deploy.system.text import clean
 
 EVERY_S = 0.5
 
 
-class StatusLine:
-    """Frames a second, engine p50 and p99, drops and age, rewritten in place; without them where stderr is no terminal.
-
-    What the source notes is printed when it comes, in lines that stay.
+class Status(Line):
+    """Frames a second, engine p50 and p99, drops and age; what the source notes is printed above it when it comes.
 
     Args:
-        source: whose frames come.
-        total: how many will come, where it is known.
-        more: further words for the line.
+        limit: of frames, where one was given.
+
+    Attributes:
+        report: the run's so far; None before it began.
     """
 
-    def __init__(
-        self, source: Source, total: int | None, more: Callable[[], str] = lambda: ""
-    ) -> None:
-        self._source, self._total, self._more = source, total, more
+    def __init__(self, limit: int | None) -> None:
+        super().__init__()
+        self._limit = limit
+        self.report: RunReport | None = None
         self._noted = 0
-        self._shown = sys.stderr.isatty()
-        self._last, self._frames = time.monotonic(), 0
+        self._since_s, self._frames, self._rate = time.monotonic(), 0, 0.0
 
     def __call__(self, report: RunReport) -> None:
-        """Show the report, at most twice a second."""
+        """Show the report."""
+        if self.report is None and report.view:
+            self.say(f"view: {report.view}")
+        self.report = report
         self._say_notes()
+        self.show(lambda: self._described(report))
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        self._say_notes()
+
+    def _described(self, report: RunReport) -> str:
         now = time.monotonic()
-        if not self._shown or now - self._last < EVERY_S:
-            return
-        rate = (report.frames - self._frames) / (now - self._last)
-        self._last, self._frames = now, report.frames
-        of = f"/{self._total}" if self._total else ""
-        words = [f"{report.frames}{of} frames", f"{rate:.1f} fps"]
+        if now - self._since_s >= EVERY_S:
+            self._rate = (report.frames - self._frames) / (now - self._since_s)
+            self._since_s, self._frames = now, report.frames
+        total = self._limit or report.source.total
+        words = [f"{report.frames}{f'/{total}' if total else ''} frames", f"{self._rate:.1f} fps"]
         if report.latency is not None:
             words.append(f"engine {report.latency.p50_ms:.0f}/{report.latency.p99_ms:.0f} ms")
         if report.age is not None:
             words.append(f"age {report.age.p50_ms:.0f} ms")
         if report.dropped:
             words.append(f"{report.dropped} dropped")
-        line = ", ".join([*words, *filter(None, [self._more()])])
-        click.echo(f"\r\x1b[K{line}", err=True, nl=False)
-
-    def end(self) -> None:
-        """Leave the line."""
-        if self._shown:
-            click.echo("\r\x1b[K", err=True, nl=False)
-        self._say_notes()
+        if report.parity is not None:
+            words.append(report.parity.words())
+        return ", ".join(filter(None, words))
 
     def _say_notes(self) -> None:
-        for note in self._source.notes[self._noted :]:
-            click.echo(("\r\x1b[K" if self._shown else "") + note, err=True)
+        for note in self.report.source.notes[self._noted :] if self.report else ():
+            self.say(note)
             self._noted += 1
 
 
@@ -74,59 +74,100 @@ def _row(name: str, latency: Latency) -> str:
     return f"{name:<8}" + "".join(f"{number:9.1f}" for number in numbers)
 
 
-def print_summary(report: RunReport, source: Source) -> None:
+def print_summary(report: RunReport) -> None:
     """The end of a run, for people, on stderr."""
+    lines = [*_about_source(report), *_about_results(report)]
+    if report.latency is not None:
+        lines += [*_about_speed(report), *_about_copies(report), _in_all(report, report.latency)]
+    lines += _about_parity(report.parity)
+    lines += [f"note: {report.note}"] if report.note else []
+    for line in lines:
+        click.echo(line, err=True)
 
-    def say(text: str) -> None:
-        click.echo(text, err=True)
 
-    for (h, w), (engine_h, engine_w) in report.fitted.items():
-        say(
-            f"{w}x{h} frames were fitted into the engine's {engine_w}x{engine_h}; "
-            f"for full detail: e2e-deploy export --frame-size {h}x{w}"
-        )
+def _about_source(report: RunReport) -> list[str]:
+    source = report.source
+    lines = [
+        f"{w}x{h} frames were fitted into the engine's {engine_w}x{engine_h}; "
+        f"for full detail: e2e-deploy export --frame-size {h}x{w}"
+        for (h, w), (engine_h, engine_w) in report.fitted.items()
+    ]
     if source.skipped and isinstance(source, PictureSource):
-        say(f"{source.skipped} of the {source.total} pictures of {source.name} were left out")
+        lines.append(
+            f"{source.skipped} of the {source.total} pictures of {source.name} were left out"
+        )
     elif source.skipped:
-        say(f"{source.skipped} damaged frames of {source.name} were skipped")
+        lines.append(f"{source.skipped} damaged frames of {source.name} were skipped")
     if source.gaps:
-        say(f"{source.name} was lost and came back {source.gaps} times")
+        lines.append(f"{source.name} was lost and came back {source.gaps} times")
+    return lines
+
+
+def _about_results(report: RunReport) -> list[str]:
+    lines = []
     if report.failed_steps:
-        say(
+        lines.append(
             f"{report.failed_steps} of {report.frames} results are unknown: {clean(report.failed_step)}"
         )
     if report.unknown_pixels:
-        say(
+        lines.append(
             f"{report.unknown_pixels / report.pixels:.2%} of all pixels are unknown (NaN); "
             f"{report.unknown_results} of {report.frames} results hold no number at all"
         )
     if len(report.files) >= MAX_LISTED:
-        say(f"of each output the first {MAX_LISTED} files are listed, and all are there")
-    if report.latency is None:
-        return
-    if source.is_live:
-        say("ms           p50      p95      p99      max")
-        for stage in STAGES:
-            if (latency := report.times[stage].latency()) is not None:
-                say(_row(stage, latency))
-        say(f"{report.captured} frames captured, {report.dropped} dropped for newer ones")
-    for sink in report.sinks:
-        if sink.dropped:
-            say(f"{sink.name}: {sink.dropped} results dropped for newer ones")
-    if report.transfers is not None:
-        per_frame = transfers_json(report)
-        say(
-            "between host and GPU, a frame: "
-            + ", ".join(
-                f"{name.replace('_', ' ')} {count['bytes'] / 1e6:.2f} MB in {count['calls']:.1f} copies"
-                for name, count in per_frame.items()
-                if count["calls"]
-            )
-        )
-    say(
-        f"{report.frames} frames with {report.engine}: engine p50 {report.latency.p50_ms:.1f} ms, "
+        lines.append(f"of each output the first {MAX_LISTED} files are listed, and all are there")
+    return lines
+
+
+def _about_speed(report: RunReport) -> list[str]:
+    """Of a live source what each stage took, and of every sink what it dropped."""
+    lines = []
+    if report.source.is_live:
+        lines.append("ms           p50      p95      p99      max")
+        stages = {stage: report.times[stage].latency() for stage in STAGES}
+        lines += [_row(stage, latency) for stage, latency in stages.items() if latency is not None]
+        lines.append(f"{report.captured} frames captured, {report.dropped} dropped for newer ones")
+    return lines + [
+        f"{sink.name}: {sink.dropped} results dropped for newer ones"
+        for sink in report.sinks
+        if sink.dropped
+    ]
+
+
+def _about_copies(report: RunReport) -> list[str]:
+    if report.transfers is None:
+        return []
+    copies = [
+        f"{name.replace('_', ' ')} {count['bytes'] / 1e6:.2f} MB in {count['calls']:.1f} copies"
+        for name, count in transfers_json(report).items()
+        if count["calls"]
+    ]
+    return [f"between host and GPU, a frame: {', '.join(copies)}"]
+
+
+def _in_all(report: RunReport, latency: Latency) -> str:
+    return (
+        f"{report.frames} frames with {report.engine}: engine p50 {latency.p50_ms:.1f} ms, "
         f"{report.frames / report.seconds:.1f} frames/s in all"
     )
+
+
+def _about_parity(report: ParityReport | None) -> list[str]:
+    """What was compared with the reference."""
+    if report is None or report.worst is None:
+        return []
+    lines = [
+        f"parity: {report.stored} stored and {report.live} live frames compared, {report.outside} outside the limit, "
+        f"worst relative error {report.worst.relative:.2e}"
+        + (f" ({report.failures})" if report.failures else "")
+    ]
+    if report.no_live:
+        lines.append(f"parity: live frames were not compared: {report.no_live}")
+    if report.saved is not None:
+        lines.append(f"parity: the worst live frame is in {report.saved}")
+    if report.not_saved:
+        lines.append(f"parity: the worst live frame is not kept: {report.not_saved}")
+    return lines
 
 
 def transfers_json(report: RunReport) -> dict[str, dict[str, float]]:
@@ -138,8 +179,10 @@ def transfers_json(report: RunReport) -> dict[str, dict[str, float]]:
     }
 
 
-def as_json(report: RunReport, source: Source) -> dict[str, Any]:
+def report_json(report: RunReport) -> dict[str, Any]:
     """The end of a run, for programs."""
+    source, parity = report.source, report.parity
+    told = {} if parity is None else {"parity": asdict(parity) | {"saved": str(parity.saved or "")}}
     stages = {stage: report.times[stage].latency() for stage in STAGES}
     return {
         "source": source.name,
@@ -163,29 +206,5 @@ def as_json(report: RunReport, source: Source) -> dict[str, Any]:
             "why": report.failed_step,
         },
         "interrupted": report.interrupted,
+        **told,
     }
-
-
-def print_parity(report: ParityReport | None) -> None:
-    """What was compared with the reference, for people, on stderr."""
-    if report is None or report.worst is None:
-        return
-    click.echo(
-        f"parity: {report.stored} stored and {report.live} live frames compared, {report.outside} outside the limit, "
-        f"worst relative error {report.worst.relative:.2e}"
-        + (f" ({report.failures})" if report.failures else ""),
-        err=True,
-    )
-    if report.no_live:
-        click.echo(f"parity: live frames were not compared: {report.no_live}", err=True)
-    if report.saved is not None:
-        click.echo(f"parity: the worst live frame is in {report.saved}", err=True)
-    if report.not_saved:
-        click.echo(f"parity: the worst live frame is not kept: {report.not_saved}", err=True)
-
-
-def parity_json(report: ParityReport | None) -> dict[str, Any]:
-    """The same for programs."""
-    if report is None:
-        return {}
-    return {"parity": asdict(report) | {"saved": str(report.saved or "")}}

@@ -19,7 +19,7 @@ from e2e_deploy.colormap import colour_depth
 from e2e_deploy.metrics import DepthMetrics, depth_from_disparity, depth_metrics
 from e2e_deploy.names import TaskName
 from e2e_deploy.runtime.engine import Engine
-from e2e_deploy.runtime.run import run_source
+from e2e_deploy.runtime.loop import run_source
 from e2e_deploy.runtime.sinks.sink import Painter
 from e2e_deploy.runtime.sinks.video_sink import VideoSink
 from e2e_deploy.runtime.sources.picture_file import read_picture

@@ -1,92 +1,78 @@
-"""A plan of a finished bundle built again from the bundle's own graph, for the GPU and library at hand.
+"""``rebuild_plans``: the plans of a finished bundle that do not fit this machine, built again for it."""
 
-Needs the library and its GPU, no torch and no checkpoint. The plan is written first, then the manifest is replaced,
-then what it no longer lists is removed: a rebuild that is killed leaves the bundle as it was.
-"""
+from collections.abc import Callable
+from pathlib import Path
 
-from dataclasses import asdict, replace
-
-from e2e_deploy.bundle.bundle import Bundle, open_bundle, sha256_of
-from e2e_deploy.bundle.manifest import MANIFEST, FileEntry, GraphEntry
-from e2e_deploy.bundle.plan_files import graph_digest
-from e2e_deploy.errors import UnavailableError, UsageError
-from e2e_deploy.export.engines.build import build_plan, current_gpu, job_for
-from e2e_deploy.export.engines.cache import PlanCache
-from e2e_deploy.export.engines.tensorrt import BuildOptions
-from e2e_deploy.names import PlanKind
-from e2e_deploy.nvidia.trt_api import TITLES
+from e2e_deploy.bundle.bundle import Bundle, open_bundle
+from e2e_deploy.bundle.manifest import GraphEntry
+from e2e_deploy.errors import PlanDamagedError, PlanMismatchError, UnavailableError, UsageError
+from e2e_deploy.names import PLAN_KINDS, BackendChoice, PlanKind
+from e2e_deploy.packages import require
 from e2e_deploy.progress import Stages
-from e2e_deploy.system.files import whole_file
-from e2e_deploy.system.json_files import to_json
+from e2e_deploy.runtime.backends.tensorrt.backend import inspect_plan
 
 
-def rebuild_plan(
-    bundle: Bundle,
-    graph: GraphEntry,
-    library: PlanKind,
+def rebuild_plans(
+    bundle: str | Path | Bundle,
+    backend: BackendChoice = "auto",
     *,
-    cache: PlanCache | None = None,
     stages: Stages | None = None,
+    on_note: Callable[[str], None] = lambda note: None,
 ) -> Bundle:
-    """The bundle with a plan of ``graph`` for this GPU; it takes the place of the library's plan for that target.
+    """The bundle with plans that fit this GPU and the libraries here; those that fit already stay.
+
+    Needs the library and its GPU, no torch and no checkpoint. What is built is kept in the bundle's folder and in the
+    user's cache; plans for other GPUs stay, and a rebuild that is killed leaves the bundle as it was.
 
     Args:
-        bundle: an opened bundle; plans for other targets stay.
-        graph: of the bundle.
-        library: tensorrt or tensorrt-rtx.
-        cache: of plans built before; the user's if None.
+        bundle: its folder, or an opened Bundle.
+        backend: tensorrt or tensorrt-rtx, also for a bundle that has no such plan yet; with auto those of which the
+            bundle has plans, as far as they can be built here.
         stages: says what is being done; silent if None.
+        on_note: gets a sentence on each plan that is built, and why, or cannot be built here.
 
     Raises:
-        UsageError: a core graph, or one in int8.
-        UnavailableError: no GPU, or the library is not here.
-        BundleError: the graph is not the file that was exported.
-        E2EDeployError: the graph does not build, or the bundle cannot be written.
+        UsageError: a backend that has no plans; auto, and the bundle holds none; a core graph, or one in int8.
+        UnavailableError: a named backend's library or GPU is not here.
+        E2EDeployError: a graph does not build, or the bundle cannot be written.
     """
-    if graph.kind != "frame":
-        raise UsageError("plans take frames, and this bundle holds a core graph")
-    if bundle.manifest.precision == "int8":
-        raise UsageError(
-            "no plan is built from int8 graphs, they are for ONNX Runtime on a CPU; export in fp16 for a plan"
-        )
-    stages = stages or Stages(quiet=True)
-    gpu = current_gpu()
-    if gpu is None:
-        raise UnavailableError(
-            f"a plan is rebuilt for the GPU at hand, and none is here; to build for another machine: "
-            f"e2e-deploy export --engine {library}"
-        )
-    job, manifest, root = job_for(library, gpu), bundle.manifest, bundle.root
-    height, width = graph.frame_hw
-    with (
-        bundle.unchanged(graph.onnx, *bundle.weights_of(graph)),
-        stages(f"rebuild {TITLES[library]} plan {height}x{width} {job.target}") as say,
-    ):
-        entry = build_plan(
-            root,
-            graph,
-            job,
-            precision=manifest.precision,
-            digest=graph_digest(root, graph.onnx, lambda name: manifest.files[name].sha256),
-            options=BuildOptions(target=job.target if job.gpu is None else None),
-            cache=cache or PlanCache(),
-            progress=lambda *at: say("{} {}/{}".format(*at)),
-        )
-        replaced = [
-            old
-            for old in manifest.plans
-            if (old.backend, old.frame_size, old.target)
-            == (library, entry.frame_size, entry.target)
-        ]
-        plans = [*(old for old in manifest.plans if old not in replaced), entry]
-        gone = {old.file for old in replaced} - {plan.file for plan in plans}
-        files = {name: file for name, file in manifest.files.items() if name not in gone}
-        path = root / entry.file
-        files[entry.file] = FileEntry(bytes=path.stat().st_size, sha256=sha256_of(path))
-        changed = replace(manifest, plans=plans, files=dict(sorted(files.items())))
-        with whole_file(root / MANIFEST) as partial:
-            partial.write_text(to_json(asdict(changed), indent=2) + "\n", encoding="utf-8")
-        (root / MANIFEST).chmod(0o644)  # it vouches for native code: nobody else may write it
-        for name in gone:
-            bundle.file(name).unlink(missing_ok=True)
-    return open_bundle(root)
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    for kind in _kinds(opened, backend):
+        for graph in opened.manifest.graphs:
+            try:
+                reason = _misfit(opened, graph, kind)
+            except UnavailableError as error:
+                if backend != "auto":
+                    raise
+                on_note(f"{kind}: not rebuilt: {error}")
+                break
+            if reason:
+                require("onnx_ir", "export")
+                from e2e_deploy.export.engines.replace_plan import replace_plan
+
+                on_note(reason)
+                opened = replace_plan(opened, graph, kind, stages=stages)
+    return opened
+
+
+def _misfit(bundle: Bundle, graph: GraphEntry, kind: PlanKind) -> str:
+    """Why the graph's plan does not fit this machine; empty when it does."""
+    try:
+        inspect_plan(bundle, graph, kind)
+    except (PlanMismatchError, PlanDamagedError) as reason:
+        return str(reason)
+    return ""
+
+
+def _kinds(bundle: Bundle, backend: BackendChoice) -> list[PlanKind]:
+    """Which kinds of plans are looked at."""
+    if backend == "auto":
+        held = {entry.backend for entry in bundle.manifest.plans}
+        if not held:
+            raise UsageError(
+                f"{bundle.root} holds no plan that could be built again; name a `backend` to build its first"
+            )
+        return [kind for kind in PLAN_KINDS if kind in held]
+    if found := [kind for kind in PLAN_KINDS if kind == backend]:
+        return found
+    raise UsageError(f"plans are of {' and '.join(PLAN_KINDS)}; {backend} has none to rebuild")

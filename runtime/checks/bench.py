@@ -1,157 +1,225 @@
-"""Measures the loop: latency by stage at fixed rates, the highest rate it keeps up with, one engine against another.
+"""``bench``: how fast a bundle is on this machine, in numbers that say what they were measured with."""
 
-Frames come from memory at exact times, so a camera's own jitter is not in the numbers. A frame that is not taken in
-time is dropped, as in real use: a queue would show a fine rate and a growing age.
-"""
-
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+import datetime
+import platform
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
+from e2e_deploy.assets.pictures import reference_frames
+from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.errors import UsageError
-from e2e_deploy.runtime.backends.backend import Result
-from e2e_deploy.runtime.engine import Engine
-from e2e_deploy.runtime.run import STAGES, run_source
-from e2e_deploy.runtime.sinks.sink import CallbackSink
-from e2e_deploy.runtime.sources.source import BaseSource, SourceFrame
-from e2e_deploy.runtime.timing import WARM_UP, Latency, summarise
+from e2e_deploy.names import BackendChoice, Precision
+from e2e_deploy.runtime.checks.rates import (
+    Frames,
+    RateResult,
+    at_rate,
+    compare,
+    find_peak,
+    resident_mib,
+)
+from e2e_deploy.runtime.engine import Engine, load
+from e2e_deploy.runtime.opened import opened_bundle
+from e2e_deploy.runtime.timing import WARM_UP, Latency, measure
+from e2e_deploy.system.interrupts import interruptible
 
-Frames = Sequence[npt.NDArray[np.uint8]]
-
-ALLOWED_DROPS = 0.05  # as in ros2_benchmark
-SEARCH_STEPS = 5
-MAX_FRAMES = 100_000_000
-
-
-class ReplaySource(BaseSource):
-    """Frames from memory in turn, at a rate, as a camera would give them."""
-
-    is_live = True
-
-    def __init__(self, frames: Frames, rate_hz: float, total: int) -> None:
-        super().__init__(f"{len(frames)} frames from memory", fps=rate_hz, total=total)
-        self._frames, self._rate_hz, self._count = frames, rate_hz, total
-
-    def __iter__(self) -> Iterator[SourceFrame]:
-        start = time.monotonic()
-        for index in range(self._count):
-            due_s = index / self._rate_hz
-            if self._stopping.wait(max(0.0, start + due_s - time.monotonic())):
-                return
-            rgb = self._frames[index % len(self._frames)]
-            yield SourceFrame(rgb, index, due_s, "replay", source=self.name)
+RATES_HZ = (10.0, 30.0, 60.0)
+SECONDS = 3.0
+PACKAGES = (
+    *("numpy", "opencv-python", "av", "onnxruntime-gpu", "onnxruntime"),
+    *("torch", "tensorrt", "tensorrt-rtx"),
+)
 
 
 @dataclass(frozen=True)
-class RateResult:
-    """The loop at one rate.
+class Against:
+    """Another backend, timed in turn with the first on the same frames.
 
     Attributes:
-        rate_hz: of the frames.
-        captured: frames that came.
-        frames: results that were handed over.
-        dropped: frames that newer ones replaced.
-        per_second: results a second.
-        cpu: share of one core that the process used.
-        stages: by name, as run.STAGES; ``age`` is from capture to hand-over.
+        ours: of the first, in that run.
+        theirs: of the other.
     """
 
-    rate_hz: float
-    captured: int
-    frames: int
-    dropped: int
-    per_second: float
-    cpu: float
-    stages: dict[str, Latency]
+    backend: str
+    device: str
+    ours: Latency
+    theirs: Latency
 
     @property
-    def keeps_up(self) -> bool:
-        """Whether at most ALLOWED_DROPS of the frames were dropped."""
-        return self.dropped <= ALLOWED_DROPS * self.captured
+    def ratio_of_medians(self) -> float:
+        """How many times as fast the first is."""
+        return self.theirs.p50_ms / self.ours.p50_ms
 
 
-def at_rate(engine: Engine, frames: Frames, rate_hz: float, seconds: float) -> RateResult:
-    """Run the loop on ``frames`` at ``rate_hz`` for ``seconds``; the engine should be warm.
+@dataclass(frozen=True)
+class LoopResult:
+    """The whole loop.
 
-    The frames are of the engine's size or any other; the sink takes results and does nothing.
+    Attributes:
+        rates: one a rate.
+        peak: at the highest rate that it keeps up with; None when half of what the engine alone does is too fast.
+        memory_mib: of the process before and after; None where the platform does not tell.
+    """
+
+    rates: list[RateResult]
+    peak: RateResult | None
+    memory_mib: tuple[float | None, float | None]
+
+
+@dataclass(frozen=True)
+class BenchRow:
+    """One graph of the bundle: frame on the host to result on the host, after ``warm_up`` calls.
+
+    Attributes:
+        frame_size: (H, W).
+        backend: what ran it, by name.
+        device: where, in words.
+    """
+
+    frame_size: tuple[int, int]
+    backend: str
+    device: str
+    precision: Precision
+    warm_up: int
+    latency: Latency
+    against: Against | None
+    loop: LoopResult | None
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """All graphs, and what they were measured with.
+
+    Attributes:
+        date: when, in ISO 8601.
+        machine: processor, as the platform names it.
+        python: version.
+        installed: versions of the packages here that count.
+        versions: those that exported the bundle.
+        checkpoint: id and SHA-256.
+        files: SHA-256 of each graph.
+        rows: one a frame size.
+    """
+
+    date: str
+    machine: str
+    python: str
+    installed: dict[str, str]
+    versions: dict[str, str]
+    checkpoint: dict[str, str]
+    files: dict[str, str]
+    rows: list[BenchRow]
+
+
+def bench(
+    bundle: str | Path | Bundle,
+    *,
+    backend: BackendChoice = "auto",
+    device: str = "auto",
+    checkpoint: str | None = None,
+    frames: int = 50,
+    against: BackendChoice | None = None,
+    loop: bool = False,
+    rates: Sequence[float] = (),
+    seconds: float | None = None,
+    on_row: Callable[[BenchRow], None] = lambda row: None,
+) -> BenchReport:
+    """Time a bundle's engine on real pictures: frame on the host to result on the host, in milliseconds.
+
+    Args:
+        bundle: its folder, or an opened Bundle; each of its frame sizes is timed.
+        backend: what runs it; a named one that is not here is an error.
+        device: where it runs.
+        checkpoint: what the bundle was exported from, for PyTorch: a folder or a hub id.
+        frames: timed, after WARM_UP untimed ones.
+        against: another backend, timed in turn with the first.
+        loop: also the whole loop: every stage at fixed rates, and the highest rate with at most 5 % drops.
+        rates: of that loop, in frames a second; RATES_HZ if none is given.
+        seconds: of each of its runs; SECONDS if None.
+        on_row: called with each row as soon as it is measured.
 
     Raises:
-        UsageError: a rate or a time that is not positive and finite, or together more than MAX_FRAMES.
+        BundleError: not a bundle, damaged, or changed after it was written.
+        UnavailableError: a backend or the device is not here.
+        UsageError: an argument that has no effect, or a count, rate or time that cannot be measured.
     """
-    if not (rate_hz > 0 and seconds > 0 and rate_hz * seconds <= MAX_FRAMES):
-        raise UsageError(
-            f"{rate_hz:g} frames a second for {seconds:g} s cannot be measured; both must be above 0, "
-            f"and together at most {MAX_FRAMES:,} frames"
-        )
-    total = max(2, round(rate_hz * seconds))
-    sink = CallbackSink(lambda frame, result, facts: None)
-    cpu, wall = time.process_time(), time.perf_counter()
-    source = ReplaySource(frames, rate_hz, total)
-    report = run_source(engine.bundle, source, [sink], engine=engine)
-    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-    stages = {name: report.times[name].latency() for name in STAGES}
-    return RateResult(
-        rate_hz,
-        report.captured,
-        report.frames,
-        report.dropped,
-        report.frames / wall,
-        cpu / wall,
-        {name: latency for name, latency in stages.items() if latency is not None},
+    if not loop and (rates or seconds is not None):
+        raise UsageError("`rates` and `seconds` need `loop`; without it they have no effect")
+    if frames < 1:
+        raise UsageError(f"`frames` must be 1 or more, not {frames}")
+    opened = opened_bundle(bundle, checkpoint, has_use="torch" in (backend, against))
+    load_for = partial(load, opened, device=device)
+    rows: list[BenchRow] = []
+
+    def time_all() -> None:
+        for size in opened.manifest.frame_sizes:
+            pictures = list(reference_frames(size))
+            with load_for(backend=backend, frame_size=size) as engine:
+                latency = measure(engine, pictures, count=frames)
+                other = None
+                if against is not None:
+                    with load_for(backend=against, frame_size=size) as second:
+                        other = _against(engine, second, pictures, frames)
+                whole = None
+                if loop:
+                    whole = _loop(engine, pictures, latency, rates or RATES_HZ, seconds or SECONDS)
+            rows.append(_row(engine, latency, other, whole))
+            on_row(rows[-1])
+
+    interruptible(time_all)
+    return _report(opened, rows)
+
+
+def _row(
+    engine: Engine, latency: Latency, against: Against | None, loop: LoopResult | None
+) -> BenchRow:
+    return BenchRow(
+        frame_size=engine.frame_size,
+        backend=engine.backend.name,
+        device=engine.backend.device,
+        precision=engine.manifest.precision,
+        warm_up=WARM_UP,
+        latency=latency,
+        against=against,
+        loop=loop,
     )
 
 
-def find_peak(run_at: Callable[[float], RateResult], guess_hz: float) -> RateResult | None:
-    """The highest rate that keeps up, by bisection between half and one and a half of a guess.
-
-    Args:
-        run_at: measures one rate.
-        guess_hz: what the engine alone would do.
-
-    Returns:
-        The result at the best rate; None when even half the guess is too fast.
-    """
-    low, high = 0.5 * guess_hz, 1.5 * guess_hz
-    best = run_at(low)
-    if not best.keeps_up:
-        return None
-    for _ in range(SEARCH_STEPS):
-        middle = (low + high) / 2
-        result = run_at(middle)
-        if result.keeps_up:
-            best, low = result, middle
-        else:
-            high = middle
-    return best
+def _against(engine: Engine, other: Engine, pictures: Frames, count: int) -> Against:
+    ours, theirs = compare(engine, other, pictures, count=count)
+    return Against(other.backend.name, other.backend.device, ours, theirs)
 
 
-def compare(
-    first: Callable[[npt.NDArray[np.uint8]], Result],
-    second: Callable[[npt.NDArray[np.uint8]], Result],
-    frames: Frames,
-    *,
-    count: int,
-    warm_up: int = WARM_UP,
-) -> tuple[Latency, Latency]:
-    """Both on the same frames in turn, so that whatever else the machine does hits both."""
-    durations: tuple[list[float], list[float]] = ([], [])
-    for turn in range(warm_up + count):
-        frame = frames[turn % len(frames)]
-        for call, kept in zip((first, second), durations, strict=True):
-            start = time.perf_counter()
-            call(frame)
-            kept.append(time.perf_counter() - start)
-    return summarise(durations[0][warm_up:]), summarise(durations[1][warm_up:])
+def _loop(
+    engine: Engine, pictures: Frames, alone: Latency, rates: Sequence[float], seconds: float
+) -> LoopResult:
+    before = resident_mib()
+    results = [at_rate(engine, pictures, rate, seconds) for rate in rates]
+    peak = find_peak(lambda rate: at_rate(engine, pictures, rate, seconds), alone.per_second)
+    return LoopResult(results, peak, (before, resident_mib()))
 
 
-def resident_mib() -> float | None:
-    """Memory of this process in MiB; None where the platform does not tell."""
-    if not sys.platform.startswith("linux"):
-        return None
-    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
-    return int(pages) * 4096 / 2**20
+def _report(bundle: Bundle, rows: list[BenchRow]) -> BenchReport:
+    manifest = bundle.manifest
+    return BenchReport(
+        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        machine=platform.processor() or platform.machine(),
+        python=platform.python_version(),
+        installed=_installed(),
+        versions=manifest.versions,
+        checkpoint={"id": manifest.checkpoint.id, "sha256": manifest.checkpoint.sha256},
+        files={graph.onnx: manifest.files[graph.onnx].sha256 for graph in manifest.graphs},
+        rows=rows,
+    )
+
+
+def _installed() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

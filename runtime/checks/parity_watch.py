@@ -66,6 +66,19 @@ class ParityReport:
     no_live: str = ""
     failures: str = ""
 
+    def words(self) -> str:
+        """The newest comparison for a status line."""
+        last = self.last
+        if last is None:
+            return ""
+        if last.abs_rel is not None and last.share_within_2pct is not None:
+            text = f"parity AbsRel {last.abs_rel:.1e}, {last.share_within_2pct:.1%} within 2 %"
+        elif last.mean_angle_deg is not None:
+            text = f"parity {last.mean_angle_deg:.2f} deg"
+        else:
+            text = "parity: NaN"
+        return text + (f", {self.outside} OUTSIDE" if self.outside else "")
+
 
 class ParityWatch:
     """Compares as a run's ``watch``. For one run.
@@ -127,19 +140,6 @@ class ParityWatch:
             self._thread.join()
         self._judge()
         return self.report
-
-    def words(self) -> str:
-        """The newest comparison for a status line."""
-        last = self.report.last
-        if last is None:
-            return ""
-        if last.abs_rel is not None and last.share_within_2pct is not None:
-            text = f"parity AbsRel {last.abs_rel:.1e}, {last.share_within_2pct:.1%} within 2 %"
-        elif last.mean_angle_deg is not None:
-            text = f"parity {last.mean_angle_deg:.2f} deg"
-        else:
-            text = "parity: NaN"
-        return text + (f", {self.report.outside} OUTSIDE" if self.report.outside else "")
 
     def _judge(self) -> None:
         if self._error is not None:

@@ -1,7 +1,7 @@
 """Files of each frame in a folder. One table says which formats there are; each encodes to bytes."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -13,7 +13,9 @@ import numpy.typing as npt
 
 from e2e_deploy.bundle.manifest import Manifest
 from e2e_deploy.errors import E2EDeployError, UsageError
+from e2e_deploy.names import PictureFormat
 from e2e_deploy.runtime.backends.backend import Result
+from e2e_deploy.runtime.sinks.overwriting import told_files
 from e2e_deploy.runtime.sinks.sink import Painter, SixteenBits, about
 from e2e_deploy.runtime.sources.source import SourceFrame
 from e2e_deploy.runtime.steps.intrinsics import Intrinsics
@@ -86,7 +88,7 @@ def _ply(picture: Picture) -> Encoded:
     if picture.intrinsics is None or not picture.told["metric"]:
         raise UsageError(
             "a point cloud needs the camera's intrinsics and metric depth: affine-invariant depth has an unknown "
-            "shift, which bends every surface; give --intrinsics with --metric-points or --camera-height"
+            "shift, which bends every surface; give `intrinsics` with `metric_points` or `camera_height_m`"
         )
     depth = picture.result
     v, u = np.nonzero(np.isfinite(depth))
@@ -106,7 +108,7 @@ def _color(picture: Picture) -> Encoded:
 
 
 # name: (what follows the stem, encoder)
-FORMATS: dict[str, tuple[str, Callable[[Picture], Encoded]]] = {
+FORMATS: dict[PictureFormat, tuple[str, Callable[[Picture], Encoded]]] = {
     "png16": (".png", _png16),
     "npy": (".npy", _npy),
     "npz": (".npz", _npz),
@@ -121,8 +123,13 @@ MAX_LISTED = (
 )
 
 
-def file_names(name: str, task: str, formats: tuple[str, ...]) -> list[str]:
-    """The files of a frame of that name, the sidecar last."""
+def frame_stem(name: str, index: int, *, number: bool) -> str:
+    """What the names of a frame's files begin with."""
+    return f"{name}_{index:06d}" if number else name
+
+
+def file_names(name: str, task: str, formats: Sequence[PictureFormat]) -> list[str]:
+    """The files of a frame whose stem is ``name``, the sidecar last."""
     return [*(f"{name}_{task}{FORMATS[known][0]}" for known in formats), f"{name}_{task}.json"]
 
 
@@ -145,7 +152,7 @@ class PictureSink:
         self,
         folder: Path,
         manifest: Manifest,
-        formats: tuple[str, ...],
+        formats: tuple[PictureFormat, ...],
         painter: Painter,
         *,
         number: bool,
@@ -165,19 +172,21 @@ class PictureSink:
             UsageError: a point cloud of depth that is not metric.
             E2EDeployError: a file cannot be written.
         """
-        stem = f"{frame.name}_{frame.index:06d}" if self._number else frame.name
-        *files, sidecar = file_names(stem, self._manifest.task, self._formats)
+        stem = frame_stem(frame.name, frame.index, number=self._number)
+        *names, sidecar = file_names(stem, self._manifest.task, self._formats)
         if self._file is not None:
-            files, sidecar = [self._file], f"{self._file}.json"
+            names, sidecar = [self._file], f"{self._file}.json"
         told = about(self._manifest, frame, result, facts)
         picture = Picture(frame, result, told, facts, self._painter, self._intrinsics)
         entries: dict[str, Any] = {}
-        for format_name, file in zip(self._formats, files, strict=True):
-            data, entry = FORMATS[format_name][1](picture)
-            self._store(file, data)
+        files: dict[str, bytes] = {}
+        for format_name, name in zip(self._formats, names, strict=True):
+            files[name], entry = FORMATS[format_name][1](picture)
+            self._store(name, files[name])
             if entry is not None:
-                entries[format_name] = {"file": file, **entry}
+                entries[format_name] = {"file": name, **entry}
         if entries:
+            entries |= {} if self._number else told_files(files)
             self._store(sidecar, (to_json(told | entries, indent=2) + "\n").encode())
 
     def _store(self, name: str, data: bytes) -> None:

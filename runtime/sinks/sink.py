@@ -16,8 +16,10 @@ import numpy.typing as npt
 from e2e_deploy.bundle.manifest import Manifest
 from e2e_deploy.colormap import DisplayRange, colour_depth, colour_normals, write_note
 from e2e_deploy.errors import UnavailableError
+from e2e_deploy.names import Colormap
 from e2e_deploy.runtime.backends.backend import Result
 from e2e_deploy.runtime.sources.source import SourceFrame
+from e2e_deploy.runtime.steps.axes import CAMERA, in_camera_axes
 from e2e_deploy.runtime.steps.step import Facts
 from e2e_deploy.system.opencv import cv2
 
@@ -58,7 +60,7 @@ class Painter:
         fixed: (low, high) of the display range; None follows the pictures.
     """
 
-    def __init__(self, manifest: Manifest, colormap: str, *, is_video: bool) -> None:
+    def __init__(self, manifest: Manifest, colormap: Colormap, *, is_video: bool) -> None:
         self.note = manifest.checkpoint.note
         self.is_video, self.colormap = is_video, colormap
         self.fixed: tuple[float, float] | None = None
@@ -71,7 +73,7 @@ class Painter:
         if facts.get("steady", {}).get("cut"):
             self._range = DisplayRange(self._follow)
         if self._task == "normals":
-            picture = colour_normals(result)
+            picture = colour_normals(in_camera_axes(result, facts))
         else:
             followed = self._range.update(result)
             picture = colour_depth(result, self.colormap, *(self.fixed or followed))
@@ -143,6 +145,8 @@ def about(manifest: Manifest, frame: SourceFrame, result: Result, facts: Facts) 
             "note": manifest.checkpoint.note,
         },
     }
+    if manifest.task == "normals":
+        told["axes"] = CAMERA
     return told | facts
 
 
@@ -162,7 +166,7 @@ class WindowSink:
             os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
         ):
             raise UnavailableError(
-                "--show needs a display and there is none here (DISPLAY is not set); use --out"
+                "`show` needs a display and there is none here (DISPLAY is not set); use `out`"
             )
         self._painter, self._wait = painter, wait
 

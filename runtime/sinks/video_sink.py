@@ -61,7 +61,7 @@ class VideoSink:
             if not self._painter.is_video:
                 raise UsageError(
                     f"{frame.name} gives {hw[1]}x{hw[0]}, but {self.name} began with {self._hw[1]}x{self._hw[0]}; "
-                    "pictures of several sizes need --out FOLDER"
+                    "pictures of several sizes need a folder as `out`"
                 )
             picture = Fit(hw, self._hw).to_engine(picture)
         self._file.add(picture, "rgb24", frame)
@@ -87,7 +87,7 @@ class NumbersVideoSink:
     ) -> None:
         if manifest.task != "depth":
             raise UsageError(
-                f"{path}: a 16-bit video holds depth; for {manifest.task} use --out FOLDER --save npy"
+                f'{path}: a 16-bit video holds depth; for {manifest.task} give a folder as `out`, and `formats="npy"`'
             )
         self.name = str(path)
         self._manifest, self._live = manifest, live
@@ -117,7 +117,7 @@ class NumbersVideoSink:
         if told["size"] != self._told["size"]:
             raise UsageError(
                 f"{frame.name} is {told['size']}, but {self.name} began with {self._told['size']} (height, width); "
-                "numbers are not resized: use --out FOLDER"
+                "numbers are not resized: give a folder as `out`"
             )
         self._file.add(SixteenBits(*self._told["range"]).store(result), "gray16le", frame)
         own_s = None if self._live else frame.pts_s

@@ -12,7 +12,6 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
@@ -24,10 +23,10 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from e2e_deploy.bundle.manifest import Manifest
-from e2e_deploy.colormap import COLORMAPS
 from e2e_deploy.errors import UnavailableError
+from e2e_deploy.names import COLORMAPS
 from e2e_deploy.runtime.backends.backend import Result
-from e2e_deploy.runtime.run import RunReport
+from e2e_deploy.runtime.report import RunReport
 from e2e_deploy.runtime.sinks.sink import Painter, Rgb
 from e2e_deploy.runtime.sources.source import SourceFrame
 from e2e_deploy.runtime.steps.step import Facts
@@ -50,7 +49,6 @@ class ViewerSink:
         port: 0 takes a free one.
         manifest: the bundle's, for what is told.
         painter: colours the results; the page changes its colour map and range.
-        more: further words for the page.
 
     Attributes:
         url: of the page.
@@ -61,15 +59,8 @@ class ViewerSink:
 
     on_main_thread = False
 
-    def __init__(
-        self,
-        port: int,
-        manifest: Manifest,
-        painter: Painter,
-        *,
-        more: Callable[[], str] = lambda: "",
-    ) -> None:
-        self._painter, self._task, self._more = painter, manifest.task, more
+    def __init__(self, port: int, manifest: Manifest, painter: Painter) -> None:
+        self._painter, self._task = painter, manifest.task
         self._changed = threading.Condition()
         self._encoding = threading.Lock()
         self._picture: Rgb | None = None
@@ -101,7 +92,7 @@ class ViewerSink:
             self._changed.notify_all()
 
     def look(self, report: RunReport) -> None:
-        """Take the run's report for the page; fits ``on_frame`` of run_source."""
+        """Take the run's report for the page; fits ``on_frame`` of a run."""
         self._report = report
 
     def newer(self, than: int) -> tuple[int, bytes] | None:
@@ -133,7 +124,7 @@ class ViewerSink:
             "age": vars(age) if age else None,
             "dropped": report.dropped if report else 0,
             "clients": len(self.clients),
-            "parity": self._more(),
+            "parity": report.parity.words() if report and report.parity else "",
             "note": self._painter.note,
             "colormap": self._painter.colormap,
             "colormaps": list(COLORMAPS),

@@ -90,7 +90,7 @@ class GpuVideoSource(BaseSource):
         except (OSError, RuntimeError) as error:  # it asks the driver when it is imported
             raise UnavailableError(
                 f"the package 'PyNvVideoCodec' does not load ({error}); install a newer NVIDIA driver with its video "
-                "libraries, or use --decode cpu"
+                'libraries, or use `decode="cpu"`'
             ) from error
         self._driver = driver = driver or CudaDriver("video-gpu")
         self.transfers = self._counted = Transfers(driver)
@@ -152,14 +152,14 @@ class GpuVideoSource(BaseSource):
             # PyNvVideoCodec documents no common base class of its exceptions. Their traceback would keep the decoder.
             said = " ".join(str(error).split())
             raise SourceError(
-                f"{self.name} cannot be decoded on the GPU after frame {count}: {said}; use --decode cpu"
+                f'{self.name} cannot be decoded on the GPU after frame {count}: {said}; use `decode="cpu"`'
             ) from error.with_traceback(None)
 
     def _keep(self, surface: Any, index: int, time: FrameTime) -> SourceFrame:
         """A frame of its own: the decoder uses its surface again."""
         if surface.framesize() != self._size:
             raise SourceError(
-                f"{self.name} changes its size at frame {index}; use --decode cpu for such files"
+                f'{self.name} changes its size at frame {index}; use `decode="cpu"` for such files'
             )
         with self._lock:
             if not self._free:

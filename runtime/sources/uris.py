@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl
 
 from e2e_deploy.errors import SourceError, UsageError
 from e2e_deploy.frames import parse_size
+from e2e_deploy.names import DECODERS, Decoder
 from e2e_deploy.runtime.sources.gpu_video import GpuVideoSource
 from e2e_deploy.runtime.sources.live import (
     RECONNECT_S,
@@ -29,15 +30,12 @@ TEST_OPTIONS = ("size", "fps", "frames")
 MOVING_SUFFIXES = (".gif", ".mjpeg", ".mjpg", ".mj2")  # videos that begin as pictures do
 
 
-DECODERS = ("cpu", "gpu")
-
-
 def open_source(
-    spec: str,
+    spec: str | Path,
     *,
-    timeout_s: float = TIMEOUT_S,
-    reconnect_s: float = RECONNECT_S,
-    decode: str = "cpu",
+    timeout_s: float | None = None,
+    reconnect_s: float | None = None,
+    decode: Decoder = "cpu",
 ) -> Source:
     """The source that ``spec`` names: what exists on disk of that name, else what its form says.
 
@@ -47,26 +45,44 @@ def open_source(
 
     Args:
         spec: as above.
-        timeout_s: of streams.
-        reconnect_s: of streams and cameras.
-        decode: of DECODERS; gpu is for video files, needs PyNvVideoCodec and is never chosen by itself.
+        timeout_s: of a stream: seconds of silence after which it counts as lost; TIMEOUT_S if None.
+        reconnect_s: of a stream or camera: for how long it is opened again; RECONNECT_S if None.
+        decode: gpu is for video files, needs PyNvVideoCodec and is never chosen by itself.
 
     Raises:
         SourceError: there is nothing of that kind.
-        UsageError: an option or a scheme that does not exist, or the GPU for what is no video file.
+        UsageError: an option or a scheme that does not exist, or that has no effect on such a source.
         UnavailableError: no GPU or no PyNvVideoCodec for ``decode="gpu"``.
     """
+    spec = str(spec)
     if not spec:
         raise UsageError("the source is an empty text; is a variable unset?")
     if decode not in DECODERS:
         raise UsageError(f"unknown decoder {decode!r}; the decoders are {', '.join(DECODERS)}")
     if decode == "gpu":
-        path, stream = _video_stream(spec)
-        if "://" in spec or not path.is_file() or path.suffix.lower() in PICTURE_SUFFIXES:
-            raise UsageError(
-                f"--decode gpu is for video files, and {masked(spec)} is none; leave it out"
-            )
-        return GpuVideoSource(path, stream=stream)
+        source = _open_on_gpu(spec)
+    else:
+        lost_s = RECONNECT_S if reconnect_s is None else reconnect_s
+        source = _open(spec, TIMEOUT_S if timeout_s is None else timeout_s, lost_s)
+    if timeout_s is not None and not isinstance(source, StreamSource):
+        raise UsageError(f"`timeout_s` is for streams, and {source.name} is none; leave it out")
+    if reconnect_s is not None and not isinstance(source, StreamSource | CameraSource):
+        raise UsageError(
+            f"`reconnect_s` is for streams and cameras, and {source.name} is neither; leave it out"
+        )
+    return source
+
+
+def _open_on_gpu(spec: str) -> Source:
+    path, stream = _video_stream(spec)
+    if "://" in spec or not path.is_file() or path.suffix.lower() in PICTURE_SUFFIXES:
+        raise UsageError(
+            f'`decode="gpu"` is for video files, and {masked(spec)} is none; leave it out'
+        )
+    return GpuVideoSource(path, stream=stream)
+
+
+def _open(spec: str, timeout_s: float, reconnect_s: float) -> Source:
     if _exists(spec):  # a folder of that name before the camera 2024
         return _open_path(spec)
     if match := re.fullmatch(r"(?:camera:)?([0-9]{1,4})(\?.*)?", spec):

@@ -57,4 +57,8 @@ def test_against_another_backend(cli, bundle):
     )
     code, _, stderr = cli("bench", bundle, "--against", "nobody")
     assert code == 2
-    assert "unknown backend 'nobody'" in stderr
+    assert "Invalid value for '--against': 'nobody' is not one of 'auto', 'onnxruntime'" in stderr
+    for option in (["--rate", "30"], ["--seconds", "1"]):
+        code, _, stderr = cli("bench", bundle, *option)
+        assert code == 2
+        assert "--rate and --seconds need --loop" in stderr

@@ -5,7 +5,7 @@ import pytest
 
 from e2e_deploy.cli import group, options
 from e2e_deploy.errors import UsageError
-from e2e_deploy.runtime.checks.bench import at_rate
+from e2e_deploy.runtime.checks.rates import at_rate
 from e2e_deploy.runtime.sources.live import StreamSource
 from e2e_deploy.runtime.sources.uris import open_source
 

@@ -186,10 +186,8 @@ def test_a_bundle_that_is_none(cli, picture, tmp_path):
 @pytest.mark.parametrize(
     "options",
     [
-        ["--colormap", "jet"],
         ["--side-by-side"],
         ["--out", "a.mp4", "--save", "npy"],
-        ["--backend", "openvino"],
     ],
 )
 def test_options_that_do_not_go_together(cli, bundle, picture, options, tmp_path, monkeypatch):
@@ -198,6 +196,14 @@ def test_options_that_do_not_go_together(cli, bundle, picture, options, tmp_path
     assert (code, stdout) == (2, "")
     one_sentence(stderr)
     assert not (tmp_path / "depth-out").exists()
+
+
+@pytest.mark.parametrize("option", ["--backend", "--colormap", "--axes", "--parity", "--decode"])
+def test_names_that_do_not_exist(cli, tmp_path, option):
+    """Said before anything is looked for: neither the source nor the bundle is there."""
+    code, stdout, stderr = cli("run", "none.png", "--bundle", tmp_path / "none", option, "nobody")
+    assert (code, stdout) == (2, "")
+    assert f"Invalid value for '{option}': 'nobody' is not one of" in stderr
 
 
 def test_show_without_a_display(cli, bundle, picture, monkeypatch):

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from e2e_deploy.colormap import (
-    COLORMAPS,
     DisplayRange,
     colour_depth,
     colour_normals,
@@ -10,6 +9,7 @@ from e2e_deploy.colormap import (
     write_note,
 )
 from e2e_deploy.errors import UsageError
+from e2e_deploy.names import COLORMAPS
 
 
 @pytest.mark.parametrize("name", COLORMAPS)

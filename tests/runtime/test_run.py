@@ -5,7 +5,7 @@ import pytest
 from e2e_deploy.bundle.bundle import open_bundle
 from e2e_deploy.errors import E2EDeployError, SourceError, UnavailableError
 from e2e_deploy.runtime.engine import Engine
-from e2e_deploy.runtime.run import run_source
+from e2e_deploy.runtime.loop import run_source
 from e2e_deploy.runtime.sinks.sink import Painter
 from e2e_deploy.runtime.sinks.video_sink import VideoSink
 from e2e_deploy.runtime.sources.source import BaseSource, SourceFrame
@@ -63,7 +63,7 @@ def test_every_sink_gets_every_frame_with_its_own_result(bundle, rng):
         for rgb, (frame, result) in zip(frames, sink.got, strict=True):
             assert frame.rgb is rgb
             np.testing.assert_allclose(result, plain_depth(rgb), atol=1e-6)
-    assert (report.frames, seen, report.fitted) == (3, [1, 2, 3], {})
+    assert (report.frames, seen, report.fitted) == (3, [0, 1, 2, 3], {})
     assert report.latency.count == 3
     assert report.engine.startswith("onnxruntime")
     assert not report.interrupted

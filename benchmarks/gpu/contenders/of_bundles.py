@@ -15,7 +15,7 @@ from benchmarks.full_size import full_size_checkpoint
 from benchmarks.gpu.contenders.in_torch import Contender
 from e2e_deploy.bundle.bundle import Bundle, open_bundle
 from e2e_deploy.errors import UnavailableError
-from e2e_deploy.export.engines.rebuild import rebuild_plan
+from e2e_deploy.export.engines.replace_plan import replace_plan
 from e2e_deploy.export.exporter import export_bundle
 from e2e_deploy.model.checkpoint import Checkpoint, open_checkpoint
 from e2e_deploy.model.tiny import bundled_checkpoint
@@ -136,7 +136,7 @@ def build_plan(bundle: Bundle, library: str) -> Contender:
         E2EDeployError: it does not build or does not run here.
     """
     require_backend(library, "cuda")
-    bundle = rebuild_plan(bundle, bundle.manifest.graphs[0], library)
+    bundle = replace_plan(bundle, bundle.manifest.graphs[0], library)
     engine = e2e.load(bundle, backend=library)
     on_host: dict[int, Any] = {}
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from e2e_deploy.cli import options, rebuild
+from e2e_deploy.names import BackendChoice
 from e2e_deploy.system.json_files import to_json
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def _write_layers(bundle: "Bundle", folder: Path) -> None:
 )
 def command(
     bundle: str,
-    backend: str,
+    backend: BackendChoice,
     device: str,
     checkpoint: str | None,
     rebuild_first: bool,

@@ -7,7 +7,7 @@ from e2e_deploy.bundle.bundle import open_bundle
 from e2e_deploy.errors import ParityError, UnavailableError
 from e2e_deploy.runtime.backends.onnxruntime import OrtBackend
 from e2e_deploy.runtime.checks.parity_watch import ParityWatch
-from e2e_deploy.runtime.run import run_source
+from e2e_deploy.runtime.loop import run_source
 from e2e_deploy.runtime.sinks.sink import CallbackSink
 from e2e_deploy.runtime.sources.pattern import PatternSource, read_number
 from tests.plain_bundle import HW, plain_depth, write_plain_bundle
@@ -52,7 +52,7 @@ def test_stored_and_live_frames_are_compared(bundle):
     assert 1 <= report.live <= 12  # the reference takes the newest when it is free
     assert (report.outside, report.failures, report.no_live) == (0, "", "")
     assert report.worst.relative < 1e-6
-    assert "parity AbsRel" in watch.words()
+    assert "parity AbsRel" in watch.report.words()
     assert set(threading.enumerate()) == before
 
 
@@ -81,7 +81,7 @@ def test_outside_the_limit_is_counted_and_the_worst_frame_kept(bundle, tmp_path)
     found = watch.finish()
     assert found.outside >= 1
     assert "relative error" in found.failures
-    assert "OUTSIDE" in watch.words()
+    assert "OUTSIDE" in watch.report.words()
     with np.load(found.saved) as stored:
         assert read_number(stored["frame"]) >= 4
         np.testing.assert_allclose(stored["reference"] - stored["result"], 0.01, atol=1e-5)

@@ -4,13 +4,14 @@ import socket
 import threading
 import time
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from e2e_deploy.bundle.bundle import open_bundle
 from e2e_deploy.errors import UnavailableError
-from e2e_deploy.runtime.run import run_source
+from e2e_deploy.runtime.loop import run_source
 from e2e_deploy.runtime.sinks.viewer import MAX_CLIENTS, ViewerSink
 from e2e_deploy.runtime.sources.pattern import PatternSource, read_number
 from e2e_deploy.system.opencv import cv2
@@ -20,7 +21,7 @@ from tests.sink_inputs import painter, result_for, source_frame
 
 @pytest.fixture
 def viewer(manifests):
-    sink = ViewerSink(0, manifests["depth"], painter(manifests["depth"], True), more=lambda: "fine")
+    sink = ViewerSink(0, manifests["depth"], painter(manifests["depth"], True))
     yield sink
     sink.close()
 
@@ -106,6 +107,7 @@ def test_status_says_what_is_happening(viewer, manifests, rng, tmp_path):
     bundle = open_bundle(write_plain_bundle(tmp_path / "bundle"))
     source = PatternSource(*HW, fps=100, total=30)
     report = run_source(bundle, source, [], on_frame=viewer.look)
+    report.parity = SimpleNamespace(words=lambda: "fine")
     viewer.write(source_frame(rng), result_for("depth", rng), {})
     viewer.write(source_frame(rng), result_for("depth", rng), {})
     told = json.loads(ask(viewer, "GET", "/status")[1])

@@ -13,7 +13,7 @@ import time
 import pytest
 
 from e2e_deploy.bundle.bundle import open_bundle
-from e2e_deploy.runtime.run import run_source
+from e2e_deploy.runtime.loop import run_source
 from e2e_deploy.runtime.sinks.viewer import ViewerSink
 from e2e_deploy.runtime.sources.pattern import PatternSource
 from tests.plain_bundle import write_plain_bundle

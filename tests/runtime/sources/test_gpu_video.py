@@ -16,7 +16,7 @@ from e2e_deploy.errors import SourceError, UnavailableError, UsageError
 from e2e_deploy.nvidia.hardware import cuda_device_count
 from e2e_deploy.runtime.backends.tensorrt.transfers import Count, budget
 from e2e_deploy.runtime.engine import Engine
-from e2e_deploy.runtime.run import run_source
+from e2e_deploy.runtime.loop import run_source
 from e2e_deploy.runtime.sinks.sink import CallbackSink
 from e2e_deploy.runtime.sources import gpu_video
 from e2e_deploy.runtime.sources.gpu_video import GpuVideoSource

@@ -14,7 +14,7 @@ from e2e_deploy.nvidia.trt_api import TrtApi
 from e2e_deploy.runtime.backends.tensorrt.backend import inspect_plan
 from e2e_deploy.runtime.backends.tensorrt.pipeline import SLOTS, WARM_UP
 from e2e_deploy.runtime.backends.tensorrt.transfers import Count, budget
-from e2e_deploy.runtime.run import run_source
+from e2e_deploy.runtime.loop import run_source
 from e2e_deploy.runtime.sinks.sink import CallbackSink
 from e2e_deploy.runtime.sources.pattern import PatternSource, read_number
 from tests.fake_cuda import FakeDriver, fake_tensorrt

@@ -15,9 +15,9 @@ from e2e_deploy.runtime.backends.tensorrt.transfers import (
     Transfers,
     budget,
 )
-from e2e_deploy.runtime.checks.bench import ReplaySource
+from e2e_deploy.runtime.checks.rates import ReplaySource
 from e2e_deploy.runtime.engine import Engine
-from e2e_deploy.runtime.run import run_source
+from e2e_deploy.runtime.loop import run_source
 from e2e_deploy.runtime.sinks.sink import CallbackSink
 from e2e_deploy.runtime.sources.pattern import PatternSource, read_number
 from tests.fake_cuda import FakeDriver

@@ -8,9 +8,9 @@ from e2e_deploy.bundle.manifest import parse_manifest
 from e2e_deploy.bundle.new_bundle import write_manifest
 from e2e_deploy.errors import BundleError, E2EDeployError, UnavailableError, UsageError
 from e2e_deploy.export.engines import build as engines
-from e2e_deploy.export.engines import rebuild
+from e2e_deploy.export.engines import replace_plan as module
 from e2e_deploy.export.engines.build import build_plans
-from e2e_deploy.export.engines.rebuild import rebuild_plan
+from e2e_deploy.export.engines.replace_plan import replace_plan
 from e2e_deploy.nvidia.cuda_driver import Gpu
 from tests.export.builds import PLAN, write_plain_bundle
 
@@ -21,8 +21,8 @@ SIZES = [(24, 32), (48, 64)]
 @pytest.fixture
 def here(monkeypatch):
     """A machine with a GPU of compute capability 8.9."""
-    for module in (engines, rebuild):
-        monkeypatch.setattr(module, "current_gpu", lambda: GPU)
+    for place in (engines, module):
+        monkeypatch.setattr(place, "current_gpu", lambda: GPU)
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def of_another_version(bundle):
 class TestRebuild:
     def test_it_takes_the_place_of_the_one_that_does_not_fit(self, bundle, cache, here):
         before = of_another_version(bundle)
-        after = rebuild_plan(before, before.manifest.graphs[1], "tensorrt-rtx", cache=cache)
+        after = replace_plan(before, before.manifest.graphs[1], "tensorrt-rtx", cache=cache)
         assert after.manifest == open_bundle(bundle.root).manifest
         *kept, entry = after.manifest.plans
         assert kept == before.manifest.plans[:3]
@@ -70,16 +70,16 @@ class TestRebuild:
         )
 
     def test_one_for_a_new_gpu_is_added(self, bundle, cache, monkeypatch):
-        for module in (engines, rebuild):
-            monkeypatch.setattr(module, "current_gpu", lambda: replace(GPU, target="sm120"))
-        after = rebuild_plan(bundle, bundle.manifest.graphs[0], "tensorrt-rtx", cache=cache)
+        for place in (engines, module):
+            monkeypatch.setattr(place, "current_gpu", lambda: replace(GPU, target="sm120"))
+        after = replace_plan(bundle, bundle.manifest.graphs[0], "tensorrt-rtx", cache=cache)
         assert after.manifest.plans[:4] == bundle.manifest.plans
         assert after.manifest.plans[4].target == "sm120"
 
     def test_a_gpu_that_no_engine_can_name_gets_the_portable_one(self, bundle, cache, monkeypatch):
-        for module in (engines, rebuild):
-            monkeypatch.setattr(module, "current_gpu", lambda: replace(GPU, target="sm90"))
-        after = rebuild_plan(bundle, bundle.manifest.graphs[0], "tensorrt-rtx", cache=cache)
+        for place in (engines, module):
+            monkeypatch.setattr(place, "current_gpu", lambda: replace(GPU, target="sm90"))
+        after = replace_plan(bundle, bundle.manifest.graphs[0], "tensorrt-rtx", cache=cache)
         assert after.manifest.plans[4].target == "sm80+"
 
     def test_a_changed_graph_is_refused(self, bundle, cache, here):
@@ -87,13 +87,13 @@ class TestRebuild:
             stream.write(b"x")
         before = (bundle.root / "manifest.json").read_bytes()
         with pytest.raises(BundleError, match="not the file that was exported"):
-            rebuild_plan(bundle, bundle.manifest.graphs[0], "tensorrt-rtx", cache=cache)
+            replace_plan(bundle, bundle.manifest.graphs[0], "tensorrt-rtx", cache=cache)
         assert (bundle.root / "manifest.json").read_bytes() == before
 
     def test_a_full_disk_leaves_the_bundle_as_it_was(self, bundle, cache, here, full_disk):
         before = of_another_version(bundle)
         with full_disk(10_000), pytest.raises(E2EDeployError, match="could not be written"):
-            rebuild_plan(before, before.manifest.graphs[1], "tensorrt-rtx", cache=cache)
+            replace_plan(before, before.manifest.graphs[1], "tensorrt-rtx", cache=cache)
         assert open_bundle(bundle.root).manifest == before.manifest
 
     def test_killed_before_the_manifest_leaves_the_bundle_as_it_was(
@@ -104,15 +104,15 @@ class TestRebuild:
         def killed(path):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(rebuild, "whole_file", killed)
+        monkeypatch.setattr(module, "whole_file", killed)
         with pytest.raises(KeyboardInterrupt):
-            rebuild_plan(before, before.manifest.graphs[1], "tensorrt-rtx", cache=cache)
+            replace_plan(before, before.manifest.graphs[1], "tensorrt-rtx", cache=cache)
         assert open_bundle(bundle.root).manifest == before.manifest
 
     def test_the_manifest_stays_private(self, bundle, cache, here):
         mask = os.umask(0o002)
         try:
-            rebuild_plan(bundle, bundle.manifest.graphs[0], "tensorrt-rtx", cache=cache)
+            replace_plan(bundle, bundle.manifest.graphs[0], "tensorrt-rtx", cache=cache)
         finally:
             os.umask(mask)
         assert (bundle.root / "manifest.json").stat().st_mode & 0o777 == 0o644
@@ -120,16 +120,16 @@ class TestRebuild:
     def test_a_core_graph(self, bundle, cache, here):
         graph = replace(bundle.manifest.graphs[0], kind="core")
         with pytest.raises(UsageError, match="plans take frames"):
-            rebuild_plan(bundle, graph, "tensorrt-rtx", cache=cache)
+            replace_plan(bundle, graph, "tensorrt-rtx", cache=cache)
 
     def test_an_int8_graph(self, bundle, cache, here):
         manifest = replace(bundle.manifest, precision="int8")
         with pytest.raises(UsageError, match=r"no plan is built from int8 graphs.*in fp16"):
-            rebuild_plan(
+            replace_plan(
                 replace(bundle, manifest=manifest), manifest.graphs[0], "tensorrt-rtx", cache=cache
             )
 
     def test_without_a_gpu(self, bundle, cache, monkeypatch):
-        monkeypatch.setattr(rebuild, "current_gpu", lambda: None)
+        monkeypatch.setattr(module, "current_gpu", lambda: None)
         with pytest.raises(UnavailableError, match="for the GPU at hand, and none is here"):
-            rebuild_plan(bundle, bundle.manifest.graphs[0], "tensorrt-rtx", cache=cache)
+            replace_plan(bundle, bundle.manifest.graphs[0], "tensorrt-rtx", cache=cache)

@@ -1,16 +1,19 @@
-"""Where ``run`` writes to: --out by its suffix, --save and --show as sinks; never onto what it reads."""
+"""Where a run writes to: paths by their suffix, a window and a browser view as sinks; never onto what it reads."""
 
 import errno
 import mimetypes
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from e2e_deploy.bundle.manifest import Manifest
+from e2e_deploy.colormap import lookup_table
 from e2e_deploy.errors import E2EDeployError, UsageError
-from e2e_deploy.runtime.sinks.picture_sink import FORMATS, PictureSink, file_names
+from e2e_deploy.names import Colormap, PictureFormat
+from e2e_deploy.runtime.sinks.overwriting import refuse_existing, refuse_inputs, same
+from e2e_deploy.runtime.sinks.picture_sink import FORMATS, PictureSink, file_names, frame_stem
 from e2e_deploy.runtime.sinks.sink import Painter, Sink, WindowSink
 from e2e_deploy.runtime.sinks.video_sink import NumbersVideoSink, VideoSink
 from e2e_deploy.runtime.sinks.viewer import ViewerSink
@@ -61,7 +64,7 @@ def _kind(out: Path) -> str:
         out.parts[0]
     ):
         raise UsageError(
-            f"--out {masked(str(out))} is an address; results are written to files, {WRITTEN}"
+            f"`out` {masked(str(out))} is an address; results are written to files, {WRITTEN}"
         )
     suffix = out.suffix.lower()
     if os.path.isdir(out):
@@ -69,52 +72,65 @@ def _kind(out: Path) -> str:
     if suffix in (*VIDEOS, *PICTURES):
         return suffix
     if suffix in _OTHER_FILES:
-        raise UsageError(f"--out {out}: {suffix} is not written; it is {WRITTEN}")
+        raise UsageError(f"`out` {out}: {suffix} is not written; it is {WRITTEN}")
     return ""
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """The options that say where results go, checked against each other.
+    """The arguments of a run that say where results go, checked against each other.
 
     Attributes:
-        outs: paths of --out.
-        formats: names of --save.
-        side_by_side: of --side-by-side.
-        colormap: of --colormap.
-        show: of --show.
-        view: port of --view.
+        out: folders and files.
+        formats: of the pictures in folders.
+        side_by_side: in an mp4 the frame beside its result.
+        colormap: of depth; None is spectral.
+        show: in a window.
+        view: port of the browser view; None is none.
+        has_sinks: results go to sinks of the caller's own as well.
 
     Raises:
-        UsageError: options that do not go together.
+        UsageError: arguments that do not go together.
     """
 
-    outs: tuple[Path, ...]
-    formats: tuple[str, ...]
-    side_by_side: bool
-    colormap: str
-    show: bool
-    view: int | None
+    out: tuple[Path, ...] = ()
+    formats: tuple[PictureFormat, ...] = ()
+    side_by_side: bool = False
+    colormap: Colormap | None = None
+    show: bool = False
+    view: int | None = None
+    has_sinks: bool = False
 
     def __post_init__(self) -> None:
-        kinds = [_kind(out) for out in self.outs]
-        pictures = [self._formats(out) for out in self.outs if _kind(out) not in VIDEOS]
-        if self.formats and self.outs and not pictures:
-            raise UsageError("--save is for a folder of pictures; --out names a video")
-        if pictures and (
-            unused := set(self.formats) - {name for names in pictures for name in names}
-        ):
+        if self.colormap is not None:
+            lookup_table(self.colormap)
+        if unknown := set(self.formats) - set(FORMATS):
             raise UsageError(
-                f"--save {', '.join(sorted(unused))} does not fit any --out; give a folder"
+                f"unknown `formats` {', '.join(sorted(unknown))}; the formats are {', '.join(FORMATS)}"
             )
-        if self.formats and not self.outs and (self.show or self.view is not None):
-            raise UsageError("--save needs --out: with --show or --view alone no file is written")
-        if self.side_by_side and ".mp4" not in kinds:
-            raise UsageError("--side-by-side needs --out with a path ending in .mp4")
-        if len({os.path.realpath(out) for out in self.outs}) < len(self.outs):
-            raise UsageError("--out names one path twice")
+        self._check_formats()
+        if self.side_by_side and ".mp4" not in map(_kind, self.out):
+            raise UsageError("`side_by_side` needs `out` with a path ending in .mp4")
+        if len({os.path.realpath(out) for out in self.out}) < len(self.out):
+            raise UsageError("`out` names one path twice")
+        if self.colormap is not None and not self._has_colours:
+            raise UsageError(
+                f'`colormap="{self.colormap}"` has no effect: nothing that is written has colours'
+            )
 
-    def _formats(self, out: Path) -> tuple[str, ...]:
+    def _check_formats(self) -> None:
+        pictures = [self._formats(out) for out in self.out if _kind(out) not in VIDEOS]
+        if self.formats and self.out and not pictures:
+            raise UsageError("`formats` is for a folder of pictures; `out` names a video")
+        if self.formats and not self.out and not self._is_default:
+            raise UsageError("`formats` needs `out`: without it no file is written here")
+        fitting = {name for names in pictures for name in names}
+        if pictures and (unused := set(self.formats) - fitting):
+            raise UsageError(
+                f"`formats` {', '.join(sorted(unused))} does not fit any `out`; give a folder"
+            )
+
+    def _formats(self, out: Path) -> tuple[PictureFormat, ...]:
         """Of FORMATS, for a folder or for one picture's file."""
         if not (kind := _kind(out)):
             return self.formats or ("png16", "color")
@@ -122,21 +138,44 @@ class Outputs:
         chosen = [name for name in self.formats if name in fitting] or fitting[:1]
         if len(chosen) > 1:
             raise UsageError(
-                f"--out {out} is one file; --save {' and '.join(chosen)} need a folder"
+                f"`out` {out} is one file; `formats` {' and '.join(chosen)} need a folder"
             )
         return tuple(chosen)
 
     @property
+    def _is_default(self) -> bool:
+        """Whether nothing says where to, so that results go into a folder here."""
+        return not (self.out or self.show or self.view is not None or self.has_sinks)
+
+    @property
+    def _picture_formats(self) -> set[PictureFormat]:
+        """What any folder or picture's file gets."""
+        if self._is_default:
+            return {*(self.formats or ("png16", "color"))}
+        return {n for out in self.out if _kind(out) not in VIDEOS for n in self._formats(out)}
+
+    @property
+    def _has_colours(self) -> bool:
+        videos = ".mp4" in map(_kind, self.out)
+        return self.show or self.view is not None or videos or "color" in self._picture_formats
+
+    @property
     def has_points(self) -> bool:
         """Whether a point cloud is written."""
-        return any("ply" in self._formats(out) for out in self.outs if _kind(out) not in VIDEOS)
+        return "ply" in self._picture_formats
+
+    def check(self, manifest: Manifest) -> None:
+        """Raise a UsageError if the bundle's results have no use for an argument."""
+        if self.colormap is not None and manifest.task != "depth":
+            raise UsageError(
+                f"`colormap` is for depth; {manifest.task} are shown by their directions"
+            )
 
     def open(
         self,
         manifest: Manifest,
         source: Source,
         intrinsics: Intrinsics | None,
-        words: Callable[[], str],
         inputs: Sequence[Path] = (),
     ) -> list[Sink]:
         """The sinks, each with a painter of its own.
@@ -145,26 +184,22 @@ class Outputs:
             manifest: the bundle's.
             source: decides about numbering and rates.
             intrinsics: for point clouds.
-            words: further ones for the viewer's page.
             inputs: further files that are read.
 
         Raises:
-            UnavailableError: --show without a display, or --view on a port that is taken.
+            UnavailableError: ``show`` without a display, or ``view`` on a port that is taken.
             UsageError: a 16-bit video of normals, one file for several pictures, or a result in the place of an input.
             E2EDeployError: nothing can be written there.
         """
-        outs = self.outs
-        if not outs and not self.show and self.view is None:
-            outs = (Path(f"{manifest.task}-out"),)
+        outs = (Path(f"{manifest.task}-out"),) if self._is_default else self.out
         for out in outs:
-            self._check(out, manifest, source, inputs)
+            self._check_place(out, manifest, source, inputs)
         sinks: list[Sink] = []
         try:
             if self.show:
                 sinks.append(WindowSink(self._painter(manifest, source), wait=not source.is_video))
             if self.view is not None:
-                painter = self._painter(manifest, source)
-                sinks.append(ViewerSink(self.view, manifest, painter, more=words))
+                sinks.append(ViewerSink(self.view, manifest, self._painter(manifest, source)))
             sinks += (self._file_sink(out, manifest, source, intrinsics) for out in outs)
         except BaseException:
             for sink in sinks:
@@ -172,12 +207,14 @@ class Outputs:
             raise
         return sinks
 
-    def _check(self, out: Path, manifest: Manifest, source: Source, inputs: Sequence[Path]) -> None:
+    def _check_place(
+        self, out: Path, manifest: Manifest, source: Source, inputs: Sequence[Path]
+    ) -> None:
         """Refuse what would take an input's place, or cannot hold the source, before anything is computed."""
         kind = _kind(out)
         if kind in PICTURES and (source.is_video or source.total != 1):
             what = "a video" if source.is_video else f"{source.total} pictures"
-            raise UsageError(f"--out {out} is one picture, and {source.name} is {what}; {WRITTEN}")
+            raise UsageError(f"`out` {out} is one picture, and {source.name} is {what}; {WRITTEN}")
         try:
             if kind:
                 check_target(out)
@@ -187,18 +224,19 @@ class Outputs:
             raise E2EDeployError(f"{out} could not be written: {error.strerror}") from None
         read = [*source.files, *inputs]
         if kind:
-            _refuse_inputs([out, Path(f"{out}.json"), Path(f"{out}.times.txt")], read)
+            refuse_inputs([out, Path(f"{out}.json"), Path(f"{out}.times.txt")], read)
         elif isinstance(source, PictureSource):
-            formats = self._formats(out)
-            names = source.names
-            if source.is_video:
-                names = [f"{name}_{index:06d}" for index, name in enumerate(names)]
-            written = [
-                out / file for name in names for file in file_names(name, manifest.task, formats)
-            ]
-            _refuse_inputs(written, read)
-            if any(_same(out, folder) for folder in {path.parent for path in source.files}):
-                _refuse_existing(written)
+            self._check_folder(out, manifest.task, source, read)
+
+    def _check_folder(
+        self, out: Path, task: str, source: PictureSource, read: Sequence[Path]
+    ) -> None:
+        formats = self._formats(out)
+        stems = [frame_stem(n, i, number=source.is_video) for i, n in enumerate(source.names)]
+        written = [out / file for stem in stems for file in file_names(stem, task, formats)]
+        refuse_inputs(written, read)
+        if any(same(out, folder) for folder in {path.parent for path in source.files}):
+            refuse_existing(written, [out / file_names(stem, task, ())[-1] for stem in stems])
 
     def _file_sink(
         self, out: Path, manifest: Manifest, source: Source, intrinsics: Intrinsics | None
@@ -225,40 +263,4 @@ class Outputs:
         )
 
     def _painter(self, manifest: Manifest, source: Source) -> Painter:
-        return Painter(manifest, self.colormap, is_video=source.is_video)
-
-
-def _same(one: Path, other: Path) -> bool:
-    """Whether both are there and the same, through links as well."""
-    try:
-        return os.path.samefile(one, other)
-    except OSError:
-        return False
-
-
-def _refuse_inputs(written: Iterable[Path], read: Sequence[Path]) -> None:
-    """Raise a UsageError if a result would take the place of a file that is read, by whatever name."""
-    inputs = {}
-    for path in read:
-        try:
-            inputs[path.stat().st_dev, path.stat().st_ino] = path
-        except OSError:  # it is not there
-            continue
-    for path in written:
-        try:
-            found = path.stat()
-        except OSError:
-            continue
-        if source := inputs.get((found.st_dev, found.st_ino)):
-            raise UsageError(
-                f"the result {path} would take the place of {source}, which is read; give another --out"
-            )
-
-
-def _refuse_existing(written: Iterable[Path]) -> None:
-    """Raise a UsageError if a result would replace a file beside the sources, which may be one of theirs."""
-    for path in written:
-        if os.path.lexists(path):
-            raise UsageError(
-                f"{path} is there already, in the folder of the sources, and may be one of them; give another --out"
-            )
+        return Painter(manifest, self.colormap or "spectral", is_video=source.is_video)

@@ -1,0 +1,92 @@
+"""A plan of a finished bundle built again from the bundle's own graph, for the GPU and library at hand.
+
+Needs the library and its GPU, no torch and no checkpoint. The plan is written first, then the manifest is replaced,
+then what it no longer lists is removed: a rebuild that is killed leaves the bundle as it was.
+"""
+
+from dataclasses import asdict, replace
+
+from e2e_deploy.bundle.bundle import Bundle, open_bundle, sha256_of
+from e2e_deploy.bundle.manifest import MANIFEST, FileEntry, GraphEntry
+from e2e_deploy.bundle.plan_files import graph_digest
+from e2e_deploy.errors import UnavailableError, UsageError
+from e2e_deploy.export.engines.build import build_plan, current_gpu, job_for
+from e2e_deploy.export.engines.cache import PlanCache
+from e2e_deploy.export.engines.tensorrt import BuildOptions
+from e2e_deploy.names import PlanKind
+from e2e_deploy.nvidia.trt_api import TITLES
+from e2e_deploy.progress import Stages
+from e2e_deploy.system.files import whole_file
+from e2e_deploy.system.json_files import to_json
+
+
+def replace_plan(
+    bundle: Bundle,
+    graph: GraphEntry,
+    library: PlanKind,
+    *,
+    cache: PlanCache | None = None,
+    stages: Stages | None = None,
+) -> Bundle:
+    """The bundle with a plan of ``graph`` for this GPU; it takes the place of the library's plan for that target.
+
+    Args:
+        bundle: an opened bundle; plans for other targets stay.
+        graph: of the bundle.
+        library: tensorrt or tensorrt-rtx.
+        cache: of plans built before; the user's if None.
+        stages: says what is being done; silent if None.
+
+    Raises:
+        UsageError: a core graph, or one in int8.
+        UnavailableError: no GPU, or the library is not here.
+        BundleError: the graph is not the file that was exported.
+        E2EDeployError: the graph does not build, or the bundle cannot be written.
+    """
+    if graph.kind != "frame":
+        raise UsageError("plans take frames, and this bundle holds a core graph")
+    if bundle.manifest.precision == "int8":
+        raise UsageError(
+            "no plan is built from int8 graphs, they are for ONNX Runtime on a CPU; export in fp16 for a plan"
+        )
+    stages = stages or Stages(quiet=True)
+    gpu = current_gpu()
+    if gpu is None:
+        raise UnavailableError(
+            "a plan is rebuilt for the GPU at hand, and none is here; to build for another machine, "
+            f'export with `engine="{library}"`'
+        )
+    job, manifest, root = job_for(library, gpu), bundle.manifest, bundle.root
+    height, width = graph.frame_hw
+    with (
+        bundle.unchanged(graph.onnx, *bundle.weights_of(graph)),
+        stages(f"rebuild {TITLES[library]} plan {height}x{width} {job.target}") as say,
+    ):
+        entry = build_plan(
+            root,
+            graph,
+            job,
+            precision=manifest.precision,
+            digest=graph_digest(root, graph.onnx, lambda name: manifest.files[name].sha256),
+            options=BuildOptions(target=job.target if job.gpu is None else None),
+            cache=cache or PlanCache(),
+            progress=lambda *at: say("{} {}/{}".format(*at)),
+        )
+        replaced = [
+            old
+            for old in manifest.plans
+            if (old.backend, old.frame_size, old.target)
+            == (library, entry.frame_size, entry.target)
+        ]
+        plans = [*(old for old in manifest.plans if old not in replaced), entry]
+        gone = {old.file for old in replaced} - {plan.file for plan in plans}
+        files = {name: file for name, file in manifest.files.items() if name not in gone}
+        path = root / entry.file
+        files[entry.file] = FileEntry(bytes=path.stat().st_size, sha256=sha256_of(path))
+        changed = replace(manifest, plans=plans, files=dict(sorted(files.items())))
+        with whole_file(root / MANIFEST) as partial:
+            partial.write_text(to_json(asdict(changed), indent=2) + "\n", encoding="utf-8")
+        (root / MANIFEST).chmod(0o644)  # it vouches for native code: nobody else may write it
+        for name in gone:
+            bundle.file(name).unlink(missing_ok=True)
+    return open_bundle(root)

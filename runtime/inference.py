@@ -1,0 +1,162 @@
+"""The engine's stage of the loop: loads it for the first frame, keeps its slots full, hands results on in order."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from e2e_deploy.errors import E2EDeployError, UsageError
+from e2e_deploy.runtime.backends.backend import GpuPicture, Picture, Result
+from e2e_deploy.runtime.engine import Engine
+from e2e_deploy.runtime.fit import Fit, best_size
+from e2e_deploy.runtime.lanes import Lane
+from e2e_deploy.runtime.report import RunReport
+from e2e_deploy.runtime.sources.source import SourceFrame
+from e2e_deploy.runtime.steps.step import Facts
+
+Frame = npt.NDArray[np.uint8]
+Watch = Callable[[Engine, Frame, Result], None]
+HW = tuple[int, int]
+
+
+@dataclass
+class Item:
+    """A frame on its way from the engine to the sinks."""
+
+    frame: SourceFrame
+    fit: Fit
+    result: Result
+    facts: Facts = field(default_factory=dict)
+
+
+@dataclass
+class Pending:
+    """A frame that is on its way through the engine."""
+
+    frame: SourceFrame
+    fit: Fit
+    picture: Picture
+    slot: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Where the engine comes from.
+
+    Attributes:
+        load: (H, W) of the frames to an engine for them.
+        sizes: those that it takes.
+        keep: it is somebody else's, and stays open.
+    """
+
+    load: Callable[[HW], Engine]
+    sizes: list[HW]
+    keep: bool
+
+
+class Inference:
+    """Takes frames from one lane, puts results into another. All in one thread.
+
+    Args:
+        report: of the run; gets the times, what was fitted, and the engine's name.
+        watch: called with engine, engine frame and its result.
+        limit: of frames.
+
+    Attributes:
+        on_load: called with the engine before its first frame.
+    """
+
+    def __init__(
+        self,
+        frames: Lane[SourceFrame],
+        results: Lane[Item],
+        loading: Loading,
+        report: RunReport,
+        watch: Watch | None,
+        limit: int | None,
+    ) -> None:
+        self._frames, self._results, self._loading = frames, results, loading
+        self._report, self._watch, self._limit = report, watch, limit
+        self.on_load: Callable[[Engine], None] = lambda engine: None
+        self._engine: Engine | None = None
+        self._fits: dict[HW, Fit] = {}
+        self._pending: deque[Pending] = deque()
+
+    def run(self) -> None:
+        """Until there are no frames, or as many as asked for, or nobody takes results any more."""
+        count = 0
+        while count != self._limit and (frame := self._frames.get()) is not None:
+            if (fit := self._fit(frame)) is None:
+                continue
+            engine = self._loaded(fit.engine_hw)
+            self._pending.append(self._submit(engine, frame, fit))
+            count += 1
+            # A live frame would grow old in a queue; a file's next one goes in while the last computes.
+            most = 1 if self._report.source.is_live else engine.backend.slots
+            while self._pending and (len(self._pending) >= most or self._frames.waits):
+                if not self._collect(engine):
+                    return
+        while self._pending and self._engine is not None:
+            if not self._collect(self._engine):
+                return
+
+    def close(self) -> None:
+        """Take back what is still in the engine, and close it unless it is somebody else's."""
+        if self._engine is None:
+            return
+        for left in self._pending:
+            with suppress(E2EDeployError):
+                self._engine.collect(left.slot)
+        if not self._loading.keep:
+            self._engine.close()
+
+    def _fit(self, frame: SourceFrame) -> Fit | None:
+        """The way to the engine's size; None if the source goes on without this frame."""
+        if frame.hw in self._fits:
+            return self._fits[frame.hw]
+        engine = self._engine
+        size = best_size(frame.hw, self._loading.sizes) if engine is None else engine.frame_size
+        try:
+            fit = Fit(frame.hw, size)
+        except UsageError as error:
+            if self._report.source.leave_out(f"{frame.name}: {error}"):
+                return None
+            raise
+        if not fit.is_identity:
+            self._report.fitted[frame.hw] = size
+        self._fits[frame.hw] = fit
+        return fit
+
+    def _loaded(self, size: HW) -> Engine:
+        if self._engine is None:
+            self._engine = self._loading.load(size)
+            self.on_load(self._engine)
+            self._report.engine = self._engine.describe()
+        return self._engine
+
+    def _submit(self, engine: Engine, frame: SourceFrame, fit: Fit) -> Pending:
+        start = time.perf_counter()
+        picture = frame.picture
+        if not isinstance(picture, GpuPicture):  # there it has the engine's size, or submit says so
+            picture = fit.to_engine(picture)
+        before = time.perf_counter()
+        slot = engine.submit(picture)
+        self._report.times["fit"].add(before - start)
+        return Pending(frame, fit, picture, slot, time.perf_counter() - before)
+
+    def _collect(self, engine: Engine) -> bool:
+        """Hand the oldest result over; whether anybody still takes them."""
+        item = self._pending.popleft()
+        before = time.perf_counter()
+        result = engine.collect(item.slot)
+        self._report.times["engine"].add(item.seconds + time.perf_counter() - before)
+        if self._watch is not None:
+            picture = item.picture
+            host = item.frame.rgb if isinstance(picture, GpuPicture) else picture
+            self._watch(engine, host, result)
+        return self._results.put(Item(item.frame, item.fit, result))

@@ -1,0 +1,115 @@
+"""The steps that arguments of a run ask for, checked against each other, the bundle and the source."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy.typing as npt
+
+from e2e_deploy.bundle.manifest import Manifest
+from e2e_deploy.errors import UsageError
+from e2e_deploy.names import AXES, Axes
+from e2e_deploy.runtime.sources.source import Source
+from e2e_deploy.runtime.steps.axes import optical
+from e2e_deploy.runtime.steps.intrinsics import Intrinsics
+from e2e_deploy.runtime.steps.metric import MIN_PLANE_INLIERS, metric, plane_points, read_points
+from e2e_deploy.runtime.steps.step import Step, steady
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What is done to results between engine and sinks.
+
+    Attributes:
+        steady: keep the scale and shift of a video's depth.
+        metric_points: file or [N, 3] of column, row, metres.
+        camera_height_m: above flat ground.
+        camera_pitch_deg: by which the camera looks down; None is 0.
+        intrinsics: of the frames.
+        axes: of normals; None are the camera's.
+        has_points: a point cloud is written.
+
+    Raises:
+        UsageError: arguments that do not go together.
+        InputError: a file of points that cannot be read.
+    """
+
+    steady: bool = False
+    metric_points: str | Path | npt.ArrayLike | None = None
+    camera_height_m: float | None = None
+    camera_pitch_deg: float | None = None
+    intrinsics: Intrinsics | None = None
+    axes: Axes | None = None
+    has_points: bool = False
+    _to_metres: Step | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        height, camera = self.camera_height_m, self.intrinsics
+        if self.metric_points is not None and height is not None:
+            raise UsageError(
+                "`metric_points` and `camera_height_m` are two ways to metres; give one"
+            )
+        if self.camera_pitch_deg is not None and height is None:
+            raise UsageError("`camera_pitch_deg` needs `camera_height_m`; alone it has no effect")
+        if height is not None and camera is None:
+            raise UsageError("`camera_height_m` needs `intrinsics` fx,fy,cx,cy")
+        if self.has_points and (camera is None or not self.is_metric):
+            raise UsageError(
+                "a point cloud (ply) needs `intrinsics`, and `metric_points` or `camera_height_m` for metric depth"
+            )
+        if camera is not None and height is None and not self.has_points:
+            raise UsageError(
+                "`intrinsics` has no effect here: it is for `camera_height_m` and for point clouds (ply)"
+            )
+        if self.axes not in (None, *AXES):
+            raise UsageError(f"unknown `axes` {self.axes!r}; the axes are {', '.join(AXES)}")
+        object.__setattr__(self, "_to_metres", self._metric())
+
+    @property
+    def is_metric(self) -> bool:
+        """Whether depth becomes metres."""
+        return self.metric_points is not None or self.camera_height_m is not None
+
+    @property
+    def files(self) -> list[Path]:
+        """What is read."""
+        points = self.metric_points
+        return [Path(points)] if isinstance(points, str | Path) else []
+
+    def _metric(self) -> Step | None:
+        points, height, camera = self.metric_points, self.camera_height_m, self.intrinsics
+        if points is not None:
+            known = read_points(Path(points)) if isinstance(points, str | Path) else points
+            return metric(lambda hw: known)
+        if height is None or camera is None:
+            return None
+        down = math.radians(self.camera_pitch_deg or 0.0)
+        ground = (0.0, math.cos(down), math.sin(down))
+        return metric(
+            lambda hw: plane_points(hw, camera, height, ground), min_inliers=MIN_PLANE_INLIERS
+        )
+
+    def check(self, manifest: Manifest) -> None:
+        """Raise a UsageError if the bundle's results are of another kind."""
+        is_depth = manifest.task == "depth"
+        if self.steady and not is_depth:
+            raise UsageError(
+                "`steady` is for depth; normals have no scale and shift that could change"
+            )
+        if self.is_metric and not is_depth:
+            raise UsageError("`metric_points` and `camera_height_m` are for depth, not for normals")
+        if self.axes is not None and manifest.task != "normals":
+            raise UsageError(f"`axes` is for normals; {manifest.task} has no directions")
+
+    def open(self, source: Source) -> Sequence[Step]:
+        """The steps, in order.
+
+        Raises:
+            UsageError: steady depth of pictures.
+        """
+        if self.steady and not source.is_video:
+            raise UsageError("`steady` is for videos and cameras; pictures have no order in time")
+        steps = [steady()] if self.steady else []
+        steps += [self._to_metres] if self._to_metres is not None else []
+        return [*steps, optical()] if self.axes == "optical" else steps
