@@ -65,6 +65,30 @@ def host_array(array: Any, what: str) -> HostArray:
         raise UsageError(f"{what} cannot be taken over through DLPack: {error}") from error
 
 
+def check_frames(dtype: str, shape: tuple[int, ...], frame_hw: tuple[int, int], batch: int) -> None:
+    """Refuse what is not uint8 RGB [batch, H, W, 3], or, for a batch of 1, [H, W, 3], of the engine's frame size.
+
+    Raises:
+        UsageError: says what was given and what is taken.
+    """
+    single = len(shape) == 3 and batch == 1
+    if dtype != "uint8" or not (single or len(shape) == 4) or shape[-1] != 3:
+        takes = "a frame is uint8 RGB [H, W, 3]"
+        if batch > 1:
+            takes = f"this engine takes {batch} frames at once, uint8 RGB [{batch}, H, W, 3]"
+        raise UsageError(f"{takes}; given: {dtype} {list(shape)}")
+    if len(shape) == 4 and shape[0] != batch:
+        raise UsageError(
+            f"{shape[0]} frames were given at once, and this engine takes {batch}; export with `batch={shape[0]}`"
+        )
+    height, width = shape[-3:-1]
+    if (height, width) != frame_hw:
+        raise UsageError(
+            f"the frame is {height}x{width} (height x width), this engine takes {frame_hw[0]}x{frame_hw[1]}; "
+            f"use engine.predict for any size, or export with `frame_sizes=[({height}, {width})]`"
+        )
+
+
 def writable(array: Any, shape: tuple[int, ...]) -> HostArray:
     """The caller's ``out`` on the host as NumPy's, over the same memory.
 

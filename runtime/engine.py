@@ -22,6 +22,7 @@ from e2e_deploy.runtime.arrays import (
     OUT,
     HostArray,
     as_given,
+    check_frames,
     check_out,
     describe_place,
     host_array,
@@ -158,29 +159,8 @@ class Engine(Closing):
             return self.backend.on_gpu(raw, into)
 
     def _check(self, dtype: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape of the result for frames of this kind.
-
-        Raises:
-            UsageError: they are not what the engine takes.
-        """
-        single = len(shape) == 3 and self.batch == 1
-        if dtype != "uint8" or not (single or len(shape) == 4) or shape[-1] != 3:
-            takes = "a frame is uint8 RGB [H, W, 3]"
-            if self.batch > 1:
-                takes = f"this engine takes {self.batch} frames at once, uint8 RGB [{self.batch}, H, W, 3]"
-            raise UsageError(f"{takes}; given: {dtype} {list(shape)}")
-        if len(shape) == 4 and shape[0] != self.batch:
-            raise UsageError(
-                f"{shape[0]} frames were given at once, and this engine takes {self.batch}; "
-                f"export with `batch={shape[0]}`"
-            )
-        height, width = shape[-3:-1]
-        if (height, width) != self.frame_size:
-            raise UsageError(
-                f"the frame is {height}x{width} (height x width), this engine takes {self.frame_size[0]}x"
-                f"{self.frame_size[1]}; use engine.predict for any size, or export with "
-                f"`frame_sizes=[({height}, {width})]`"
-            )
+        """Shape of the result for frames of this kind; UsageError where the engine takes others."""
+        check_frames(dtype, shape, self.frame_size, self.batch)
         return result_shape(self.graph, self.manifest.task_info, shape)
 
     def submit(self, frame: DLPackArray | GpuPicture) -> int:
