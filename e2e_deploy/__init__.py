@@ -32,11 +32,17 @@ if TYPE_CHECKING:
     from e2e_deploy.export.engines.rebuild import rebuild_plans as rebuild_plans
     from e2e_deploy.export.exporter import export_bundle as export_bundle
     from e2e_deploy.runtime.checks.bench import bench as bench
+    from e2e_deploy.runtime.checks.verify import Verdict as Verdict
     from e2e_deploy.runtime.checks.verify import verify_bundle as verify_bundle
     from e2e_deploy.runtime.engine import Engine as Engine
     from e2e_deploy.runtime.engine import load as load
+    from e2e_deploy.runtime.report import RunReport as RunReport
     from e2e_deploy.runtime.run import run as run
+    from e2e_deploy.runtime.sinks.sink import CallbackSink as CallbackSink
+    from e2e_deploy.runtime.sinks.sink import Sink as Sink
     from e2e_deploy.runtime.sources.picture_file import read_picture as read_picture
+    from e2e_deploy.runtime.sources.source import SourceFrame as SourceFrame
+    from e2e_deploy.runtime.steps.intrinsics import Intrinsics as Intrinsics
     from e2e_deploy.train.accuracy import Evaluation as Evaluation
     from e2e_deploy.train.data.check import check_data as check_data
     from e2e_deploy.train.preparation.prepare import prepare_data as prepare_data
@@ -55,6 +61,12 @@ _WHERE = {
     "bench": "runtime.checks.bench",
     "verify_bundle": "runtime.checks.verify",
     "run": "runtime.run",
+    "Verdict": "runtime.checks.verify",
+    "Intrinsics": "runtime.steps.intrinsics",
+    "SourceFrame": "runtime.sources.source",
+    "Sink": "runtime.sinks.sink",
+    "CallbackSink": "runtime.sinks.sink",
+    "RunReport": "runtime.report",
     "Engine": "runtime.engine",
     "load": "runtime.engine",
     "prepare_data": "train.preparation.prepare",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 import e2e_deploy as e2e
 
@@ -21,7 +22,7 @@ class Nearest:
     name = "nearest"
     on_main_thread = False
 
-    def write(self, frame: Any, depth: Any, facts: Any) -> None:
+    def write(self, frame: e2e.SourceFrame, depth: npt.NDArray[np.float32], facts: Any) -> None:
         """Take a frame, its depth [H, W] and what was done to it; neither array may be changed."""
         thirds = [np.median(third) for third in np.array_split(depth, 3, axis=1)]
         print(frame.index, ("left", "middle", "right")[int(np.argmin(thirds))])

@@ -28,7 +28,7 @@ async def answer(
     writer.close()
 
 
-async def serve(port: int, bundle: str | Path) -> None:
+async def serve(port: int, bundle: str | Path = e2e.READY_BUNDLE) -> None:
     """Listen on this machine only."""
     with e2e.load(bundle) as engine:
         server = await asyncio.start_server(lambda r, w: answer(engine, r, w), "127.0.0.1", port)
@@ -38,5 +38,5 @@ async def serve(port: int, bundle: str | Path) -> None:
 
 
 if __name__ == "__main__":
-    arguments = [*sys.argv[1:], "0"][:1]
-    asyncio.run(serve(int(arguments[0]), (sys.argv[2:] or [e2e.READY_BUNDLE])[0]))
+    given, *bundles = sys.argv[1:] or ["0"]  # 0: any free port, which is printed
+    asyncio.run(serve(int(given), *bundles))

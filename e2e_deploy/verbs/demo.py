@@ -106,7 +106,7 @@ def demo(
         score = None if motorcycle is None else show.score(engines["depth"], motorcycle)
         sheet = show.contact_sheet(engines, motorcycle, folder / "sheet.png")
     clip, video = show.find_clip(CLIP_FRAMES), folder / "depth.mp4"
-    with stages(f"{clip.name}, {CLIP_FRAMES} frames"):
+    with stages(f"a clip, {CLIP_FRAMES} frames"):
         frames_per_s = show.depth_video(bundles["depth"], clip, video, limit=CLIP_FRAMES)
     constant = None if motorcycle is None else show.constant_abs_rel(motorcycle)
     return DemoReport(bundles, verdicts, score, constant, sheet, video, frames_per_s)
