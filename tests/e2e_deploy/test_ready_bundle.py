@@ -56,3 +56,9 @@ def test_narrowing_changes_no_number(two_products, rng):
     assert stored == {ir.DataType.FLOAT16, ir.DataType.FLOAT}
     assert sorted(two_products.graph.initializers) == ["exact.fp16", "inexact"]
     assert np.array_equal(result(), before)
+
+
+def test_plans_are_not_built_into_the_package(cli, tmp_path):
+    code, stdout, stderr = cli("run", tmp_path / "photo.jpg", "--rebuild")
+    assert (code, stdout) == (2, "")
+    assert "add --bundle" in stderr
