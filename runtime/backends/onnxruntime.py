@@ -131,7 +131,7 @@ class OrtBackend(OneAtATime):
     ) -> None:
         ort = self._ort = import_onnxruntime()
         asked = parse_device(device)
-        provider = provider_for(ort, asked, provider_options)
+        provider = provider_for(ort, asked, bundle.manifest.precision, provider_options)
         options = make_options(
             ort, bundle, on_cpu=provider is None, threads=threads, given=session_options
         )

@@ -19,6 +19,7 @@ from e2e_deploy.export.engines.replace_plan import replace_plan
 from e2e_deploy.export.exporter import export_bundle
 from e2e_deploy.model.checkpoint import Checkpoint, open_checkpoint
 from e2e_deploy.model.tiny import bundled_checkpoint
+from e2e_deploy.names import Precision
 from e2e_deploy.nvidia.hardware import cuda_device_count
 from e2e_deploy.nvidia.trt_api import find_api
 from e2e_deploy.packages import import_onnxruntime
@@ -29,8 +30,8 @@ SECONDS = 240.0
 """What an export of the full size and an engine may take."""
 
 
-def find_provider() -> GpuProvider:
-    """ONNX Runtime's provider for the GPU.
+def find_provider(precision: Precision) -> GpuProvider:
+    """ONNX Runtime's provider for the GPU, with the options that the runtime sets for bundles of that precision.
 
     Raises:
         UnavailableError: no GPU, or an ONNX Runtime without one for it.
@@ -38,7 +39,7 @@ def find_provider() -> GpuProvider:
     ort = import_onnxruntime()
     if not cuda_device_count():
         raise UnavailableError("no CUDA device")
-    if (provider := find_gpu_provider(ort)) is None:
+    if (provider := find_gpu_provider(ort, precision)) is None:
         raise UnavailableError(
             f"ONNX Runtime {ort.__version__} here has no provider for a GPU, only "
             f"{', '.join(ort.get_available_providers())}"
@@ -53,7 +54,7 @@ def require_backend(name: str, device: str) -> None:
             raise UnavailableError("no CUDA device")
         find_api(name)
     elif device == "cuda" and name == "onnxruntime":
-        find_provider()
+        find_provider("fp32")
     elif device == "cuda" and not torch.cuda.is_available():
         raise UnavailableError("torch sees no CUDA device")
 
@@ -62,7 +63,7 @@ def make_bundle(
     work: Path,
     frame_hw: tuple[int, int],
     *,
-    precision: str,
+    precision: Precision,
     small: bool,
     task: str = "depth",
     resolution: int = 0,
@@ -93,7 +94,7 @@ def build_onnxruntime(bundle: Bundle, *, graph: bool) -> Contender:
     Raises:
         UnavailableError: it cannot start on the GPU.
     """
-    ort, provider = import_onnxruntime(), find_provider()
+    ort, provider = import_onnxruntime(), find_provider(bundle.manifest.precision)
     options = ort.SessionOptions()
     options.log_severity_level = 3
     chosen = provider.options | ({"enable_cuda_graph": "1"} if graph else {})

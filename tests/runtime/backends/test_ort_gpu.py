@@ -10,8 +10,15 @@ from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
 
 import e2e_deploy as e2e
 from e2e_deploy.errors import E2EDeployError, UnavailableError
+from e2e_deploy.names import PRECISIONS
 from e2e_deploy.runtime.backends import ort_gpu
-from e2e_deploy.runtime.backends.ort_gpu import CUDA, GpuProvider, find_gpu_provider
+from e2e_deploy.runtime.backends.device import Device
+from e2e_deploy.runtime.backends.ort_gpu import (
+    CUDA,
+    GpuProvider,
+    find_gpu_provider,
+    provider_for,
+)
 from tests.plain_bundle import HW, plain_depth
 
 CPU = "CPUExecutionProvider"
@@ -43,16 +50,29 @@ def test_the_cuda_provider_comes_first(plugin, monkeypatch, capsys):
     monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, CPU])
     monkeypatch.setattr(ort, "preload_dlls", lambda: print("Failed to load libcudnn.so.9"))
     for _ in range(2):
-        assert find_gpu_provider(ort).name == CUDA
+        assert find_gpu_provider(ort, "fp16").name == CUDA
     assert plugin == []
     told = capsys.readouterr()  # its libraries were looked for, once; stdout is for results
     assert (told.out, told.err) == ("", "Failed to load libcudnn.so.9\n")
 
 
+def test_tensor_cores_for_half_precision_and_exact_arithmetic_for_the_others(monkeypatch):
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(ort, "preload_dlls", lambda: None)
+    monkeypatch.setattr(ort_gpu, "cuda_device_count", lambda: 1)
+    found = {
+        precision: provider_for(ort, Device("cuda", 0), precision).options["use_tf32"]
+        for precision in PRECISIONS
+    }
+    assert found == {"fp32": "0", "fp16": "1", "bf16": "1", "int8": "0"}
+    asked = provider_for(ort, Device("cuda", 0), "fp16", {"use_tf32": False}).options
+    assert asked["use_tf32"] == "0"  # the user's word is the last
+
+
 def test_a_provider_that_does_not_start_is_said(root, monkeypatch):
     provider = GpuProvider("NoneExecutionProvider", "CUDA", "bring its libraries")
     monkeypatch.setattr(ort_gpu, "cuda_device_count", lambda: 1)
-    monkeypatch.setattr(ort_gpu, "find_gpu_provider", lambda ort: provider)
+    monkeypatch.setattr(ort_gpu, "find_gpu_provider", lambda ort, precision: provider)
     with (
         pytest.warns(UserWarning, match="NoneExecutionProvider"),
         pytest.raises(
@@ -83,7 +103,7 @@ def test_a_provider_that_fails_while_it_runs_is_not_replaced(root):
 def test_without_either_there_is_none(monkeypatch):
     monkeypatch.setattr(ort, "get_available_providers", lambda: [CPU])
     monkeypatch.setitem(sys.modules, ort_gpu.PLUGIN, None)
-    assert find_gpu_provider(ort) is None
+    assert find_gpu_provider(ort, "fp16") is None
 
 
 def test_the_plugin_is_registered_once_and_used(plugin, root, rng, monkeypatch):
@@ -100,7 +120,7 @@ def test_the_plugin_is_registered_once_and_used(plugin, root, rng, monkeypatch):
 
 def test_a_plugin_that_finds_no_device_is_not_used(plugin, monkeypatch):
     monkeypatch.setattr(ort, "get_ep_devices", list)
-    assert find_gpu_provider(ort) is None
+    assert find_gpu_provider(ort, "fp16") is None
 
 
 def test_a_plugin_that_does_not_load_is_said(plugin, root, monkeypatch):
