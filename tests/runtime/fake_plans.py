@@ -29,14 +29,14 @@ def write_plan(
 ):
     """A plan of the double for one graph, and its entry; the plan itself says what the entry says."""
     name = plan_name(graph.frame_hw, "fp32", backend, version, target)
-    height, width = graph.frame_hw
     facts = {
         "version": version,
         "target": target,
         "name": digest,
         "tensors": [
-            ["frame", "input", "uint8", [1, height, width, 3]],
-            ["depth", "output", "float32", [1, height, width]],
+            [spec.name, kind, spec.dtype, spec.shape]
+            for kind, specs in (("input", graph.inputs), ("output", graph.outputs))
+            for spec in specs
         ],
     }
     (root / "plans").mkdir(exist_ok=True)

@@ -283,6 +283,20 @@ def half_bundle(root):
     return bundle
 
 
+def bundle_with_weights(root):
+    """A plain bundle whose scale is in a file of its own."""
+    bundle = write_plain_bundle(root)
+    model = plain_model(HW)
+    scale = next(tensor for tensor in model.graph.initializer if tensor.name == "scale")
+    scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale), "scale"))
+    onnx.save(
+        model, bundle / GRAPH, save_as_external_data=True, location="model.data", size_threshold=0
+    )
+    rehash(bundle, GRAPH)
+    rehash(bundle, "model.data")
+    return bundle
+
+
 @pytest.mark.parametrize(("large_bytes", "held"), [(1, "FLOAT16"), (2**28, "FLOAT")])
 def test_large_half_precision_weights_stay_narrow_in_memory(
     tmp_path, monkeypatch, large_bytes, held
