@@ -10,6 +10,7 @@ import enum
 import itertools
 import json
 import threading
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
@@ -83,6 +84,16 @@ class FakeDriver:
     def use(self):
         self.threads.add(threading.get_ident())
         self.note("use")
+
+    @contextmanager
+    def unchanged(self):
+        me = threading.get_ident()
+        was_current = me in self.threads
+        try:
+            yield
+        finally:
+            if not was_current:
+                self.threads.discard(me)
 
     def new_stream(self):
         self.note("new_stream")

@@ -40,9 +40,9 @@ def graph_digest(root: Path, onnx: str, sha256: Callable[[str], str]) -> str:
     return total.hexdigest()
 
 
-def rebuild_command(root: Path, library: str) -> str:
-    """The command that builds the plans of the bundle at ``root`` again, for the GPU it is run on."""
-    return shlex.join(["e2e-deploy", "verify", str(root), "--backend", library, "--rebuild"])
+def rebuild_call(root: Path, library: str) -> str:
+    """The call that builds the plans of the bundle at ``root`` again, for the GPU it is run on."""
+    return f'`rebuild_plans({str(root)!r}, backend="{library}")`'
 
 
 def require_private(root: Path, name: str) -> Path:

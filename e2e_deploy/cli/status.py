@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from e2e_deploy.cli.wording import with_options
 from e2e_deploy.progress import Line
 from e2e_deploy.runtime.checks.parity_watch import ParityReport
 from e2e_deploy.runtime.report import STAGES, RunReport
@@ -147,7 +148,7 @@ def _about_copies(report: RunReport) -> list[str]:
 
 def _in_all(report: RunReport, latency: Latency) -> str:
     return (
-        f"{report.frames} frames with {report.engine}: engine p50 {latency.p50_ms:.1f} ms, "
+        f"{report.frames} frames with {with_options(report.engine)}: engine p50 {latency.p50_ms:.1f} ms, "
         f"{report.frames / report.seconds:.1f} frames/s in all"
     )
 
@@ -193,7 +194,7 @@ def report_json(report: RunReport) -> dict[str, Any]:
         "gaps": source.gaps,
         "notes": source.notes,
         "seconds": report.seconds,
-        "engine": report.engine,
+        "engine": with_options(report.engine),
         "latency": None if report.latency is None else asdict(report.latency),
         "stages": {name: asdict(latency) for name, latency in stages.items() if latency},
         "transfers_per_frame": transfers_json(report) or None,

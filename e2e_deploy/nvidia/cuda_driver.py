@@ -6,6 +6,8 @@ Addresses, streams, events and graphs are plain integers or opaque handles.
 
 import ctypes
 import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -35,7 +37,7 @@ class Gpu:
 
 
 class Driver(Protocol):
-    """One GPU. Every call after ``use`` works on it; handles are valid until they are destroyed."""
+    """One GPU. Every call after ``use`` in the same thread works on it; handles are valid until they are destroyed."""
 
     gpu: Gpu
 
@@ -46,6 +48,10 @@ class Driver(Protocol):
 
     def use(self) -> None:
         """Make the GPU current in the calling thread."""
+        ...
+
+    def unchanged(self) -> AbstractContextManager[None]:
+        """A block after which the GPU that is current in the calling thread, or none, is the one it was before."""
         ...
 
     def new_stream(self) -> int:
@@ -162,7 +168,6 @@ class CudaDriver:
         self._call("cuInit", 0)
         self._device = self._call("cuDeviceGet", device)
         self._context: Any = self._call("cuDevicePrimaryCtxRetain", self._device)
-        self.use()
         self.gpu = self._facts()
 
     def _call(self, name: str, *arguments: Any) -> Any:
@@ -212,6 +217,15 @@ class CudaDriver:
     def use(self) -> None:
         """Make the GPU current in the calling thread."""
         self._call("cuCtxSetCurrent", self._context)
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """A block for ``use`` in a thread of somebody else, who may work on another GPU."""
+        before = self._call("cuCtxGetCurrent")
+        try:
+            yield
+        finally:
+            self._call("cuCtxSetCurrent", before)
 
     def new_stream(self) -> int:
         """A stream that does not wait for the default one."""

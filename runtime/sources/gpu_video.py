@@ -93,6 +93,7 @@ class GpuVideoSource(BaseSource):
                 'libraries, or use `decode="cpu"`'
             ) from error
         self._driver = driver = driver or CudaDriver("video-gpu")
+        driver.use()
         self.transfers = self._counted = Transfers(driver)
         self._lock = (
             threading.RLock()

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.bundle.manifest import GraphEntry, PlanEntry
-from e2e_deploy.bundle.plan_files import graph_digest, rebuild_command, require_private
+from e2e_deploy.bundle.plan_files import graph_digest, rebuild_call, require_private
 from e2e_deploy.errors import (
     E2EDeployError,
     PlanDamagedError,
@@ -57,25 +57,25 @@ def choose_plan(
         for entry in bundle.manifest.plans
         if entry.backend == library and entry.frame_size == graph.frame_size
     ]
-    command = rebuild_command(bundle.root, library)
+    call = rebuild_call(bundle.root, library)
     if not held:
         raise PlanMismatchError(
             f"the bundle {bundle.root} has no {TITLES[library]} plan for {graph.frame_hw[0]}x{graph.frame_hw[1]}; "
-            f"build one with: {command}"
+            f"build one with: {call}"
         )
     fitting = [entry for entry in held if _runs_on(entry, gpu)]
     if not fitting:
         built = ", ".join(dict.fromkeys(f"{e.target} {e.gpu}".strip() for e in held))
         raise PlanMismatchError(
             f"the bundle's {TITLES[library]} plans are for {built}, and this GPU is {gpu.target} ({gpu.name}); "
-            f"rebuild with: {command}"
+            f"rebuild with: {call}"
         )
     same = [entry for entry in fitting if entry.version == version]
     if not same:
         built = ", ".join(dict.fromkeys(e.version for e in fitting))
         raise PlanMismatchError(
             f"the bundle's plan was built by {TITLES[library]} {built}, and {version} is installed here; "
-            f"rebuild with: {command}"
+            f"rebuild with: {call}"
         )
     entry = min(same, key=lambda e: e.target == PORTABLE)
     if entry.cuda > gpu.cuda[0]:
@@ -108,7 +108,7 @@ def load_plan(
         BundleError: it is not the file that the manifest lists, or others could have written it.
         UnavailableError: the driver does not fit, or the GPU has no room.
     """
-    manifest, rebuild = bundle.manifest, rebuild_command(bundle.root, api.name)
+    manifest, rebuild = bundle.manifest, rebuild_call(bundle.root, api.name)
     entry = choose_plan(bundle, graph, api.name, api.version, gpu)
     engine = LoadedPlan(api, read_plan(bundle, entry), entry.file, rebuild)
     try:
@@ -152,6 +152,8 @@ def inspect_plan(
     with ExitStack() as stack:
         driver = driver or CudaDriver(library)
         stack.callback(driver.close)
+        stack.enter_context(driver.unchanged())
+        driver.use()
         entry, engine = load_plan(bundle, graph, api, driver.gpu)
         stack.callback(engine.close)
         return entry, summarise_layers(engine.information())
@@ -159,7 +161,7 @@ def inspect_plan(
 
 def _free(driver: Driver, address: int) -> None:
     """Give memory back, in whatever thread its last user goes."""
-    with suppress(E2EDeployError):  # a GPU that failed fails again here
+    with suppress(E2EDeployError), driver.unchanged():  # a GPU that failed fails again here
         driver.use()
         driver.free(address)
         driver.close()
@@ -217,13 +219,15 @@ class TrtBackend(Closing):
         self._driver = driver or CudaDriver(library, asked.index)
         self.gpu: int | None = asked.index
         self._closing.callback(self._driver.close)
-        try:
-            self._load(bundle, graph, api)
-            self._closing.callback(self._driver.use)
-        except BaseException:
-            with suppress(E2EDeployError):
-                self.close()
-            raise
+        with self._driver.unchanged():
+            self._driver.use()
+            try:
+                self._load(bundle, graph, api)
+                self._closing.callback(self._driver.use)
+            except BaseException:
+                with suppress(E2EDeployError):
+                    self.close()
+                raise
 
     def _load(self, bundle: Bundle, graph: GraphEntry, api: TrtApi) -> None:
         self.entry, engine = load_plan(bundle, graph, api, self._driver.gpu)
@@ -264,8 +268,9 @@ class TrtBackend(Closing):
 
     def submit(self, frame: Picture) -> int:
         """Begin frames, uint8 RGB on the host or on the GPU; returns their slot."""
-        self._driver.use()  # the thread may be another one than the one that loaded
-        slot = self._running.submit(frame)
+        with self._driver.unchanged():
+            self._driver.use()  # the thread may be another one than the one that loaded
+            slot = self._running.submit(frame)
         self._single.discard(slot)
         if isinstance(frame, GpuPicture) or frame.ndim == 3:
             self._single.add(slot)
@@ -276,8 +281,9 @@ class TrtBackend(Closing):
         return self._collect(slot, None)
 
     def _collect(self, slot: int, out: Result | None) -> Result:
-        self._driver.use()
-        held: Result = self._running.collect(slot).view(np.float32)
+        with self._driver.unchanged():
+            self._driver.use()
+            held: Result = self._running.collect(slot).view(np.float32)
         held = held.reshape(self._graph.outputs[0].shape)
         result = held[0] if slot in self._single else held
         if out is None:
@@ -291,19 +297,23 @@ class TrtBackend(Closing):
         Raises:
             UsageError: memory that does not start where the library takes it.
         """
-        self._driver.use()
         for what, array in (("the frame", frame), ("`out`", out)):
             if array is not None and array.address % ALIGNMENT:
                 raise UsageError(
                     f"{what} starts at {array.address:#x} of the GPU's memory, and {TITLES[self.name]} takes "
                     f"multiples of {ALIGNMENT}: give a whole array, not a part of one"
                 )
-        if out is None:
-            shape = result_shape(self._graph, self._task, frame.shape)
-            memory = _Memory(self._driver.share(), 4 * int(np.prod(shape)))
-            out = RawArray(memory.address, shape, "float32", (CUDA, self.gpu or 0), owner=memory)
-        self._running.run(frame.address, out.address)
+        with self._driver.unchanged():
+            self._driver.use()
+            out = out or self._new_result(frame)
+            self._running.run(frame.address, out.address)
         return out
+
+    def _new_result(self, frame: RawArray) -> RawArray:
+        """Memory for the result of frames, of a driver of its own: it may outlive this one."""
+        shape = result_shape(self._graph, self._task, frame.shape)
+        memory = _Memory(self._driver.share(), 4 * int(np.prod(shape)))
+        return RawArray(memory.address, shape, "float32", (CUDA, self.gpu or 0), owner=memory)
 
     @property
     def gpu_ms(self) -> float:
@@ -313,4 +323,5 @@ class TrtBackend(Closing):
     def close(self) -> None:
         """Wait, then release what depends before what it depends on; a second call does nothing."""
         stack, self._closing = self._closing, ExitStack()
-        stack.close()
+        with self._driver.unchanged():
+            stack.close()

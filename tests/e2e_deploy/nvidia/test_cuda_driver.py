@@ -27,6 +27,7 @@ class FakeBindings:
         return {
             "cuDeviceGet": 0,
             "cuDevicePrimaryCtxRetain": "context",
+            "cuCtxGetCurrent": "of somebody else",
             "cuDeviceGetName": b"NVIDIA  Test\0\0\0",
             "cuDriverGetVersion": 13010,
             "cuStreamCreate": 7,
@@ -71,7 +72,27 @@ def test_the_gpu(bindings):
     driver = CudaDriver()
     assert driver.gpu == Gpu("NVIDIA Test", "sm89", (13, 1))
     assert bindings.calls[0] == ("cuInit", 0)
-    assert ("cuCtxSetCurrent", "context") in bindings.calls
+    assert "cuCtxSetCurrent" not in [name for name, *_ in bindings.calls]
+
+
+def test_a_threads_current_gpu_is_put_back(bindings):
+    driver = CudaDriver()
+    bindings.calls.clear()
+    with pytest.raises(ZeroDivisionError), driver.unchanged():
+        driver.use()
+        raise ZeroDivisionError
+    assert bindings.calls == [
+        ("cuCtxGetCurrent",),
+        ("cuCtxSetCurrent", "context"),
+        ("cuCtxSetCurrent", "of somebody else"),
+    ]
+
+
+def test_a_second_hold_is_one_of_its_own(bindings):
+    driver = CudaDriver()
+    driver.share().close()
+    driver.new_stream()  # the first one still has its context
+    assert [name for name, *_ in bindings.calls].count("cuDevicePrimaryCtxRelease") == 1
 
 
 def test_every_call_and_its_arguments(bindings):

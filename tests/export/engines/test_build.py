@@ -10,7 +10,8 @@ import pytest
 from e2e_deploy.bundle.bundle import open_bundle
 from e2e_deploy.bundle.manifest import parse_manifest
 from e2e_deploy.bundle.new_bundle import new_bundle, write_manifest
-from e2e_deploy.bundle.plan_files import rebuild_command, require_private
+from e2e_deploy.bundle.plan_files import rebuild_call, require_private
+from e2e_deploy.cli.wording import with_options
 from e2e_deploy.errors import UnavailableError, UsageError
 from e2e_deploy.export.engines import build as engines
 from e2e_deploy.export.engines.build import Job, build_plans, opset_for, plan_jobs
@@ -259,8 +260,10 @@ class TestBundle:
         with pytest.raises(BuildError, match="Unique"):
             build_plans(root, manifest, engine="tensorrt-rtx", cache=cache)
 
-    def test_the_rebuild_command(self, tmp_path):
-        assert rebuild_command(tmp_path / "my bundle; rm", "tensorrt-rtx") == (
+    def test_the_call_that_rebuilds_and_its_command(self, tmp_path):
+        call = rebuild_call(tmp_path / "my bundle; rm", "tensorrt-rtx")
+        assert call == f"`rebuild_plans('{tmp_path}/my bundle; rm', backend=\"tensorrt-rtx\")`"
+        assert with_options(call) == (
             f"e2e-deploy verify '{tmp_path}/my bundle; rm' --backend tensorrt-rtx --rebuild"
         )
 

@@ -20,7 +20,7 @@ class TestMismatch:
     def test_no_engine(self, root):
         with pytest.raises(
             PlanMismatchError,
-            match=r"no TensorRT plan for 24x32; build one with: e2e-deploy verify \S+ --backend tensorrt --rebuild",
+            match=r"no TensorRT plan for 24x32; build one with: `rebuild_plans\('\S+', backend=\"tensorrt\"\)`",
         ):
             load(root)
 
@@ -34,7 +34,7 @@ class TestMismatch:
     def test_another_version_says_both_and_the_command(self, engine, root):
         with pytest.raises(
             PlanMismatchError,
-            match=r"built by TensorRT 11\.4\.0, and 10\.13\.2 is installed.*--backend tensorrt --rebuild",
+            match=r"built by TensorRT 11\.4\.0, and 10\.13\.2 is installed.*backend=\"tensorrt\"\)`",
         ):
             load(root, version="10.13.2")
 
@@ -53,7 +53,7 @@ class TestMismatch:
 
     def test_rtx_is_named_in_the_command(self, root):
         add_plan(root, target="sm75", gpu="", backend="tensorrt-rtx")
-        with pytest.raises(PlanMismatchError, match=r"--backend tensorrt-rtx --rebuild"):
+        with pytest.raises(PlanMismatchError, match=r"backend=\"tensorrt-rtx\"\)`"):
             load(root, library="tensorrt-rtx")
 
     def test_an_old_driver(self, engine, root):
@@ -91,7 +91,7 @@ class TestMismatch:
         edit_manifest(root, lambda m: m["plans"][0].update(version="11.5.0"))
         with pytest.raises(
             PlanMismatchError,
-            match=r"TensorRT 11\.5\.0 does not load .*another version.*rebuild it with: e2e",
+            match=r"TensorRT 11\.5\.0 does not load .*another version.*rebuild it with: `rebuild_plans",
         ):
             load(root, version="11.5.0")
 

@@ -46,6 +46,7 @@ def test_the_budgets_say_one_upload_of_bytes_and_one_download():
 
 def check_round_trip(driver, rng):
     """Bytes go up, within the GPU and down, and are counted."""
+    driver.use()
     transfers, stream = Transfers(driver), driver.new_stream()
     given, back = driver.allocate_pinned(1000), driver.allocate_pinned(1000)
     a, b = driver.allocate(1000), driver.allocate(1000)
