@@ -9,7 +9,15 @@ import numpy.typing as npt
 from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.bundle.manifest import Manifest
 from e2e_deploy.errors import SourceError, UsageError
-from e2e_deploy.names import Axes, BackendChoice, Colormap, Decoder, ParityMode, PictureFormat
+from e2e_deploy.names import (
+    PARITY_MODES,
+    Axes,
+    BackendChoice,
+    Colormap,
+    Decoder,
+    ParityMode,
+    PictureFormat,
+)
 from e2e_deploy.runtime.checks.parity_watch import ParityWatch
 from e2e_deploy.runtime.engine import Engine
 from e2e_deploy.runtime.loop import run_source
@@ -101,8 +109,8 @@ def run(
         ParityError: ``parity="strict"``, and something was outside its limit.
         E2EDeployError: no output is left that can be written.
     """
-    if parity is not None and parity_every is None:
-        raise UsageError(f'`parity="{parity}"` needs `parity_every`; alone nothing is compared')
+    _check_counts(limit=limit, parity_every=parity_every)
+    _check_parity(parity, parity_every)
     outputs = Outputs(
         out=_listed(out, (str, Path), Path),
         formats=_listed(formats, str, lambda name: name),
@@ -153,6 +161,19 @@ def run(
     if watch is not None:
         watch.finish()
     return report
+
+
+def _check_counts(**counts: int | None) -> None:
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise UsageError(f"`{name}` must be 1 or more, not {count}")
+
+
+def _check_parity(mode: ParityMode | None, every: int | None) -> None:
+    if mode not in (None, *PARITY_MODES):
+        raise UsageError(f"unknown `parity` {mode!r}; it is {' or '.join(PARITY_MODES)}")
+    if mode is not None and every is None:
+        raise UsageError(f'`parity="{mode}"` needs `parity_every`; alone nothing is compared')
 
 
 def _listed(given: Any, one: type | tuple[type, ...], kind: Callable[[Any], T]) -> tuple[T, ...]:

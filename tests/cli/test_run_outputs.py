@@ -182,6 +182,37 @@ def test_beside_the_source_nothing_is_replaced(cli, bundle, picture, tmp_path):
     assert [cli(*elsewhere)[0] for _ in range(2)] == [0, 0]  # results of before are replaced
 
 
+def test_beside_the_source_our_own_results_are_replaced(cli, bundle, picture, tmp_path):
+    command = ["run", picture[0], "--bundle", bundle, "--out", tmp_path]
+    assert [cli(*command)[0] for _ in range(2)] == [0, 0]
+    assert cli(*command, "--save", "npy")[0] == 0  # the sidecar now tells of this one alone
+    sidecar = tmp_path / "photo_depth.json"
+    assert list(json.loads(sidecar.read_text())["files"]) == ["photo_depth.npy"]
+    code, _, stderr = cli(*command)
+    assert code == 2
+    assert "photo_depth.png is there already" in one_sentence(stderr)
+    assert cli(*command, "--save", "npy")[0] == 0
+    np.save(tmp_path / "photo_depth.npy", np.ones(HW, np.float32))  # measured, under our name
+    before = hashes(tmp_path)
+    code, _, stderr = cli(*command, "--save", "npy")
+    assert code == 2
+    assert "photo_depth.npy is there already" in one_sentence(stderr)
+    assert hashes(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"files": []}', '{"files": {"photo_depth.npy": 1}}', '{"files": {"/": ""}}']
+)
+def test_a_sidecar_of_others_makes_nothing_ours(cli, bundle, picture, tmp_path, text):
+    (tmp_path / "photo_depth.json").write_text(text)
+    (tmp_path / "photo_depth.npy").write_bytes(b"measured")
+    before = hashes(tmp_path)
+    code, _, stderr = cli("run", picture[0], "--bundle", bundle, "--out", tmp_path, "--save", "npy")
+    assert code == 2
+    assert "photo_depth.npy is there already" in one_sentence(stderr)
+    assert hashes(tmp_path) == before
+
+
 def test_pictures_that_differ_by_case_keep_apart(cli, bundle, picture, tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
