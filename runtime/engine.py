@@ -3,7 +3,6 @@
 H, W: height and width in pixels. N: frames that the bundle's graph takes at once, ``Engine.batch``.
 """
 
-import asyncio
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -267,6 +266,8 @@ class Engine(Closing):
         Raises:
             UsageError: as ``predict``.
         """
+        import asyncio  # a sixth of what this module takes to import, and few wait for it
+
         with self._starting:
             self._require_open()
             if self._thread is None:
@@ -339,8 +340,8 @@ def load(
         provider_options: ONNX Runtime's for its provider on a GPU, by name, over ours.
         session_options: ONNX Runtime's, by name, over ours: an attribute of its SessionOptions, or a config entry,
             which has a dot in its name and which ONNX Runtime does not check.
-        hash_check: False skips the SHA-256 of the weights, for a folder that nobody else can write to. The manifest,
-            paths, sizes, graphs, stored references, and a plan's hash and owner are checked anyway.
+        hash_check: False skips the SHA-256 of the files, for a folder that nobody else can write to. The manifest, the
+            paths, sizes, what is in the graph, and a plan's hash and owner are checked anyway.
         checkpoint: what the bundle was exported from, for torch; else only a folder here is opened for it.
 
     Raises:

@@ -9,7 +9,6 @@ A bundle is data from somewhere: the manifest is checked before a hash, the hash
 byte, and no path leaves the folder. Imports neither torch nor onnx.
 """
 
-import errno
 import hashlib
 import os
 import re
@@ -104,7 +103,7 @@ class Bundle:
     Attributes:
         root: the folder.
         manifest: what it holds.
-        identities: of the files when their hashes were checked.
+        identities: of the files when their hashes, or without ``hash_check`` their sizes, were checked.
         checkpoint: folder or hub id of what it was exported from, as the user says; else only a folder here is
             opened for it, and nothing fetched, whatever the manifest names.
     """
@@ -120,22 +119,33 @@ class Bundle:
             raise BundleError(f"{name} is not listed in the manifest of {self.root}")
         return safe_path(self.root, name)
 
-    def read(self, name: str) -> bytes:
-        """The bytes of a listed file, the very ones whose hash the manifest lists.
+    def read(self, name: str, *, hash_again: bool = False) -> bytes:
+        """The bytes of a listed file.
+
+        They are hashed, unless they are of the very file that ``identities`` knows.
+
+        Args:
+            name: of the file.
+            hash_again: hash them in any case.
 
         Raises:
             BundleError: it is not listed, cannot be read, or was changed.
         """
         path, entry = self.file(name), self.manifest.files[name]
         try:
-            data = read_bytes(path, entry.bytes)
+            with open_regular(path) as stream:
+                found = _identity(os.fstat(stream.fileno()))
+                data = stream.read(entry.bytes + 1)
+                is_known = (
+                    found == _identity(os.fstat(stream.fileno())) == self.identities.get(name)
+                )
         except OSError as error:
-            if error.errno == errno.EFBIG:
-                raise _not_exported(self.root, name) from None
             raise BundleError(
                 f"{name} of {self.root} cannot be read: {error.strerror or error}"
             ) from None
-        if hashlib.sha256(data).hexdigest() != entry.sha256:
+        if len(data) != entry.bytes or (
+            (hash_again or not is_known) and hashlib.sha256(data).hexdigest() != entry.sha256
+        ):
             raise _not_exported(self.root, name)
         return data
 
@@ -203,8 +213,8 @@ def open_bundle(path: str | Path, *, hash_check: bool = True) -> Bundle:
 
     Args:
         path: the folder.
-        hash_check: False skips the hashes of weights, for a folder that nobody else can write to. Sizes, graphs and
-            plans are checked anyway, and every file that is read whole.
+        hash_check: False skips the hashes, for a folder that nobody else can write to. The manifest, the paths, sizes
+            and what is in the graphs are checked anyway, and a plan's hash when it is loaded.
 
     Raises:
         BundleError: not a bundle, damaged, changed after it was written, or pointing outside itself.

@@ -94,7 +94,7 @@ def read_plan(bundle: Bundle, entry: PlanEntry) -> bytes:
     """
     bundle.file(entry.file)
     require_private(bundle.root, entry.file)
-    return bundle.read(entry.file)
+    return bundle.read(entry.file, hash_again=True)
 
 
 def load_plan(

@@ -1,5 +1,6 @@
 """Devices, threads and options of the backends: each has an effect, or is an error that says why not."""
 
+import hashlib
 import shutil
 from types import SimpleNamespace
 
@@ -18,7 +19,7 @@ from e2e_deploy.runtime.backends.ort_gpu import CUDA, GpuProvider, provider_for
 from e2e_deploy.runtime.backends.ort_options import physical_cores
 from e2e_deploy.runtime.backends.tensorrt import backend as trt_backend
 from tests.fake_cuda import FakeDriver
-from tests.plain_bundle import HW, edit_manifest, plain_model
+from tests.plain_bundle import HW, edit_manifest
 from tests.runtime.backends.test_backends import bundle_with_weights
 
 FRAME = np.zeros((*HW, 3), np.uint8)
@@ -190,34 +191,52 @@ def test_provider_options_that_the_provider_has_not(root, monkeypatch):
 
 
 class TestHashCheck:
-    """Without it weights are trusted by their size; whatever else could run or be read is not."""
+    """Without it files are trusted by their size; native code is not."""
 
     @pytest.fixture
     def weighed(self, tmp_path):
         return bundle_with_weights(tmp_path / "weighed")
 
-    def test_weights_are_not_hashed(self, weighed, monkeypatch):
-        data = bytearray((weighed / "model.data").read_bytes())
-        data[0] ^= 1
-        (weighed / "model.data").write_bytes(data)
-        with pytest.raises(
-            e2e.BundleError, match=r"model\.data .* is not the file that was exported"
-        ):
+    @pytest.mark.parametrize("name", ["model.data", "model_24x32.onnx"])
+    def test_files_are_not_hashed(self, weighed, name):
+        other = (weighed / name).read_bytes().replace(b"plain", b"Plain")  # the graph's name
+        if name == "model.data":
+            other = bytes([other[0] ^ 1]) + other[1:]
+        (weighed / name).write_bytes(other)
+        with pytest.raises(e2e.BundleError, match=f"{name} .* is not the file that was exported"):
             e2e.load(weighed, device="cpu")
         with e2e.load(weighed, device="cpu", hash_check=False) as engine:
             engine(FRAME)
 
-    def test_their_size_and_the_graph_are_checked(self, weighed, tmp_path):
+    def test_each_file_is_hashed_once_with_it_and_none_without(self, weighed, monkeypatch):
+        hashed = []
+        digest, sha256 = hashlib.file_digest, hashlib.sha256
+        monkeypatch.setattr(hashlib, "file_digest", lambda *a: (hashed.append(1), digest(*a))[1])
+        monkeypatch.setattr(hashlib, "sha256", lambda *a: (hashed.append(1), sha256(*a))[1])
+        e2e.load(weighed, device="cpu").close()
+        assert len(hashed) == len(open_bundle(weighed, hash_check=False).manifest.files)
+        hashed.clear()
+        e2e.load(weighed, device="cpu", hash_check=False).close()
+        assert hashed == []
+
+    def test_sizes_the_graph_and_the_manifest_are_checked(self, weighed, tmp_path):
         shorter = shutil.copytree(weighed, tmp_path / "shorter")
         (shorter / "model.data").write_bytes(b"")
         graph = weighed / "model_24x32.onnx"
-        graph.write_bytes(plain_model(HW, "normals").SerializeToString())
-        for root in (shorter, weighed):
-            with pytest.raises(e2e.BundleError, match="is not the file that was exported"):
+        graph.write_bytes(b"\0" * graph.stat().st_size)
+        told = shutil.copytree(shorter, tmp_path / "told")
+        edit_manifest(told, lambda value: value.update(task="sleep"))
+        for root, why in ((shorter, "is not the file"), (weighed, "model_24x32"), (told, "sleep")):
+            with pytest.raises(e2e.BundleError, match=why):
                 e2e.load(root, device="cpu", hash_check=False)
-        edit_manifest(shorter, lambda value: value.update(task="sleep"))
-        with pytest.raises(e2e.BundleError):
-            e2e.load(shorter, hash_check=False)
+
+    def test_what_is_changed_later_is_hashed(self, weighed):
+        opened = open_bundle(weighed, hash_check=False)
+        (weighed / "model.data").write_bytes(b"\0\0\0\0")
+        with pytest.raises(
+            e2e.BundleError, match=r"model\.data .* is not the file that was exported"
+        ):
+            e2e.load(opened, device="cpu")
 
     def test_a_plan_is_checked(self, root, engine):
         bundle = open_bundle(root, hash_check=False)
