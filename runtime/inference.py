@@ -33,13 +33,16 @@ class Item:
     facts: Facts = field(default_factory=dict)
 
 
+Group = list[tuple[SourceFrame, Fit]]
+"""Frames that go to the engine at once: as many as its batch, at the end perhaps fewer."""
+
+
 @dataclass
 class Pending:
-    """A frame that is on its way through the engine."""
+    """Frames that are on their way through the engine."""
 
-    frame: SourceFrame
-    fit: Fit
-    picture: Picture
+    group: Group
+    pictures: list[Picture]
     slot: int
     seconds: float
 
@@ -84,18 +87,15 @@ class Inference:
         self._report, self._watch, self._limit = report, watch, limit
         self.on_load: Callable[[Engine], None] = lambda engine: None
         self._engine: Engine | None = None
+        self._count = 0
         self._fits: dict[HW, Fit] = {}
         self._pending: deque[Pending] = deque()
 
     def run(self) -> None:
         """Until there are no frames, or as many as asked for, or nobody takes results any more."""
-        count = 0
-        while count != self._limit and (frame := self._frames.get()) is not None:
-            if (fit := self._fit(frame)) is None:
-                continue
-            engine = self._loaded(fit.engine_hw)
-            self._pending.append(self._submit(engine, frame, fit))
-            count += 1
+        while group := self._group():
+            engine = self._loaded(group[0][1].engine_hw)
+            self._pending.append(self._submit(engine, group))
             # A live frame would grow old in a queue; a file's next one goes in while the last computes.
             most = 1 if self._report.source.is_live else engine.backend.slots
             while self._pending and (len(self._pending) >= most or self._frames.waits):
@@ -104,6 +104,18 @@ class Inference:
         while self._pending and self._engine is not None:
             if not self._collect(self._engine):
                 return
+
+    def _group(self) -> Group:
+        """The next frames for the engine; none at the end."""
+        group: Group = []
+        while self._count != self._limit and (frame := self._frames.get()) is not None:
+            if (fit := self._fit(frame)) is None:
+                continue
+            self._count += 1
+            group.append((frame, fit))
+            if len(group) == self._loaded(fit.engine_hw).batch:
+                break
+        return group
 
     def close(self) -> None:
         """Take back what is still in the engine, and close it unless it is somebody else's."""
@@ -139,24 +151,42 @@ class Inference:
             self._report.engine = self._engine.describe()
         return self._engine
 
-    def _submit(self, engine: Engine, frame: SourceFrame, fit: Fit) -> Pending:
+    def _submit(self, engine: Engine, group: Group) -> Pending:
         start = time.perf_counter()
-        picture = frame.picture
-        if not isinstance(picture, GpuPicture):  # there it has the engine's size, or submit says so
-            picture = fit.to_engine(picture)
+        pictures = [
+            frame.picture if isinstance(frame.picture, GpuPicture) else fit.to_engine(frame.picture)
+            for frame, fit in group
+        ]  # on the GPU it has the engine's size, or submit says so
+        given = pictures[0] if engine.batch == 1 else _stacked(pictures, engine.batch)
         before = time.perf_counter()
-        slot = engine.submit(picture)
+        slot = engine.submit(given)
         self._report.times["fit"].add(before - start)
-        return Pending(frame, fit, picture, slot, time.perf_counter() - before)
+        return Pending(group, pictures, slot, time.perf_counter() - before)
 
     def _collect(self, engine: Engine) -> bool:
-        """Hand the oldest result over; whether anybody still takes them."""
-        item = self._pending.popleft()
+        """Hand the oldest results over; whether anybody still takes them."""
+        done = self._pending.popleft()
         before = time.perf_counter()
-        result = engine.collect(item.slot)
-        self._report.times["engine"].add(item.seconds + time.perf_counter() - before)
-        if self._watch is not None:
-            picture = item.picture
-            host = item.frame.rgb if isinstance(picture, GpuPicture) else picture
-            self._watch(engine, host, result)
-        return self._results.put(Item(item.frame, item.fit, result))
+        results = engine.collect(done.slot)
+        seconds = done.seconds + time.perf_counter() - before
+        if engine.batch == 1:
+            results = [results]
+        for (frame, fit), picture, result in zip(done.group, done.pictures, results, strict=False):
+            self._report.times["engine"].add(seconds / len(done.group))
+            if self._watch is not None:
+                host = frame.rgb if isinstance(picture, GpuPicture) else picture
+                self._watch(engine, host, result)
+            if not self._results.put(Item(frame, fit, result)):
+                return False
+        return True
+
+
+def _stacked(pictures: list[Picture], batch: int) -> Frame:
+    """Frames [batch, H, W, 3]; the last one stands in for those that are missing."""
+    hosts = [picture for picture in pictures if not isinstance(picture, GpuPicture)]
+    if len(hosts) < len(pictures):
+        raise UsageError(
+            f"frames that were decoded on the GPU go one by one, and this engine takes {batch} at once; "
+            'use `decode="cpu"`'
+        )
+    return np.stack([*hosts, *[hosts[-1]] * (batch - len(hosts))])

@@ -25,3 +25,12 @@ def opened_bundle(
         raise UsageError("`checkpoint` is what PyTorch opens, and nothing here runs in PyTorch")
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     return opened if checkpoint is None else replace(opened, checkpoint=checkpoint)
+
+
+def require_one_at_once(bundle: Bundle, why: str) -> None:
+    """Raise a UsageError for a bundle of batches: a live frame would wait for those after it."""
+    batch = max(graph.batch for graph in bundle.manifest.graphs)
+    if batch > 1:
+        raise UsageError(
+            f"{why}, so its frames go one by one, and {bundle.root} takes {batch} at once; export with `batch=1`"
+        )

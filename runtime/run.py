@@ -21,7 +21,7 @@ from e2e_deploy.names import (
 from e2e_deploy.runtime.checks.parity_watch import ParityWatch
 from e2e_deploy.runtime.engine import Engine
 from e2e_deploy.runtime.loop import run_source
-from e2e_deploy.runtime.opened import opened_bundle
+from e2e_deploy.runtime.opened import opened_bundle, require_one_at_once
 from e2e_deploy.runtime.report import RunReport
 from e2e_deploy.runtime.sinks.outputs import Outputs
 from e2e_deploy.runtime.sinks.sink import Sink
@@ -134,6 +134,8 @@ def run(
     outputs.check(opened.manifest)
     chosen.check(opened.manifest)
     frames = _open_source(source, timeout_s, reconnect_s, decode)
+    if frames.is_live:
+        require_one_at_once(opened, f"{frames.name} is live")
     all_steps = [*chosen.open(frames), *steps]
     watch = _watch(opened.manifest, parity_every, parity)
     report = RunReport(frames, note=opened.manifest.checkpoint.note)

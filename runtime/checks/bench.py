@@ -8,6 +8,8 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import numpy as np
+
 from e2e_deploy.assets.pictures import reference_frames
 from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.errors import UsageError
@@ -21,7 +23,7 @@ from e2e_deploy.runtime.checks.rates import (
     resident_mib,
 )
 from e2e_deploy.runtime.engine import Engine, load
-from e2e_deploy.runtime.opened import opened_bundle
+from e2e_deploy.runtime.opened import opened_bundle, require_one_at_once
 from e2e_deploy.runtime.timing import WARM_UP, Latency, measure
 from e2e_deploy.system.interrupts import interruptible
 
@@ -76,16 +78,24 @@ class BenchRow:
         frame_size: (H, W).
         backend: what ran it, by name.
         device: where, in words.
+        batch: frames that one call takes.
+        latency: of a call.
     """
 
     frame_size: tuple[int, int]
     backend: str
     device: str
     precision: Precision
+    batch: int
     warm_up: int
     latency: Latency
     against: Against | None
     loop: LoopResult | None
+
+    @property
+    def per_second(self) -> float:
+        """Frames a second, one call after the other."""
+        return self.batch * self.latency.per_second
 
 
 @dataclass(frozen=True)
@@ -150,13 +160,15 @@ def bench(
     if frames < 1:
         raise UsageError(f"`frames` must be 1 or more, not {frames}")
     opened = opened_bundle(bundle, checkpoint, has_use="torch" in (backend, against))
+    if loop:
+        require_one_at_once(opened, "the loop is measured as a live source")
     load_for = partial(load, opened, device=device)
     rows: list[BenchRow] = []
 
     def time_all() -> None:
         for size in opened.manifest.frame_sizes:
-            pictures = list(reference_frames(size))
             with load_for(backend=backend, frame_size=size) as engine:
+                pictures = _pictures(engine)
                 latency = measure(engine, pictures, count=frames)
                 other = None
                 if against is not None:
@@ -164,12 +176,29 @@ def bench(
                         other = _against(engine, second, pictures, frames)
                 whole = None
                 if loop:
-                    whole = _loop(engine, pictures, latency, rates or RATES_HZ, seconds or SECONDS)
+                    whole = _loop(
+                        engine,
+                        pictures,
+                        latency,
+                        rates or RATES_HZ,
+                        SECONDS if seconds is None else seconds,
+                    )
             rows.append(_row(engine, latency, other, whole))
             on_row(rows[-1])
 
     interruptible(time_all)
     return _report(opened, rows)
+
+
+def _pictures(engine: Engine) -> Frames:
+    """Real pictures as the engine takes them, one or a batch at once."""
+    pictures = list(reference_frames(engine.frame_size))
+    if engine.batch == 1:
+        return pictures
+    return [
+        np.stack([pictures[(i + j) % len(pictures)] for j in range(engine.batch)])
+        for i in range(len(pictures))
+    ]
 
 
 def _row(
@@ -180,6 +209,7 @@ def _row(
         backend=engine.backend.name,
         device=engine.backend.device,
         precision=engine.manifest.precision,
+        batch=engine.batch,
         warm_up=WARM_UP,
         latency=latency,
         against=against,

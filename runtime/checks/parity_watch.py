@@ -31,7 +31,16 @@ def torch_reference(engine: Engine) -> Reference:
         UnavailableError: torch is not installed.
         CheckpointError: the checkpoint is not here.
     """
-    return load(engine.bundle, backend="torch", frame_size=engine.frame_size)
+    reference = load(engine.bundle, backend="torch", frame_size=engine.frame_size)
+    return lambda frame: result_of(reference, frame)
+
+
+def result_of(engine: Engine, frame: Frame) -> Result:
+    """The result of one frame, whatever the engine's batch is."""
+    if engine.batch == 1:
+        return engine(frame)
+    result: Result = engine(np.repeat(frame[None], engine.batch, axis=0))[0]
+    return result
 
 
 def limit_of(engine: Engine) -> Limit:
@@ -118,7 +127,7 @@ class ParityWatch:
         if self._thread is None:
             frames, references = engine.bundle.reference(engine.graph)
             for stored, reference in zip(frames, references, strict=True):
-                self._compare(engine, engine(stored), reference)
+                self._compare(engine, result_of(engine, stored), reference)
                 self.report.stored += 1
             self._thread = threading.Thread(
                 target=self._run, args=(engine,), name="e2e-deploy parity", daemon=True

@@ -123,3 +123,29 @@ def test_what_is_refused(bundle, photo, asked, said):
 def test_options_of_opening_have_no_effect_on_an_open_source(bundle):
     with pytest.raises(e2e.UsageError, match="`timeout_s`, `reconnect_s` and `decode` have no eff"):
         e2e.run(PatternSource(*HW, fps=0, total=3), bundle, sinks=[kept([])], reconnect_s=3.0)
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    return write_plain_bundle(tmp_path / "pairs", batch=2)
+
+
+@pytest.mark.parametrize("count", [1, 4, 5])
+def test_frames_go_in_batches_and_come_out_one_by_one(pairs, tmp_path, rng, count):
+    folder, results = tmp_path / "photos", []
+    folder.mkdir()
+    pictures = rng.integers(0, 256, (count, *HW, 3), dtype=np.uint8)
+    for index, rgb in enumerate(pictures):
+        cv2.imwrite(str(folder / f"{index}.png"), rgb[..., ::-1])
+    report = e2e.run(folder, pairs, sinks=[kept(results)], parity_every=1)
+    assert (report.frames, report.latency.count, report.parity.outside) == (count, count, 0)
+    assert [frame.name for frame, _, _ in results] == [str(index) for index in range(count)]
+    for rgb, (_, result, _) in zip(pictures, results, strict=True):
+        np.testing.assert_allclose(result, plain_depth(rgb), atol=1e-6)
+    results.clear()
+    assert e2e.run(folder, pairs, sinks=[kept(results)], limit=1).frames == len(results) == 1
+
+
+def test_a_live_frame_does_not_wait_for_others(pairs):
+    with pytest.raises(e2e.UsageError, match=r"is live, so its frames go one by one.* 2 at once"):
+        e2e.run("test:", pairs, sinks=[kept([])])

@@ -73,7 +73,7 @@ def _json(report: "BenchReport") -> dict[str, Any]:
     """The report for programs: a row's latency and loop stand in the row itself."""
     told = asdict(report)
     for row, table in zip(report.rows, told["rows"], strict=True):
-        table |= table.pop("latency") | {"per_second": row.latency.per_second}
+        table |= table.pop("latency") | {"per_second": row.per_second}
         table |= table.pop("loop") or {}
         if row.against is None:
             del table["against"]
@@ -93,7 +93,7 @@ def _print_row(row: "BenchRow", *, header: bool) -> None:
     click.echo(
         f"{f'{height}x{width}':<8} {row.backend:<12} {row.precision:<9} "
         + " ".join(f"{number:7.1f}" for number in numbers)
-        + f"  {of.per_second:8.1f}"
+        + f"  {row.per_second:8.1f}"
     )
     if (other := row.against) is not None:
         click.echo(
