@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from e2e_deploy.errors import UsageError as UsageError
     from e2e_deploy.export.engines.rebuild import rebuild_plans as rebuild_plans
     from e2e_deploy.export.exporter import export_bundle as export_bundle
+    from e2e_deploy.runtime.checks.bench import BenchReport as BenchReport
     from e2e_deploy.runtime.checks.bench import bench as bench
     from e2e_deploy.runtime.checks.verify import Verdict as Verdict
     from e2e_deploy.runtime.checks.verify import verify_bundle as verify_bundle
@@ -59,6 +60,7 @@ _WHERE = {
     "export_bundle": "export.exporter",
     "rebuild_plans": "export.engines.rebuild",
     "bench": "runtime.checks.bench",
+    "BenchReport": "runtime.checks.bench",
     "verify_bundle": "runtime.checks.verify",
     "run": "runtime.run",
     "Verdict": "runtime.checks.verify",

@@ -68,7 +68,6 @@ def test_the_plain_install_is_the_lean_runtime():
         "pillow",
         "av",
         "click",
-        "rich",
         "onnxruntime",
         "onnxruntime-gpu",
     }

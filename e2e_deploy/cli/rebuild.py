@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from e2e_deploy.cli.wording import with_options
 from e2e_deploy.names import BackendChoice
 
 if TYPE_CHECKING:
@@ -24,6 +25,6 @@ def rebuild_plans(bundle: "str | Path | Bundle", backend: BackendChoice) -> "Bun
     from e2e_deploy.progress import Stages
 
     def say(note: str) -> None:
-        click.echo(f"note: {note}", err=True)
+        click.echo(f"note: {with_options(note)}", err=True)
 
     return rebuild.rebuild_plans(bundle, backend, stages=Stages(), on_note=say)

@@ -66,7 +66,7 @@ class Status(Line):
 
     def _say_notes(self) -> None:
         for note in self.report.source.notes[self._noted :] if self.report else ():
-            self.say(note)
+            self.say(with_options(note))
             self._noted += 1
 
 
@@ -82,8 +82,9 @@ def print_summary(report: RunReport) -> None:
         lines += [*_about_speed(report), *_about_copies(report), _in_all(report, report.latency)]
     lines += _about_parity(report.parity)
     lines += [f"note: {report.note}"] if report.note else []
+    lines += [f"error: {s.name} stopped early: {s.failure}" for s in report.sinks if s.failure]
     for line in lines:
-        click.echo(line, err=True)
+        click.echo(with_options(line), err=True)
 
 
 def _about_source(report: RunReport) -> list[str]:

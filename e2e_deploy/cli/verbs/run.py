@@ -174,9 +174,6 @@ def command(
     else:
         for file in report.files:
             click.echo(str(file))
-    for sink in report.sinks:
-        if sink.failure:
-            click.echo(f"error: {sink.name} stopped early: {sink.failure}", err=True)
     if failure is not None:
         raise failure
     if report.no_numbers:
