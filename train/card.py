@@ -5,6 +5,7 @@ Knows: which numbers belong to which weights. Does not know: files.
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,7 @@ def training_facts(
         "steps": steps,
         "selected": {"step": best.step, "by": CRITERION[config.task]} if best else "last",
         "start": Path(start.checkpoint.id).name,
+        "pretrained": asdict(config.pretrain) if config.pretrain else None,
         "start_sha256": start.checkpoint.sha256(),
         "data": [
             {

@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +16,9 @@ from e2e_deploy.errors import InputError, UsageError
 from e2e_deploy.names import OnBad
 from e2e_deploy.system.records import Count, CountOrZero, Limits, read_record, read_toml
 from e2e_deploy.train.data.resize import STRIDE
+
+RANDOM = "random"
+"""A start: no checkpoint."""
 
 Positive = Annotated[float, Limits(0, open_low=True)]
 Beta = Annotated[float, Limits(0, 1 - 1e-6)]
@@ -29,7 +32,24 @@ class StartConfig:
 
     checkpoint: str
     """A diffusers folder (Stable Diffusion 2, Marigold, E2E-FT), ``owner/name@<commit>`` on the hub,
-    the ``out`` folder of a finished run, or ``e2e-tiny`` for the small model with random weights."""
+    the ``out`` folder of a finished run, or ``random``: e2e-tiny's small network with weights from ``run.seed``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PretrainConfig:
+    """What random weights learn before they are trained end to end; Stable Diffusion brings both.
+
+    From one data set, at the size of the training.
+    """
+
+    autoencoder_steps: Count = 1200
+    """The VAE learns to reproduce pictures, depth and normals."""
+    unet_steps: Count = 12_000
+    """The UNet learns to turn the latent of a picture into that of its result, which costs no decoder."""
+    views: Annotated[int, Limits(1, 1000)] = 8
+    """Mirrored windows of every picture that the UNet sees."""
+    images: Count = 4000
+    """At most so many pictures, evenly spread; they are held in memory."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,6 +156,18 @@ class RunConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ThenConfig:
+    """One more run, which goes on from the result of the one before: as that one but for what is said here."""
+
+    size: Size
+    """Of all data and of the held-out pictures."""
+    steps: Count
+    """Of the run; its learning rate warms up and decays within them."""
+    lr: Positive | None = None
+    """Left out: as before."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
     """A whole training run.
 
@@ -151,6 +183,9 @@ class TrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     eval: EvalConfig | None = None
+    pretrain: PretrainConfig | None = None
+    then: tuple[ThenConfig, ...] = ()
+    """Runs that follow, usually with larger pictures; the last one's model is the result."""
 
 
 # Keys that may differ between a run and its continuation: they do not change what a step computes.
@@ -196,12 +231,35 @@ def check_config(config: TrainConfig) -> None:
 
 
 def config_table(config: TrainConfig) -> dict[str, Any]:
-    """The plain table that ``parse_config`` reads back, without the keys that are None."""
+    """The plain table that ``parse_config`` reads back, without keys that say nothing."""
 
     def drop(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        return {key: value for key, value in pairs if value is not None}
+        return {
+            key: value for key, value in pairs if value is not None and (key, value) != ("then", ())
+        }
 
     return asdict(config, dict_factory=drop)
+
+
+def runs_of(config: TrainConfig) -> list[TrainConfig]:
+    """The runs that ``config`` describes, in order, each without ``then``; the last one's folder is ``run.out``."""
+    folders = [Path(config.run.out, "runs", str(n)) for n in range(1, len(config.then) + 1)]
+    folders.append(Path(config.run.out))
+    runs = [replace(config, then=(), run=replace(config.run, out=str(folders[0])))]
+    for then, folder in zip(config.then, folders[1:], strict=True):
+        before = runs[-1]
+        optim = replace(before.optim, steps=then.steps, decay_steps=then.steps)
+        following = replace(
+            before,
+            start=StartConfig(checkpoint=before.run.out),
+            pretrain=None,
+            data=tuple(replace(part, size=then.size) for part in before.data),
+            eval=None if before.eval is None else replace(before.eval, size=then.size),
+            optim=optim if then.lr is None else replace(optim, lr=then.lr),
+            run=replace(before.run, out=str(folder)),
+        )
+        runs.append(following)
+    return runs
 
 
 def config_sha256(config: TrainConfig) -> str:
@@ -244,6 +302,30 @@ def _contradictions_of_parts(table: Mapping[str, Any]) -> list[str]:
 
 
 def _contradictions(config: TrainConfig) -> list[str]:
+    problems = _contradictions_of_run(config) + _contradictions_of_pretraining(config)
+    for number, following in enumerate(runs_of(config)[1:]):
+        problems += [
+            f"then[{number}]: {problem}"
+            for problem in _contradictions_of_run(following)
+            if problem not in problems
+        ]
+    return problems
+
+
+def _contradictions_of_pretraining(config: TrainConfig) -> list[str]:
+    if config.pretrain is None:
+        return []
+    problems = []
+    if config.start.checkpoint != RANDOM:
+        problems.append(
+            f"pretrain is for start.checkpoint = {RANDOM!r}; {config.start.checkpoint!r} has learned that before"
+        )
+    if len(config.data) != 1 or config.data[0].size is None:
+        problems.append("pretrain needs one [[data]] table with a size")
+    return problems
+
+
+def _contradictions_of_run(config: TrainConfig) -> list[str]:
     problems = _optim_contradictions(config.optim)
     if not config.data:
         problems.append("data is empty; expected at least one [[data]] table")

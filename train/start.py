@@ -1,6 +1,6 @@
 """Where a run begins: any supported checkpoint turned into the model that is trained.
 
-Knows: Stable Diffusion 2, Marigold, E2E-FT, finished runs and random e2e-tiny; the widening of the
+Knows: Stable Diffusion 2, Marigold, E2E-FT, finished runs and random weights; the widening of the
 first convolution; the axes of normals. Does not know: the optimizer, data.
 
 The empty prompt is encoded as two tokens (BOS, EOS) in training as in every export. The published
@@ -19,10 +19,10 @@ from e2e_deploy.model.families import FAMILIES
 from e2e_deploy.model.loading import load_model
 from e2e_deploy.model.single_step import SingleStepModel
 from e2e_deploy.model.tiny import UNTRAINED, build_tiny
-from e2e_deploy.train.config import TrainConfig
+from e2e_deploy.train.config import RANDOM, TrainConfig
 from e2e_deploy.train.conv_in import cut_second_half, ignores_second_half, widen_conv_in
+from e2e_deploy.train.pretraining.pretrain import FOLDER, pretrained
 
-TINY = "e2e-tiny"
 FAMILY = FAMILIES["marigold"]
 """What trained models are saved as: normals with x right, y up, z toward the viewer, clipped."""
 
@@ -43,14 +43,15 @@ class Start:
         return self.checkpoint.note == UNTRAINED
 
 
-def load_start(config: TrainConfig) -> Start:
-    """Load ``config.start.checkpoint`` and fit it to the task.
+def load_start(config: TrainConfig, device: torch.device | str = "cpu") -> Start:
+    """Load ``config.start.checkpoint`` and fit it to the task; what is pretrained before learns on ``device``.
 
     Raises:
         CheckpointError: missing, foreign, damaged, or a run that is not finished.
         UsageError: an 8-channel UNet with ``noise = "none"``.
+        DataError, E2EDeployError, KeyboardInterrupt: as of ``pretrained``.
     """
-    checkpoint = open_checkpoint(_folder_of(config))
+    checkpoint = open_checkpoint(_folder_of(config, torch.device(device)))
     loaded = load_model(checkpoint)
     changes: list[str] = []
     wants = loaded.latent_channels * (1 if config.model.noise == "none" else 2)
@@ -82,9 +83,16 @@ def load_start(config: TrainConfig) -> Start:
     return Start(model, checkpoint, tuple(changes))
 
 
-def _folder_of(config: TrainConfig) -> str:
+def pretraining_of(out: Path) -> Path:
+    """Where the start of the run in ``out`` is pretrained, if it is."""
+    return out / FOLDER
+
+
+def _folder_of(config: TrainConfig, device: torch.device) -> str:
     name = config.start.checkpoint
-    if name == TINY:
+    if name == RANDOM and config.pretrain is not None:
+        return str(pretrained(config, device))
+    if name == RANDOM:
         folder = Path(config.run.out) / "start"
         return str(build_tiny(folder, config.task, seed=config.run.seed))
     if (Path(name) / "model" / "model_index.json").is_file():

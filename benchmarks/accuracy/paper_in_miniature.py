@@ -5,8 +5,9 @@ scenes: one step with the timestep that "leading" spacing gives (the bug), one s
 ensemble, and the same weights fine-tuned end to end with zeros and with Gaussian noise. The Marigold pipeline of
 diffusers makes every prediction, so nothing here depends on our inference.
 
-    python -m benchmarks.accuracy.train_e2e_tiny --data data/rendered --out runs/e2e-tiny      (leaves the autoencoder)
-    python -m benchmarks.accuracy.paper_in_miniature --data data/rendered --autoencoder runs/e2e-tiny/autoencoder
+    e2e-deploy train configs/e2e_tiny_depth.toml          (leaves an autoencoder)
+    python -m benchmarks.accuracy.paper_in_miniature --data data/rendered
+        --autoencoder runs/e2e_tiny_depth/runs/1/pretrain/autoencoder
 
 Finished stages are kept in --out and skipped when the script runs again.
 """
@@ -39,8 +40,10 @@ from e2e_deploy.train.config import parse_config
 from e2e_deploy.train.data.folder import FolderDataset
 from e2e_deploy.train.data.resize import fit
 from e2e_deploy.train.model_folder import write_model
-from e2e_deploy.train.pretrain import encode_views, load_pictures, optimise
-from e2e_deploy.train.run.loop import train
+from e2e_deploy.train.pretraining.losses import encode_views
+from e2e_deploy.train.pretraining.pretrain import learn
+from e2e_deploy.train.pretraining.views import load_pictures
+from e2e_deploy.train.training import train_model
 
 DEPTH_RANGE_M = (0.1, 100.0)
 """Aligned depth is clipped to it, as the published protocols clip to a data set's range."""
@@ -93,7 +96,8 @@ def diffusion_model(arguments: argparse.Namespace) -> Path:
         v = unet(noisy, steps, context, return_dict=False)[0]
         return F.mse_loss(v.float(), schedule.get_velocity(x0, noise, steps))
 
-    optimise("diffusion", list(unet.parameters()), loss_of, steps=arguments.steps, lr=1e-3, seed=0)
+    kept = arguments.out / "diffusion-steps"
+    learn("diffusion", unet, loss_of, kept, steps=arguments.steps, lr=1e-3, save_every=500)
     unet.requires_grad_(False).eval()
     return write_model(
         folder,
@@ -133,7 +137,7 @@ def fine_tuned(arguments: argparse.Namespace, start: Path, noise: str) -> Path:
             "panel_every": 0,
         },
     }
-    return train(parse_config(config)).model
+    return train_model(parse_config(config)).model
 
 
 def predictions(

@@ -45,6 +45,7 @@ _OPTIONS = {
     "show": "--show",
     "side_by_side": "--side-by-side",
     "specialised": "--specialize",
+    "steps": "--steps",
     "steady": "--steady",
     "targets": "--target",
     "task": "--task",

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import cv2
 import pytest
@@ -10,7 +12,9 @@ from safetensors.torch import load_file, save_file
 from e2e_deploy.cli import main
 from e2e_deploy.train.data.folder import FolderDataset
 from tests.train.fixtures import write_folder, write_hypersim, write_vkitti2
-from tests.train.small_runs import run_table, write_start
+from tests.train.small_runs import one_thread, run_table, write_start
+
+__all__ = ["one_thread"]  # which holds here too
 
 
 def call(capsys, *arguments):
@@ -140,13 +144,23 @@ def test_eval_of_a_bundle_agrees_with_its_checkpoint(tmp_path, capsys):
     assert other["abs_rel"] == pytest.approx(one["abs_rel"], rel=1e-3)
 
 
-def test_mistakes_in_a_config_are_one_line(tmp_path, capsys):
+def test_mistakes_in_a_config_are_one_line_before_torch_is_loaded(tmp_path):
     (tmp_path / "run.toml").write_text("task = 'dept'\nstarts = 1")
-    code, stdout, stderr = call(capsys, "train", tmp_path / "run.toml")
-    assert (code, stdout) == (2, "")
-    assert len(stderr.splitlines()) == 1
-    assert "task is 'dept'" in stderr
-    assert "unknown key starts" in stderr
+    code = "import sys; sys.modules['torch'] = None; from e2e_deploy.cli import main; main(sys.argv[1:])"
+    command = [sys.executable, "-c", code, "train", str(tmp_path / "run.toml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert "task is 'dept'" in done.stderr
+    assert "unknown key starts" in done.stderr
+
+
+def test_steps_of_a_config_with_several_runs_are_refused(tmp_path, capsys):
+    table = run_table(tmp_path, then=[{"size": [48, 56], "steps": 1}])
+    (tmp_path / "run.toml").write_text(toml(table))
+    code, _, stderr = call(capsys, "train", tmp_path / "run.toml", "--steps", 2)
+    assert code == 2
+    assert "--steps is for one run, and this config has 2" in stderr
 
 
 def test_prepare_and_check(tmp_path, capsys):

@@ -5,6 +5,8 @@ from pathlib import Path
 from unittest.mock import patch
 
 import diffusers
+import pytest
+import torch
 
 from e2e_deploy.model import tiny
 from e2e_deploy.train.config import parse_config
@@ -17,6 +19,15 @@ SMALL_UNET = {
     "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
     "attention_head_dim": (2, 2),
 }
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Networks this small are slower on several threads, and their sums differ in the last bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def write_start(folder: Path, task: str = "depth", *, seed: int = 0, **unet: object) -> Path:
@@ -70,8 +81,6 @@ def logged(out: Path) -> list[dict]:
 
 def equal(one: dict, other: dict) -> bool:
     """Whether two sets of tensors hold the same bits under the same names."""
-    import torch
-
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 

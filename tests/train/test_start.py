@@ -124,7 +124,7 @@ def test_unfinished_run_is_refused(tmp_path):
 def test_e2e_tiny_is_random_by_seed(tmp_path):
     def weight(seed):
         run = {"out": str(tmp_path / f"out{seed}"), "seed": seed}
-        config = small_config(tmp_path, start={"checkpoint": "e2e-tiny"}, run=run)
+        config = small_config(tmp_path, start={"checkpoint": "random"}, run=run)
         return load_start(config).model.unet.conv_in.weight
 
     assert not torch.equal(weight(0), weight(1))

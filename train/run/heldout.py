@@ -3,6 +3,7 @@
 Knows: how the training forward becomes a predictor. Does not know: metrics, the loop.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,10 @@ import numpy.typing as npt
 import torch
 
 from e2e_deploy.errors import DataError, E2EDeployError
-from e2e_deploy.names import OnBad, TaskName
+from e2e_deploy.names import TaskName
 from e2e_deploy.packages import require
 from e2e_deploy.train.accuracy import Evaluation, Measurement, Predict, spread_indices
-from e2e_deploy.train.config import EvalConfig
+from e2e_deploy.train.config import EvalConfig, TrainConfig
 from e2e_deploy.train.data.folder import FolderDataset
 from e2e_deploy.train.data.resize import STRIDE, crop, fit
 from e2e_deploy.train.data.sample import Sample
@@ -43,8 +44,10 @@ class HeldOut:
         height, width = (side // STRIDE * STRIDE for side in sample.valid.shape)
         return crop(sample, 0, 0, height, width)
 
-    def measure(self, stepper: Stepper) -> Evaluation:
+    def measure(self, stepper: Stepper, should_stop: Callable[[], bool]) -> Evaluation | None:
         """Accuracy of the model as it is now, in the run's precision; the same in all processes, which share the work.
+
+        None when ``should_stop`` gave it up, between two pictures of any process.
 
         Raises:
             DataError: a sample cannot be read and ``run.on_bad`` is stop, or none can be measured.
@@ -60,30 +63,39 @@ class HeldOut:
 
         rank, world = stepper.accelerator.process_index, stepper.accelerator.num_processes
         config = stepper.config
-        mine = self._measure_share(config.task, predict, rank, world, config.run.on_bad)
+        mine = self._measure_share(config, predict, rank, world, should_stop)
         # All exchange, also what failed: a process that left would be waited for.
         shares = require("accelerate", "train").utils.gather_object([mine])
-        total, *others = shares
         for share in shares:
             if isinstance(share, E2EDeployError):
                 raise share
+        if None in shares:
+            return None
+        total, *others = shares
         for share in others:
             total.merge(share)
         result: Evaluation = total.result()
         return result
 
     def _measure_share(
-        self, task: TaskName, predict: Predict, rank: int, world: int, on_bad: OnBad
-    ) -> Measurement | E2EDeployError:
+        self,
+        config: TrainConfig,
+        predict: Predict,
+        rank: int,
+        world: int,
+        should_stop: Callable[[], bool],
+    ) -> Measurement | E2EDeployError | None:
         spec = self.dataset.spec
-        measured = Measurement(task, depth_range_m=(max(spec.min_m, 1e-5), spec.max_m))
+        measured = Measurement(config.task, depth_range_m=(max(spec.min_m, 1e-5), spec.max_m))
         if rank == 0:
             measured.left_out.update(self.dataset.left_out)
         for index in spread_indices(len(self), self.config.num_images)[rank::world]:
+            if should_stop():
+                return None
             try:
                 measured.add(index, self.read(index), predict)
             except DataError as error:
-                if on_bad == "stop":
+                if config.run.on_bad == "stop":
                     return error
                 measured.left_out["unreadable"] += 1
             except E2EDeployError as error:

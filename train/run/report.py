@@ -37,6 +37,9 @@ class Reporter:
         first_step: steps done before; what the log says about later ones is dropped, they are redone.
         log_every: steps between lines.
         enabled: False on all processes but the first: then nothing is told.
+
+    Attributes:
+        evaluated: steps before, after which the log has an evaluation; empty where nothing is told.
     """
 
     def __init__(
@@ -48,12 +51,13 @@ class Reporter:
         self._first_step = first_step
         self._images_per_s = 0.0
         self._num_timed = 0
+        self.evaluated = set[int]()
         self._last_time = time.perf_counter()
         if not enabled:
             return
         self._count = Count("training", first=first_step, tenths=False)
         self._out, self._log, self._logs = out, out / "log.jsonl", out / "logs"
-        _forget_after(self._log, first_step)
+        self.evaluated = _forget_after(self._log, first_step)
         tensorboard = require("torch.utils.tensorboard", "train")
         with _said(self._out):
             self._writer = tensorboard.SummaryWriter(str(self._logs), purge_step=first_step + 1)
@@ -167,20 +171,21 @@ def _said(out: Path) -> Iterator[None]:
         ) from error
 
 
-def _forget_after(log: Path, step: int) -> None:
-    """Keep the whole lines of ``log`` up to ``step``; a killed run may have torn the last one."""
+def _forget_after(log: Path, step: int) -> set[int]:
+    """Keep the whole lines of ``log`` up to ``step``, for a kill may have torn the last; gives the evaluated steps."""
     if not log.exists():
-        return
+        return set()
     try:
         with open_regular(log) as file:
             whole = file.read().decode().rpartition("\n")[0].splitlines()
-        kept = [line for line in whole if json.loads(line)["step"] <= step]
+        kept = [(line, e) for line in whole if (e := json.loads(line))["step"] <= step]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(
             f"{log} is not the log of a run ({error}): move it away, or name another run.out"
         ) from None
     with whole_file(log) as partial:
-        partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        partial.write_text("".join(line + "\n" for line, _ in kept), encoding="utf-8")
+    return {entry["step"] for _, entry in kept if "evaluation" in entry}
 
 
 def _memory_gib() -> float:

@@ -25,10 +25,11 @@ from e2e_deploy.errors import CheckpointError, E2EDeployError
 from e2e_deploy.packages import require
 from e2e_deploy.system.json_files import read_json
 from e2e_deploy.system.records import CountOrZero, Limits, read_record
+from e2e_deploy.system.whole_folder import whole_folder
 
 STATE = "state.json"
 OPTIMIZER = "optimizer.safetensors"
-_PREFIX, _PARTIAL = "step-", ".partial-"
+_PREFIX, _HIDDEN = "step-", ".step-"
 
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -129,42 +130,49 @@ def save_checkpoint(
         E2EDeployError: it could not be written, for example because the disk is full; what was there
             before still is.
     """
-    save_file = require("safetensors.torch", "export").save_file
-    safetensors_error = require("safetensors", "export").SafetensorError
     folder = root / _name(progress.step)
     if not folder.exists():
-        root.mkdir(parents=True, exist_ok=True)
-        for leftover in root.glob(f"{_PARTIAL}*"):
+        for leftover in root.glob(f"{_HIDDEN}*"):
             shutil.rmtree(leftover, ignore_errors=True)
-        partial = root / f"{_PARTIAL}{progress.step:08d}"
         try:
-            partial.mkdir()
-            for name, part in parts.items():
-                weights = {key: value.contiguous() for key, value in part.state_dict().items()}
-                save_file(weights, partial / f"{name}.safetensors")
-            save_file(_optimizer_tensors(named_parameters, optimizer), partial / OPTIMIZER)
-            state = {"schema": 1, "config": config, **asdict(progress)}
-            (partial / STATE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
-            for file in partial.iterdir():
-                _to_disk(file)
-            os.replace(partial, folder)
-        except (OSError, safetensors_error) as error:
-            shutil.rmtree(partial, ignore_errors=True)
+            with whole_folder(folder, _files) as partial:
+                _fill(partial, parts, _optimizer_tensors(named_parameters, optimizer))
+                state = {"schema": 1, "config": config, **asdict(progress)}
+                text = json.dumps(state, indent=2) + "\n"
+                (partial / STATE).write_text(text, encoding="utf-8")
+                for file in partial.iterdir():
+                    _to_disk(file)
+        except E2EDeployError as error:
             whole = checkpoint_folders(root)
             there = f"the checkpoint {whole[-1].name} is whole" if whole else "there is none before"
             raise E2EDeployError(
-                f"the checkpoint of step {progress.step} could not be written to {root}: {error}; "
-                f"{there}; free space and run the same command to continue"
+                f"the checkpoint of step {progress.step} could not be written: {error}; {there}; free space and run "
+                "the same command to continue"
             ) from error
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
     for old in checkpoint_folders(root)[:-keep]:
         # Renamed first: a kill while deleting must not leave half a checkpoint under a whole name.
-        doomed = root / f"{_PARTIAL}{old.name}"
+        doomed = old.with_name(f".{old.name}.old")
         os.replace(old, doomed)
         shutil.rmtree(doomed, ignore_errors=True)
     return folder
+
+
+def _fill(
+    partial: Path, parts: Mapping[str, nn.Module], optimizer: Mapping[str, torch.Tensor]
+) -> None:
+    save_file = require("safetensors.torch", "export").save_file
+    try:
+        for name, part in parts.items():
+            weights = {key: value.contiguous() for key, value in part.state_dict().items()}
+            save_file(weights, partial / f"{name}.safetensors")
+        save_file(optimizer, partial / OPTIMIZER)
+    except require("safetensors", "export").SafetensorError as error:  # a full disk
+        raise OSError(str(error)) from error
+
+
+def _files(folder: Path) -> list[str]:
+    """What an older folder of the same step would consist of; there is none where one is written."""
+    return [file.name for file in folder.iterdir()]
 
 
 def read_state(folder: Path) -> tuple[Progress, dict[str, Any]]:

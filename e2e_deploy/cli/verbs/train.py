@@ -28,17 +28,8 @@ def command(config: Path, out: str | None, steps: int | None, resume: bool) -> N
     Ctrl-C saves a checkpoint and leaves, the same command continues. On several GPUs:
     accelerate launch --num_processes N $(which e2e-deploy) train CONFIG
     """
-    from e2e_deploy.packages import require
+    from e2e_deploy.train.training import train_model
 
-    require("accelerate", "train")
-    from e2e_deploy.train.config import config_table, load_config, parse_config
-    from e2e_deploy.train.run.loop import train
-
-    table = config_table(load_config(config))
-    if out is not None:
-        table["run"]["out"] = out
-    if steps is not None:
-        table["optim"]["steps"] = steps
-    result = train(parse_config(table), resume=resume)
+    result = train_model(config, out=out, steps=steps, resume=resume)
     if result.is_main:
         click.echo(str(result.model))

@@ -9,7 +9,7 @@ from e2e_deploy.train.accuracy import measure_accuracy
 from e2e_deploy.train.config import parse_config
 from e2e_deploy.train.data.folder import FolderDataset
 from e2e_deploy.train.rendering.render import render_data
-from e2e_deploy.train.run.loop import train
+from e2e_deploy.train.training import train_model
 from tests.train.small_runs import run_table
 
 pytest.importorskip("mitsuba")
@@ -42,6 +42,6 @@ def test_200_steps_lower_the_held_out_error(tmp_path):
         return measure_accuracy(predict, held_out, task="depth").metrics.abs_rel
 
     before = error(tmp_path / "start")
-    trained = train(parse_config(table)).model
+    trained = train_model(parse_config(table)).model
     after = error(trained)
     assert after < 0.9 * before

@@ -10,6 +10,7 @@ import torch
 
 from e2e_deploy.train.config import parse_config
 from e2e_deploy.train.run import loop, resume
+from e2e_deploy.train.training import train_model
 
 
 def die() -> None:
@@ -37,13 +38,13 @@ def main() -> None:
 
     def writing(file):
         to_disk(file)
-        if how == "die_while_saving" and file.parent.name.endswith(f"{number:08d}"):
+        if how == "die_while_saving" and f"step-{number:08d}.partial" in file.parent.name:
             die()
 
     loop.MixedBatches.batch_at = reading
     loop.Reporter.step = telling
     resume._to_disk = writing
-    loop.train(parse_config(table))
+    train_model(parse_config(table))
 
 
 if __name__ == "__main__":

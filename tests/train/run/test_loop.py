@@ -17,21 +17,14 @@ from e2e_deploy.errors import DataError, E2EDeployError, UnavailableError, Usage
 from e2e_deploy.model.checkpoint import open_checkpoint
 from e2e_deploy.model.loading import load_model
 from e2e_deploy.train.config import parse_config
-from e2e_deploy.train.run import loop
-from e2e_deploy.train.run.loop import train
+from e2e_deploy.train.run import health
+from e2e_deploy.train.run.heldout import HeldOut
 from e2e_deploy.train.run.resume import checkpoint_folders
+from e2e_deploy.train.training import train_model
 from tests.train.fixtures import write_folder
 from tests.train.small_runs import equal, logged, run_table, small_config, weights, write_start
 
 SCRIPT = Path(__file__).with_name("launched_run.py")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def launch(table, root, *how, launcher=()):
@@ -54,7 +47,7 @@ def test_loss_falls_and_the_result_opens(tmp_path):
         run={"checkpoint_every": 100, "panel_every": 10},
         eval={"root": str(tmp_path / "data"), "split": "train", "every": 10, "num_images": 3},
     )
-    result = train(config)
+    result = train_model(config)
     losses = [entry["loss"] for entry in logged(tmp_path / "out")]
     assert len(losses) == 25
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
@@ -78,18 +71,18 @@ def test_loss_falls_and_the_result_opens(tmp_path):
 def test_killed_twice_and_continued_is_bitwise_the_unbroken_run(tmp_path):
     for name in ("whole", "broken"):
         (tmp_path / name).mkdir()
-    train(small_config(tmp_path / "whole", model={"noise": "gaussian"}))
+    train_model(small_config(tmp_path / "whole", model={"noise": "gaussian"}))
     table = run_table(tmp_path / "broken", model={"noise": "gaussian"})
     done = launch(table, tmp_path / "broken", "die_while_saving", 4)
     assert done.returncode == -signal.SIGKILL, done.stderr
     checkpoints = tmp_path / "broken" / "out" / "checkpoints"
     assert [folder.name for folder in checkpoint_folders(checkpoints)] == ["step-00000002"]
-    assert list(checkpoints.glob(".partial*"))
+    assert list(checkpoints.glob(".step-*.partial-*"))
     done = launch(table, tmp_path / "broken", "die_at_step", 5)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert "continuing after step 2" in done.stderr
     assert [f.name for f in checkpoint_folders(checkpoints)] == ["step-00000002", "step-00000004"]
-    train(parse_config(table))
+    train_model(parse_config(table))
     whole, broken = tmp_path / "whole" / "out", tmp_path / "broken" / "out"
     assert logged(broken) == logged(whole)
     assert [entry["step"] for entry in logged(broken)] == [1, 2, 3, 4, 5, 6]
@@ -142,7 +135,7 @@ def test_two_processes_are_one_with_twice_the_accumulation(tmp_path, launcher, m
         {"root": str(tmp_path / name / "data"), "split": "train", "num_images": 5}
         for name in ("one", "two")
     ]
-    alone = train(small_config(tmp_path / "one", optim=optim, eval=held_out[0]))
+    alone = train_model(small_config(tmp_path / "one", optim=optim, eval=held_out[0]))
     table = run_table(tmp_path / "two", optim=optim, eval=held_out[1])
     done = launch(table, tmp_path / "two", launcher=launcher(tmp_path))
     assert done.returncode == 0, done.stderr
@@ -169,7 +162,9 @@ def test_random_weights_learn_which_way_depth_points(tmp_path):
     optim = {"steps": 10, "micro_batch": 2, "effective_batch": 2}
     negative = {}
     for name, loss in (("off", {"direction_weight": 0.0}), ("on", {})):
-        train(small_config(tmp_path, optim=optim, loss=loss, run={"out": str(tmp_path / name)}))
+        train_model(
+            small_config(tmp_path, optim=optim, loss=loss, run={"out": str(tmp_path / name)})
+        )
         negative[name] = [entry["num_negative"] for entry in logged(tmp_path / name)]
     # These weights happen to begin inverted, and the paper's loss is content with that.
     assert negative["off"] == [2] * 10
@@ -178,10 +173,10 @@ def test_random_weights_learn_which_way_depth_points(tmp_path):
 
 
 def test_only_untrained_weights_get_a_direction_by_themselves(tmp_path, capsys):
-    train(small_config(tmp_path, optim={"steps": 1}))
+    train_model(small_config(tmp_path, optim={"steps": 1}))
     assert "against inverted depth, with weight 1" in capsys.readouterr().err
     other = {"start": {"checkpoint": str(tmp_path / "out")}, "optim": {"steps": 1}}
-    train(small_config(tmp_path, **other, run={"out": str(tmp_path / "next")}))
+    train_model(small_config(tmp_path, **other, run={"out": str(tmp_path / "next")}))
     assert "against inverted depth" not in capsys.readouterr().err
 
 
@@ -193,26 +188,26 @@ def test_a_run_that_nothing_can_be_learned_from_stops_without_a_model(tmp_path, 
     with pytest.raises(
         E2EDeployError, match="3 steps in a row, up to step 3: of the last 4 images 4 have"
     ):
-        train(small_config(tmp_path, optim={"steps": 3}))
+        train_model(small_config(tmp_path, optim={"steps": 3}))
     assert not (tmp_path / "out" / "model").exists()
     assert [entry["loss"] for entry in logged(tmp_path / "out")] == [None] * 3
-    monkeypatch.setattr(loop, "MAX_IDLE_IN_A_ROW", 2)
+    monkeypatch.setattr(health, "MAX_IDLE_IN_A_ROW", 2)
     run = {"out": str(tmp_path / "long")}
     with pytest.raises(E2EDeployError, match="2 steps in a row, up to step 2"):
-        train(small_config(tmp_path, optim={"steps": 100}, run=run))
+        train_model(small_config(tmp_path, optim={"steps": 100}, run=run))
     assert before.is_dir()
 
 
 def test_a_run_is_not_continued_with_other_settings(tmp_path):
-    train(small_config(tmp_path, optim={"steps": 2}))
+    train_model(small_config(tmp_path, optim={"steps": 2}))
     with pytest.raises(UsageError, match=r"other settings \(optim.lr, run.seed\)"):
-        train(small_config(tmp_path, optim={"steps": 4, "lr": 1e-2}, run={"seed": 3}))
+        train_model(small_config(tmp_path, optim={"steps": 4, "lr": 1e-2}, run={"seed": 3}))
     with pytest.raises(UsageError, match="holds a run"):
-        train(small_config(tmp_path, optim={"steps": 4}), resume=False)
+        train_model(small_config(tmp_path, optim={"steps": 4}), resume=False)
 
 
 def test_a_finished_run_starts_the_next_at_another_size(tmp_path):
-    train(small_config(tmp_path, optim={"steps": 2}))
+    train_model(small_config(tmp_path, optim={"steps": 2}))
     following = small_config(
         tmp_path,
         start={"checkpoint": str(tmp_path / "out")},
@@ -221,23 +216,23 @@ def test_a_finished_run_starts_the_next_at_another_size(tmp_path):
         model={"resolution": 64},
         run={"out": str(tmp_path / "next")},
     )
-    result = train(following)
+    result = train_model(following)
     assert open_checkpoint(result.model).resolution == 64
     assert not equal(weights(result.model), weights(tmp_path / "out" / "model"))
 
 
 def test_finished_runs_are_left_alone(tmp_path):
     config = small_config(tmp_path, optim={"steps": 2})
-    train(config)
+    train_model(config)
     before = weights(tmp_path / "out" / "model")
-    result = train(config)
+    result = train_model(config)
     assert result.loss is None
     assert equal(weights(result.model), before)
 
 
 def test_normals_with_frozen_vae_bf16_and_checkpointing(tmp_path):
     model = {"train": ["unet"], "precision": "bf16", "gradient_checkpointing": True}
-    result = train(small_config(tmp_path, task="normals", model=model, optim={"steps": 2}))
+    result = train_model(small_config(tmp_path, task="normals", model=model, optim={"steps": 2}))
     assert equal(weights(result.model, "vae"), weights(tmp_path / "start", "vae"))
     assert not equal(weights(result.model), weights(tmp_path / "start"))
     assert weights(result.model)["conv_in.weight"].dtype == torch.float32
@@ -248,7 +243,7 @@ def test_normals_with_frozen_vae_bf16_and_checkpointing(tmp_path):
 def test_diffusers_pipelines_give_the_same_result(tmp_path, task):
     import diffusers
 
-    result = train(small_config(tmp_path, task=task, optim={"steps": 1}))
+    result = train_model(small_config(tmp_path, task=task, optim={"steps": 1}))
     name = {"depth": "MarigoldDepthPipeline", "normals": "MarigoldNormalsPipeline"}[task]
     pipeline = getattr(diffusers, name).from_pretrained(result.model)
     assert type(diffusers.DiffusionPipeline.from_pretrained(result.model)).__name__ == name
@@ -266,9 +261,9 @@ def test_damaged_samples_are_counted_or_stop(tmp_path):
     write_folder(tmp_path / "data", num_samples=6)
     depth = tmp_path / "data" / "train" / "depth" / "s002.png"
     depth.write_bytes(depth.read_bytes()[:40])
-    assert train(small_config(tmp_path, optim={"steps": 3})).progress.num_bad == 2
+    assert train_model(small_config(tmp_path, optim={"steps": 3})).progress.num_bad == 2
     with pytest.raises(DataError, match=r"s002\.png"):
-        train(small_config(tmp_path, run={"on_bad": "stop", "out": str(tmp_path / "other")}))
+        train_model(small_config(tmp_path, run={"on_bad": "stop", "out": str(tmp_path / "other")}))
 
 
 def test_held_out_pictures_that_cannot_be_measured_are_counted(tmp_path, capsys):
@@ -279,7 +274,7 @@ def test_held_out_pictures_that_cannot_be_measured_are_counted(tmp_path, capsys)
     (depth / "s001.png").write_bytes(b"damaged")
     (depth / "s002.png").unlink()
     held_out = {"eval": {"root": str(root)}, "optim": {"steps": 1}}
-    result = train(small_config(tmp_path, **held_out))
+    result = train_model(small_config(tmp_path, **held_out))
     assert result.evaluation.num_images == 2
     said = capsys.readouterr().err
     assert "(val): 1 of 5 samples are left out (truth file missing: 1; the first: " in said
@@ -287,27 +282,27 @@ def test_held_out_pictures_that_cannot_be_measured_are_counted(tmp_path, capsys)
     assert "unreadable: 1" in said.split("not measured: ")[1]
     stop = {"out": str(tmp_path / "other"), "on_bad": "stop"}
     with pytest.raises(DataError, match=r"s001\.png"):
-        train(small_config(tmp_path, **held_out, run=stop))
+        train_model(small_config(tmp_path, **held_out, run=stop))
 
 
 def test_fp16_without_a_gpu_is_refused(tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(UnavailableError, match="fp16 needs a GPU"):
-        train(small_config(tmp_path, model={"precision": "fp16"}))
+        train_model(small_config(tmp_path, model={"precision": "fp16"}))
 
 
 def test_four_channel_mode_trains(tmp_path):
     write_start(tmp_path / "start", in_channels=4)
     config = small_config(tmp_path, model={"noise": "none"}, optim={"steps": 1})
-    result = train(config)
+    result = train_model(config)
     # Written with a second half that is multiplied by zero; the next run cuts it again.
     assert load_model(open_checkpoint(result.model)).in_channels == 8
     following = {
         "start": {"checkpoint": str(tmp_path / "out")},
         "run": {"out": str(tmp_path / "b")},
     }
-    train(small_config(tmp_path, model={"noise": "none"}, optim={"steps": 1}, **following))
+    train_model(small_config(tmp_path, model={"noise": "none"}, optim={"steps": 1}, **following))
 
 
 def card_of(result):
@@ -315,29 +310,29 @@ def card_of(result):
 
 
 def test_the_best_on_held_out_pictures_becomes_the_model(tmp_path, monkeypatch):
-    numbers, measure = {2: 0.4, 4: 0.2, 6: 0.3, 8: 0.25}, loop.HeldOut.measure
+    numbers, measure = {2: 0.4, 4: 0.2, 6: 0.3, 8: 0.25}, HeldOut.measure
     seen = {}
 
-    def measured(self, stepper):
-        result, step = measure(self, stepper), len(seen) * 2 + 2
+    def measured(self, stepper, should_stop):
+        result, step = measure(self, stepper, should_stop), len(seen) * 2 + 2
         seen[step] = stepper.forward.model.unet.conv_in.weight.detach().clone()
         metrics = dataclasses.replace(result.metrics, abs_rel=numbers[step])
         return dataclasses.replace(result, metrics=metrics, problem=None)
 
-    monkeypatch.setattr(loop.HeldOut, "measure", measured)
+    monkeypatch.setattr(HeldOut, "measure", measured)
     held_out = {"root": str(tmp_path / "data"), "split": "train", "every": 2, "num_images": 2}
     best = held_out | {"select": "best"}
-    result = train(small_config(tmp_path, optim={"steps": 6}, eval=best))
+    result = train_model(small_config(tmp_path, optim={"steps": 6}, eval=best))
     assert torch.equal(weights(result.model)["conv_in.weight"], seen[4])
     card = card_of(result)["trained"]
     assert card["selected"] == {"step": 4, "by": "abs_rel"}
     assert (card["steps"], card["evaluation"]["abs_rel"]) == (6, 0.2)
     # A continued run goes on from its last step, and knows the best so far.
-    result = train(small_config(tmp_path, optim={"steps": 8}, eval=best))
+    result = train_model(small_config(tmp_path, optim={"steps": 8}, eval=best))
     assert torch.equal(weights(result.model)["conv_in.weight"], seen[4])
     assert not torch.equal(seen[6], seen[8])
     numbers |= {10: 0.9}
-    result = train(small_config(tmp_path, optim={"steps": 10}, eval=held_out))
+    result = train_model(small_config(tmp_path, optim={"steps": 10}, eval=held_out))
     assert torch.equal(weights(result.model)["conv_in.weight"], seen[10])
     assert card_of(result)["trained"]["selected"] == "last"
 
@@ -351,7 +346,7 @@ def test_an_inverted_model_says_so(tmp_path, capsys):
         ("unmeasured", {}, "negative in 8 of the last 8 training images"),
     ):
         run = {"out": str(tmp_path / name)}
-        result = train(small_config(tmp_path, optim=optim, loss=loss, run=run, **sections))
+        result = train_model(small_config(tmp_path, optim=optim, loss=loss, run=run, **sections))
         card = card_of(result)
         assert (card["note"], told in card["trained"]["problem"]) == ("inverted depth", True)
         assert told in capsys.readouterr().err

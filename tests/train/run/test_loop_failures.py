@@ -14,21 +14,14 @@ import pytest
 import torch
 
 from e2e_deploy.errors import E2EDeployError, UsageError
-from e2e_deploy.train.run import loop
-from e2e_deploy.train.run.loop import train
+from e2e_deploy.train.run import health, loop
+from e2e_deploy.train.run.heldout import HeldOut
 from e2e_deploy.train.run.resume import checkpoint_folders
+from e2e_deploy.train.training import train_model
 from tests.train.fixtures import write_folder
 from tests.train.small_runs import equal, logged, small_config
 
 SCRIPT = Path(__file__).with_name("launched_run.py")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_a_step_with_nan_changes_nothing_and_is_counted(tmp_path, monkeypatch):
@@ -43,7 +36,7 @@ def test_a_step_with_nan_changes_nothing_and_is_counted(tmp_path, monkeypatch):
 
     monkeypatch.setattr(loop.Stepper, "_loss", poisoned)
     run = {"checkpoint_every": 1, "keep": 9}
-    result = train(small_config(tmp_path, optim={"steps": 3}, run=run))
+    result = train_model(small_config(tmp_path, optim={"steps": 3}, run=run))
     assert [entry["skipped"] for entry in logged(tmp_path / "out")] == [False, True, False]
     assert (result.progress.num_nonfinite, result.progress.nonfinite_in_a_row) == (1, 0)
     from safetensors.torch import load_file
@@ -70,28 +63,28 @@ def poison_after(monkeypatch, num_losses):
 
 
 def test_a_streak_of_nan_writes_no_checkpoint_and_deletes_none(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "MAX_NONFINITE_IN_A_ROW", 4)
+    monkeypatch.setattr(health, "MAX_NONFINITE_IN_A_ROW", 4)
     run = {"checkpoint_every": 1, "keep": 1}
     good = tmp_path / "out" / "checkpoints" / "step-00000002"
     with monkeypatch.context() as patch:
         poison_after(patch, 4)  # two steps of two micro-batches
         with pytest.raises(E2EDeployError, match=r"up to step 6: ") as caught:
-            train(small_config(tmp_path, optim={"steps": 9}, run=run))
+            train_model(small_config(tmp_path, optim={"steps": 9}, run=run))
     assert f"goes on from {good}" in str(caught.value)
     assert checkpoint_folders(good.parent) == [good]
     with monkeypatch.context() as patch:
         poison_after(patch, 0)
         with pytest.raises(E2EDeployError, match=f"no step since {good} gave a number"):
-            train(small_config(tmp_path, optim={"steps": 9}, run=run))
+            train_model(small_config(tmp_path, optim={"steps": 9}, run=run))
         # A run that ends in a streak has no result.
         with pytest.raises(E2EDeployError, match="2 steps in a row"):
-            train(small_config(tmp_path, optim={"steps": 4}, run=run))
+            train_model(small_config(tmp_path, optim={"steps": 4}, run=run))
     assert checkpoint_folders(good.parent) == [good]
     assert not (tmp_path / "out" / "model").exists()
     with pytest.raises(UsageError, match=r"other settings \(optim.lr\)"):
-        train(small_config(tmp_path, optim={"steps": 4, "lr": 2e-3}, run=run))
+        train_model(small_config(tmp_path, optim={"steps": 4, "lr": 2e-3}, run=run))
     lower = small_config(tmp_path, optim={"steps": 4, "lr": 1e-4}, run=run)
-    assert train(lower).progress.step == 4
+    assert train_model(lower).progress.step == 4
 
 
 def test_an_interruption_in_a_streak_of_nan_saves_nothing(tmp_path, monkeypatch, capsys):
@@ -105,7 +98,7 @@ def test_an_interruption_in_a_streak_of_nan_saves_nothing(tmp_path, monkeypatch,
     monkeypatch.setattr(loop.Reporter, "step", telling)
     poison_after(monkeypatch, 4)
     with pytest.raises(KeyboardInterrupt):
-        train(small_config(tmp_path, optim={"steps": 9}, run={"checkpoint_every": 2}))
+        train_model(small_config(tmp_path, optim={"steps": 9}, run={"checkpoint_every": 2}))
     folders = checkpoint_folders(tmp_path / "out" / "checkpoints")
     assert [folder.name for folder in folders] == ["step-00000002"]
     assert (
@@ -114,11 +107,11 @@ def test_an_interruption_in_a_streak_of_nan_saves_nothing(tmp_path, monkeypatch,
 
 
 def test_a_data_set_that_grew_is_told_when_a_run_goes_on(tmp_path, capsys):
-    train(small_config(tmp_path, optim={"steps": 1}))
-    train(small_config(tmp_path, optim={"steps": 2}))
+    train_model(small_config(tmp_path, optim={"steps": 1}))
+    train_model(small_config(tmp_path, optim={"steps": 2}))
     assert "has changed since" not in capsys.readouterr().err
     write_folder(tmp_path / "data", num_samples=7)
-    train(small_config(tmp_path, optim={"steps": 3}))
+    train_model(small_config(tmp_path, optim={"steps": 3}))
     assert "(train) has changed since (6 images then, 7 now)" in capsys.readouterr().err
 
 
@@ -130,9 +123,9 @@ def test_a_disk_that_is_full_at_the_end_is_one_sentence(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(loop, "write_model", full)
         with pytest.raises(E2EDeployError, match="No space left on device") as caught:
-            train(small_config(tmp_path, optim={"steps": 1}))
+            train_model(small_config(tmp_path, optim={"steps": 1}))
     assert "step 1 is saved: free space and run the same command" in str(caught.value)
-    assert train(small_config(tmp_path, optim={"steps": 1})).model.is_dir()
+    assert train_model(small_config(tmp_path, optim={"steps": 1})).model.is_dir()
 
 
 def test_a_reading_process_that_is_killed_is_one_sentence(tmp_path, monkeypatch):
@@ -147,7 +140,7 @@ def test_a_reading_process_that_is_killed_is_one_sentence(tmp_path, monkeypatch)
 
     monkeypatch.setattr(loop.Reporter, "step", telling)
     with pytest.raises(E2EDeployError, match=r"a process that reads data died .*run\.workers"):
-        train(small_config(tmp_path, optim={"steps": 500}, run={"workers": 1}))
+        train_model(small_config(tmp_path, optim={"steps": 500}, run={"workers": 1}))
     assert killed
 
 
@@ -173,7 +166,9 @@ def test_a_step_that_breaks_the_weights_leaves_no_checkpoint_and_no_model(
 
     monkeypatch.setattr(loop.Stepper, "run", breaking)
     with pytest.raises(E2EDeployError, match=told) as caught:
-        train(small_config(tmp_path, optim={"steps": 4}, run={"checkpoint_every": 1, "keep": 2}))
+        train_model(
+            small_config(tmp_path, optim={"steps": 4}, run={"checkpoint_every": 1, "keep": 2})
+        )
     folders = checkpoint_folders(tmp_path / "out" / "checkpoints")
     assert [folder.name for folder in folders] == ["step-00000002", "step-00000003"]
     assert str(folders[1]) in str(caught.value)
@@ -181,7 +176,7 @@ def test_a_step_that_breaks_the_weights_leaves_no_checkpoint_and_no_model(
 
 
 def test_nan_without_end_stops_with_advice(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "MAX_NONFINITE_IN_A_ROW", 3)
+    monkeypatch.setattr(health, "MAX_NONFINITE_IN_A_ROW", 3)
     compute = loop.Stepper._loss
 
     def poisoned(self, batch, seed):
@@ -192,13 +187,13 @@ def test_nan_without_end_stops_with_advice(tmp_path, monkeypatch):
     with pytest.raises(
         E2EDeployError, match=r"3 steps in a row, up to step 3: use a lower optim\.lr"
     ):
-        train(small_config(tmp_path))
+        train_model(small_config(tmp_path))
 
 
 def test_full_disk_loses_no_earlier_checkpoint(tmp_path):
     resource = pytest.importorskip("resource", reason="file size limits need a POSIX system")
     config = small_config(tmp_path, optim={"steps": 2})
-    train(config)
+    train_model(config)
     checkpoints = tmp_path / "out" / "checkpoints"
     before = {f: f.read_bytes() for f in checkpoints.rglob("*") if f.is_file()}
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -206,13 +201,36 @@ def test_full_disk_loses_no_earlier_checkpoint(tmp_path):
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
         with pytest.raises(E2EDeployError, match="step 4 could not be written") as caught:
-            train(longer)
+            train_model(longer)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "step-00000002 is whole" in str(caught.value)
     assert {f: f.read_bytes() for f in checkpoints.rglob("*") if f.is_file()} == before
-    train(longer)
+    train_model(longer)
     assert [f.name for f in checkpoint_folders(checkpoints)] == ["step-00000004"]
+
+
+def test_an_interruption_in_an_evaluation_is_answered_between_two_pictures(tmp_path, monkeypatch):
+    held_out = {"root": str(tmp_path / "data"), "split": "train", "every": 2, "num_images": 5}
+    run = {"checkpoint_every": 100}
+    read, seen = HeldOut.read, []
+
+    def reading(self, index):
+        seen.append(index)
+        if len(seen) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return read(self, index)
+
+    monkeypatch.setattr(HeldOut, "read", reading)
+    config = small_config(tmp_path, optim={"steps": 2}, eval=held_out, run=run)
+    with pytest.raises(KeyboardInterrupt):
+        train_model(config)
+    assert len(seen) == 2
+    folders = checkpoint_folders(tmp_path / "out" / "checkpoints")
+    assert [folder.name for folder in folders] == ["step-00000002"]
+    # The evaluation that was given up is made when the run goes on, and only then.
+    assert train_model(config).evaluation.num_images == 5
+    assert train_model(config).evaluation is None
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -230,7 +248,7 @@ def test_a_signal_saves_and_leaves(tmp_path, number, monkeypatch):
     thread = threading.Thread(target=send)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
-        train(config)
+        train_model(config)
     thread.join()
     assert signal.getsignal(number) is handler
     (folder,) = checkpoint_folders(tmp_path / "out" / "checkpoints")
@@ -238,4 +256,4 @@ def test_a_signal_saves_and_leaves(tmp_path, number, monkeypatch):
     assert state["step"] == len(logged(tmp_path / "out")) >= 2
     # The same command goes on where it stopped.
     steps = state["step"] + 1
-    assert train(small_config(tmp_path, optim={"steps": steps})).progress.step == steps
+    assert train_model(small_config(tmp_path, optim={"steps": steps})).progress.step == steps

@@ -4,18 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from e2e_deploy.errors import UsageError
-from e2e_deploy.model.checkpoint import open_checkpoint
-from e2e_deploy.model.loading import load_model
-from e2e_deploy.train.pretrain import (
-    Pictures,
-    View,
-    encode_all,
-    load_pictures,
-    pretrain_autoencoder,
-    pretrain_unet,
-    random_view,
-)
+from e2e_deploy.errors import DataError, UsageError
+from e2e_deploy.train.pretraining.views import Pictures, View, load_pictures, random_view
 from tests.train.fixtures import write_folder
 
 
@@ -70,37 +60,23 @@ def test_random_views_stay_inside_and_differ():
     assert 60 < sum(view.flip for view in views) < 140
 
 
-def test_both_stages_learn(small, pictures):
-    torch.manual_seed(0)
-    model = load_model(open_checkpoint(small))
-    images = pictures.batch("rgb", torch.arange(8), pictures.whole)
-
-    def reproduction_error():
-        with torch.no_grad():
-            latent = model.vae.encode(images).latent_dist.mean
-            return float((model.vae.decode(latent).sample - images).abs().mean())
-
-    before = reproduction_error()
-    pretrain_autoencoder(model, pictures, steps=60, batch=4, lr=5e-3)
-    assert reproduction_error() < 0.6 * before
-    scaled = encode_all(model, pictures, "rgb", [pictures.whole])
-    assert 0.3 < float(scaled.std()) < 3
-    assert model.vae.config.scaling_factor == model.scaling_factor
-
-    targets = encode_all(model, pictures, "depth", [pictures.whole])
-
-    def latent_error():
-        with torch.no_grad():
-            return float((model.predict_x0(scaled) - targets).abs().mean())
-
-    frozen = {k: v.clone() for k, v in model.vae.state_dict().items()}
-    before = latent_error()
-    pretrain_unet(model, pictures, steps=60, batch=4, lr=3e-3)
-    assert latent_error() < 0.7 * before
-    assert all(torch.equal(v, frozen[k]) for k, v in model.vae.state_dict().items())
-
-
 def test_an_absent_split_is_refused(tmp_path):
     root = write_folder(tmp_path / "set")
     with pytest.raises(UsageError, match="no split 'test'"):
         load_pictures(root, (16, 16), split="test")
+
+
+def test_pictures_are_read_evenly_and_damaged_ones_left_out(tmp_path):
+    root = write_folder(tmp_path / "set", num_samples=6)
+    (root / "train" / "depth" / "s002.png").write_bytes(b"damaged")
+    with pytest.raises(DataError, match=r"s002\.png"):
+        load_pictures(root, (16, 16))
+    pictures = load_pictures(root, (16, 16), limit=3, on_bad="skip")  # 0, 2 and 4
+    assert pictures.rgb.shape == (2, 3, 32, 32)
+    assert {k: v.dtype for k, v in pictures.results.items()} == {
+        "depth": torch.uint8,
+        "normals": torch.uint8,
+    }
+    bare = write_folder(tmp_path / "bare", num_samples=2, normals_format=None)
+    with pytest.raises(DataError, match="pretraining needs both"):
+        load_pictures(bare, (16, 16))

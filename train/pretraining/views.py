@@ -1,0 +1,148 @@
+"""Views of a data set in memory: mirrored windows of its pictures at changing scale, so that a few hundred last longer.
+
+Knows: one folder data set. Does not know: models.
+
+B images, H W pixels of a picture, H' W' pixels of a view.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from e2e_deploy.errors import DataError
+from e2e_deploy.names import OnBad
+from e2e_deploy.train.accuracy import spread_indices
+from e2e_deploy.train.data.folder import FolderDataset
+from e2e_deploy.train.data.resize import fit
+from e2e_deploy.train.data.sample import depth_target
+
+SMALLEST_VIEW = 0.5
+"""Least side of a view as a share of the picture's."""
+
+
+class View(NamedTuple):
+    """A window of a picture, perhaps mirrored, in pixels of the picture."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    flip: bool
+
+
+def random_view(size_hw: tuple[int, int], generator: torch.Generator) -> View:
+    """A window of the picture's aspect with sides from SMALLEST_VIEW to all of it; every second one mirrored."""
+    share, down, right, mirror = torch.rand(4, generator=generator).tolist()
+    side = SMALLEST_VIEW + (1 - SMALLEST_VIEW) * share
+    height, width = (round(side * length) for length in size_hw)
+    top, left = int(down * (size_hw[0] - height + 1)), int(right * (size_hw[1] - width + 1))
+    return View(top, left, height, width, mirror < 0.5)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A whole split in memory, every image in [-1, 1], uint8-quantised to save memory.
+
+    Attributes:
+        view_hw: (H', W') that views are resized to.
+        rgb: uint8 [n, 3, H, W].
+        results: depth (repeated over three channels, 2 to 98 per cent quantiles to 0 and 255, invalid far) or normals,
+            uint8 [n, 3, H, W], by task.
+    """
+
+    view_hw: tuple[int, int]
+    rgb: Tensor
+    results: dict[str, Tensor]
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """(H, W) of the pictures."""
+        return (self.rgb.shape[2], self.rgb.shape[3])
+
+    @property
+    def whole(self) -> View:
+        """The view of everything."""
+        return View(0, 0, *self.size_hw, False)
+
+    def batch(self, kind: str, indices: Tensor, view: View) -> Tensor:
+        """float32 [B, 3, H', W'] in [-1, 1] of ``kind`` rgb, depth or normals, seen through ``view``.
+
+        Depth spans -1 to 1 again in every view, as a depth target does; normals have unit length, and x changes sign
+        in a mirror.
+        """
+        top, left, height, width, flip = view
+        images = (self.rgb if kind == "rgb" else self.results[kind])[indices]
+        images = images[:, :, top : top + height, left : left + width].float() / 127.5 - 1.0
+        if flip:
+            images = images.flip(3)
+            if kind == "normals":
+                images[:, 0] = -images[:, 0]
+        images = F.interpolate(images, self.view_hw, mode="bilinear", antialias=True)
+        if kind == "normals":
+            images = F.normalize(images, dim=1)
+        if kind == "depth":
+            near, far = (f(images, dim=(1, 2, 3), keepdim=True) for f in (torch.amin, torch.amax))
+            images = (images - near) / (far - near).clamp(min=1 / 255) * 2.0 - 1.0
+        return images
+
+    def to(self, device: torch.device | str) -> "Pictures":
+        """The same pictures on ``device``."""
+        results = {k: v.to(device) for k, v in self.results.items()}
+        return Pictures(self.view_hw, self.rgb.to(device), results)
+
+
+def load_pictures(
+    root: Path | str,
+    view_hw: tuple[int, int],
+    *,
+    split: str = "train",
+    limit: int | None = None,
+    on_bad: OnBad = "stop",
+) -> Pictures:
+    """Read a split of a folder data set into memory, at twice the size of its views.
+
+    Args:
+        root: the data set, with depth and normals.
+        view_hw: (H', W') of its views.
+        split: its part.
+        limit: at most so many pictures, evenly spread.
+        on_bad: leave damaged samples out, or stop at the first.
+
+    Raises:
+        DataError: the split has no sample with depth, the set has depth or normals alone, or ``on_bad`` is stop.
+        UsageError: no such split.
+    """
+    dataset = FolderDataset(root, split)
+    if not (dataset.has_normals and dataset.spec.depth_format):
+        raise DataError(f"{root} has depth or normals alone; pretraining needs both")
+    images: dict[str, list[npt.NDArray[np.uint8]]] = {"rgb": [], "depth": [], "normals": []}
+    for index in spread_indices(len(dataset), limit):
+        try:
+            sample = fit(dataset.read(index), 2 * view_hw[0], 2 * view_hw[1])
+        except DataError:
+            if on_bad == "stop":
+                raise
+            continue
+        depth, valid = depth_target(sample.depth_m, sample.valid)
+        if not valid.any() or sample.normals is None:
+            continue
+        near, far = depth[valid].min(), depth[valid].max()
+        unit = np.where(valid, (depth - near) / (far - near), 1.0)
+        images["rgb"].append(sample.rgb)
+        images["depth"].append(_quantised(np.repeat(unit[..., None], 3, axis=2) * 255))
+        images["normals"].append(_quantised((sample.normals + 1.0) * 127.5))
+    if not images["rgb"]:
+        raise DataError(f"{root} ({split}): no sample with depth can be read")
+    n3hw = {k: torch.from_numpy(np.stack(v).transpose(0, 3, 1, 2)) for k, v in images.items()}
+    return Pictures(view_hw, n3hw.pop("rgb"), n3hw)
+
+
+def _quantised(image: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    quantised: npt.NDArray[np.uint8] = np.rint(image).astype(np.uint8)
+    return quantised

@@ -1,0 +1,51 @@
+"""What a run says of itself before its first step."""
+
+from collections.abc import Iterator, Mapping
+
+from e2e_deploy.train.data.batches import Part
+from e2e_deploy.train.data.folder import FolderDataset
+from e2e_deploy.train.run.heldout import HeldOut
+from e2e_deploy.train.run.resume import DataState, Progress, changed_data
+from e2e_deploy.train.start import Start
+from e2e_deploy.train.step.step import Stepper
+
+
+def introduction(
+    start: Start,
+    stepper: Stepper,
+    parts: tuple[Part, ...],
+    held_out: HeldOut | None,
+    progress: Progress,
+    data_states: Mapping[str, DataState],
+) -> Iterator[str]:
+    """Lines for people: the start, the data, what is trained, and where a continued run goes on."""
+    yield f"start: {start.checkpoint.describe()}"
+    yield from (f"  {change}" for change in start.changes)
+    yield from _of_data(parts, held_out)
+    yield from _of_training(stepper)
+    if progress.step:
+        yield f"continuing after step {progress.step}"
+        yield from (f"  {sentence}" for sentence in changed_data(progress.data, data_states))
+
+
+def _of_data(parts: tuple[Part, ...], held_out: HeldOut | None) -> Iterator[str]:
+    for part in parts:
+        data = part.dataset
+        yield f"data: {data.root} ({data.split}), {len(data)} images, ratio {part.weight}"
+    datasets: list[FolderDataset] = [part.dataset for part in parts]
+    for dataset in datasets + ([held_out.dataset] if held_out else []):
+        if sentence := dataset.left_out_sentence():
+            yield f"  {sentence}"
+
+
+def _of_training(stepper: Stepper) -> Iterator[str]:
+    config, optim = stepper.config, stepper.config.optim
+    million = sum(p.numel() for _, p in stepper.named_parameters) / 1e6
+    yield (
+        f"training {' and '.join(stepper.forward.parts)} ({million:.1f} million weights) for "
+        f"{config.task} on {stepper.device}, {config.model.precision}: "
+        f"{optim.steps} steps of {optim.effective_batch} images = {optim.micro_batch} x "
+        f"{stepper.accumulation} x {stepper.accelerator.num_processes} processes"
+    )
+    if stepper.direction_weight:
+        yield f"  and against inverted depth, with weight {stepper.direction_weight:g}"
