@@ -1,179 +1,151 @@
-import av
+"""``e2e.run``: what may be asked of a run, and what is refused before anything begins."""
+
+import cv2
 import numpy as np
 import pytest
 
-from e2e_deploy.bundle.bundle import open_bundle
-from e2e_deploy.errors import E2EDeployError, SourceError, UnavailableError
-from e2e_deploy.runtime.engine import Engine
-from e2e_deploy.runtime.loop import run_source
-from e2e_deploy.runtime.sinks.sink import Painter
-from e2e_deploy.runtime.sinks.video_sink import VideoSink
-from e2e_deploy.runtime.sources.source import BaseSource, SourceFrame
-from tests.plain_bundle import HW, plain_depth, write_plain_bundle
-
-
-class ListSource(BaseSource):
-    """Frames from memory, then perhaps an error."""
-
-    def __init__(self, frames, error=None):
-        super().__init__("list", fps=10.0, total=len(frames))
-        self.frames, self.error = frames, error
-
-    def __iter__(self):
-        for index, rgb in enumerate(self.frames):
-            yield SourceFrame(rgb, index, index / self.fps, f"f{index}")
-        if self.error is not None:
-            raise self.error
-
-
-class ListSink:
-    """Keeps what it gets."""
-
-    name, on_main_thread = "list", False
-
-    def __init__(self, fail_at=None):
-        self.got, self.closed, self.fail_at = [], 0, fail_at
-
-    def write(self, frame, result, facts):
-        if len(self.got) == self.fail_at:
-            raise E2EDeployError("the disk is full")
-        self.got.append((frame, result))
-        self.facts = facts
-
-    def close(self):
-        self.closed += 1
-        return []
+import e2e_deploy as e2e
+from e2e_deploy.runtime.sinks.sink import CallbackSink
+from e2e_deploy.runtime.sources.pattern import PatternSource
+from e2e_deploy.runtime.steps.intrinsics import Intrinsics
+from tests.plain_bundle import HW, plain_depth, plain_normals, write_plain_bundle
 
 
 @pytest.fixture
 def bundle(tmp_path):
-    return open_bundle(write_plain_bundle(tmp_path / "bundle", sizes=[HW, (48, 32)]))
+    return write_plain_bundle(tmp_path / "bundle")
 
 
-def pictures(rng, *sizes):
-    return [rng.integers(0, 256, (*hw, 3), dtype=np.uint8) for hw in sizes]
+@pytest.fixture
+def normals(tmp_path):
+    return write_plain_bundle(tmp_path / "normals", task="normals")
 
 
-def test_every_sink_gets_every_frame_with_its_own_result(bundle, rng):
-    frames, sinks = pictures(rng, HW, HW, HW), [ListSink(), ListSink()]
+@pytest.fixture
+def photo(tmp_path, rng):
+    rgb = rng.integers(0, 256, (*HW, 3), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "photo.png"), rgb[..., ::-1])
+    return tmp_path / "photo.png", rgb
+
+
+def kept(results):
+    return CallbackSink(lambda frame, result, facts: results.append((frame, result, facts)))
+
+
+def test_a_picture_into_a_file_and_a_sink_of_ones_own(bundle, photo, tmp_path):
+    results = []
+    out = tmp_path / "depth.npy"
+    report = e2e.run(photo[0], bundle, out=out, sinks=[kept(results)])
+    np.testing.assert_allclose(np.load(out), plain_depth(photo[1]), atol=1e-6)
+    np.testing.assert_array_equal(results[0][1], np.load(out))
+    assert report.files == [out, tmp_path / "depth.npy.json"]
+    assert (report.frames, report.complete, report.note) == (1, True, "untrained weights")
+
+
+def test_with_a_sink_of_ones_own_nothing_is_written(bundle, photo, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = set(tmp_path.iterdir())
+    assert e2e.run(photo[0], bundle, sinks=[kept([])]).files == []
+    assert set(tmp_path.iterdir()) == before
+    assert len(e2e.run(photo[0], bundle, formats="npy").files) == 2
+    assert (tmp_path / "depth-out" / "photo_depth.npy").exists()
+
+
+def test_an_engine_that_is_loaded_stays_open(bundle, rng):
+    results = []
+    with e2e.load(bundle) as engine:
+        for _ in range(2):
+            e2e.run(PatternSource(*HW, fps=0, total=3), engine, sinks=[kept(results)])
+        rgb = rng.integers(0, 256, (*HW, 3), dtype=np.uint8)
+        np.testing.assert_allclose(engine(rgb), plain_depth(rgb), atol=1e-6)
+        with pytest.raises(e2e.UsageError, match="`backend` and `device` have no effect on an Eng"):
+            e2e.run(PatternSource(*HW, fps=0, total=3), engine, backend="torch", sinks=[kept([])])
+    assert len(results) == 6
+
+
+def test_normals_in_optical_axes(normals, photo):
+    results = []
+    e2e.run(photo[0], normals, sinks=[kept(results)], axes="optical")
+    (_, result, facts), (x, y, z) = results[0], np.moveaxis(plain_normals(photo[1]), 2, 0)
+    np.testing.assert_allclose(result, np.stack([x, -y, -z], axis=2), atol=1e-6)
+    assert facts["axes"] == "x right, y down, z forward"
+
+
+def test_points_as_an_array_give_metres(bundle, photo):
+    truth, results = 1 + 9 * plain_depth(photo[1]), []
+    points = [(u, v, truth[v, u]) for v in range(HW[0]) for u in range(0, HW[1], 4)]
+    e2e.run(photo[0], bundle, sinks=[kept(results)], metric_points=points)
+    np.testing.assert_allclose(results[0][1], truth, rtol=1e-4)
+
+
+def test_the_report_comes_before_the_first_frame_and_after_each(bundle):
     seen = []
-    report = run_source(bundle, ListSource(frames), sinks, on_frame=lambda r: seen.append(r.frames))
-    for sink in sinks:
-        assert sink.closed == 1
-        for rgb, (frame, result) in zip(frames, sink.got, strict=True):
-            assert frame.rgb is rgb
-            np.testing.assert_allclose(result, plain_depth(rgb), atol=1e-6)
-    assert (report.frames, seen, report.fitted) == (3, [0, 1, 2, 3], {})
-    assert report.latency.count == 3
-    assert report.engine.startswith("onnxruntime")
-    assert not report.interrupted
+    source = PatternSource(*HW, fps=0, total=3)
+    e2e.run(source, bundle, sinks=[kept([])], on_frame=lambda report: seen.append(report.frames))
+    assert seen == [0, 1, 2, 3]
 
 
-def test_frames_of_any_size_are_fitted_and_results_have_their_size(bundle, rng):
-    sizes = [(96, 64), (50, 70), HW, (50, 70)]
-    sink = ListSink()
-    report = run_source(bundle, ListSource(pictures(rng, *sizes)), [sink])
-    assert [result.shape for _, result in sink.got] == sizes
-    # The first frame chose the graph of its aspect.
-    assert report.fitted == {(96, 64): (48, 32), (50, 70): (48, 32), HW: (48, 32)}
+CAMERA = Intrinsics(20, 20, 16, 4)
 
 
-def test_a_limit(bundle, rng):
-    sink = ListSink()
-    report = run_source(bundle, ListSource(pictures(rng, HW, HW, HW)), [sink], limit=2)
-    assert report.frames == len(sink.got) == 2
-    assert sink.closed == 1
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"colormap": "jet"}, "unknown colour map 'jet'"),
+        ({"axes": "ros"}, "unknown `axes` 'ros'; the axes are camera, optical"),
+        ({"formats": ["tiff"]}, "unknown `formats` tiff"),
+        ({"decode": "tpu"}, "unknown decoder 'tpu'"),
+        ({"parity": "panic", "parity_every": 1}, "unknown `parity` 'panic'; it is warn or strict"),
+        ({"limit": 0}, "`limit` must be 1 or more, not 0"),
+        ({"parity_every": -1}, "`parity_every` must be 1 or more, not -1"),
+        ({"backend": "tpu"}, "unknown backend 'tpu'"),
+        ({"axes": "optical"}, "`axes` is for normals; depth has no directions"),
+        ({"intrinsics": CAMERA}, "`intrinsics` has no effect here"),
+        ({"camera_pitch_deg": 3.0}, "`camera_pitch_deg` needs `camera_height_m`"),
+        ({"camera_height_m": 3.0}, "`camera_height_m` needs `intrinsics`"),
+        ({"parity": "warn"}, '`parity="warn"` needs `parity_every`'),
+        ({"formats": "npy"}, "`formats` needs `out`"),
+        ({"colormap": "turbo"}, '`colormap="turbo"` has no effect'),
+        ({"side_by_side": True}, "`side_by_side` needs `out` with a path ending in .mp4"),
+        ({"timeout_s": 3.0}, "`timeout_s` is for streams, and "),
+        ({"reconnect_s": 3.0}, "`reconnect_s` is for streams and cameras, and "),
+        ({"checkpoint": "x"}, "`checkpoint` is what PyTorch opens"),
+        ({"steady": True}, "`steady` is for videos and cameras"),
+    ],
+)
+def test_what_is_refused(bundle, photo, asked, said):
+    results = []
+    with pytest.raises(e2e.UsageError, match=said):
+        e2e.run(photo[0], bundle, sinks=[kept(results)], **asked)
+    assert results == []
 
 
-def test_ctrl_c_keeps_a_playable_video(bundle, rng, tmp_path):
-    sink = VideoSink(
-        tmp_path / "a.mp4",
-        Painter(bundle.manifest, "spectral", is_video=True),
-        fps=10,
-        side_by_side=False,
-    )
-    source = ListSource(pictures(rng, HW, HW, HW), KeyboardInterrupt())
-    report = run_source(bundle, source, [sink])
-    assert report.interrupted
-    assert report.files == [tmp_path / "a.mp4"]
-    with av.open(str(tmp_path / "a.mp4")) as container:
-        assert sum(1 for _ in container.decode(video=0)) == 3
+def test_options_of_opening_have_no_effect_on_an_open_source(bundle):
+    with pytest.raises(e2e.UsageError, match="`timeout_s`, `reconnect_s` and `decode` have no eff"):
+        e2e.run(PatternSource(*HW, fps=0, total=3), bundle, sinks=[kept([])], reconnect_s=3.0)
 
 
-def test_a_lost_source_closes_the_sinks_first(bundle, rng):
-    sink = ListSink()
-    with pytest.raises(SourceError, match="lost"):
-        run_source(bundle, ListSource(pictures(rng, HW), SourceError("lost")), [sink])
-    assert (len(sink.got), sink.closed) == (1, 1)
+@pytest.fixture
+def pairs(tmp_path):
+    return write_plain_bundle(tmp_path / "pairs", batch=2)
 
 
-def test_a_sink_that_fails_leaves_the_others_alone(bundle, rng):
-    good, bad = ListSink(), ListSink(fail_at=1)
-    report = run_source(bundle, ListSource(pictures(rng, HW, HW, HW)), [good, bad])
-    assert (len(good.got), good.closed, bad.closed) == (3, 1, 1)
-    assert [(s.written, s.failure) for s in report.sinks] == [(3, ""), (1, "the disk is full")]
+@pytest.mark.parametrize("count", [1, 4, 5])
+def test_frames_go_in_batches_and_come_out_one_by_one(pairs, tmp_path, rng, count):
+    folder, results = tmp_path / "photos", []
+    folder.mkdir()
+    pictures = rng.integers(0, 256, (count, *HW, 3), dtype=np.uint8)
+    for index, rgb in enumerate(pictures):
+        cv2.imwrite(str(folder / f"{index}.png"), rgb[..., ::-1])
+    report = e2e.run(folder, pairs, sinks=[kept(results)], parity_every=1)
+    assert (report.frames, report.latency.count, report.parity.outside) == (count, count, 0)
+    assert [frame.name for frame, _, _ in results] == [str(index) for index in range(count)]
+    for rgb, (_, result, _) in zip(pictures, results, strict=True):
+        np.testing.assert_allclose(result, plain_depth(rgb), atol=1e-6)
+    results.clear()
+    assert e2e.run(folder, pairs, sinks=[kept(results)], limit=1).frames == len(results) == 1
 
 
-def test_without_a_sink_that_can_write_the_run_ends(bundle, rng):
-    source = ListSource(pictures(rng, *[HW] * 200))
-    with pytest.raises(E2EDeployError, match="disk is full"):
-        run_source(bundle, source, [ListSink(fail_at=1), ListSink(fail_at=0)])
-
-
-def test_no_frame_at_all(bundle):
-    report = run_source(bundle, ListSource([]), [ListSink()])
-    assert (report.frames, report.latency, report.engine) == (0, None, "")
-
-
-def test_a_backend_that_is_not_here_closes_the_sinks(bundle, rng, monkeypatch):
-    monkeypatch.setattr("e2e_deploy.runtime.backends.ort_gpu.cuda_device_count", lambda: 0)
-    sink = ListSink()
-    with pytest.raises(UnavailableError):
-        run_source(bundle, ListSource(pictures(rng, HW)), [sink], device="cuda")
-    assert sink.closed == 1
-
-
-def test_steps_change_results_and_tell_sinks_about_it(bundle, rng):
-    def double(frame, result, facts):
-        facts["doubled"] = frame.index
-        return result * 2
-
-    def more(frame, result, facts):
-        assert facts["doubled"] == frame.index
-        return result + 1
-
-    (rgb,), sink = pictures(rng, HW), ListSink()
-    run_source(bundle, ListSource([rgb]), [sink], steps=[double, more])
-    np.testing.assert_allclose(sink.got[0][1], 2 * plain_depth(rgb) + 1, atol=1e-5)
-    assert sink.facts == {"doubled": 0}
-
-
-def test_an_engine_that_fails_again_when_it_closes_does_not_hang(bundle, rng, monkeypatch):
-    def fail(self, *given):
-        raise E2EDeployError("the GPU reports CUDA_ERROR_ILLEGAL_ADDRESS")
-
-    def fail_again(self):
-        raise E2EDeployError("the GPU reports it again")
-
-    monkeypatch.setattr(Engine, "collect", fail)
-    monkeypatch.setattr(Engine, "close", fail_again)
-    sink = ListSink()
-    with pytest.raises(E2EDeployError, match="ILLEGAL_ADDRESS"):
-        run_source(bundle, ListSource(pictures(rng, HW)), [sink])
-    assert sink.closed == 1
-
-
-def test_what_is_unknown_is_counted(bundle, rng):
-    def half_and_then_all(frame, result, facts):
-        result = result.copy()
-        result[: None if frame.index else HW[0] // 2] = np.nan if frame.index else np.inf
-        if frame.index:
-            facts["metric_fit"] = {"failed": f"too few points in frame {frame.index}"}
-        return result
-
-    report = run_source(
-        bundle, ListSource(pictures(rng, HW, HW, HW)), [ListSink()], steps=[half_and_then_all]
-    )
-    assert (report.pixels, report.unknown_pixels) == (3 * HW[0] * HW[1], 5 * HW[0] * HW[1] // 2)
-    assert (report.frames, report.unknown_results) == (3, 2)
-    assert (report.failed_steps, report.failed_step) == (2, "too few points in frame 1")
+def test_a_live_frame_does_not_wait_for_others(pairs):
+    with pytest.raises(e2e.UsageError, match=r"is live, so its frames go one by one.* 2 at once"):
+        e2e.run("test:", pairs, sinks=[kept([])])
