@@ -16,25 +16,12 @@ from e2e_deploy.errors import (
     UnavailableError,
     UsageError,
 )
-from e2e_deploy.limits import LIMITS, measure_parity
 from e2e_deploy.runtime.backends import onnxruntime as ort_backend
 from e2e_deploy.runtime.backends import ort_options
 from tests.plain_bundle import HW, edit_manifest, plain_model, rehash, write_plain_bundle
 
 GRAPH = "model_24x32.onnx"
 ON_CPU = ("onnxruntime", "torch")
-
-
-@pytest.mark.parametrize("backend", ON_CPU)
-@pytest.mark.parametrize("task", ["depth", "normals"])
-def test_every_backend_agrees_with_the_stored_reference(request, task, backend):
-    bundle = open_bundle(request.getfixturevalue(f"{task}_bundle"))
-    frames, references = bundle.reference(bundle.manifest.graphs[0])
-    with e2e.load(bundle, backend=backend, device="cpu") as engine:
-        for frame, reference in zip(frames, references, strict=True):
-            parity = measure_parity(task, engine(frame), reference)
-            assert parity.breaks(LIMITS[backend, "fp32"]) == []
-            assert np.ptp(reference) > 0.01  # a constant would agree with anything
 
 
 @pytest.mark.parametrize("backend", ON_CPU)

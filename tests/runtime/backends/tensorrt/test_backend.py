@@ -238,10 +238,9 @@ class TestThisMachine:
 
 
 def _for_real(tmp_path, library):
-    """A bundle with a plan for this GPU must give its stored reference back."""
+    """Frames that overlap on a GPU keep their order and their budget; test_parity.py says that results are right."""
     from e2e_deploy.export.engines.build import build_plans, current_gpu
     from e2e_deploy.export.engines.cache import PlanCache
-    from e2e_deploy.limits import measure_parity
     from tests.small_graphs import drop_unread
 
     root = drop_unread(write_plain_bundle(tmp_path / "bundle"))
@@ -253,11 +252,8 @@ def _for_real(tmp_path, library):
     manifest.plans.extend(built.entries)
     write_manifest(root, manifest)
     bundle = open_bundle(root)
-    pictures, references = bundle.reference(bundle.manifest.graphs[0])
     with e2e.load(bundle, backend=library) as engine:
         assert engine.backend.cuda_graph, engine.backend.cuda_graph_reason
-        for picture, reference in zip(pictures, references, strict=True):
-            assert measure_parity("depth", engine(picture), reference).relative < 1e-4
         painted = []
         sink = CallbackSink(lambda frame, depth, facts: painted.append(read_number(depth)))
         report = run_source(bundle, PatternSource(*HW, fps=0, total=30), [sink], engine=engine)

@@ -1,0 +1,141 @@
+"""Every backend that is here, in every precision it takes, one frame and two at a time, against stored references.
+
+ONNX Runtime and the plan backends run graphs that anyone can compute by hand; they and PyTorch also what our exporter
+makes of small checkpoints.
+"""
+
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+import e2e_deploy as e2e
+from e2e_deploy.bundle.bundle import open_bundle
+from e2e_deploy.limits import LIMITS, measure_parity
+from e2e_deploy.names import BACKENDS, PLAN_KINDS
+from tests.plain_bundle import edit_manifest, rehash, write_plain_bundle
+from tests.small_graphs import drop_unread
+
+GRAPH = "model_24x32.onnx"
+TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+
+CASES = [
+    (backend, precision, batch)
+    for backend in BACKENDS
+    for precision in (p for b, p in LIMITS if b == backend)
+    for batch in (1, 2)
+    if backend != "torch"
+    or precision == "fp32"  # the reference itself, whatever the bundle's precision
+]
+ON_ANY_MACHINE = {("onnxruntime", "fp32"), ("onnxruntime", "fp16"), ("onnxruntime", "int8")}
+ON_ANY_MACHINE |= {("torch", "fp32")}
+
+
+def in_16_bits(model, kind):
+    """The plain graph with everything between its frame and its result in a type of 16 bits."""
+    first, last = model.graph.node[0], model.graph.node[-1]
+    first.attribute[0].i = kind
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            narrow = helper.make_tensor(tensor.name, kind, tensor.dims, tensor.float_data)
+            tensor.CopyFrom(narrow)
+    name, last.output[0] = last.output[0], "narrow"
+    model.graph.node.append(helper.make_node("Cast", ["narrow"], [name], to=TensorProto.FLOAT))
+
+
+def in_8_bits(model):
+    """The plain graph with its colours through 8 bits, which hold them."""
+    nodes = list(model.graph.node)
+    nodes[0].output[0] = "wide"
+    del model.graph.node[:]
+    model.graph.initializer.extend(
+        [
+            helper.make_tensor("one", TensorProto.FLOAT, [], [1.0]),
+            helper.make_tensor("zero", TensorProto.UINT8, [], [0]),
+        ]
+    )
+    through = [
+        helper.make_node("QuantizeLinear", ["wide", "one", "zero"], ["narrow"]),
+        helper.make_node("DequantizeLinear", ["narrow", "one", "zero"], ["rgb"]),
+    ]
+    model.graph.node.extend([nodes[0], *through, *nodes[1:]])
+
+
+def plain(root, task, precision, batch):
+    """A plain bundle in a precision; its references stay those of fp32."""
+    write_plain_bundle(root, task=task, batch=batch)
+    model = onnx.load(root / GRAPH)
+    if precision in TYPES:
+        in_16_bits(model, TYPES[precision])
+    elif precision == "int8":
+        in_8_bits(model)
+    onnx.save(model, root / GRAPH)
+    rehash(root, GRAPH)
+    edit_manifest(root, lambda value: value.update(precision=precision))
+    return drop_unread(root)
+
+
+def exported(request, root, task, batch):
+    """An exported bundle; for PyTorch alone, which runs its checkpoint, also one of graphs that take several frames."""
+    folder = request.getfixturevalue(f"{task}_bundle")
+    if batch == 1:
+        return folder
+    shutil.copytree(folder, root)
+
+    def widen(value):
+        for graph in value["graphs"]:
+            for tensor in (*graph["inputs"], *graph["outputs"]):
+                tensor["shape"][0] = batch
+
+    edit_manifest(root, widen)
+    return root
+
+
+def check(bundle, backend, precision):
+    """Every stored frame, as many at a time as the graph takes, is within the limit."""
+    frames, references = bundle.reference(bundle.manifest.graphs[0])
+    with e2e.load(bundle, backend=backend) as engine:
+        assert engine.backend.name == backend
+        assert len(frames) >= engine.batch
+        for start in range(0, len(frames) - engine.batch + 1, engine.batch):
+            given = frames[start : start + engine.batch]
+            results = engine(given)
+            for result, reference in zip(results, references[start:], strict=False):
+                parity = measure_parity(bundle.manifest.task, result, reference)
+                assert parity.breaks(LIMITS[backend, precision]) == []
+                assert np.ptp(reference) > 0.01  # a constant would agree with anything
+            np.testing.assert_array_equal(engine.collect(engine.submit(given)), results)
+
+
+@pytest.mark.parametrize("task", ["depth", "normals"])
+@pytest.mark.parametrize(("backend", "precision", "batch"), CASES)
+def test_a_backend_agrees_with_the_reference(
+    request, tmp_path, monkeypatch, backend, precision, batch, task
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = (
+        exported(request, tmp_path / "b", task, batch)
+        if backend == "torch"
+        else plain(tmp_path / "b", task, precision, batch)
+    )
+    try:
+        if backend in PLAN_KINDS:
+            e2e.rebuild_plans(root, backend=backend)
+        check(open_bundle(root), backend, precision)
+    except e2e.UnavailableError as error:
+        assert (backend, precision) not in ON_ANY_MACHINE
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("task", ["depth", "normals"])
+def test_onnx_runtime_agrees_about_what_is_exported(request, task):
+    check(open_bundle(request.getfixturevalue(f"{task}_bundle")), "onnxruntime", "fp32")
+
+
+def test_no_backend_and_no_precision_is_left_out():
+    assert {backend for backend, *_ in CASES} == set(BACKENDS)
+    assert {(backend, precision) for backend, precision, _ in CASES if backend != "torch"} == {
+        pair for pair in LIMITS if pair[0] != "torch"
+    }
