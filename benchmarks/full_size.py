@@ -111,5 +111,5 @@ def export(arguments: argparse.Namespace, stages: Stages, **engines: Any) -> Bun
         resolution=arguments.resolution,
         precision=arguments.precision,
         stages=stages,
-        **engines,
+        **{"engine": "onnx"} | engines,
     )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from e2e_deploy.assets import READY_BUNDLE as READY_BUNDLE
     from e2e_deploy.bundle.bundle import Bundle as Bundle
     from e2e_deploy.bundle.bundle import open_bundle as open_bundle
+    from e2e_deploy.bundle.manifest import Manifest as Manifest
     from e2e_deploy.errors import BundleError as BundleError
     from e2e_deploy.errors import CheckpointError as CheckpointError
     from e2e_deploy.errors import DataError as DataError
@@ -29,11 +30,16 @@ if TYPE_CHECKING:
     from e2e_deploy.errors import SourceError as SourceError
     from e2e_deploy.errors import UnavailableError as UnavailableError
     from e2e_deploy.errors import UsageError as UsageError
+    from e2e_deploy.export.drift import LayerDrift as LayerDrift
+    from e2e_deploy.export.drift import report_drift as report_drift
     from e2e_deploy.export.engines.rebuild import rebuild_plans as rebuild_plans
     from e2e_deploy.export.exporter import export_bundle as export_bundle
+    from e2e_deploy.model.checkpoint import Checkpoint as Checkpoint
     from e2e_deploy.runtime.checks.bench import BenchReport as BenchReport
     from e2e_deploy.runtime.checks.bench import bench as bench
+    from e2e_deploy.runtime.checks.verify import NotCompared as NotCompared
     from e2e_deploy.runtime.checks.verify import Verdict as Verdict
+    from e2e_deploy.runtime.checks.verify import Verification as Verification
     from e2e_deploy.runtime.checks.verify import verify_bundle as verify_bundle
     from e2e_deploy.runtime.engine import Engine as Engine
     from e2e_deploy.runtime.engine import load as load
@@ -55,13 +61,28 @@ if TYPE_CHECKING:
     from e2e_deploy.train.training import train_model as train_model
     from e2e_deploy.verbs.demo import DemoReport as DemoReport
     from e2e_deploy.verbs.demo import demo as demo
+    from e2e_deploy.verbs.doctor import Finding as Finding
+    from e2e_deploy.verbs.doctor import doctor as doctor
     from e2e_deploy.verbs.evaluate import evaluate as evaluate
+    from e2e_deploy.verbs.inspect import CheckpointFacts as CheckpointFacts
+    from e2e_deploy.verbs.inspect import PlanFacts as PlanFacts
+    from e2e_deploy.verbs.inspect import inspect as inspect
+    from e2e_deploy.verbs.inspect import inspect_plans as inspect_plans
 
 # name: the module it is in
 _WHERE = {
     "READY_BUNDLE": "assets",
     "Bundle": "bundle.bundle",
     "open_bundle": "bundle.bundle",
+    "Manifest": "bundle.manifest",
+    "report_drift": "export.drift",
+    "Checkpoint": "model.checkpoint",
+    "NotCompared": "runtime.checks.verify",
+    "Verification": "runtime.checks.verify",
+    "Finding": "verbs.doctor",
+    "CheckpointFacts": "verbs.inspect",
+    "PlanFacts": "verbs.inspect",
+    "LayerDrift": "export.drift",
     "export_bundle": "export.exporter",
     "rebuild_plans": "export.engines.rebuild",
     "bench": "runtime.checks.bench",
@@ -88,6 +109,9 @@ _WHERE = {
     "Evaluation": "train.accuracy",
     "read_picture": "runtime.sources.picture_file",
     "demo": "verbs.demo",
+    "doctor": "verbs.doctor",
+    "inspect": "verbs.inspect",
+    "inspect_plans": "verbs.inspect",
     "DemoReport": "verbs.demo",
 }
 _WHERE |= dict.fromkeys(

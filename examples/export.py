@@ -13,7 +13,7 @@ def main(checkpoint: str, photo: str, out: str = "my-bundle") -> None:
     """Export for frames of the photo's size, check the bundle as any machine can, run it."""
     height, width, _ = e2e.read_picture(photo).shape
     bundle = e2e.export_bundle(checkpoint, out, frame_sizes=[(height, width)])
-    for verdict in e2e.verify_bundle(bundle):
+    for verdict in e2e.verify_bundle(bundle).verdicts:
         error = verdict.parity.relative
         print(
             f"{verdict.backend}: relative error {error:.1e}",

@@ -5,7 +5,7 @@ full-size model needs no more memory than its weights. Knows torch modules and c
 """
 
 import csv
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from e2e_deploy.bundle.bundle import Bundle, open_bundle
+from e2e_deploy.errors import UsageError
 from e2e_deploy.export.graph.precision import Fp32Island
 from e2e_deploy.export.graph.prepare import prepare
 from e2e_deploy.model.checkpoint import Checkpoint
 from e2e_deploy.model.loading import load_model
 from e2e_deploy.model.single_step import FrameModel
-from e2e_deploy.system.files import whole_file
+from e2e_deploy.names import Precision
+from e2e_deploy.runtime.backends.torch import original_checkpoint
+from e2e_deploy.system.files import make_folder, whole_file
 from e2e_deploy.system.opencv import cv2
 
 SAMPLE = 16_384
@@ -97,7 +101,7 @@ def _record(
 def layer_drift(
     checkpoint: Checkpoint,
     frame: npt.NDArray[np.uint8],
-    precision: str,
+    precision: Precision,
     *,
     resolution: int | None = None,
     pad: int = 0,
@@ -133,6 +137,47 @@ def layer_drift(
         headroom = FP16_MAX / max(largest[name], 1e-30)
         report.append(LayerDrift(name, kinds[name], largest[name], headroom, error, error - before))
         before = error
+    return report
+
+
+def report_drift(
+    bundle: str | Path | Bundle, folder: str | Path, *, checkpoint: str | Path | None = None
+) -> list[LayerDrift]:
+    """Every layer of a half-precision bundle beside fp32 on its first stored frame, as layers.csv and layers.png.
+
+    Args:
+        bundle: its folder, or an opened bundle.
+        folder: written to.
+        checkpoint: what the bundle was exported from; None: what the manifest names, if that is a folder here.
+
+    Returns:
+        What stands in layers.csv, in order of execution.
+
+    Raises:
+        UsageError: the bundle is not in half precision, or its graphs take no frames.
+        BundleError: no bundle, or the reference cannot be read.
+        CheckpointError: the checkpoint is not here, or is another.
+        E2EDeployError: the folder cannot be written, or the disk is full.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    manifest, graph = opened.manifest, opened.manifest.graphs[0]
+    if manifest.precision not in ("fp16", "bf16") or graph.kind != "frame":
+        raise UsageError(
+            f"`layers` compares half precision with fp32 on frames, and this bundle is {manifest.precision} of "
+            f"{graph.kind} graphs"
+        )
+    if checkpoint is not None:
+        opened = replace(opened, checkpoint=str(checkpoint))
+    original = original_checkpoint(opened)
+    frames, _ = opened.reference(graph)
+    report = layer_drift(
+        original, frames[0], manifest.precision, resolution=manifest.resolution, pad=manifest.pad
+    )
+    folder = Path(folder)
+    make_folder(folder)
+    write_table(report, folder / "layers.csv")
+    title = f"{manifest.precision} against fp32, {original.id}"
+    write_plot(report, folder / "layers.png", title)
     return report
 
 

@@ -17,12 +17,13 @@ from torch import nn
 
 from e2e_deploy.assets.pictures import reference_frames
 from e2e_deploy.bundle.manifest import GraphEntry, TensorSpec
+from e2e_deploy.bundle.reference import in_batches
 from e2e_deploy.errors import UsageError
 from e2e_deploy.export.open_sides import MAX_SIDE_PX, MIN_STEPS, STEP_PX, check_sizes
 from e2e_deploy.frames import FramePlan, plan_frame
 from e2e_deploy.limits import LIMITS, measure_parity
 from e2e_deploy.model.single_step import FrameModel, SingleStepModel
-from e2e_deploy.names import Precision
+from e2e_deploy.names import GraphKind, Precision, TaskName
 from e2e_deploy.runtime.checks.verify import Verdict, as_map, worst
 from e2e_deploy.tasks import TASKS
 
@@ -38,7 +39,7 @@ class Subject:
     """
 
     plan: FramePlan
-    task: str
+    task: TaskName
     entry: GraphEntry
 
     @property
@@ -59,14 +60,21 @@ class Subject:
         return steps.to_network(torch.from_numpy(frames_NHW3)).numpy()
 
     def example(self) -> torch.Tensor:
-        """One input to trace on."""
-        return torch.from_numpy(self.inputs(reference_frames(self.plan.frame_hw, 1)))
+        """Inputs to trace on: as many as the graph takes at once."""
+        inputs = self.inputs(reference_frames(self.plan.frame_hw, 1))
+        return torch.from_numpy(np.repeat(inputs, self.entry.batch, axis=0))
 
-    def run(self, model: nn.Module, inputs: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Results of ``model`` in torch, one input after the other."""
+    def run(
+        self, model: nn.Module, inputs: npt.NDArray[Any], batch: int = 1
+    ) -> npt.NDArray[np.float32]:
+        """Results of ``model`` in torch for every input, ``batch`` of them at once."""
         module = self.module(model)
+        results: dict[int, npt.NDArray[np.float32]] = {}
         with torch.inference_mode():
-            return np.stack([module(torch.from_numpy(each[None]))[0].numpy() for each in inputs])
+            for indices in in_batches(len(inputs), batch):
+                batch_results = module(torch.from_numpy(inputs[indices])).numpy()
+                results |= dict(zip(indices, batch_results, strict=True))
+        return np.stack([results[index] for index in range(len(inputs))])
 
     def write_reference(self, model: nn.Module, folder: Path, *, count: int) -> None:
         """Store ``count`` inputs and the results of ``model``, the fp32 reference, for them."""
@@ -81,14 +89,16 @@ class Subject:
             inputs, references = stored["frames"], stored["results"]
         parities = [
             measure_parity(self.task, as_map(self.entry, result), as_map(self.entry, reference))
-            for result, reference in zip(self.run(body, inputs), references, strict=True)
+            for result, reference in zip(
+                self.run(body, inputs, self.entry.batch), references, strict=True
+            )
         ]
         limit = LIMITS["torch", precision]
         return Verdict(self.entry.frame_hw, "torch", "CPU", precision, worst(parities), limit)
 
 
 def _subject(
-    plan: FramePlan, task: str, kind: str, multiple_of: int, *, batch: int, single: bool
+    plan: FramePlan, task: TaskName, kind: GraphKind, multiple_of: int, *, batch: int, single: bool
 ) -> Subject:
     info = TASKS[task]
     height, width = size = plan.frame_hw if kind == "frame" else plan.padded_hw
@@ -124,7 +134,7 @@ def _dynamic_plans(plans: list[FramePlan], step: int) -> list[FramePlan]:
         if not MIN_STEPS * step <= side <= MAX_SIDE_PX:
             raise UsageError(
                 f"a dynamic graph takes sides of {MIN_STEPS * step} to {MAX_SIDE_PX} px, and {height}x{width} is the "
-                "processing size; choose another --frame-size or --resolution"
+                "processing size; choose other `frame_sizes` or another `resolution`"
             )
     if len(plans) > 1:
         return plans
@@ -139,8 +149,7 @@ def plan_subjects(
     model: SingleStepModel,
     resolution: int,
     pad: int = 0,
-    task: str,
-    kind: str = "frame",
+    kind: GraphKind = "frame",
     dynamic: bool = False,
     batch: int = 1,
 ) -> list[Subject]:
@@ -152,8 +161,7 @@ def plan_subjects(
         resolution: longest edge the network sees; 0 for the frame's own size.
         pad: pad to multiples of this; 0 as the family's own pipeline does. Core graphs are padded in any case, so that
             their result has the size of their input.
-        task: depth or normals.
-        kind: one of GRAPH_KINDS.
+        kind: frame or core.
         dynamic: leave H and W open, multiples of 64 px.
         batch: pictures a graph takes at once.
 
@@ -174,4 +182,4 @@ def plan_subjects(
     if dynamic:
         plans = _dynamic_plans(plans, step)
     single = dynamic or len(plans) == 1
-    return [_subject(plan, task, kind, step, batch=batch, single=single) for plan in plans]
+    return [_subject(plan, model.task, kind, step, batch=batch, single=single) for plan in plans]

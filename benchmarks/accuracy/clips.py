@@ -9,8 +9,7 @@ import numpy.typing as npt
 
 from e2e_deploy.bundle.bundle import Bundle, open_bundle
 from e2e_deploy.export.exporter import export_bundle
-from e2e_deploy.model.checkpoint import open_checkpoint
-from e2e_deploy.model.tiny import bundled_checkpoint
+from e2e_deploy.model.checkpoint import bundled_checkpoint, open_checkpoint
 from e2e_deploy.runtime.sources.video_source import VideoSource
 from e2e_deploy.train.rendering.scenes.scenes import build_scene
 from e2e_deploy.train.rendering.scenes.stage import SceneCamera

@@ -19,10 +19,8 @@ from e2e_deploy.assets import READY_BUNDLE
 from e2e_deploy.bundle.bundle import Bundle, open_bundle
 from e2e_deploy.bundle.new_bundle import new_bundle, write_manifest
 from e2e_deploy.export.exporter import export_bundle
-from e2e_deploy.model.checkpoint import open_checkpoint
-from e2e_deploy.model.tiny import bundled_checkpoint, bundled_id
 from e2e_deploy.progress import Stages
-from e2e_deploy.runtime.checks.verify import verify_bundle
+from e2e_deploy.runtime.checks.verify import compare
 
 FRAME_HW = (480, 640)
 NUM_REFERENCES = 1
@@ -73,7 +71,7 @@ def write_ready(exported: Bundle, out: Path) -> Bundle:
             results=results[:NUM_REFERENCES],
         )
         write_manifest(folder, manifest)
-        (verdict,) = verify_bundle(open_bundle(folder), backend="onnxruntime", device="cpu")
+        (verdict,) = compare(open_bundle(folder), "onnxruntime", "cpu")
         assert not verdict.failures, verdict.failures
         (entry,) = manifest.verification
         verified = replace(entry, parity=asdict(verdict.parity), passed=True)
@@ -89,9 +87,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp())
     try:
         exported = export_bundle(
-            open_checkpoint(bundled_checkpoint("depth")),
-            folder / "depth",
-            checkpoint_id=bundled_id("depth"),
+            out=folder / "depth",
             frame_sizes=[FRAME_HW],
             stages=Stages(),
         )

@@ -20,8 +20,7 @@ from benchmarks.accuracy.baselines import best_plane, mean_normal
 from benchmarks.report import RESULTS, write_result
 from e2e_deploy.export.exporter import export_bundle
 from e2e_deploy.model.checkpoint import CARD as FACTS
-from e2e_deploy.model.checkpoint import open_checkpoint
-from e2e_deploy.model.tiny import bundled_checkpoint
+from e2e_deploy.model.checkpoint import bundled_checkpoint, open_checkpoint
 from e2e_deploy.train.accuracy import Predict, measure_accuracy
 from e2e_deploy.train.data.folder import FolderDataset
 from e2e_deploy.train.data.sample import Sample

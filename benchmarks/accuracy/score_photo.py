@@ -12,8 +12,7 @@ import e2e_deploy as e2e
 from benchmarks.report import write_result
 from e2e_deploy.export.exporter import export_bundle
 from e2e_deploy.metrics import depth_metrics
-from e2e_deploy.model.checkpoint import open_checkpoint
-from e2e_deploy.model.tiny import bundled_checkpoint
+from e2e_deploy.model.checkpoint import bundled_checkpoint, open_checkpoint
 from e2e_deploy.verbs.show import constant_abs_rel, find_motorcycle
 
 

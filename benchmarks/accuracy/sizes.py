@@ -20,8 +20,8 @@ from benchmarks.peer import Peer
 from benchmarks.report import write_result
 from e2e_deploy.assets.pictures import reference_frames
 from e2e_deploy.export.exporter import export_bundle
-from e2e_deploy.model.checkpoint import open_checkpoint
-from e2e_deploy.model.tiny import build_tiny, bundled_checkpoint
+from e2e_deploy.model.checkpoint import bundled_checkpoint, open_checkpoint
+from e2e_deploy.model.tiny import build_tiny
 from e2e_deploy.runtime.timing import summarise
 
 OWN_SIZE = [

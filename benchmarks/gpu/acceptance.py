@@ -28,8 +28,8 @@ from benchmarks.gpu.roofline import copy_gb_s, matrix_tflops, transfer_gb_s
 from benchmarks.gpu.speed import SIZES, SMALL_HW, Case, run_case
 from benchmarks.gpu.timing import Device, find_device, in_words, versions
 from benchmarks.gpu.training import run_training
-from e2e_deploy.cli.verbs.doctor import examine
 from e2e_deploy.frames import parse_size
+from e2e_deploy.verbs.doctor import doctor
 
 ROOT = Path(__file__).parents[2]
 MISSING = "REQUIRE_GPU=1, but"
@@ -51,8 +51,7 @@ def report_device(device: Device, *, small: bool) -> dict[str, Any]:
         "copy_gb_s": copy_gb_s(device, size),
         "transfer_gb_s": transfer_gb_s(device, 2**28) if device.is_cuda else None,
         "doctor": {
-            finding.what: {"works": finding.works, "found": finding.found}
-            for finding, _ in examine()
+            finding.what: {"works": finding.works, "found": finding.found} for finding in doctor()
         },
     }
 

@@ -24,11 +24,10 @@ from e2e_deploy.export.graph.precision import to_precision
 from e2e_deploy.export.graph.specialise import specialise
 from e2e_deploy.frames import plan_frame
 from e2e_deploy.limits import BACKENDS, LIMITS, Limit, Parity, measure_parity
-from e2e_deploy.model.checkpoint import open_checkpoint
+from e2e_deploy.model.checkpoint import bundled_checkpoint, open_checkpoint
 from e2e_deploy.model.loading import load_model
 from e2e_deploy.model.single_step import FrameModel, SingleStepModel
-from e2e_deploy.model.tiny import bundled_checkpoint
-from e2e_deploy.runtime.checks.verify import verify_bundle, worst
+from e2e_deploy.runtime.checks.verify import compare, worst
 
 Row = dict[str, Any]
 PRECISIONS = ("fp32", "fp16", "bf16")
@@ -116,7 +115,7 @@ def bundle_rows(
         bundle = make_bundle(work, frame_hw, precision=precision, small=True, task=task)
         if backend in LIBRARIES:
             bundle = replace_plan(bundle, bundle.manifest.graphs[0], backend)
-        verdict = verify_bundle(bundle, backend, device.name)[0]
+        verdict = compare(bundle, backend, device.name)[0]
         return {"on": verdict.device, **judged(verdict.parity, verdict.limit)}
 
     rows = []

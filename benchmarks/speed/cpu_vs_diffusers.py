@@ -20,8 +20,7 @@ from benchmarks.report import write_result
 from e2e_deploy.assets.pictures import reference_frames
 from e2e_deploy.export.exporter import export_bundle
 from e2e_deploy.frames import parse_size
-from e2e_deploy.model.checkpoint import open_checkpoint
-from e2e_deploy.model.tiny import bundled_checkpoint
+from e2e_deploy.model.checkpoint import bundled_checkpoint, open_checkpoint
 from e2e_deploy.runtime.timing import summarise
 
 PAUSE_S = 0.5

@@ -25,7 +25,7 @@ from benchmarks.report import write_result
 from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.colormap import colour_depth
 from e2e_deploy.frames import parse_size
-from e2e_deploy.model.tiny import bundled_checkpoint
+from e2e_deploy.model.checkpoint import bundled_checkpoint
 from e2e_deploy.runtime import Engine
 from e2e_deploy.runtime.backends.backend import Result
 from e2e_deploy.runtime.loop import run_source

@@ -23,10 +23,9 @@ from e2e_deploy.assets.pictures import reference_frames
 from e2e_deploy.export.graph.prepare import prepare
 from e2e_deploy.export.onnx import trace
 from e2e_deploy.frames import parse_size
-from e2e_deploy.model.checkpoint import Checkpoint, open_checkpoint
+from e2e_deploy.model.checkpoint import Checkpoint, bundled_checkpoint, open_checkpoint
 from e2e_deploy.model.loading import load_model
 from e2e_deploy.model.single_step import FrameModel
-from e2e_deploy.model.tiny import bundled_checkpoint
 from e2e_deploy.packages import import_onnxruntime
 from e2e_deploy.runtime.backends.ort_options import physical_cores
 from e2e_deploy.runtime.timing import summarise

@@ -186,7 +186,7 @@ class Bundle:
         held = ", ".join(f"{h}x{w}" for h, w in self.manifest.frame_sizes)
         raise UsageError(
             f"the bundle has no graph for frames of {frame_hw[0]}x{frame_hw[1]} (height x width); it has {held}; "
-            f"export with --frame-size {frame_hw[0]}x{frame_hw[1]}"
+            f"export with `frame_sizes=[{frame_hw}]`"
         )
 
     def reference(self, graph: GraphEntry) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:

@@ -64,3 +64,8 @@ def read_reference(
     if not np.isfinite(results).all():
         raise BundleError(f"{name} holds reference results that are NaN or infinite")
     return frames, results
+
+
+def in_batches(count: int, batch: int) -> list[list[int]]:
+    """Which of ``count`` pictures make each batch: every one in turn, the last batch filled up from the first ones."""
+    return [[(first + i) % count for i in range(batch)] for first in range(0, count, batch)]

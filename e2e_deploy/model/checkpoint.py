@@ -1,7 +1,8 @@
 """A checkpoint on disk: which files it must have, what it is, and whether its weights are whole. No torch here.
 
-A checkpoint is a diffusers folder (model_index.json, unet/, vae/, scheduler/, text_encoder/, tokenizer/) or a hub id
-pinned to a commit, ``owner/name@<40 hex digits>``. Weights are safetensors only: a pickle can run code when it is read.
+A checkpoint is a diffusers folder (model_index.json, unet/, vae/, scheduler/, text_encoder/, tokenizer/), a hub id
+pinned to a commit, ``owner/name@<40 hex digits>``, or the small one of a task in the package,
+``bundled:e2e-tiny-depth``. Weights are safetensors only: a pickle can run code when it is read.
 """
 
 import hashlib
@@ -9,15 +10,17 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from e2e_deploy.errors import CheckpointError, UsageError
-from e2e_deploy.model.checkpoint_configs import check_layers, read_config
+from e2e_deploy.model.checkpoint_configs import read_config
 from e2e_deploy.model.families import Identity, identify
-from e2e_deploy.model.weights import Weights, find_weights
+from e2e_deploy.model.weights import Weights, check_layers, find_weights
 from e2e_deploy.packages import require
 from e2e_deploy.system.text import clean
+from e2e_deploy.tasks import get_task
 
 CARD = "e2e_deploy.json"
 DEFAULT_RESOLUTION = 768
@@ -65,10 +68,10 @@ class Checkpoint:
     def sha256(self) -> str:
         """SHA-256 over the weights and configs that decide the result, in a fixed order."""
         total = hashlib.sha256()
-        files = [file for part in _STEMS for file in self.weights[part].files]
-        files += [self.path / part / "config.json" for part in _STEMS]
-        files.append(self.path / "scheduler" / "scheduler_config.json")
-        for file in files:
+        paths = [file for part in _STEMS for file in self.weights[part].files]
+        paths += [self.path / part / "config.json" for part in _STEMS]
+        paths.append(self.path / "scheduler" / "scheduler_config.json")
+        for file in paths:
             with file.open("rb") as stream:
                 total.update(hashlib.file_digest(stream, "sha256").digest())
         return total.hexdigest()
@@ -80,9 +83,21 @@ class Checkpoint:
         )
 
 
-def _read_card(root: Path) -> dict[str, Any]:
-    """What this toolkit wrote beside model_index.json: family, task, note; empty for a checkpoint from elsewhere."""
-    return read_config(root, CARD) if (root / CARD).exists() else {}
+BUNDLED = "bundled:e2e-tiny-"
+
+
+def bundled_checkpoint(task: str = "depth") -> Path:
+    """The packaged folder of the small checkpoint for ``task``, trained on rendered scenes (its README has scores).
+
+    Raises:
+        UsageError: an unknown task.
+    """
+    return Path(str(files("e2e_deploy.assets"))) / f"e2e-tiny-{get_task(task).name}"
+
+
+def bundled_id(task: str) -> str:
+    """Name of the bundled checkpoint in manifests, which open_checkpoint takes; it holds no path of this machine."""
+    return BUNDLED + get_task(task).name
 
 
 def _download(spec: str) -> Path:
@@ -111,13 +126,43 @@ def _download(spec: str) -> Path:
     return Path(folder)
 
 
+def is_checkpoint_id(text: str) -> bool:
+    """Whether it names a checkpoint by id, on the hub or in the package, and is nothing on this disk."""
+    is_hub = _HUB_ID.match(text) is not None and not text.startswith((".", "/"))
+    return text.startswith(BUNDLED) or (is_hub and not os.path.exists(text))
+
+
+def _find(text: str) -> Path:
+    """The folder of a checkpoint as open_checkpoint is given it."""
+    if not text:
+        raise UsageError("the checkpoint is an empty text; expected a diffusers folder or a hub id")
+    if text.startswith(BUNDLED):
+        return bundled_checkpoint(text.removeprefix(BUNDLED))
+    if os.path.isdir(text):  # whatever the text is, also one too long for a path
+        return Path(text)
+    if is_checkpoint_id(text):
+        return _download(text)
+    raise CheckpointError(
+        f"{text} is not a checkpoint: expected a diffusers folder or a hub id owner/name@<commit>"
+    )
+
+
+def _check_tokenizer(folder: Path) -> None:
+    """Refuse what is no plain file where the library that reads it would wait for ever, as for a pipe."""
+    for file in folder.iterdir() if folder.is_dir() else ():
+        if not file.is_file() and not file.is_dir():
+            raise CheckpointError(
+                f"the tokenizer in {folder} does not load: {file.name} is no plain file"
+            )
+
+
 def open_checkpoint(
     spec: str | Path, *, family: str | None = None, task: str | None = None
 ) -> Checkpoint:
     """Find, identify and check a checkpoint without loading its weights.
 
     Args:
-        spec: a diffusers folder, or ``owner/name@<commit>`` on the hub.
+        spec: a diffusers folder, ``owner/name@<commit>`` on the hub, or ``bundled:e2e-tiny-<task>``.
         family: named family, or None to infer it.
         task: named task, or None to infer it.
 
@@ -125,21 +170,14 @@ def open_checkpoint(
         CheckpointError: missing, foreign, damaged or pickled.
         UsageError: an unknown family or task, or a hub id without a commit.
     """
-    text = str(spec)
-    if not text:
-        raise UsageError("the checkpoint is an empty text; expected a diffusers folder or a hub id")
-    if os.path.isdir(text):  # whatever the text is, also one too long for a path
-        root = Path(text)
-    elif _HUB_ID.match(text) and not os.path.exists(text) and not text.startswith((".", "/")):
-        root = _download(text)
-    else:
-        raise CheckpointError(
-            f"{text} is not a checkpoint: expected a diffusers folder or a hub id owner/name@<commit>"
-        )
+    root = _find(text := str(spec))
+    _check_tokenizer(root / "tokenizer")
     model_index = read_config(root, "model_index.json")
     unet, vae = read_config(root, "unet/config.json"), read_config(root, "vae/config.json")
     scheduler = read_config(root, "scheduler/scheduler_config.json")
-    card = _read_card(root)
+    text_encoder = read_config(root, "text_encoder/config.json")
+    # What this toolkit wrote beside the others; a checkpoint from elsewhere has none.
+    card = read_config(root, CARD) if (root / CARD).exists() else {}
     identity = identify(model_index, scheduler, unet, card, family=family, task=task)
     latent = vae.get("latent_channels") or DEFAULT_LATENT_CHANNELS
     if unet.get("in_channels") not in (latent, 2 * latent) or unet.get("out_channels") != latent:
@@ -147,7 +185,6 @@ def open_checkpoint(
             f"{root / 'unet'} has {unet.get('in_channels')} input and {unet.get('out_channels')} output channels; "
             f"expected {2 * latent} (rgb latent and noise) or {latent} (rgb latent) in, {latent} out"
         )
-    text_encoder = read_config(root, "text_encoder/config.json")
     weights = {part: find_weights(root / part, stem) for part, stem in _STEMS.items()}
     for config, part in ((unet, "unet"), (vae, "vae"), (text_encoder, "text_encoder")):
         check_layers(config, weights[part])

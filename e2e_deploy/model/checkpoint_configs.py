@@ -1,22 +1,17 @@
 """The configs of a checkpoint: numbers where numbers belong, within ranges that a model can have.
 
 Knows which keys of diffusers' and transformers' configs are numbers, and our own. What else stands there those
-libraries judge, after a bound on the number of layers: they would build a million of them before anything is compared.
+libraries judge.
 """
 
-from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 from e2e_deploy.errors import CheckpointError
-from e2e_deploy.model.weights import Weights
 from e2e_deploy.names import FamilyName, TaskName
 from e2e_deploy.system.json_files import read_json
 from e2e_deploy.system.records import Limits, check_value
-
-MAX_LAYERS = 512
-"""Residual layers and transformers on one side of a network, counted from above; SD2 has 16, SDXL 66."""
 
 _CHANNELS, _MAX_RESOLUTION = 65536, 65536
 
@@ -109,38 +104,3 @@ def read_config(root: Path, name: str) -> dict[str, Any]:
         if problem := check_value(kind | None, config.get(key), key):
             raise CheckpointError(f"{path}: {problem}")
     return config
-
-
-def check_layers(config: Mapping[str, Any], weights: Weights) -> None:
-    """Compare how deep ``config`` is with what is stored, before anything is built: every layer has several tensors.
-
-    Raises:
-        CheckpointError: it asks for more layers than there can be.
-    """
-    count, limit = _most_layers(config), min(MAX_LAYERS, len(weights.tensors))
-    if count > limit:
-        raise CheckpointError(
-            f"the config.json of {weights.name} asks for up to {count} layers; expected at most {limit}, with "
-            f"{len(weights.tensors)} tensors"
-        )
-
-
-def _leaves(value: Any) -> Iterator[Any]:
-    if isinstance(value, list):
-        for item in value:
-            yield from _leaves(item)
-    else:
-        yield value
-
-
-def _most_layers(config: Mapping[str, Any]) -> int:
-    """Layers of a network if every level had as many as the largest."""
-
-    def most(key: str) -> int:
-        return max((n for n in _leaves(config.get(key)) if n is not None), default=1)
-
-    levels = config.get("block_out_channels")
-    if not isinstance(levels, list):
-        return most("num_hidden_layers")
-    transformers = most("transformer_layers_per_block")
-    return len(levels) * most("layers_per_block") * (1 + transformers)

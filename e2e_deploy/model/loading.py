@@ -12,13 +12,10 @@ from torch import Tensor
 
 from e2e_deploy.errors import CheckpointError
 from e2e_deploy.model.checkpoint import Checkpoint
-from e2e_deploy.model.single_step import SingleStepModel, x0_coefficients
+from e2e_deploy.model.schedule import last_step
+from e2e_deploy.model.single_step import SingleStepModel
 from e2e_deploy.model.weights import FLOATS, Stored, Weights
 from e2e_deploy.packages import require
-from e2e_deploy.system.files import open_regular
-
-MAX_ALPHA_BAR = 0.9999
-"""Above it the last step of training adds no noise worth its name, and nothing was learned from it."""
 
 # Attention projections in VAEs saved before diffusers 0.18.
 _OLD_NAMES = {
@@ -200,9 +197,6 @@ def _empty_prompt(checkpoint: Checkpoint, tokenizer_class: Any) -> Tensor:
     """Token ids [1, 2] of the empty prompt: BOS and EOS."""
     folder = checkpoint.path / "tokenizer"
     try:
-        for file in folder.iterdir():
-            if not file.is_dir():
-                open_regular(file).close()  # the library would wait for a pipe
         tokenizer = tokenizer_class.from_pretrained(folder, local_files_only=True)
         ids_1L: Tensor = tokenizer(
             "", padding="do_not_pad", truncation=True, max_length=77, return_tensors="pt"
@@ -220,35 +214,6 @@ def _empty_prompt(checkpoint: Checkpoint, tokenizer_class: Any) -> Tensor:
     return ids_1L
 
 
-def terminal_alpha_bar(scheduler_config: Mapping[str, Any]) -> tuple[int, float]:
-    """(T, alpha_bar at T) of a saved scheduler, T = num_train_timesteps - 1; its timestep spacing is never used.
-
-    Raises:
-        CheckpointError: the config describes no noise schedule, or one that clips latents.
-    """
-    diffusers = require("diffusers", "export")
-    try:
-        scheduler = diffusers.DDIMScheduler.from_config(dict(scheduler_config))
-        timestep = int(scheduler.config.num_train_timesteps) - 1
-        alpha_bar = float(scheduler.alphas_cumprod.double()[timestep])
-    except Exception as error:
-        raise CheckpointError(
-            f"scheduler_config.json describes no noise schedule: {_one_line(error)}"
-        ) from None
-    if not 0.0 <= alpha_bar < MAX_ALPHA_BAR:
-        raise CheckpointError(
-            f"scheduler_config.json describes no noise schedule: {alpha_bar:.6g} of the signal's power is left at the "
-            f"last step; expected 0 to {MAX_ALPHA_BAR}"
-        )
-    for switch in ("clip_sample", "thresholding"):
-        if scheduler_config.get(switch):
-            raise CheckpointError(
-                f"scheduler_config.json sets {switch}, which cuts off latents outside a range; depth and "
-                "normals models are trained without: set it to false if that is true of this one"
-            )
-    return timestep, alpha_bar
-
-
 def load_model(checkpoint: Checkpoint) -> SingleStepModel:
     """The checkpoint as a SingleStepModel in float32, eval mode, on the CPU, without gradients.
 
@@ -258,10 +223,7 @@ def load_model(checkpoint: Checkpoint) -> SingleStepModel:
     diffusers = require("diffusers", "export")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # diffusers warns about its own deprecated attributes
-        timestep, alpha_bar = terminal_alpha_bar(checkpoint.scheduler)
-        from_xt, from_output = x0_coefficients(
-            str(checkpoint.scheduler.get("prediction_type", "epsilon")), alpha_bar
-        )
+        step = last_step(checkpoint.scheduler)
         unet = _load_part(checkpoint, "unet", diffusers.UNet2DConditionModel)
         vae = _load_part(checkpoint, "vae", diffusers.AutoencoderKL)
         context_1LC = encode_empty_prompt(checkpoint)
@@ -277,8 +239,8 @@ def load_model(checkpoint: Checkpoint) -> SingleStepModel:
         context_1LC,
         task=checkpoint.identity.task,
         family=checkpoint.identity.family,
-        timestep=timestep,
-        x0_from_xt=from_xt,
-        x0_from_output=from_output,
+        timestep=step.timestep,
+        x0_from_xt=step.from_xt,
+        x0_from_output=step.from_output,
         full_z_range=checkpoint.full_z_range,
     )

@@ -7,42 +7,16 @@ Knows no files and no frames sizes beyond a FramePlan.
 N batch, H W pixels, h w latent pixels (8 times smaller), L prompt tokens, C prompt width.
 """
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from e2e_deploy.errors import CheckpointError
 from e2e_deploy.frames import FramePlan, plan_frame
 from e2e_deploy.model.families import Family
+from e2e_deploy.names import TaskName
 
 MIN_NORM = 1e-6
-
-
-def x0_coefficients(prediction_type: str, alpha_bar: float) -> tuple[float, float]:
-    """(a, b) such that x0 = a * x_t + b * network output, at cumulative signal level ``alpha_bar`` in [0, 1].
-
-    v-prediction: sqrt(ab), -sqrt(1 - ab); epsilon: 1 / sqrt(ab), -sqrt(1 - ab) / sqrt(ab); sample: 0, 1
-    (Salimans and Ho, arXiv 2202.00512, appendix D).
-
-    Raises:
-        CheckpointError: unknown prediction type, or epsilon at zero terminal SNR, where x0 is undefined.
-    """
-    signal, noise = math.sqrt(alpha_bar), math.sqrt(1.0 - alpha_bar)
-    if prediction_type == "v_prediction":
-        return signal, -noise
-    if prediction_type == "sample":
-        return 0.0, 1.0
-    if prediction_type == "epsilon":
-        if signal < 1e-6:
-            raise CheckpointError(
-                "the scheduler predicts epsilon at zero terminal SNR; x0 cannot be recovered in one step"
-            )
-        return 1.0 / signal, -noise / signal
-    raise CheckpointError(
-        f"the scheduler's prediction_type is {prediction_type!r}; expected v_prediction, epsilon or sample"
-    )
 
 
 def read_depth(image_N3HW: Tensor) -> Tensor:
@@ -93,7 +67,7 @@ class SingleStepModel(nn.Module):
         vae: Any,
         context_1LC: Tensor,
         *,
-        task: str,
+        task: TaskName,
         family: Family,
         timestep: int,
         x0_from_xt: float,

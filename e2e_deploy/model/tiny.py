@@ -6,19 +6,16 @@ a seed it is a start for training and a model for tests.
 """
 
 import json
-import os
-import shutil
-import tempfile
 import warnings
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 
 import torch
 
-from e2e_deploy.errors import E2EDeployError
+from e2e_deploy.errors import E2EDeployError, UsageError
 from e2e_deploy.model.checkpoint import CARD
 from e2e_deploy.packages import require
+from e2e_deploy.system.whole_folder import whole_folder
 from e2e_deploy.tasks import get_task
 
 RESOLUTION = 320
@@ -141,6 +138,27 @@ def write_model_index(folder: Path, task: str, *, resolution: int = RESOLUTION) 
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
+def _write_tiny(folder: Path, task: str, seed: int) -> None:
+    diffusers = require("diffusers", "export")
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")
+        torch.manual_seed(seed)
+        diffusers.UNet2DConditionModel(**UNET).save_pretrained(folder / "unet")
+        diffusers.AutoencoderKL(**VAE).save_pretrained(folder / "vae")
+        diffusers.DDIMScheduler(**SCHEDULER).save_pretrained(folder / "scheduler")
+        write_text_parts(folder, TEXT_ENCODER)
+    write_model_index(folder, task)
+    card = {"family": "marigold", "task": task, "note": UNTRAINED, "seed": seed}
+    (folder / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+
+
+def _tiny_files(folder: Path) -> list[str]:
+    """What another process wrote there meanwhile: the same weights."""
+    if not (folder / CARD).is_file():
+        raise UsageError(f"{folder} exists and is no e2e-tiny; choose another folder")
+    return [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
+
+
 def build_tiny(folder: Path, task: str, *, seed: int = 0) -> Path:
     """Write e2e-tiny with weights from ``seed`` to ``folder`` and return it; float32, about 22 MB.
 
@@ -153,49 +171,9 @@ def build_tiny(folder: Path, task: str, *, seed: int = 0) -> Path:
     get_task(task)
     if folder.exists():
         return folder
-    diffusers = require("diffusers", "export")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-            warnings.simplefilter("ignore")
-            torch.manual_seed(seed)
-            diffusers.UNet2DConditionModel(**UNET).save_pretrained(partial / "unet")
-            diffusers.AutoencoderKL(**VAE).save_pretrained(partial / "vae")
-            diffusers.DDIMScheduler(**SCHEDULER).save_pretrained(partial / "scheduler")
-            write_text_parts(partial, TEXT_ENCODER)
-        write_model_index(partial, task)
-        card = {"family": "marigold", "task": task, "note": UNTRAINED, "seed": seed}
-        (partial / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-        partial.chmod(0o755)
-        if not folder.exists():  # another process may have been first, with the same weights
-            os.replace(partial, folder)
-    except (OSError, require("safetensors", "export").SafetensorError) as error:
+        with whole_folder(folder, _tiny_files) as partial:
+            _write_tiny(partial, task, seed)
+    except require("safetensors", "export").SafetensorError as error:
         raise E2EDeployError(f"{folder} could not be written: {error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return folder
-
-
-def bundled_checkpoint(task: str = "depth") -> Path:
-    """The packaged folder of the small checkpoint for ``task``, trained on rendered scenes (its README has scores).
-
-    Raises:
-        UsageError: an unknown task.
-    """
-    return Path(str(files("e2e_deploy.assets"))) / f"e2e-tiny-{get_task(task).name}"
-
-
-_BUNDLED = "bundled:e2e-tiny-"
-
-
-def bundled_id(task: str) -> str:
-    """Name of the bundled checkpoint in manifests; it holds no path of this machine."""
-    return _BUNDLED + get_task(task).name
-
-
-def resolve_bundled(checkpoint_id: str) -> str:
-    """The folder of a bundled checkpoint's id; any other id unchanged."""
-    if checkpoint_id.startswith(_BUNDLED):
-        return str(bundled_checkpoint(checkpoint_id.removeprefix(_BUNDLED)))
-    return checkpoint_id

@@ -6,7 +6,7 @@ shard of every tensor, as diffusers and transformers write it. No torch here.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -17,6 +17,9 @@ from e2e_deploy.system.files import open_regular
 from e2e_deploy.system.json_files import MAX_BYTES, parse_json, read_json
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+MAX_LAYERS = 512
+"""Residual layers and transformers on one side of a network, counted from above; SD2 has 16, SDXL 66."""
 
 _BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "U64": 64, "I32": 32, "U32": 32} | {
     "I16": 16, "U16": 16, "I8": 8, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8
@@ -172,3 +175,40 @@ def find_weights(folder: Path, stem: str) -> Weights:
             f"s.save_file(torch.load('{pickles[0].name}', weights_only=True), '{stem}.safetensors')\""
         )
     raise CheckpointError(f"{folder / stem}.safetensors is missing, and so is an index of shards")
+
+
+def check_layers(config: Mapping[str, Any], weights: Weights) -> None:
+    """Compare how deep ``config`` is with what is stored: every layer has several tensors.
+
+    Libraries would build a million layers before anything is compared.
+
+    Raises:
+        CheckpointError: it asks for more layers than there can be.
+    """
+    count, limit = _most_layers(config), min(MAX_LAYERS, len(weights.tensors))
+    if count > limit:
+        raise CheckpointError(
+            f"the config.json of {weights.name} asks for up to {count} layers; expected at most {limit}, with "
+            f"{len(weights.tensors)} tensors"
+        )
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, list):
+        for item in value:
+            yield from _leaves(item)
+    else:
+        yield value
+
+
+def _most_layers(config: Mapping[str, Any]) -> int:
+    """Layers of a network if every level had as many as the largest."""
+
+    def most(key: str) -> int:
+        return max((n for n in _leaves(config.get(key)) if n is not None), default=1)
+
+    levels = config.get("block_out_channels")
+    if not isinstance(levels, list):
+        return most("num_hidden_layers")
+    transformers = most("transformer_layers_per_block")
+    return len(levels) * most("layers_per_block") * (1 + transformers)

@@ -48,7 +48,7 @@ PARSE_REMEDIES = (
     Remedy(
         r"Plugin not found",
         "it is no standard operator and needs a plugin, which bundles do not carry: replace it in the model, "
-        "or export with --engine onnx",
+        'or export with `engine="onnx"`',
     ),
     Remedy(
         r"MODEL_DESERIALIZE|Failed to parse|cannot be found|external|weights",
@@ -58,7 +58,7 @@ PARSE_REMEDIES = (
 BUILD_REMEDIES = (
     Remedy(
         r"FP32 GEMM is not supported|HW-specific datatypes: b16",
-        "Turing has neither fp32 products nor bf16, and this graph needs them: leave out --target sm75",
+        'Turing has neither fp32 products nor bf16, and this graph needs them: leave out `targets=["sm75"]`',
     ),
     Remedy(
         r"bad_alloc|[Oo]ut ?[Oo]f ?[Mm]emory|OOM|insufficient memory|allocat",
@@ -67,7 +67,7 @@ BUILD_REMEDIES = (
     ),
     Remedy(
         r"Could not find any implementation",
-        "no kernel fits: allow more workspace, use a smaller frame size, or export with --engine tensorrt-rtx",
+        'no kernel fits: allow more workspace, use a smaller frame size, or export with `engine="tensorrt-rtx"`',
     ),
     Remedy(
         NO_KERNEL.pattern,
@@ -150,9 +150,9 @@ def explain_parser(title: str, *, code: str, desc: str, node: str, operator: str
     if code.startswith("UNSUPPORTED") and not words:
         return BuildError(
             f"{title} does not support the operator {operator} at node {node!r}; "
-            "replace it in the model, or export with --engine onnx"
+            'replace it in the model, or export with `engine="onnx"`'
         )
-    default = Remedy("", "change the model there, or export with --engine onnx")
+    default = Remedy("", 'change the model there, or export with `engine="onnx"`')
     return explain(f"{title} refuses the graph{where}", words, PARSE_REMEDIES, default=default)
 
 

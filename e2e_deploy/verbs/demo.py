@@ -13,7 +13,7 @@ from e2e_deploy.bundle.new_bundle import new_bundle
 from e2e_deploy.metrics import DepthMetrics
 from e2e_deploy.names import TaskName
 from e2e_deploy.progress import Stages
-from e2e_deploy.runtime.checks.verify import Verdict, verify_bundle
+from e2e_deploy.runtime.checks.verify import Verdict, compare
 from e2e_deploy.runtime.engine import load
 from e2e_deploy.verbs import show
 
@@ -48,16 +48,12 @@ class DemoReport:
 def _export(task: TaskName, out: Path, on_note: Callable[[str], None], stages: Stages) -> Bundle:
     """The bundled checkpoint of a task, exported here."""
     from e2e_deploy.export.exporter import export_bundle
-    from e2e_deploy.model.checkpoint import open_checkpoint
-    from e2e_deploy.model.tiny import bundled_checkpoint, bundled_id
 
-    checkpoint = open_checkpoint(bundled_checkpoint(task))
-    on_note(f"{bundled_id(task)}: {checkpoint.note or 'trained weights'}")
     return export_bundle(
-        checkpoint,
-        out,
-        checkpoint_id=bundled_id(task),
+        out=out,
+        task=task,
         frame_sizes=[FRAME_HW],
+        on_open=lambda opened: on_note(f"{opened.id}: {opened.note or 'trained weights'}"),
         on_note=on_note,
         stages=stages,
     )
@@ -99,7 +95,9 @@ def demo(
         bundles = {task: _export(task, folder / task, on_note, stages) for task in TASKS}
     else:
         bundles = {"depth": _copy_ready(folder / "depth", on_note)}
-    verdicts = [verdict for bundle in bundles.values() for verdict in verify_bundle(bundle)]
+    verdicts = [
+        verdict for bundle in bundles.values() for verdict in compare(bundle, "onnxruntime")
+    ]
     motorcycle = show.find_motorcycle()
     with stages("pictures"), ExitStack() as stack:
         engines = {task: stack.enter_context(load(bundle)) for task, bundle in bundles.items()}

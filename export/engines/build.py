@@ -1,6 +1,6 @@
 """Plans for a bundle that is being written: which ones, built or taken from the cache, with an entry each.
 
-Knows bundles and the rules of ``--engine``; the libraries are behind export/engines/tensorrt.py.
+Knows bundles and the rules of ``engine``; the libraries are behind export/engines/tensorrt.py.
 """
 
 import re
@@ -20,9 +20,10 @@ from e2e_deploy.bundle.plan_files import graph_digest, plan_name
 from e2e_deploy.errors import E2EDeployError, UnavailableError, UsageError
 from e2e_deploy.export.engines.builder import Request, build_apart
 from e2e_deploy.export.engines.cache import PlanCache
-from e2e_deploy.export.engines.tensorrt import DEFAULT_LEVEL, BuildOptions, Progress
+from e2e_deploy.export.engines.tensorrt import DEFAULT_LEVEL, Bounds, BuildOptions, Progress
 from e2e_deploy.export.onnx.lint import TARGETS, require_clean
-from e2e_deploy.names import ENGINE_CHOICES, EngineChoice, PlanKind, Precision
+from e2e_deploy.export.open_sides import MAX_SIDE_PX, MIN_STEPS
+from e2e_deploy.names import EngineChoice, GraphKind, PlanKind, Precision
 from e2e_deploy.nvidia.cuda_driver import CudaDriver, Gpu
 from e2e_deploy.nvidia.hardware import cuda_device_count
 from e2e_deploy.nvidia.trt_api import PORTABLE, TITLES, TrtApi, find_api
@@ -34,12 +35,14 @@ from e2e_deploy.system.cache_folder import cache_key, private_folder
 from e2e_deploy.system.files import whole_file
 
 NOT_BY_ITSELF = {
-    "fp32": "in fp32 TensorRT-RTX has no fused attention and a plan is twice as large: use --precision fp16, "
+    "fp32": 'in fp32 TensorRT-RTX has no fused attention and a plan is twice as large: use `precision="fp16"`, '
     "or name the plan to have it all the same",
     "int8": "this int8 graph is made for ONNX Runtime on a CPU",
 }
 """Precision: why ``auto`` builds no plan of it, unless a target was named."""
 
+
+NO_CORE_BY_ITSELF = "the Engine takes frames, so a plan of a core graph is for programs of your own: name it to have it"
 
 LEAST_OPSET = {"bf16": 22}
 """Precision: the first operator set whose convolutions take it."""
@@ -92,25 +95,24 @@ def job_for(library: PlanKind, gpu: Gpu) -> Job:
 
 
 def plan_jobs(
-    engine: EngineChoice, targets: Sequence[str] = (), precision: Precision = "fp16"
+    engine: EngineChoice,
+    targets: Sequence[str] = (),
+    precision: Precision = "fp16",
+    kind: GraphKind = "frame",
 ) -> tuple[list[Job], list[str]]:
-    """What ``--engine`` and ``--target`` mean on this machine for a graph in ``precision``, and why.
+    """What ``engine`` and ``targets`` mean on this machine for a graph of that precision and kind, and why.
 
     Raises:
-        UsageError: an unknown plan or target, or a target where none can be chosen.
+        UsageError: an unknown target.
         UnavailableError: a named plan whose library or GPU is not here.
     """
-    if engine not in ENGINE_CHOICES:
-        raise UsageError(f"unknown plan {engine!r}; expected one of {', '.join(ENGINE_CHOICES)}")
-    if targets and engine in ("onnx", "tensorrt"):
-        raise UsageError(
-            "--target goes with --engine tensorrt-rtx; "
-            + ("ONNX has none" if engine == "onnx" else "TensorRT builds for the GPU at hand")
-        )
     if engine == "onnx":
         return [], []
-    if engine == "auto" and not targets and precision in NOT_BY_ITSELF:
-        return [], [f"no plan: {NOT_BY_ITSELF[precision]}"]
+    if engine == "auto" and not targets:
+        if precision in NOT_BY_ITSELF:
+            return [], [f"no plan: {NOT_BY_ITSELF[precision]}"]
+        if kind == "core":
+            return [], [f"no plan: {NO_CORE_BY_ITSELF}"]
     if engine == "tensorrt":
         return [_tensorrt_job()], []
     if engine == "tensorrt-rtx":
@@ -132,7 +134,7 @@ def _tensorrt_job() -> Job:
     if gpu is None:
         raise UnavailableError(
             "TensorRT builds only on a machine with an NVIDIA GPU, and none is here; "
-            "--engine tensorrt-rtx needs none"
+            '`engine="tensorrt-rtx"` needs none'
         )
     return job_for("tensorrt", gpu)
 
@@ -202,11 +204,21 @@ def _layers(job: Job, engine: Path) -> dict[str, int]:
     """Only on the GPU it is for can a plan be read."""
     if job.gpu is None:
         return {}
-    loaded = LoadedPlan(job.api, engine.read_bytes(), engine.name, "e2e-deploy export")
+    loaded = LoadedPlan(job.api, engine.read_bytes(), engine.name, "export again")
     try:
         return summarise_layers(loaded.information())
     finally:
         loaded.close()
+
+
+def open_shapes(graph: GraphEntry) -> dict[str, Bounds]:
+    """(smallest, usual, largest) shape of its input where sides are open; empty where none is."""
+    if not graph.multiple_of:
+        return {}
+    taken = graph.inputs[0]
+    sides = ((MIN_STEPS * graph.multiple_of,) * 2, graph.frame_hw, (MAX_SIDE_PX,) * 2)
+    least, usual, most = ((*taken.shape[:2], *hw) for hw in sides)
+    return {taken.name: (least, usual, most)}
 
 
 def build_plan(
@@ -282,6 +294,14 @@ def build_plan(
     )
 
 
+def _one_a_file(graphs: Sequence[GraphEntry]) -> list[GraphEntry]:
+    """The first entry of each file: a dynamic graph has one for every size it was verified at."""
+    first: dict[str, GraphEntry] = {}
+    for graph in graphs:
+        first.setdefault(graph.onnx, graph)
+    return list(first.values())
+
+
 @contextmanager
 def _user_cache(notes: list[str]) -> Iterator[PlanCache]:
     """The user's cache; one for this export alone, and a note, where there can be none."""
@@ -323,20 +343,19 @@ def build_plans(
         stages: says what is being done; silent if None.
 
     Raises:
-        UsageError: a plan, target or level that cannot be used.
+        UsageError: a target that cannot be used.
         UnavailableError: a named plan whose library or GPU is not here.
         E2EDeployError: a named plan that cannot be built, or the disk is full.
         KeyboardInterrupt: Ctrl-C; the cache stays valid.
     """
-    if not 0 <= level <= 5:
-        raise UsageError(f"the optimisation level is 0 to 5, not {level}")
     stages = stages or Stages(quiet=True)
-    jobs, notes = plan_jobs(engine, targets, manifest.precision)
+    kind = manifest.graphs[0].kind
+    jobs, notes = plan_jobs(engine, targets, manifest.precision, kind)
     done = Plans(notes=notes)
     if not jobs:
         return done
     with nullcontext(cache) if cache else _user_cache(done.notes) as kept:
-        for graph in manifest.graphs:
+        for graph in _one_a_file(manifest.graphs):
             label = f"{graph.frame_hw[0]}x{graph.frame_hw[1]}"
             digest = graph_digest(folder, graph.onnx, lambda name: sha256_of(folder / name))
             for job in jobs:
@@ -345,6 +364,7 @@ def build_plans(
                     target=job.target if job.gpu is None else None,
                     level=level,
                     workspace_bytes=workspace_bytes,
+                    shapes=open_shapes(graph),
                 )
                 try:
                     with stages(f"build {what}") as say:

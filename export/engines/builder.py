@@ -16,7 +16,7 @@ from e2e_deploy.nvidia.trt_api import LIBRARIES, TITLES, TrtApi, find_api, log
 from e2e_deploy.nvidia.trt_messages import BuildError, tidy
 from e2e_deploy.system.child import Child, Parent
 
-CRASHED = "export at fixed sides or in another precision, or with --engine onnx to have a bundle without a plan"
+CRASHED = 'export at fixed sides or in another precision, or with `engine="onnx"` to have a bundle without a plan'
 KILLED = (
     "most likely the machine ran out of memory: close other programs or use a smaller frame size"
 )

@@ -29,6 +29,10 @@ DEFAULT_LEVEL = 3
 """The libraries' own; at 5 others saw builds of an hour and a half, and plans that were no faster."""
 
 
+Bounds = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+"""Smallest, usual and largest shape of an input."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
     """How a plan is built.
@@ -37,15 +41,13 @@ class BuildOptions:
         target: a key of TrtApi.targets for TensorRT-RTX; None for TensorRT, which builds for the GPU at hand.
         level: the builder's optimisation level, 0 (fast to build) to 5.
         workspace_bytes: most memory a kernel may use; the library's default if None.
-        shapes: (min, opt, max) of every input with a dynamic shape.
+        shapes: of every input with open sides.
     """
 
     target: str | None = None
     level: int = DEFAULT_LEVEL
     workspace_bytes: int | None = None
-    shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = field(
-        default_factory=dict
-    )
+    shapes: dict[str, Bounds] = field(default_factory=dict)
 
 
 def _monitor(module: Any, progress: Progress | None) -> Any:
@@ -237,7 +239,7 @@ class Network:
                 f"{self._api.title} cannot build the plan",
                 self._api.take_errors() or said,
                 BUILD_REMEDIES,
-                default=Remedy("", "export with --engine onnx to have a bundle without a plan"),
+                default=Remedy("", 'export with `engine="onnx"` to have a bundle without a plan'),
             )
         if self._api.builds_without_gpu:
             return plan, None

@@ -162,7 +162,7 @@ def _opset(model: ir.Model, target: Target) -> Iterator[Finding]:
         yield Finding(
             "the graph",
             f"uses opset {opset}",
-            f"{target.name} takes up to {target.max_opset}: export with --engine onnx, or where the plan will run",
+            f'{target.name} takes up to {target.max_opset}: export with `engine="onnx"`, or where the plan will run',
         )
 
 

@@ -26,13 +26,15 @@ import onnx_ir as ir
 
 from e2e_deploy.assets.pictures import reference_frames
 from e2e_deploy.bundle.bundle import Bundle
-from e2e_deploy.bundle.manifest import GraphEntry
+from e2e_deploy.bundle.manifest import GraphEntry, Manifest, VerificationEntry
 from e2e_deploy.bundle.onnx_paths import external_locations
+from e2e_deploy.bundle.reference import in_batches
 from e2e_deploy.errors import UnavailableError
 from e2e_deploy.export.onnx import trace
 from e2e_deploy.nvidia.hardware import available_memory_bytes
 from e2e_deploy.packages import import_onnxruntime, require
 from e2e_deploy.runtime.backends.onnxruntime import OrtBackend
+from e2e_deploy.runtime.checks.verify import as_given
 
 FP32_PARTS = (
     "first and last convolutions of each network",
@@ -116,15 +118,17 @@ def _require_memory(model: ir.Model) -> None:
     if free is not None and needed > free:
         raise UnavailableError(
             f"taking the ranges for int8 needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB of "
-            "memory are free: use a smaller --frame-size or --resolution, or a machine with more"
+            "memory are free: use smaller `frame_sizes` or a smaller `resolution`, or a machine with more"
         )
 
 
 class _Inputs:
-    """Inputs one at a time, as the quantiser wants to be given them."""
+    """Inputs a batch at a time, as the quantiser wants to be given them."""
 
-    def __init__(self, name: str, inputs: npt.NDArray[Any]) -> None:
-        self._rest: Iterator[dict[str, npt.NDArray[Any]]] = ({name: each[None]} for each in inputs)
+    def __init__(self, name: str, inputs: npt.NDArray[Any], batch: int) -> None:
+        self._rest: Iterator[dict[str, npt.NDArray[Any]]] = (
+            {name: inputs[indices]} for indices in in_batches(len(inputs), batch)
+        )
 
     def get_next(self) -> dict[str, npt.NDArray[Any]] | None:
         return next(self._rest, None)
@@ -165,14 +169,16 @@ def quantise(
     tools = require("onnxruntime.quantization", "export")
     graph = ir.load(source)
     _require_memory(graph)
-    nodes, name = nodes_to_quantise(graph), str(graph.graph.inputs[0].name)
+    nodes, taken = nodes_to_quantise(graph), graph.graph.inputs[0]
+    name, first = str(taken.name), taken.shape[0] if taken.shape else 1
+    batch = first if isinstance(first, int) else 1
     del graph
     with tempfile.TemporaryDirectory(prefix="int8-", dir=source.parent) as folder, _quiet():
         written = Path(folder) / "model.onnx"
         tools.quantize_static(
             source,
             written,
-            _Inputs(name, inputs),
+            _Inputs(name, inputs, batch),
             quant_format=tools.QuantFormat.QDQ,
             calibrate_method=tools.CalibrationMethod.MinMax,
             op_types_to_quantize=list(OPERATORS),
@@ -193,6 +199,7 @@ def quantise(
 def compare_speed(bundle: Bundle, graph: GraphEntry, fp32_onnx: str) -> dict[str, float]:
     """Median milliseconds of ``graph`` (int8_ms) and of the file ``fp32_onnx`` of the bundle (fp32_ms), run in turn."""
     frames, _ = bundle.reference(graph)
+    batches = [as_given(graph, frames, at) for at in in_batches(len(frames), graph.batch)]
     times: dict[str, list[float]] = {"fp32_ms": [], "int8_ms": []}
     with (
         OrtBackend(bundle, replace(graph, onnx=fp32_onnx), "cpu") as fp32,
@@ -201,6 +208,41 @@ def compare_speed(bundle: Bundle, graph: GraphEntry, fp32_onnx: str) -> dict[str
         for i in range(PAIRS + 1):
             for name, backend in (("fp32_ms", fp32), ("int8_ms", int8)):
                 start = time.perf_counter()
-                backend(frames[i % len(frames)])
+                backend(batches[i % len(batches)])
                 times[name].append((time.perf_counter() - start) * 1e3)
     return {name: float(np.median(values[1:])) for name, values in times.items()}  # 0 warms up
+
+
+def _in_words(entry: VerificationEntry) -> str:
+    """Accuracy and speed of an int8 graph in one sentence."""
+    fp32_ms, int8_ms = entry.speed["fp32_ms"], entry.speed["int8_ms"]
+    angle, share = entry.parity["mean_angle_deg"], entry.parity["share_within_2pct"]
+    if angle is None:
+        accuracy = f"AbsRel {entry.parity['abs_rel']:.2%}, {share:.2%} of pixels within 2 %"
+    else:
+        accuracy = f"mean angle {angle:.2f} degrees"
+    outside = "" if entry.passed else " (OUTSIDE ITS LIMIT, accepted by you)"
+    return (
+        f"int8 at {entry.frame_size[0]}x{entry.frame_size[1]}: {accuracy}{outside}; {int8_ms:.1f} ms where fp32 takes "
+        f"{fp32_ms:.1f} ({fp32_ms / int8_ms:.2f} times as fast on the CPU of the export)"
+    )
+
+
+def with_speed(bundle: Bundle, manifest: Manifest, fp32: str) -> Manifest:
+    """The manifest of a verified int8 bundle with its speed beside fp32; a broken limit goes where all outputs say it.
+
+    Args:
+        bundle: opened.
+        manifest: of it, verified.
+        fp32: folder in it of the fp32 graphs.
+    """
+    entries = []
+    for graph, entry in zip(manifest.graphs, manifest.verification, strict=True):
+        speed = compare_speed(bundle, graph, f"{fp32}/{graph.onnx}")
+        entries.append(replace(entry, speed=speed))
+    checkpoint = manifest.checkpoint
+    if not all(entry.passed for entry in entries):
+        said = (checkpoint.note, "int8 outside its accuracy limit")
+        checkpoint = replace(checkpoint, note=", ".join(note for note in said if note))
+    notes = [_in_words(entry) for entry in entries]
+    return replace(manifest, checkpoint=checkpoint, verification=entries, notes=notes)

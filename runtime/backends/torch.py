@@ -28,15 +28,15 @@ def original_checkpoint(bundle: Bundle) -> "Checkpoint":
     Raises:
         CheckpointError: it is not here, or its SHA-256 is not the manifest's.
     """
-    from e2e_deploy.model.checkpoint import open_checkpoint
-    from e2e_deploy.model.tiny import resolve_bundled
+    from e2e_deploy.model.checkpoint import BUNDLED, open_checkpoint
 
     manifest = bundle.manifest
     spec, named = bundle.checkpoint, clean(manifest.checkpoint.id, 200)
     if spec is None:
-        spec = resolve_bundled(manifest.checkpoint.id)
+        spec = manifest.checkpoint.id
         # Two slashes: the name of another machine, which would be asked for it.
-        if spec.startswith(("//", "\\\\")) or not Path(spec).is_dir():
+        is_away = spec.startswith(("//", "\\\\")) or not Path(spec).is_dir()
+        if is_away and not spec.startswith(BUNDLED):
             raise CheckpointError(
                 f"the bundle names the checkpoint {named}, which is no folder here, and nothing is fetched because a "
                 "bundle names it: say yourself which checkpoint it was exported from"

@@ -1,17 +1,19 @@
 """Parity of a backend on this machine with the reference stored in the bundle; needs no torch."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from e2e_deploy.bundle.bundle import Bundle
+from e2e_deploy.bundle.bundle import Bundle, open_bundle
 from e2e_deploy.bundle.manifest import GraphEntry
-from e2e_deploy.errors import UsageError
+from e2e_deploy.bundle.reference import in_batches
+from e2e_deploy.errors import CheckpointError, InputError, UnavailableError, UsageError
 from e2e_deploy.limits import LIMITS, Limit, Parity, measure_parity
-from e2e_deploy.names import Precision
+from e2e_deploy.names import BACKEND_CHOICES, BACKENDS, BackendChoice, BackendName, Precision
 from e2e_deploy.runtime.backends.backend import Backend
 from e2e_deploy.runtime.backends.onnxruntime import OrtBackend
 from e2e_deploy.runtime.engine import load
@@ -33,6 +35,31 @@ class Verdict:
     def failures(self) -> list[str]:
         """What is outside its limit, in words; empty when the verdict is good."""
         return self.parity.breaks(self.limit)
+
+
+@dataclass(frozen=True)
+class NotCompared:
+    """A backend that nobody named and that could not be compared here."""
+
+    backend: BackendName
+    reason: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What ``verify_bundle`` found."""
+
+    verdicts: list[Verdict]
+    not_compared: list[NotCompared]
+
+    @property
+    def failures(self) -> list[str]:
+        """What is outside its limit, a sentence a backend and size; empty when everything is good."""
+        return [
+            f"{v.backend} {v.precision}: {'; '.join(v.failures)}"
+            for v in self.verdicts
+            if v.failures
+        ]
 
 
 def worst(parities: list[Parity]) -> Parity:
@@ -60,19 +87,11 @@ def as_map(graph: GraphEntry, result: npt.NDArray[np.float32]) -> npt.NDArray[np
     return result[0] if len(result) == 1 else np.moveaxis(result, 0, -1)
 
 
-def open_backend(bundle: Bundle, graph: GraphEntry, backend: str, device: str) -> Backend:
-    """What runs ``graph``; a core graph, which no engine takes, is for ONNX Runtime alone.
-
-    Raises:
-        UsageError: another backend for a core graph.
-        UnavailableError: the backend or device is not here.
-        BundleError: the backend refuses the graph.
-    """
-    if graph.kind == "frame":
-        return load(bundle, backend=backend, device=device, frame_size=graph.frame_hw).backend
-    if backend not in ("auto", "onnxruntime"):
-        raise UsageError(f"a core graph is verified with onnxruntime only, not with {backend}")
-    return OrtBackend(bundle, graph, device)
+def as_given(
+    graph: GraphEntry, inputs: npt.NDArray[Any], indices: Sequence[int]
+) -> npt.NDArray[Any]:
+    """What a backend is called with for these ``indices`` of ``inputs``: a batch, or one without its batch axis."""
+    return inputs[list(indices)] if graph.batch > 1 else inputs[indices[0]]
 
 
 Watch = Callable[
@@ -82,44 +101,97 @@ Watch = Callable[
 
 
 def verify_bundle(
-    bundle: Bundle,
-    backend: str = "onnxruntime",
+    bundle: str | Path | Bundle,
+    backend: BackendChoice = "auto",
     device: str = "auto",
+    *,
+    checkpoint: str | Path | None = None,
     watch: Watch | None = None,
-) -> list[Verdict]:
-    """Run every stored reference input of every graph and compare. Ctrl-C ends also what takes for ever.
+) -> Verification:
+    """Run every stored reference input of every graph on the backends here and compare.
+
+    Ctrl-C ends also what takes for ever.
 
     Args:
-        bundle: an opened bundle.
-        backend: a backend's name, or auto.
-        device: auto, cpu or cuda.
+        bundle: its folder, or an opened bundle.
+        backend: its name; with auto every backend that can run here.
+        device: as of ``load``.
+        checkpoint: what the bundle was exported from, for PyTorch; None: what the manifest names, if that is a folder
+            here.
         watch: shown every result.
 
+    Returns:
+        A verdict a graph and backend, each with its failures, and which backends were not compared and why.
+
     Raises:
-        UnavailableError: the backend or device is not here.
-        UsageError: an unknown backend, or one that takes no core graph.
-        BundleError: the reference cannot be read, or the backend refuses the graph.
+        BundleError: no bundle, damaged, the reference cannot be read, or a backend refuses the graph.
+        UnavailableError: a named backend or device is not here; with auto, ONNX Runtime's.
+        UsageError: an unknown backend, one that takes no core graph, or a checkpoint that nothing opens.
     """
-    return interruptible(lambda: _verify(bundle, backend, device, watch))
+    if backend not in BACKEND_CHOICES:
+        raise UsageError(
+            f"unknown backend {backend!r}; the backends are {', '.join(BACKEND_CHOICES)}"
+        )
+    if checkpoint is not None and backend not in ("auto", "torch"):
+        raise UsageError(
+            f'`checkpoint` is what PyTorch opens, and `backend="{backend}"` does not run in PyTorch'
+        )
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    if checkpoint is not None:
+        opened = replace(opened, checkpoint=str(checkpoint))
+    verdicts: list[Verdict] = []
+    left_out: list[NotCompared] = []
+    for name in BACKENDS if backend == "auto" else (backend,):
+        try:
+            verdicts += compare(opened, name, device, watch)
+        except (UnavailableError, InputError, UsageError) as error:
+            # Only a backend nobody named may be missing: torch on a robot, a checkpoint that stayed elsewhere, or
+            # TensorRT where the CPU was asked for.
+            if backend != "auto" or name == "onnxruntime":
+                raise
+            way_out = " (`checkpoint`)" if isinstance(error, CheckpointError) else ""
+            left_out.append(NotCompared(name, f"{error}{way_out}"))
+    return Verification(verdicts, left_out)
 
 
-def _verify(bundle: Bundle, backend: str, device: str, watch: Watch | None) -> list[Verdict]:
-    verdicts = []
+def compare(
+    bundle: Bundle, backend: BackendName, device: str = "auto", watch: Watch | None = None
+) -> list[Verdict]:
+    """Every stored reference input of every graph on one backend; arguments and errors as of ``verify_bundle``."""
+    return interruptible(
+        lambda: [
+            _compare(bundle, graph, backend, device, watch) for graph in bundle.manifest.graphs
+        ]
+    )
+
+
+def _compare(
+    bundle: Bundle, graph: GraphEntry, backend: BackendName, device: str, watch: Watch | None
+) -> Verdict:
     manifest = bundle.manifest
-    for graph in manifest.graphs:
-        frames, references = bundle.reference(graph)
-        with open_backend(bundle, graph, backend, device) as opened:
-            name = opened.name
-            parities = []
-            for frame, reference in zip(frames, references, strict=True):
-                pair = as_map(graph, opened(frame)), as_map(graph, reference)
+    inputs, references = bundle.reference(graph)
+    parities = []
+    with _open_backend(bundle, graph, backend, device) as opened:
+        for indices in in_batches(len(inputs), graph.batch):
+            given = opened(as_given(graph, inputs, indices))
+            results = given if graph.batch > 1 else given[None]
+            for index, result in zip(indices, results, strict=True):
+                pair = as_map(graph, result), as_map(graph, references[index])
                 parities.append(measure_parity(manifest.task, *pair))
                 if watch is not None:
-                    watch(graph, name, frame, *pair)
-            # The torch backend is the fp32 reference itself, whatever the bundle's precision.
-            precision = "fp32" if name == "torch" else manifest.precision
-            limit = LIMITS[name, precision]
-            verdicts.append(
-                Verdict(graph.frame_hw, name, opened.device, precision, worst(parities), limit)
-            )
-    return verdicts
+                    watch(graph, opened.name, inputs[index], *pair)
+        # The torch backend is the fp32 reference itself, whatever the bundle's precision.
+        precision: Precision = "fp32" if opened.name == "torch" else manifest.precision
+        limit = LIMITS[opened.name, precision]
+        return Verdict(
+            graph.frame_hw, opened.name, opened.device, precision, worst(parities), limit
+        )
+
+
+def _open_backend(bundle: Bundle, graph: GraphEntry, backend: BackendName, device: str) -> Backend:
+    """What runs ``graph``; a core graph, which no engine takes, is for ONNX Runtime alone."""
+    if graph.kind == "frame":
+        return load(bundle, backend=backend, device=device, frame_size=graph.frame_hw).backend
+    if backend != "onnxruntime":
+        raise UsageError(f"a core graph is verified with onnxruntime only, not with {backend}")
+    return OrtBackend(bundle, graph, device)

@@ -7,8 +7,8 @@ import pytest
 
 import e2e_deploy as e2e
 from e2e_deploy.bundle.bundle import open_bundle
-from e2e_deploy.cli.verbs.export import default_out
 from e2e_deploy.errors import BundleError, UnavailableError
+from e2e_deploy.export.exporter import default_out
 from e2e_deploy.export.onnx import trace
 from e2e_deploy.nvidia.hardware import cuda_device_count
 from tests.small_checkpoint import write_small
@@ -175,7 +175,9 @@ def test_ctrl_c_leaves_nothing(cli, stopped, small, tmp_path):
         ["--dynamic"],
         ["--accept-accuracy"],
         ["--graph", "half"],
-        ["--graph", "core", "--target", "sm89"],
+        ["--batch", "0"],
+        ["--batch", "65"],
+        ["--engine", "onnx", "--target", "sm89"],
         ["--precision", "int8", "--target", "sm89"],
     ],
 )
@@ -197,7 +199,7 @@ def test_wrong_usage(cli, small, tmp_path, options):
 )
 def test_nothing_is_loaded_for_what_cannot_be_exported(cli, monkeypatch, arguments):
     monkeypatch.setattr(
-        "e2e_deploy.packages.require", lambda *names: pytest.fail("torch is loaded")
+        "e2e_deploy.export.exporter.require", lambda *names: pytest.fail("torch is loaded")
     )
     code, _, stderr = cli("export", *arguments)
     assert code in (2, 5)

@@ -7,14 +7,14 @@ import pytest
 from benchmarks.accuracy.ready_bundle import narrow
 from e2e_deploy.assets import READY_BUNDLE
 from e2e_deploy.bundle.bundle import open_bundle
-from e2e_deploy.runtime.checks.verify import verify_bundle
+from e2e_deploy.runtime.checks.verify import compare
 
 
 def test_it_is_what_this_version_reads_and_computes():
     bundle = open_bundle(READY_BUNDLE)
     assert (bundle.manifest.task, bundle.manifest.precision) == ("depth", "fp32")
     assert bundle.manifest.checkpoint.id == "bundled:e2e-tiny-depth"
-    (verdict,) = verify_bundle(bundle, backend="onnxruntime", device="cpu")
+    (verdict,) = compare(bundle, "onnxruntime", "cpu")
     assert verdict.failures == []
 
 

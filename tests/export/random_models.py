@@ -6,7 +6,8 @@ import warnings
 import torch
 
 from e2e_deploy.model.families import FAMILIES
-from e2e_deploy.model.single_step import SingleStepModel, x0_coefficients
+from e2e_deploy.model.schedule import x0_coefficients
+from e2e_deploy.model.single_step import SingleStepModel
 
 UNET = {
     "in_channels": 8,

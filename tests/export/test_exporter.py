@@ -10,12 +10,11 @@ import pytest
 import e2e_deploy as e2e
 from e2e_deploy.bundle.bundle import open_bundle
 from e2e_deploy.errors import BundleError, E2EDeployError, ParityError, UnavailableError, UsageError
-from e2e_deploy.export import exporter
+from e2e_deploy.export import writing
 from e2e_deploy.export.exporter import export_bundle
 from e2e_deploy.export.onnx import trace
 from e2e_deploy.limits import Limit
-from e2e_deploy.model.checkpoint import open_checkpoint
-from e2e_deploy.model.tiny import bundled_checkpoint
+from e2e_deploy.model.checkpoint import bundled_checkpoint, open_checkpoint
 from tests.e2e_deploy.model.test_single_step import peer
 
 SIZES, RESOLUTION = [(32, 48), (36, 32)], 40
@@ -158,7 +157,7 @@ def test_a_graph_outside_its_limit_is_not_written(small, tmp_path, monkeypatch, 
 
 def test_something_else_in_the_way_is_said_before_any_work(small, tmp_path, monkeypatch):
     (tmp_path / "mine.txt").write_text("keep")
-    monkeypatch.setattr(exporter, "load_model", lambda checkpoint: pytest.fail("too late"))
+    monkeypatch.setattr(writing, "load_model", lambda checkpoint: pytest.fail("too late"))
     with pytest.raises(UsageError, match="exists and is not a bundle"):
         export_bundle(open_checkpoint(small), tmp_path)
     assert (tmp_path / "mine.txt").read_text() == "keep"
@@ -181,7 +180,7 @@ def test_a_full_disk_leaves_the_previous_bundle(
 
 KILLED = """
 import os, pathlib, signal, sys
-from e2e_deploy.export import exporter
+from e2e_deploy.export import writing
 from e2e_deploy.export.onnx import trace
 from e2e_deploy.model.checkpoint import open_checkpoint
 trace.trace = lambda *args, **names: os.kill(os.getpid(), signal.SIGKILL)
@@ -213,7 +212,12 @@ def test_a_killed_export_leaves_no_bundle_and_the_next_one_works(small, tmp_path
 def test_bf16_is_verified_in_torch_because_no_cpu_runs_it_in_onnx_runtime(task, tmp_path):
     checkpoint = open_checkpoint(bundled_checkpoint(task))
     bundle = export_bundle(
-        checkpoint, tmp_path / "b", frame_sizes=[(64, 64)], resolution=64, precision="bf16"
+        checkpoint,
+        tmp_path / "b",
+        frame_sizes=[(64, 64)],
+        resolution=64,
+        precision="bf16",
+        engine="onnx",
     )
     (entry,) = bundle.manifest.verification
     assert (entry.backend, entry.precision, entry.passed) == ("torch", "bf16", True)

@@ -17,15 +17,20 @@ from e2e_deploy.model.checkpoint import open_checkpoint
 from e2e_deploy.model.families import FAMILIES
 from e2e_deploy.model.loading import load_model
 from e2e_deploy.model.single_step import FrameModel, SingleStepModel
-from e2e_deploy.runtime.checks.verify import verify_bundle
+from e2e_deploy.runtime.checks.verify import compare
 from tests.plain_bundle import edit_manifest
 from tests.small_checkpoint import NETWORK_STRIDE, STRIDE, write_small
 
 
 def plan(sizes, *, stride=STRIDE, network_stride=NETWORK_STRIDE, family="marigold", **options):
-    model = SimpleNamespace(stride=stride, network_stride=network_stride, family=FAMILIES[family])
+    model = SimpleNamespace(
+        stride=stride,
+        network_stride=network_stride,
+        family=FAMILIES[family],
+        task=options.pop("task", "depth"),
+    )
     model.plan = MethodType(SingleStepModel.plan, model)  # no weights are needed to plan
-    return plan_subjects(sizes, model=model, **{"resolution": 0, "task": "depth"} | options)
+    return plan_subjects(sizes, model=model, **{"resolution": 0} | options)
 
 
 def test_a_frame_graph_takes_frames_and_a_core_graph_what_the_network_sees():
@@ -111,7 +116,7 @@ def test_sizes_a_dynamic_graph_does_not_take(size):
 @pytest.mark.parametrize("size", [(100, 100), (15, 640)])
 def test_sizes_are_refused_before_a_checkpoint_is_loaded(small, tmp_path, monkeypatch, size):
     monkeypatch.setattr(
-        "e2e_deploy.export.exporter.load_model", lambda checkpoint: pytest.fail("loaded")
+        "e2e_deploy.export.writing.load_model", lambda checkpoint: pytest.fail("loaded")
     )
     options = {"frame_sizes": [size], "resolution": 768, "graph": "core", "dynamic": True}
     with pytest.raises(UsageError, match="smaller|at least 16 px"):
@@ -119,7 +124,7 @@ def test_sizes_are_refused_before_a_checkpoint_is_loaded(small, tmp_path, monkey
 
 
 def test_a_dynamic_graph_of_frames_is_refused_with_the_reason(small, tmp_path):
-    with pytest.raises(UsageError, match="--dynamic needs --graph core"):
+    with pytest.raises(UsageError, match='`dynamic` needs `graph="core"`'):
         export_bundle(open_checkpoint(small), tmp_path / "b", dynamic=True)
     assert list(tmp_path.iterdir()) == []
 
@@ -158,7 +163,7 @@ def test_one_dynamic_graph_equals_torch_at_every_size(dynamic, plain):
         "reference/128x192.npz",
         "reference/192x128.npz",
     ]
-    for verdict in verify_bundle(dynamic):
+    for verdict in compare(dynamic, "onnxruntime"):
         assert verdict.failures == []
         assert verdict.parity.relative > 0
     options = onnxruntime.SessionOptions()
@@ -179,7 +184,7 @@ def test_a_core_bundle_is_no_engine(dynamic):
     with pytest.raises(UsageError, match="core graph, .* and an engine takes frames; export with"):
         e2e.load(dynamic, device="cpu")
     with pytest.raises(UsageError, match="verified with onnxruntime only, not with torch"):
-        verify_bundle(dynamic, "torch")
+        compare(dynamic, "torch")
 
 
 @pytest.mark.slow
@@ -195,7 +200,7 @@ def test_a_manifest_that_says_other_sides_than_the_graph_has(dynamic, tmp_path):
 
     edit_manifest(root, change)
     with pytest.raises(BundleError, match="is not the graph its manifest describes"):
-        verify_bundle(open_bundle(root))
+        compare(open_bundle(root), "onnxruntime")
 
 
 @pytest.mark.slow
@@ -211,7 +216,7 @@ def test_a_fixed_core_graph_of_normals(small_normals, tmp_path):
     (graph,) = bundle.manifest.graphs
     assert (graph.kind, graph.multiple_of, graph.frame_size) == ("core", 0, [30, 48])
     assert [spec.shape for spec in graph.outputs] == [[1, 3, 30, 48]]
-    (verdict,) = verify_bundle(bundle)
+    (verdict,) = compare(bundle, "onnxruntime")
     assert verdict.failures == []
     assert 0 < verdict.parity.mean_angle_deg < 0.5
     inputs, results = bundle.reference(graph)

@@ -19,10 +19,9 @@ from e2e_deploy.assets.pictures import reference_frames
 from e2e_deploy.export.graph.precision import Fp32Island, to_precision
 from e2e_deploy.export.graph.specialise import specialise
 from e2e_deploy.frames import FramePlan, plan_frame
-from e2e_deploy.model.checkpoint import open_checkpoint
+from e2e_deploy.model.checkpoint import bundled_checkpoint, open_checkpoint
 from e2e_deploy.model.loading import load_model
 from e2e_deploy.model.single_step import FrameModel, SingleStepModel, read_depth
-from e2e_deploy.model.tiny import bundled_checkpoint
 
 TOKENS = 2  # of the empty prompt
 STAGES = ("encoder", "unet", "decoder")

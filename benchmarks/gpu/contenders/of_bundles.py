@@ -17,8 +17,7 @@ from e2e_deploy.bundle.bundle import Bundle, open_bundle
 from e2e_deploy.errors import UnavailableError
 from e2e_deploy.export.engines.replace_plan import replace_plan
 from e2e_deploy.export.exporter import export_bundle
-from e2e_deploy.model.checkpoint import Checkpoint, open_checkpoint
-from e2e_deploy.model.tiny import bundled_checkpoint
+from e2e_deploy.model.checkpoint import Checkpoint, bundled_checkpoint, open_checkpoint
 from e2e_deploy.names import Precision
 from e2e_deploy.nvidia.hardware import cuda_device_count
 from e2e_deploy.nvidia.trt_api import find_api
@@ -78,7 +77,12 @@ def make_bundle(
         bundled_checkpoint(task) if small else full_size_checkpoint(work)
     )
     return export_bundle(
-        checkpoint, root, frame_sizes=[frame_hw], resolution=resolution, precision=precision
+        checkpoint,
+        root,
+        frame_sizes=[frame_hw],
+        resolution=resolution,
+        precision=precision,
+        engine="onnx",
     )
 
 

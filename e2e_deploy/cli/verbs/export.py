@@ -1,26 +1,25 @@
 """``e2e-deploy export``: from a checkpoint to a verified bundle."""
 
-import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from e2e_deploy.cli import options
+from e2e_deploy.cli.wording import with_options
 from e2e_deploy.names import (
     ENGINE_CHOICES,
     GRAPH_KINDS,
     PRECISIONS,
     EngineChoice,
+    FamilyName,
     GraphKind,
     Precision,
+    TaskName,
 )
 
-
-def default_out(checkpoint_id: str, precision: str) -> Path:
-    """The bundle's folder where none is named: in the current folder, after the checkpoint's folder or hub id."""
-    is_folder = Path(checkpoint_id).is_dir()
-    name = checkpoint_id if is_folder else checkpoint_id.partition("@")[0].removeprefix("bundled:")
-    return Path(f"{os.path.basename(os.path.abspath(name))}-{precision}")
+if TYPE_CHECKING:
+    from e2e_deploy.model.checkpoint import Checkpoint
 
 
 @click.command("export")
@@ -64,6 +63,14 @@ def default_out(checkpoint_id: str, precision: str) -> Path:
     metavar="PX",
     help="Pad the sides the network sees to multiples of this, for example 64, at which SD2's levels double exactly.  "
     "[default: as the checkpoint's own pipeline: to multiples of 8, or not at all for E2E-FT]",
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Pictures that the graph takes at once.",
 )
 @click.option(
     "--graph",
@@ -121,6 +128,7 @@ def command(
     frame_sizes: tuple[tuple[int, int], ...],
     resolution: int | None,
     pad: int | None,
+    batch: int,
     graph: GraphKind,
     dynamic: bool,
     no_specialize: bool,
@@ -128,58 +136,37 @@ def command(
     targets: tuple[str, ...],
     opt_level: int,
     workspace_mib: int | None,
-    task: str | None,
-    family: str | None,
+    task: TaskName | None,
+    family: FamilyName | None,
 ) -> None:
     """Turn CHECKPOINT into a bundle: one graph from frame to result, verified before it is there.
 
     CHECKPOINT is a diffusers folder or a hub id pinned to a commit, owner/name@<commit>; without it the bundled
     e2e-tiny is exported.
     """
-    from e2e_deploy.export.open_sides import check_sizes
-    from e2e_deploy.model.checkpoint import open_checkpoint
-    from e2e_deploy.packages import require
+    from e2e_deploy.export.exporter import export_bundle
     from e2e_deploy.progress import Stages
 
-    bundled, wanted = None, task or "depth"
-    # What is wrong with sizes or a checkpoint is said before torch is loaded, which takes seconds.
-    check_sizes(list(frame_sizes), kind=graph, dynamic=dynamic)
-    if checkpoint is not None:
-        opened = open_checkpoint(checkpoint, family=family, task=task)
-    require("torch", "export")
-    from e2e_deploy.export.engines.build import plan_jobs
-    from e2e_deploy.export.exporter import export_bundle
-    from e2e_deploy.model.tiny import bundled_checkpoint, bundled_id
-
-    split_targets = [name for text in targets for name in text.split(",") if name]
-    plan_jobs(engine, split_targets)  # a named plan that cannot be built is said before the work
-    if checkpoint is None:
-        bundled = bundled_id(wanted)
-        opened = open_checkpoint(bundled_checkpoint(wanted), family=family, task=task)
-    click.echo(
-        opened.describe() if bundled is None else f"{bundled}: {opened.identity.family.title}",
-        err=True,
-    )
-    if opened.note:
-        click.echo(f"note: {opened.note}", err=True)
-    target = out or default_out(bundled or opened.id, precision)
     bundle = export_bundle(
-        opened,
-        target,
-        checkpoint_id=bundled,
-        frame_sizes=list(frame_sizes) or None,
+        checkpoint,
+        out,
+        task=task,
+        family=family,
+        precision=precision,
+        frame_sizes=frame_sizes,
         resolution=resolution,
         pad=pad or 0,
-        precision=precision,
-        specialised=not no_specialize,
+        batch=batch,
         graph=graph,
         dynamic=dynamic,
+        specialised=not no_specialize,
         accept_accuracy=accept_accuracy,
         engine=engine,
-        targets=split_targets,
+        targets=[name for text in targets for name in text.split(",") if name],
         level=opt_level,
         workspace_bytes=None if workspace_mib is None else workspace_mib << 20,
-        on_note=lambda note: click.echo(f"note: {note}", err=True),
+        on_open=_say_checkpoint,
+        on_note=_say_note,
         stages=Stages(),
     )
     for entry in bundle.manifest.verification:
@@ -191,3 +178,13 @@ def command(
             err=True,
         )
     click.echo(str(bundle.root))
+
+
+def _say_checkpoint(opened: "Checkpoint") -> None:
+    click.echo(opened.describe(), err=True)
+    if opened.note:
+        click.echo(f"note: {opened.note}", err=True)
+
+
+def _say_note(note: str) -> None:
+    click.echo(f"note: {with_options(note)}", err=True)

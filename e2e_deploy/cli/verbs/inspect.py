@@ -1,43 +1,17 @@
 """``e2e-deploy inspect``: what a bundle or a checkpoint is."""
 
 import json
-import math
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from e2e_deploy.cli import options
+from e2e_deploy.names import FamilyName, TaskName
 from e2e_deploy.system.text import clean
 
-
-def _of_bundle(path: str) -> dict[str, Any]:
-    from e2e_deploy.bundle.bundle import open_bundle
-
-    return asdict(open_bundle(path).manifest)
-
-
-def _of_checkpoint(path: str, family: str | None, task: str | None) -> dict[str, Any]:
-    from e2e_deploy.model.checkpoint import open_checkpoint
-
-    checkpoint = open_checkpoint(path, family=family, task=task)
-    parameters = {
-        part: sum(math.prod(stored.shape) for stored in weights.tensors.values())
-        for part, weights in checkpoint.weights.items()
-    }
-    return {
-        "checkpoint": checkpoint.id,
-        "family": checkpoint.identity.family.name,
-        "task": checkpoint.identity.task,
-        "decided": list(checkpoint.identity.reasons),
-        "note": checkpoint.note,
-        "resolution": checkpoint.resolution,
-        "prediction_type": checkpoint.scheduler.get("prediction_type"),
-        "zero_terminal_snr": bool(checkpoint.scheduler.get("rescale_betas_zero_snr", False)),
-        "unet_in_channels": checkpoint.unet.get("in_channels"),
-        "parameters": parameters,
-        "sha256": checkpoint.sha256(),
-    }
+if TYPE_CHECKING:
+    from e2e_deploy.verbs.inspect import PlanFacts
 
 
 def _lines(value: Any, indent: int = 0) -> list[str]:
@@ -72,38 +46,6 @@ def _pass_table(passes: list[dict[str, Any]]) -> list[str]:
 
 
 SHARES = ("fp16", "bf16", "fp32", "int", "other")
-
-
-def _plan_facts(path: str) -> list[dict[str, Any]]:
-    """What every plan of a bundle consists of: read from it where its GPU is, else as noted when it was built."""
-    from e2e_deploy.bundle.bundle import open_bundle
-    from e2e_deploy.errors import UnavailableError, UsageError
-    from e2e_deploy.runtime.backends.tensorrt.backend import inspect_plan
-
-    bundle = open_bundle(path)
-    if not bundle.manifest.plans:
-        raise UsageError(f"{path} holds no plan; e2e-deploy export --precision fp16 builds one")
-    facts = []
-    for entry in bundle.manifest.plans:
-        counts, source = entry.layers, "noted when it was built"
-        try:
-            graph = bundle.graph_for((entry.frame_size[0], entry.frame_size[1]))
-            found, here = inspect_plan(bundle, graph, entry.backend)
-            if found == entry:
-                counts, source = here, "read from the plan"
-        except UnavailableError as error:
-            click.echo(f"{entry.file}: not read here: {error}", err=True)
-        if not counts:  # built without a GPU, where nothing can read a plan
-            counts = _whole_numbers(entry.options.get("network"))
-            source = "the graph, before the builder fused it"
-        facts.append(asdict(entry) | {"layers": counts, "layers_from": source})
-    return facts
-
-
-def _whole_numbers(value: object) -> dict[str, int]:
-    """``value`` if it is such a table; a manifest may hold anything among a plan's options."""
-    table = value if isinstance(value, dict) else {}
-    return {key: count for key, count in table.items() if type(count) is int}
 
 
 def _plan_table(facts: list[dict[str, Any]]) -> list[str]:
@@ -142,17 +84,36 @@ def _plan_table(facts: list[dict[str, Any]]) -> list[str]:
     is_flag=True,
     help="Of a bundle's plans: layers, the share of each precision, of reformat layers and of casts.",
 )
-def command(path: str, task: str | None, family: str | None, as_json: bool, engines: bool) -> None:
+def command(
+    path: str, task: TaskName | None, family: FamilyName | None, as_json: bool, engines: bool
+) -> None:
     """Say what PATH is: a bundle's manifest, checked against its files, or a checkpoint's family, task and size."""
-    if engines:
-        rows = _plan_facts(path)
-        click.echo(json.dumps(rows, indent=2) if as_json else "\n".join(_plan_table(rows)))
-        return
-    from e2e_deploy.bundle.bundle import is_bundle
+    from e2e_deploy.verbs.inspect import inspect, inspect_plans
 
-    facts = _of_bundle(path) if is_bundle(path) else _of_checkpoint(path, family, task)
+    if engines:
+        _refuse_checkpoint_options(task, family)
+        _print_plans(inspect_plans(path), as_json)
+        return
+    facts = asdict(inspect(path, task=task, family=family))
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return
     passes = facts.pop("passes", [])
     click.echo("\n".join([*_lines(facts), *(_pass_table(passes) if passes else [])]))
+
+
+def _refuse_checkpoint_options(task: str | None, family: str | None) -> None:
+    for name, value in (("--task", task), ("--family", family)):
+        if value is not None:
+            raise click.UsageError(f"{name} is for checkpoints, and --engine for bundles")
+
+
+def _print_plans(plans: "list[PlanFacts]", as_json: bool) -> None:
+    for plan in plans:
+        if plan.not_read:
+            click.echo(f"{plan.entry.file}: not read here: {plan.not_read}", err=True)
+    rows = [
+        asdict(plan.entry) | {"layers": plan.layers, "layers_from": plan.layers_from}
+        for plan in plans
+    ]
+    click.echo(json.dumps(rows, indent=2) if as_json else "\n".join(_plan_table(rows)))

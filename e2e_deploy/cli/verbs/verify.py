@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import click
 
 from e2e_deploy.cli import options, rebuild
+from e2e_deploy.cli.wording import with_options
 from e2e_deploy.names import BackendChoice
 from e2e_deploy.system.json_files import to_json
 
 if TYPE_CHECKING:
-    from e2e_deploy.bundle.bundle import Bundle
+    from e2e_deploy.export.drift import LayerDrift
     from e2e_deploy.runtime.checks.verify import Verdict
 
 
@@ -50,31 +51,8 @@ def print_verdicts(verdicts: "list[Verdict]") -> None:
         )
 
 
-def _write_layers(bundle: "Bundle", folder: Path) -> None:
-    """The drift report of a half-precision bundle on its first stored frame."""
-    from e2e_deploy.errors import UsageError
-    from e2e_deploy.packages import require
-
-    require("torch", "export")
-    from e2e_deploy.export.drift import layer_drift, write_plot, write_table
-    from e2e_deploy.runtime.backends.torch import original_checkpoint
-
-    manifest = bundle.manifest
-    if manifest.precision not in ("fp16", "bf16"):
-        raise UsageError(
-            f"--layers compares half precision with fp32, and this bundle is {manifest.precision}"
-        )
-    checkpoint = original_checkpoint(bundle)
-    frames, _ = bundle.reference(manifest.graphs[0])
-    report = layer_drift(
-        checkpoint,
-        frames[0],
-        manifest.precision,
-        resolution=manifest.resolution,
-        pad=manifest.pad,
-    )
-    write_table(report, folder / "layers.csv")
-    write_plot(report, folder / "layers.png", f"{manifest.precision} against fp32, {checkpoint.id}")
+def _print_layers(report: "list[LayerDrift]", folder: Path) -> None:
+    """The layers where most error enters, and the files."""
     for layer in sorted(report, key=lambda each: -each.entered)[:5]:
         click.echo(
             f"{layer.layer:<60} error {layer.relative_error:.1e}, {layer.entered:+.1e} here, "
@@ -127,14 +105,8 @@ def command(
     With --backend auto every backend that can run here is tried.
     """
     from e2e_deploy.bundle.bundle import open_bundle
-    from e2e_deploy.errors import (
-        CheckpointError,
-        InputError,
-        ParityError,
-        UnavailableError,
-        UsageError,
-    )
-    from e2e_deploy.names import BACKENDS
+    from e2e_deploy.errors import ParityError
+    from e2e_deploy.packages import require
     from e2e_deploy.runtime.checks.polygraphy import check_with_polygraphy
     from e2e_deploy.runtime.checks.verify import verify_bundle
     from e2e_deploy.runtime.checks.worst_region import WorstFrames
@@ -145,26 +117,23 @@ def command(
         make_folder(folder)
     if rebuild_first:
         opened = rebuild.rebuild_plans(opened, backend)
-    has_use = backend in ("auto", "torch") or layers is not None
-    opened = options.with_checkpoint(opened, checkpoint, has_use=has_use)
-    verdicts = []
     seen = WorstFrames(opened.manifest.task)
-    for name in BACKENDS if backend == "auto" else (backend,):
-        try:
-            verdicts += verify_bundle(opened, name, device, seen.see if out else None)
-        except (UnavailableError, InputError, UsageError) as error:
-            # Only a backend nobody named may be missing: torch on a robot, a checkpoint that stayed elsewhere, or
-            # TensorRT with --device cpu.
-            if backend != "auto" or name == "onnxruntime":
-                raise
-            way_out = " (--checkpoint)" if isinstance(error, CheckpointError) else ""
-            click.echo(f"{name}: not compared: {error}{way_out}", err=True)
+    for_verify = backend in ("auto", "torch") or layers is None
+    found = verify_bundle(
+        opened,
+        backend,
+        device,
+        checkpoint=checkpoint if for_verify else None,
+        watch=seen.see if out else None,
+    )
+    for left_out in found.not_compared:
+        click.echo(f"{left_out.backend}: not compared: {with_options(left_out.reason)}", err=True)
     opinions = check_with_polygraphy(opened) if peer else []
     if as_json:
-        rows = [asdict(v) | {"failures": v.failures} for v in verdicts]
+        rows = [asdict(v) | {"failures": v.failures} for v in found.verdicts]
         click.echo(to_json([*rows, *map(asdict, opinions)], indent=2))
     else:
-        print_verdicts(verdicts)
+        print_verdicts(found.verdicts)
         for opinion in opinions:
             click.echo(str(opinion))
     if opened.manifest.checkpoint.note:
@@ -174,10 +143,10 @@ def command(
             click.echo(line, err=True)
             click.echo(str(path), err=as_json)
     if layers is not None:
-        _write_layers(opened, layers)
-    failures = [
-        f"{v.backend} {v.precision}: {'; '.join(v.failures)}" for v in verdicts if v.failures
-    ]
-    failures += [str(opinion) for opinion in opinions if not opinion.passed]
+        require("torch", "export")
+        from e2e_deploy.export.drift import report_drift
+
+        _print_layers(report_drift(opened, layers, checkpoint=checkpoint), layers)
+    failures = [*found.failures, *(str(opinion) for opinion in opinions if not opinion.passed)]
     if failures:
         raise ParityError(" | ".join(failures))

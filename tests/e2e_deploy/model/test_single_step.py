@@ -16,13 +16,13 @@ from e2e_deploy.errors import CheckpointError
 from e2e_deploy.frames import plan_frame
 from e2e_deploy.model.checkpoint import open_checkpoint
 from e2e_deploy.model.families import FAMILIES
-from e2e_deploy.model.loading import load_model, terminal_alpha_bar
+from e2e_deploy.model.loading import load_model
+from e2e_deploy.model.schedule import terminal_alpha_bar, x0_coefficients
 from e2e_deploy.model.single_step import (
     FrameModel,
     read_depth,
     read_normals,
     resample,
-    x0_coefficients,
 )
 from tests.small_checkpoint import NETWORK_STRIDE, SD2_SCHEDULER, STRIDE, write_small
 

@@ -8,9 +8,9 @@ from safetensors.torch import load_file
 
 from e2e_deploy.assets.pictures import reference_frames
 from e2e_deploy.errors import E2EDeployError, UsageError
-from e2e_deploy.model.checkpoint import open_checkpoint
+from e2e_deploy.model.checkpoint import bundled_checkpoint, bundled_id, open_checkpoint
 from e2e_deploy.model.loading import load_model
-from e2e_deploy.model.tiny import build_tiny, bundled_checkpoint, bundled_id, resolve_bundled
+from e2e_deploy.model.tiny import build_tiny
 
 
 @pytest.mark.parametrize(
@@ -90,8 +90,13 @@ def test_the_bundled_checkpoints_are_trained_small_and_complete(task):
 
 def test_the_bundled_checkpoints_have_names_without_a_path():
     assert bundled_id("depth") == "bundled:e2e-tiny-depth"
-    assert resolve_bundled(bundled_id("depth")) == str(bundled_checkpoint("depth"))
-    assert resolve_bundled("some/folder") == "some/folder"
+    opened = open_checkpoint(bundled_id("normals"))
+    assert (opened.id, opened.path) == (
+        "bundled:e2e-tiny-normals",
+        bundled_checkpoint("normals"),
+    )
+    with pytest.raises(UsageError, match="unknown task '../x'"):
+        open_checkpoint("bundled:e2e-tiny-../x")
 
 
 def test_trained_depth_knows_near_from_far():

@@ -33,10 +33,9 @@ def graph(tmp_path_factory):
     from e2e_deploy.export.graph.specialise import specialise
     from e2e_deploy.export.onnx import trace
     from e2e_deploy.frames import plan_frame
-    from e2e_deploy.model.checkpoint import open_checkpoint
+    from e2e_deploy.model.checkpoint import bundled_checkpoint, open_checkpoint
     from e2e_deploy.model.loading import load_model
     from e2e_deploy.model.single_step import FrameModel
-    from e2e_deploy.model.tiny import bundled_checkpoint
 
     def body(task, precision, sizes_hw):
         model = load_model(open_checkpoint(bundled_checkpoint(task)))

@@ -9,7 +9,6 @@ from e2e_deploy.assets.pictures import reference_frames
 from e2e_deploy.bundle.bundle import open_bundle
 from e2e_deploy.bundle.onnx_paths import external_locations
 from e2e_deploy.errors import ParityError, UnavailableError, UsageError
-from e2e_deploy.export import exporter
 from e2e_deploy.export.exporter import export_bundle
 from e2e_deploy.export.graph.multi_head import DOMAIN, settle_attention
 from e2e_deploy.export.onnx import quantise as quantise_module
@@ -20,9 +19,10 @@ from e2e_deploy.export.onnx.quantise import (
     quantise,
 )
 from e2e_deploy.export.onnx.trace import WeightFile, save, weight_bytes
+from e2e_deploy.export.verified import judged
 from e2e_deploy.limits import LIMITS, measure_parity
 from e2e_deploy.model.checkpoint import open_checkpoint
-from e2e_deploy.runtime.checks.verify import Verdict, verify_bundle
+from e2e_deploy.runtime.checks.verify import Verdict, compare
 from tests.small_checkpoint import edit_weights, write_small
 
 HW = (32, 48)
@@ -200,14 +200,16 @@ def test_an_accurate_graph_comes_with_its_accuracy_and_speed(easy, tmp_path):
     assert min(entry.speed.values()) > 0
     assert manifest.notes == notes[:1]
     assert f"{entry.speed['int8_ms']:.1f} ms where fp32 takes" in notes[0]
-    (verdict,) = verify_bundle(bundle)
+    (verdict,) = compare(bundle, "onnxruntime")
     assert (verdict.precision, verdict.failures) == ("int8", [])
     assert list(weight_types(bundle.root / "model.onnx").values()).count(TensorProto.INT8) > 50
 
 
 @pytest.mark.slow
 def test_an_inaccurate_graph_is_refused_unless_it_is_accepted(small, tmp_path, trace_once):
-    with pytest.raises(ParityError, match="int8 at 32x48 is outside .* no bundle .*--accept-acc"):
+    with pytest.raises(
+        ParityError, match="int8 at 32x48 is outside .* no bundle .*`accept_accuracy=True`"
+    ):
         export(small, tmp_path / "b")
     assert list(tmp_path.iterdir()) == []
     bundle, notes = export(small, tmp_path / "b", accept_accuracy=True)
@@ -215,7 +217,7 @@ def test_an_inaccurate_graph_is_refused_unless_it_is_accepted(small, tmp_path, t
     assert not entry.passed
     assert bundle.manifest.checkpoint.note == "int8 outside its accuracy limit"
     assert "OUTSIDE ITS LIMIT" in notes[0]
-    (verdict,) = verify_bundle(bundle)
+    (verdict,) = compare(bundle, "onnxruntime")
     assert verdict.failures
 
 
@@ -224,7 +226,7 @@ def test_a_result_that_is_no_number_is_never_accepted():
     limit, parity = LIMITS["onnxruntime", "int8"], measure_parity("depth", nan, zeros)
     verdict = Verdict((4, 4), "onnxruntime", "CPU", "int8", parity, limit)
     with pytest.raises(ParityError, match="holds NaN or infinity; no bundle was written$"):
-        exporter._judge([verdict], accepted=True)
+        judged([verdict], accepted=True)
 
 
 @pytest.mark.parametrize(
@@ -241,5 +243,5 @@ def test_what_goes_with_int8_is_said_before_any_work(small, tmp_path, options, m
 
 
 def test_other_precisions_have_no_exception(small, tmp_path):
-    with pytest.raises(UsageError, match="--accept-accuracy is for int8"):
+    with pytest.raises(UsageError, match="`accept_accuracy` is for int8"):
         export_bundle(open_checkpoint(small), tmp_path / "b", accept_accuracy=True)

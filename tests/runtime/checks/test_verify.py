@@ -4,7 +4,7 @@ import pytest
 from e2e_deploy.bundle.bundle import open_bundle
 from e2e_deploy.errors import BundleError
 from e2e_deploy.limits import LIMITS, Parity
-from e2e_deploy.runtime.checks.verify import verify_bundle, worst
+from e2e_deploy.runtime.checks.verify import compare, worst
 from tests.plain_bundle import HW, rehash, write_plain_bundle
 
 
@@ -20,7 +20,7 @@ def change_reference(root, change):
 
 def test_a_whole_bundle_passes_for_every_size(tmp_path):
     bundle = open_bundle(write_plain_bundle(tmp_path / "b", sizes=[HW, (20, 20)]))
-    verdicts = verify_bundle(bundle)
+    verdicts = compare(bundle, "onnxruntime")
     assert [v.frame_hw for v in verdicts] == [HW, (20, 20)]
     for verdict in verdicts:
         assert verdict.failures == []
@@ -34,7 +34,7 @@ def test_a_whole_bundle_passes_for_every_size(tmp_path):
 def test_one_frame_of_several_is_enough_to_fail(tmp_path, task, frame):
     root = write_plain_bundle(tmp_path / "b", task=task)
     change_reference(root, lambda results: results[frame].__imul__(1.001))
-    (verdict,) = verify_bundle(open_bundle(root))
+    (verdict,) = compare(open_bundle(root), "onnxruntime")
     assert verdict.parity.relative == pytest.approx(1e-3, rel=0.01)
     assert "relative error" in verdict.failures[0]
 
@@ -43,7 +43,7 @@ def test_a_reference_that_is_not_finite_is_refused(tmp_path):
     root = write_plain_bundle(tmp_path / "b")
     change_reference(root, lambda results: results[0].__setitem__((0, 0), np.nan))
     with pytest.raises(BundleError, match="NaN or infinite"):
-        verify_bundle(open_bundle(root))
+        compare(open_bundle(root), "onnxruntime")
 
 
 def test_the_worst_of_several_frames():

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from e2e_deploy.bundle.bundle import open_bundle
-from e2e_deploy.runtime.checks.verify import verify_bundle
+from e2e_deploy.runtime.checks.verify import compare
 from e2e_deploy.runtime.checks.worst_region import WorstFrames, error_map, worst_region
 from tests.plain_bundle import HW, write_plain_bundle
 from tests.runtime.checks.test_verify import change_reference
@@ -59,7 +59,7 @@ def test_the_worst_of_the_stored_frames_is_drawn_with_its_region(tmp_path, task)
         seen.see(graph, backend, frame, wrong, reference)
 
     frames, _ = bundle.reference(bundle.manifest.graphs[0])
-    verify_bundle(bundle, watch=damaged)
+    compare(bundle, "onnxruntime", watch=damaged)
     ((path, line),) = seen.write(tmp_path / "out")
     assert path == tmp_path / "out" / "worst_onnxruntime_100x120.png"
     assert line.startswith("onnxruntime 100x120: worst 64x64 at row ")

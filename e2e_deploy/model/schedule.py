@@ -1,0 +1,86 @@
+"""The one step of a checkpoint's noise schedule: its timestep, and what x0 is made of there. No torch of its own."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from e2e_deploy.errors import CheckpointError
+from e2e_deploy.packages import require
+
+MAX_ALPHA_BAR = 0.9999
+"""Above it the last step of training adds no noise worth its name, and nothing was learned from it."""
+
+
+@dataclass(frozen=True)
+class OneStep:
+    """x0 = ``from_xt`` * x_t + ``from_output`` * network output, at ``timestep``."""
+
+    timestep: int
+    from_xt: float
+    from_output: float
+
+
+def last_step(scheduler_config: Mapping[str, Any]) -> OneStep:
+    """The step at T = num_train_timesteps - 1 of a saved scheduler.
+
+    Raises:
+        CheckpointError: as terminal_alpha_bar and x0_coefficients.
+    """
+    timestep, alpha_bar = terminal_alpha_bar(scheduler_config)
+    kind = str(scheduler_config.get("prediction_type", "epsilon"))
+    return OneStep(timestep, *x0_coefficients(kind, alpha_bar))
+
+
+def x0_coefficients(prediction_type: str, alpha_bar: float) -> tuple[float, float]:
+    """(a, b) such that x0 = a * x_t + b * network output, at cumulative signal level ``alpha_bar`` in [0, 1].
+
+    v-prediction: sqrt(ab), -sqrt(1 - ab); epsilon: 1 / sqrt(ab), -sqrt(1 - ab) / sqrt(ab); sample: 0, 1
+    (Salimans and Ho, arXiv 2202.00512, appendix D).
+
+    Raises:
+        CheckpointError: unknown prediction type, or epsilon at zero terminal SNR, where x0 is undefined.
+    """
+    signal, noise = math.sqrt(alpha_bar), math.sqrt(1.0 - alpha_bar)
+    if prediction_type == "v_prediction":
+        return signal, -noise
+    if prediction_type == "sample":
+        return 0.0, 1.0
+    if prediction_type == "epsilon":
+        if signal < 1e-6:
+            raise CheckpointError(
+                "the scheduler predicts epsilon at zero terminal SNR; x0 cannot be recovered in one step"
+            )
+        return 1.0 / signal, -noise / signal
+    raise CheckpointError(
+        f"the scheduler's prediction_type is {prediction_type!r}; expected v_prediction, epsilon or sample"
+    )
+
+
+def terminal_alpha_bar(scheduler_config: Mapping[str, Any]) -> tuple[int, float]:
+    """(T, alpha_bar at T) of a saved scheduler, T = num_train_timesteps - 1; its timestep spacing is never used.
+
+    Raises:
+        CheckpointError: the config describes no noise schedule, or one that clips latents.
+    """
+    diffusers = require("diffusers", "export")
+    try:
+        scheduler = diffusers.DDIMScheduler.from_config(dict(scheduler_config))
+        timestep = int(scheduler.config.num_train_timesteps) - 1
+        alpha_bar = float(scheduler.alphas_cumprod.double()[timestep])
+    except Exception as error:
+        raise CheckpointError(
+            f"scheduler_config.json describes no noise schedule: {' '.join(str(error).split())[:300]}"
+        ) from None
+    if not 0.0 <= alpha_bar < MAX_ALPHA_BAR:
+        raise CheckpointError(
+            f"scheduler_config.json describes no noise schedule: {alpha_bar:.6g} of the signal's power is left at the "
+            f"last step; expected 0 to {MAX_ALPHA_BAR}"
+        )
+    for switch in ("clip_sample", "thresholding"):
+        if scheduler_config.get(switch):
+            raise CheckpointError(
+                f"scheduler_config.json sets {switch}, which cuts off latents outside a range; depth and "
+                "normals models are trained without: set it to false if that is true of this one"
+            )
+    return timestep, alpha_bar
