@@ -62,15 +62,19 @@ def open_source(
     if decode == "gpu":
         source = _open_on_gpu(spec)
     else:
-        lost_s = RECONNECT_S if reconnect_s is None else reconnect_s
-        source = _open(spec, TIMEOUT_S if timeout_s is None else timeout_s, lost_s)
-    if timeout_s is not None and not isinstance(source, StreamSource):
-        raise UsageError(f"`timeout_s` is for streams, and {source.name} is none; leave it out")
+        source = _open(spec, timeout_s, RECONNECT_S if reconnect_s is None else reconnect_s)
+    if not isinstance(source, StreamSource):
+        _refuse_timeout(timeout_s, source.name)
     if reconnect_s is not None and not isinstance(source, StreamSource | CameraSource):
         raise UsageError(
             f"`reconnect_s` is for streams and cameras, and {source.name} is neither; leave it out"
         )
     return source
+
+
+def _refuse_timeout(timeout_s: float | None, name: str) -> None:
+    if timeout_s is not None:
+        raise UsageError(f"`timeout_s` is for streams, and {name} is none; leave it out")
 
 
 def _open_on_gpu(spec: str) -> Source:
@@ -82,10 +86,11 @@ def _open_on_gpu(spec: str) -> Source:
     return GpuVideoSource(path, stream=stream)
 
 
-def _open(spec: str, timeout_s: float, reconnect_s: float) -> Source:
+def _open(spec: str, timeout_s: float | None, reconnect_s: float) -> Source:
     if _exists(spec):  # a folder of that name before the camera 2024
         return _open_path(spec)
     if match := re.fullmatch(r"(?:camera:)?([0-9]{1,4})(\?.*)?", spec):
+        _refuse_timeout(timeout_s, f"camera {match[1]}")  # before the camera is switched on
         options = _options(spec, match[2], CAMERA_OPTIONS)
         size = _size(options)
         pixel_format = options.get("format", "")
@@ -111,7 +116,11 @@ def _open(spec: str, timeout_s: float, reconnect_s: float) -> Source:
             raise UsageError(
                 f"{masked(spec)} is no stream that can be read; the schemes are {', '.join(SCHEMES)}"
             )
-        return StreamSource(spec, timeout_s=timeout_s, reconnect_s=reconnect_s)
+        return StreamSource(
+            spec,
+            timeout_s=TIMEOUT_S if timeout_s is None else timeout_s,
+            reconnect_s=reconnect_s,
+        )
     return _open_path(spec)
 
 
