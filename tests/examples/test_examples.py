@@ -1,6 +1,8 @@
 """Every example, run as its users run it, on a bundle whose result is known."""
 
+import inspect
 import runpy
+import shutil
 import socket
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
+import e2e_deploy as e2e
 from tests.plain_bundle import HW, plain_depth, write_plain_bundle
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -82,6 +85,24 @@ def test_server(bundle, photo):
                 assert np.abs(depth - plain_depth(rgb)).max() < 1e-5
         finally:
             server.kill()
+
+
+def test_export(run, bundle, photo, tmp_path, monkeypatch):
+    """Exports are tested elsewhere; this one takes no time, and what it is asked for must be what it takes."""
+    takes = inspect.signature(e2e.export_bundle)
+
+    def export(*arguments, **named):
+        asked = takes.bind(*arguments, **named).arguments
+        assert asked["frame_sizes"] == [HW]
+        return e2e.open_bundle(shutil.copytree(bundle, asked["out"]))
+
+    monkeypatch.setattr(e2e, "export_bundle", export)
+    out = run("export.py", "owner/name", photo[0], tmp_path / "exported")
+    assert "onnxruntime: relative error" in out
+    assert "inside its limit" in out
+    files = [Path(line) for line in out.splitlines() if line.startswith(str(tmp_path))]
+    (numbers,) = (file for file in files if file.suffix == ".npy")
+    assert np.abs(np.load(numbers) - plain_depth(photo[1])).max() < 1e-5
 
 
 def test_point_cloud(run, bundle, photo, tmp_path):
