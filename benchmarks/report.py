@@ -60,12 +60,15 @@ def commit() -> str:
     return head.stdout.strip() + ("-dirty" if dirty.stdout.strip() else "")
 
 
-def write_result(name: str, result: dict[str, Any]) -> Path:
-    """Write ``results/<name>.json`` and print it; returns the path."""
+def write_result(
+    name: str, result: dict[str, Any], folder: Path = RESULTS, *, quiet: bool = False
+) -> Path:
+    """Write ``<name>.json`` in a folder and print it unless ``quiet``; returns the path."""
     # Folders of this machine mean nothing elsewhere.
     arguments = ["DIR" if Path(word).is_absolute() else word for word in sys.argv[1:]]
     started = sys.modules["__main__"].__spec__  # python -m
-    command = shlex.join(["python", "-m", started.name if started else "?", *arguments])
+    module = started.name.removesuffix(".__main__") if started else "?"
+    command = shlex.join(["python", "-m", module, *arguments])
     content = {
         "name": name,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -75,8 +78,9 @@ def write_result(name: str, result: dict[str, Any]) -> Path:
         "versions": versions(),
         **result,
     }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(content))
+    if not quiet:
+        print(json.dumps(content))
     return path

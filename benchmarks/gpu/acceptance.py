@@ -21,12 +21,12 @@ from typing import Any
 
 import torch
 
-from benchmarks import report
 from benchmarks.gpu.loop import run_loop
 from benchmarks.gpu.parity import run_parity
+from benchmarks.gpu.results import writer
 from benchmarks.gpu.roofline import copy_gb_s, matrix_tflops, transfer_gb_s
 from benchmarks.gpu.speed import SIZES, SMALL_HW, Case, run_case
-from benchmarks.gpu.timing import Device, find_device, in_words, versions
+from benchmarks.gpu.timing import Device, find_device, in_words
 from benchmarks.gpu.training import run_training
 from e2e_deploy.frames import parse_size
 from e2e_deploy.verbs.doctor import doctor
@@ -128,15 +128,8 @@ def write(
         content, whole = measure(), True
     except Exception as error:  # the other parts go on
         content, whole = {"error": in_words(error)}, False
-    facts: dict[str, Any] = {
-        "small": arguments.small,
-        "device": device.facts(),
-        "versions": versions(),
-        "seconds": time.perf_counter() - start,
-    }
-    if arguments.commit:
-        facts["commit"] = arguments.commit
-    report.write_result(title, facts | content)
+    to_file = writer(arguments.out, device, arguments.commit, small=arguments.small, quiet=False)
+    to_file(title, {"seconds": time.perf_counter() - start} | content)
     torch.compiler.reset()
     device.reserved()  # networks and graphs that hold each other go before the next part begins
     return whole
@@ -172,7 +165,6 @@ def main() -> None:
     """Run the parts; exit 1 when one of them broke or was not begun."""
     arguments = options().parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    report.RESULTS = arguments.out
     device = find_device()
     say(f"{device.facts()}")
     chosen = PARTS if arguments.part == "all" else (arguments.part,)

@@ -30,12 +30,20 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def where(result: Result) -> str:
-    """Device, driver, versions, commit and command of a result."""
+    """Device, driver, versions, commit and command of a result, and what differed from the commit or is by hand."""
     device, versions = result["device"], result["versions"]
     packages = ", ".join(f"{n} {versions[n]}" for n in ("torch", "diffusers") if n in versions)
+    said = [
+        f"; {title}: {result[key]}"
+        for key, title in (
+            ("changed_on_the_machine", "changed on the machine"),
+            ("added_by_hand", "added by hand"),
+        )
+        if key in result
+    ]
     return (
         f"{device['name']}, driver {device.get('driver_version', 'unknown')}, CUDA {device['cuda']}, {packages}, "
-        f"commit {result['commit']}, {result['date'][:10]}: `{result['command']}`"
+        f"commit {result['commit']}, {result['date'][:10]}: `{result['command']}`{''.join(said)}"
     )
 
 

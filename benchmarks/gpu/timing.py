@@ -4,25 +4,20 @@ Knows clocks and calls; knows nothing of models.
 """
 
 import gc
-import platform
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks import report
 from e2e_deploy.nvidia.hardware import cpu_name
 from e2e_deploy.runtime.timing import summarise
 
 Call = Callable[[Any], Any]
-PACKAGES = ("triton", "accelerate", "transformers", "onnxruntime", "tensorrt", "cuda-python")
-"""Beside those of report.PACKAGES."""
 
 
 def in_words(error: BaseException) -> str:
@@ -143,17 +138,6 @@ def _ask_driver() -> dict[str, str]:
         return {}
     values = (value.strip() for value in said.stdout.strip().split(","))
     return dict(zip((name.replace(".", "_") for name in _QUERIES), values, strict=False))
-
-
-def versions() -> dict[str, str]:
-    """Versions of what decides a number here."""
-    found = report.versions()
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found | {"kernel": platform.release()}
 
 
 def in_turns(

@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks import readme
 from benchmarks.gpu import tables
+from benchmarks.gpu.profiling import tables as profiling_tables
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,7 +64,8 @@ SPEED = {
 
 
 def test_without_results_nothing_was_measured(tmp_path):
-    assert {block(tmp_path) for block in tables.BLOCKS.values()} == {"Not measured."}
+    blocks = [*tables.BLOCKS.values(), *profiling_tables.BLOCKS.values()]
+    assert {block(tmp_path) for block in blocks} == {"Not measured."}
 
 
 @pytest.mark.parametrize("facts", [{"device": "cpu"}, {"small": True}])
@@ -130,17 +132,66 @@ def test_loop_training_and_device(write):
     assert "2 passed, 0 failed, 1 not run" in text
 
 
+PROFILE = {
+    "wall_ms": 10.0,
+    "kernels_ms": 8.0,
+    "kernels_a_call": 3.0,
+    "by_kind_ms": {"convolution": 7.96, "copy": 0.04},
+    "top": [
+        {"name": "k" * 200, "kind": "convolution", "ms": 7.0, "calls": 2.0, "share": 0.875},
+    ],
+}
+
+
+def test_variants_are_sorted_and_what_differed_from_the_commit_stands_beside_them(write):
+    measured = {"parity": {"abs_rel": 1e-3}, "device_used_gib": 3.8, "first_runs_s": 5.0}
+    variants = {
+        "as exported, tf32": measured | {"latency": {"p50_ms": 84.0}, "profile": PROFILE},
+        "as exported": measured | {"latency": {"p50_ms": 818.0}},
+        "reduced norms": {"not_run": "2 s are left"},
+    }
+    content = {"variants": variants, "changed_on_the_machine": "a list"}
+    text = profiling_tables.onnx_runtime(write("profile_onnxruntime_x", content))
+    lines = [line for line in text.splitlines() if line.startswith("| as exported")]
+    assert lines[:2] == [
+        "| as exported | 818.0 | 1.0e-03 | 3.8 | 5.0 |",
+        "| as exported, tf32 | 84.0 | 1.0e-03 | 3.8 | 5.0 |",
+    ]
+    assert f"| `{'k' * 72}` | convolution | 2 | 7.00 | 88 % |" in lines[2]
+    assert "Not measured here: reduced norms (2 s are left)." in text
+    assert text.count("; changed on the machine: a list") == 1
+    assert "| copy |" not in text  # less than is shown
+
+
+def test_stages_and_the_package(write):
+    folder = write("profile_torch", {"stages": {"encoder": PROFILE, "unet": PROFILE}})
+    assert "| convolution | 8.0 | 8.0 |" in profiling_tables.stages(folder)
+    content = {
+        "package": {"export_s": 4.4, "compile_s": 238.4, "package_mib": 1730.4},
+        "fresh_process": {"error": "exit status -11"},
+        "rows": {"diffusers_eager": {"prepare_s": 1.0}},
+    }
+    text = profiling_tables.package(write("package", content))
+    assert "| size of the file | 1730 MiB |" in text
+    assert "| loaded in a process of its own | exit status -11 |" in text
+    assert "Nothing was timed." in text
+    content["rows"] = {"package_graph": row(1.0, host_to_host={"p50_ms": 31.0})}
+    text = profiling_tables.package(write("package", content))
+    assert "| package graph |  | 31.00 | 1.2e-03 |" in text
+
+
 def test_the_page_is_what_the_results_say():
     page = (ROOT / "docs" / "performance.md").read_text()
     blocks = readme.PAGES["docs/performance.md"]
-    assert set(blocks) == set(tables.BLOCKS)
+    assert set(blocks) == set(tables.BLOCKS) | set(profiling_tables.BLOCKS)
     assert all(page.count(f"<!-- begin {name} -->") == 1 for name in blocks)
     assert readme.fill(page, blocks) == page
 
 
-def test_every_result_is_of_a_clean_commit():
+def test_every_result_is_of_a_clean_commit_or_says_what_differed():
     """Numbers of files that no commit holds cannot be repeated."""
     for path in (ROOT / "benchmarks" / "results").glob("*.json"):
         result = json.loads(path.read_text())
-        assert not result["commit"].endswith("-dirty"), path.name
+        differed = result.get("changed_on_the_machine")
+        assert bool(differed) == result["commit"].endswith("-dirty"), path.name
         assert result["command"].startswith("python "), path.name

@@ -128,9 +128,12 @@ def weights_of(*modules: nn.Module) -> int:
     )
 
 
-def recorded(call: Call, example: Tensor, pool: Any) -> Call:
-    """A call as a CUDA graph: the input is copied in, the output is the same tensor every time."""
-    given = example.clone()
+def recorded(call: Call, example: Tensor, pool: Any, *, clone: bool = True) -> Call:
+    """A call as a CUDA graph: the input is copied in, the output is the same tensor every time.
+
+    The graph reads a clone of ``example``, or without ``clone`` its own memory.
+    """
+    given = example.clone() if clone else example
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

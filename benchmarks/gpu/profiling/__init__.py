@@ -1,0 +1,1 @@
+"""Where the milliseconds go, by kernel and by node: ``python -m benchmarks.gpu.profiling``."""

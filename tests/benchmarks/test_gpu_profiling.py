@@ -1,0 +1,104 @@
+"""The questions about a GPU, rehearsed on a CPU at their smallest; and that a rewritten graph computes the same."""
+
+import json
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from benchmarks.gpu.profiling import __main__ as command
+from benchmarks.gpu.profiling import graphs, kernels
+from benchmarks.gpu.timing import Device
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is asked for real")
+
+
+@pytest.fixture(scope="module")
+def ask(tmp_path_factory):
+    """ask(what): the result file's content of a question at its smallest."""
+    out = tmp_path_factory.mktemp("profiles")
+
+    def run(*what):
+        patch = pytest.MonkeyPatch()
+        words = ["--out", out, "--work", out / "work", "--small", "--commit", "0123abc"]
+        patch.setattr(sys, "argv", ["profiling", *map(str, words), "--what", *what])
+        with pytest.raises(SystemExit) as stop, patch.context():
+            command.main()
+        patch.undo()
+        assert not stop.value.code
+        return {path.stem: json.loads(path.read_text()) for path in out.glob("*.json")}
+
+    return run
+
+
+@pytest.mark.slow
+def test_stages_and_norms(ask):
+    results = ask("torch", "norms")
+    stages = results["gpu_profile_torch"]["stages"]
+    assert list(stages) == ["encoder", "unet", "decoder"]
+    for found in [*stages.values(), results["gpu_profile_torch"]["diffusers_compiled"]]:
+        assert found["by_kind_ms"]["convolution"] > 0
+        assert sum(found["by_kind_ms"].values()) == pytest.approx(found["kernels_ms"])
+    (shape,) = results["gpu_profile_norms"]["shapes"]
+    assert shape["ways"]["eager"]["relative_error"] < 1e-6
+    assert results["gpu_profile_norms"]["commit"] == "0123abc"
+
+
+@pytest.mark.slow
+def test_every_form_of_the_graph_computes_the_same(ask):
+    rows = ask("onnxruntime")["gpu_profile_onnxruntime"]["variants"]
+    assert rows["as exported"]["placement"]["on_cpu"] > 100
+    for name, counted in (("written out", "norms"), ("reduced norms", "norms")):
+        assert rows[name]["changed"][counted] == 63
+        assert rows[name]["rms_from_first"] < 1e-4
+    assert rows["fp16 attention"]["changed"]["attentions"] == 6
+    for name in ("fused norms", "convolutions"):  # of a GPU alone
+        assert "Failed to find kernel" in rows[name]["error"]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "kind"),
+    [
+        ("sm90_xmma_fprop_implicit_gemm_f16f16_f16f32_f32_nhwckrsc_nhwc_tilesize", "convolution"),
+        ("void cudnn::cnn::conv2d_grouped_direct_kernel<false, true>", "convolution"),
+        ("void cudnn::bn_fw_tr_1C11_kernel_NCHW<float, float>", "normalisation"),
+        ("triton_per_fused_convolution_div_native_group_norm_permute", "normalisation"),
+        ("triton_poi_fused_native_group_norm_silu_3", "pointwise, with a normalisation"),
+        ("cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16", "attention"),
+        ("nvjet_sm90_hsh_192x192_64x4_2x1_v_bz_coopB_bias_TNN", "product"),
+        ("sm80_xmma_gemm_f32f32_f32f32_f32_nn_n_tilesize64x128x8", "product"),
+        ("void cudnn::engines_precompiled::nchwToNhwcKernel<__half>", "layout"),
+        ("void op_generic_tensor_kernel<3, __half, (cudnnReduceTensorIndices_t)0>", "pointwise"),
+        ("Memcpy HtoD (Pinned -> Device)", "copy"),
+    ],
+)
+def test_a_kernel_is_known_by_its_name(kernel, kind):
+    assert kernels.kind_of(kernel) == kind
+
+
+def test_a_profile_counts_calls_and_milliseconds():
+    x = torch.ones(64, 64)
+    found = kernels.profiled(Device("cpu"), lambda value: value @ x, [x], rounds=3)
+    assert found["top"][0]["kind"] == "product"
+    assert found["top"][0]["calls"] == 1
+    assert found["kernels_ms"] == pytest.approx(sum(row["ms"] for row in found["top"]), rel=0.1)
+
+
+def test_narrow_attention_leaves_what_it_does_not_know(tmp_path):
+    """One input comes from no cast: the node stays as it is."""
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT16, [1, 4, 8])
+    nodes = [
+        helper.make_node("Cast", ["x"], ["q"], to=TensorProto.FLOAT),
+        helper.make_node("MultiHeadAttention", ["q", "k", "k"], ["y"], domain="com.microsoft"),
+    ]
+    known = numpy_helper.from_array(np.zeros((1, 4, 8), np.float32), "k")
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4, 8])
+    graph = helper.make_graph(nodes, "g", [value], [result], [known])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+    onnx.save(model, str(tmp_path / "model.onnx"))
+    file, changed = graphs.rewritten(tmp_path / "model.onnx", "other", attention=True)
+    assert changed["attentions"] == 0
+    assert graphs.census(file) == {"Cast": 1, "MultiHeadAttention": 1}
