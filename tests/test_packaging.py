@@ -250,4 +250,4 @@ class TestPlainInstall:
             done = ran("e2e-deploy", *arguments)
             assert (done.returncode, done.stdout) == (4, "")
             assert f"pip install 'e2e-deploy[{extra}]'" in done.stderr
-            assert done.stderr.startswith("error: ")
+            assert done.stderr.splitlines()[-1].startswith("error: ")
