@@ -2,16 +2,12 @@
 
 import math
 import re
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from e2e_deploy.names import BACKEND_CHOICES, FAMILY_NAMES, TASK_NAMES
-
-if TYPE_CHECKING:
-    from e2e_deploy.bundle.bundle import Bundle
 
 
 class Number(click.FloatRange):
@@ -98,16 +94,3 @@ family = click.option(
     default=None,
     help="Kind of checkpoint, where its configs do not tell.  [default: e2e-ft]",
 )
-
-
-def with_checkpoint(bundle: "Bundle", given: str | None, *, has_use: bool) -> "Bundle":
-    """The bundle with what --checkpoint gave, where PyTorch runs it.
-
-    Raises:
-        UsageError: nothing would open it.
-    """
-    from e2e_deploy.errors import UsageError
-
-    if given is not None and not has_use:
-        raise UsageError("--checkpoint is what PyTorch opens, and nothing here runs in PyTorch")
-    return replace(bundle, checkpoint=given)
