@@ -7,11 +7,11 @@ import platform
 import shlex
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from e2e_deploy.nvidia.hardware import cpu_name
+from e2e_deploy.packages import installed_versions
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -33,13 +33,7 @@ def machine() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of the packages that decide a number."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {"python": platform.python_version()} | installed_versions(PACKAGES)
 
 
 def commit() -> str:

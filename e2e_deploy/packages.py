@@ -7,6 +7,9 @@ getaddrinfo of our own); the variable, read once while it is imported, stops bot
 
 import importlib
 import os
+from collections.abc import Iterable
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
 from e2e_deploy.errors import UnavailableError
@@ -31,6 +34,15 @@ def require(module: str, extra: str) -> ModuleType:
         raise UnavailableError(
             f"the package {module.partition('.')[0]!r} {reason}: pip install 'e2e-deploy[{extra}]'"
         ) from error
+
+
+def installed_versions(names: Iterable[str]) -> dict[str, str]:
+    """The version of each of these distributions that is installed, by name."""
+    found = {}
+    for name in names:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def import_onnxruntime() -> ModuleType:

@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from torch import nn
@@ -28,6 +27,7 @@ from e2e_deploy.export.verified import judged, verify_in_onnxruntime, verify_in_
 from e2e_deploy.model.checkpoint import Checkpoint
 from e2e_deploy.model.loading import load_model
 from e2e_deploy.model.single_step import SingleStepModel
+from e2e_deploy.packages import installed_versions
 from e2e_deploy.progress import Stages
 from e2e_deploy.version import __version__
 
@@ -41,13 +41,8 @@ _PACKAGES = ("torch", "diffusers", "onnx", "onnxscript", "onnxruntime-gpu", "onn
 
 def package_versions() -> dict[str, str]:
     """Versions of what decides an export's result."""
-    found = {"e2e-deploy": __version__, "python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    ours = {"e2e-deploy": __version__, "python": platform.python_version()}
+    return ours | installed_versions(_PACKAGES)
 
 
 def write_bundle(

@@ -169,7 +169,7 @@ def test_checkers_see_the_same_names():
     import e2e_deploy
 
     tree = ast.parse((ROOT / "e2e_deploy" / "__init__.py").read_text())
-    (block,) = [n for n in tree.body if isinstance(n, ast.If)]
+    block = next(n for n in tree.body if isinstance(n, ast.If))
     seen = {alias.name: node.module for node in block.body for alias in node.names}
     found = {name: f"e2e_deploy.{where}" for name, where in e2e_deploy._WHERE.items()}
     assert seen == found

@@ -2,12 +2,12 @@
 
 import platform
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from benchmarks import report
 from benchmarks.gpu.timing import Device
+from e2e_deploy.packages import installed_versions
 
 Result = dict[str, Any]
 Write = Callable[[str, Result], None]
@@ -17,13 +17,7 @@ PACKAGES = ("triton", "accelerate", "transformers", "onnxruntime", "tensorrt", "
 
 def versions() -> dict[str, str]:
     """Versions of what decides a number here."""
-    found = report.versions()
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found | {"kernel": platform.release()}
+    return report.versions() | installed_versions(PACKAGES) | {"kernel": platform.release()}
 
 
 def writer(

@@ -5,7 +5,6 @@ import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from e2e_deploy.assets.pictures import reference_frames
 from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.errors import UsageError
 from e2e_deploy.names import BackendChoice, Precision
+from e2e_deploy.packages import installed_versions
 from e2e_deploy.runtime.checks.rates import (
     Frames,
     RateResult,
@@ -237,19 +237,9 @@ def _report(bundle: Bundle, rows: list[BenchRow]) -> BenchReport:
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         machine=platform.processor() or platform.machine(),
         python=platform.python_version(),
-        installed=_installed(),
+        installed=installed_versions(PACKAGES),
         versions=manifest.versions,
         checkpoint={"id": manifest.checkpoint.id, "sha256": manifest.checkpoint.sha256},
         files={graph.onnx: manifest.files[graph.onnx].sha256 for graph in manifest.graphs},
         rows=rows,
     )
-
-
-def _installed() -> dict[str, str]:
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

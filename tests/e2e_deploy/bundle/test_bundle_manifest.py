@@ -17,39 +17,28 @@ from tests.plain_bundle import edit_manifest, write_plain_bundle
 GRAPH, REFERENCE = "model_24x32.onnx", "reference/24x32.npz"
 
 
-@pytest.fixture
-def bundle(tmp_path):
-    return write_plain_bundle(tmp_path / "bundle")
-
-
-def refused(root, match):
-    with pytest.raises(BundleError, match=match) as caught:
-        open_bundle(root)
-    assert "\n" not in str(caught.value)
-
-
 @pytest.mark.parametrize(
     "text", ["", "{", "not json", "\x00\xff", "[" * 100_000, '{"schema": ' + "9" * 5000 + "}"]
 )
-def test_a_manifest_that_is_no_json(bundle, text):
+def test_a_manifest_that_is_no_json(refused, bundle, text):
     (bundle / MANIFEST).write_bytes(text.encode("latin-1"))
     refused(bundle, "manifest.json cannot be read as JSON")
 
 
 @pytest.mark.parametrize("text", ["{}", '{"schema": 1}', '{"schema": true}', '{"schema": "3"}'])
-def test_a_manifest_of_another_schema(bundle, text):
+def test_a_manifest_of_another_schema(refused, bundle, text):
     (bundle / MANIFEST).write_text(text)
     refused(bundle, r"has schema .*; this version reads \d+: export the bundle again")
 
 
 @pytest.mark.parametrize("text", ["[]", "3", "null", '"x"'])
-def test_a_manifest_that_is_no_object(bundle, text):
+def test_a_manifest_that_is_no_object(refused, bundle, text):
     (bundle / MANIFEST).write_text(text)
     refused(bundle, "expected a JSON object")
 
 
 @pytest.mark.parametrize("kind", ["fifo", "large"])
-def test_a_manifest_that_is_no_file_to_read_whole(bundle, kind):
+def test_a_manifest_that_is_no_file_to_read_whole(refused, bundle, kind):
     (bundle / MANIFEST).unlink()
     if kind == "fifo":
         os.mkfifo(bundle / MANIFEST)
@@ -61,7 +50,7 @@ def test_a_manifest_that_is_no_file_to_read_whole(bundle, kind):
 
 @pytest.mark.parametrize("where", ["top", "checkpoint", "graph", "file", "output"])
 @pytest.mark.parametrize("unknown", [False, True])
-def test_missing_and_unknown_keys_are_named(bundle, where, unknown):
+def test_missing_and_unknown_keys_are_named(refused, bundle, where, unknown):
     def change(manifest):
         entry, key = {
             "top": (manifest, "family"),
@@ -99,7 +88,7 @@ def test_missing_and_unknown_keys_are_named(bundle, where, unknown):
         (["created"], None),
     ],
 )
-def test_values_of_the_wrong_type(bundle, path, value):
+def test_values_of_the_wrong_type(refused, bundle, path, value):
     def change(manifest):
         for step in path[:-1]:
             manifest = manifest[step]
@@ -161,7 +150,7 @@ def test_values_of_the_wrong_type(bundle, path, value):
         (lambda m: m["graphs"][0].update(reference="other.npz"), "not listed in the manifest"),
     ],
 )
-def test_values_that_mean_nothing(bundle, change, match):
+def test_values_that_mean_nothing(refused, bundle, change, match):
     edit_manifest(bundle, change)
     refused(bundle, match)
 
@@ -278,7 +267,7 @@ def test_a_graph_says_how_many_pictures_it_takes_at_once(tmp_path, batch):
 
 
 @pytest.mark.parametrize("batch", [0, 65, -1])
-def test_a_batch_that_no_graph_takes(bundle, batch):
+def test_a_batch_that_no_graph_takes(refused, bundle, batch):
     def change(manifest):
         for side in ("inputs", "outputs"):
             manifest["graphs"][0][side][0]["shape"][0] = batch
@@ -287,6 +276,6 @@ def test_a_batch_that_no_graph_takes(bundle, batch):
     refused(bundle, "expected 1 to 64")
 
 
-def test_a_batch_that_input_and_output_do_not_share(bundle):
+def test_a_batch_that_input_and_output_do_not_share(refused, bundle):
     edit_manifest(bundle, lambda m: m["graphs"][0]["outputs"][0]["shape"].__setitem__(0, 2))
     refused(bundle, "with one input .* and one output")
