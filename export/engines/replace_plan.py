@@ -7,7 +7,7 @@ then what it no longer lists is removed: a rebuild that is killed leaves the bun
 from dataclasses import asdict, replace
 
 from e2e_deploy.bundle.bundle import Bundle, open_bundle, sha256_of
-from e2e_deploy.bundle.manifest import MANIFEST, FileEntry, GraphEntry
+from e2e_deploy.bundle.manifest import MANIFEST, FileEntry, GraphEntry, PlanEntry
 from e2e_deploy.bundle.plan_files import graph_digest
 from e2e_deploy.errors import UnavailableError, UsageError
 from e2e_deploy.export.engines.build import build_plan, current_gpu, job_for
@@ -43,12 +43,7 @@ def replace_plan(
         BundleError: the graph is not the file that was exported.
         E2EDeployError: the graph does not build, or the bundle cannot be written.
     """
-    if graph.kind != "frame":
-        raise UsageError("plans take frames, and this bundle holds a core graph")
-    if bundle.manifest.precision == "int8":
-        raise UsageError(
-            "no plan is built from int8 graphs, they are for ONNX Runtime on a CPU; export in fp16 for a plan"
-        )
+    _require_frames_of_floats(bundle, graph)
     stages = stages or Stages(quiet=True)
     gpu = current_gpu()
     if gpu is None:
@@ -72,21 +67,32 @@ def replace_plan(
             cache=cache or PlanCache(),
             progress=lambda *at: say("{} {}/{}".format(*at)),
         )
-        replaced = [
-            old
-            for old in manifest.plans
-            if (old.backend, old.frame_size, old.target)
-            == (library, entry.frame_size, entry.target)
-        ]
-        plans = [*(old for old in manifest.plans if old not in replaced), entry]
-        gone = {old.file for old in replaced} - {plan.file for plan in plans}
-        files = {name: file for name, file in manifest.files.items() if name not in gone}
-        path = root / entry.file
-        files[entry.file] = FileEntry(bytes=path.stat().st_size, sha256=sha256_of(path))
-        changed = replace(manifest, plans=plans, files=dict(sorted(files.items())))
-        with whole_file(root / MANIFEST) as partial:
-            partial.write_text(to_json(asdict(changed), indent=2) + "\n", encoding="utf-8")
-        (root / MANIFEST).chmod(0o644)  # it vouches for native code: nobody else may write it
-        for name in gone:
-            bundle.file(name).unlink(missing_ok=True)
+        _put_in_place(bundle, entry)
     return open_bundle(root)
+
+
+def _require_frames_of_floats(bundle: Bundle, graph: GraphEntry) -> None:
+    if graph.kind != "frame":
+        raise UsageError("plans take frames, and this bundle holds a core graph")
+    if bundle.manifest.precision == "int8":
+        raise UsageError(
+            "no plan is built from int8 graphs, they are for ONNX Runtime on a CPU; export in fp16 for a plan"
+        )
+
+
+def _put_in_place(bundle: Bundle, entry: PlanEntry) -> None:
+    """Let the manifest list a plan whose file is there, in the place of its kind's for that size and target."""
+    manifest, root = bundle.manifest, bundle.root
+    place = (entry.backend, entry.frame_size, entry.target)
+    replaced = [old for old in manifest.plans if (old.backend, old.frame_size, old.target) == place]
+    plans = [*(old for old in manifest.plans if old not in replaced), entry]
+    gone = {old.file for old in replaced} - {plan.file for plan in plans}
+    files = {name: file for name, file in manifest.files.items() if name not in gone}
+    path = root / entry.file
+    files[entry.file] = FileEntry(bytes=path.stat().st_size, sha256=sha256_of(path))
+    changed = replace(manifest, plans=plans, files=dict(sorted(files.items())))
+    with whole_file(root / MANIFEST) as partial:
+        partial.write_text(to_json(asdict(changed), indent=2) + "\n", encoding="utf-8")
+    (root / MANIFEST).chmod(0o644)  # it vouches for native code: nobody else may write it
+    for name in gone:
+        bundle.file(name).unlink(missing_ok=True)

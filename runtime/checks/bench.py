@@ -163,31 +163,44 @@ def bench(
     if loop:
         require_one_at_once(opened, "the loop is measured as a live source")
     load_for = partial(load, opened, device=device)
+    other = None if against is None else partial(load_for, backend=against)
+    run_at = (rates or RATES_HZ, SECONDS if seconds is None else seconds) if loop else None
     rows: list[BenchRow] = []
 
     def time_all() -> None:
         for size in opened.manifest.frame_sizes:
             with load_for(backend=backend, frame_size=size) as engine:
-                pictures = _pictures(engine)
-                latency = measure(engine, pictures, count=frames)
-                other = None
-                if against is not None:
-                    with load_for(backend=against, frame_size=size) as second:
-                        other = _against(engine, second, pictures, frames)
-                whole = None
-                if loop:
-                    whole = _loop(
-                        engine,
-                        pictures,
-                        latency,
-                        rates or RATES_HZ,
-                        SECONDS if seconds is None else seconds,
-                    )
-            rows.append(_row(engine, latency, other, whole))
+                rows.append(_row(engine, frames, other, run_at))
             on_row(rows[-1])
 
     interruptible(time_all)
     return _report(opened, rows)
+
+
+def _row(
+    engine: Engine,
+    count: int,
+    load_other: Callable[..., Engine] | None,
+    run_at: tuple[Sequence[float], float] | None,
+) -> BenchRow:
+    """Everything that is asked of one graph: alone, against another engine, in the loop at (rates, seconds)."""
+    pictures = _pictures(engine)
+    latency = measure(engine, pictures, count=count)
+    against = None
+    if load_other is not None:
+        with load_other(frame_size=engine.frame_size) as other:
+            against = _against(engine, other, pictures, count)
+    return BenchRow(
+        frame_size=engine.frame_size,
+        backend=engine.backend.name,
+        device=engine.backend.device,
+        precision=engine.manifest.precision,
+        batch=engine.batch,
+        warm_up=WARM_UP,
+        latency=latency,
+        against=against,
+        loop=None if run_at is None else _loop(engine, pictures, latency, *run_at),
+    )
 
 
 def _pictures(engine: Engine) -> Frames:
@@ -199,22 +212,6 @@ def _pictures(engine: Engine) -> Frames:
         np.stack([pictures[(i + j) % len(pictures)] for j in range(engine.batch)])
         for i in range(len(pictures))
     ]
-
-
-def _row(
-    engine: Engine, latency: Latency, against: Against | None, loop: LoopResult | None
-) -> BenchRow:
-    return BenchRow(
-        frame_size=engine.frame_size,
-        backend=engine.backend.name,
-        device=engine.backend.device,
-        precision=engine.manifest.precision,
-        batch=engine.batch,
-        warm_up=WARM_UP,
-        latency=latency,
-        against=against,
-        loop=loop,
-    )
 
 
 def _against(engine: Engine, other: Engine, pictures: Frames, count: int) -> Against:

@@ -91,26 +91,9 @@ def _open(spec: str, timeout_s: float | None, reconnect_s: float) -> Source:
         return _open_path(spec)
     if match := re.fullmatch(r"(?:camera:)?([0-9]{1,4})(\?.*)?", spec):
         _refuse_timeout(timeout_s, f"camera {match[1]}")  # before the camera is switched on
-        options = _options(spec, match[2], CAMERA_OPTIONS)
-        size = _size(options)
-        pixel_format = options.get("format", "")
-        if len(pixel_format) not in (0, 4) or not pixel_format.isascii():
-            raise UsageError(f"{masked(spec)}: a pixel format has four letters, for example MJPG")
-        return CameraSource(
-            int(match[1]),
-            size=None if size is None else (size[1], size[0]),
-            fps=_number(spec, options, "fps", 0.0) or None,
-            pixel_format=pixel_format,
-            reconnect_s=reconnect_s,
-        )
+        return _open_camera(spec, match, reconnect_s)
     if match := re.fullmatch(r"test:(\?.*)?", spec):
-        options = _options(spec, match[1], TEST_OPTIONS)
-        height, width = _size(options) or (480, 640)
-        total = _number(spec, options, "frames", 0)
-        if total != int(total):
-            raise UsageError(f"{masked(spec)}: frames must be a whole number, not {total:g}")
-        fps = _number(spec, options, "fps", 30.0)
-        return PatternSource(height, width, fps=fps, total=int(total) or None)
+        return _open_pattern(spec, match)
     if "://" in spec:
         if not spec.lower().startswith(tuple(f"{scheme}://" for scheme in SCHEMES)):
             raise UsageError(
@@ -122,6 +105,31 @@ def _open(spec: str, timeout_s: float | None, reconnect_s: float) -> Source:
             reconnect_s=reconnect_s,
         )
     return _open_path(spec)
+
+
+def _open_camera(spec: str, match: re.Match[str], reconnect_s: float) -> Source:
+    options = _options(spec, match[2], CAMERA_OPTIONS)
+    size = _size(options)
+    pixel_format = options.get("format", "")
+    if len(pixel_format) not in (0, 4) or not pixel_format.isascii():
+        raise UsageError(f"{masked(spec)}: a pixel format has four letters, for example MJPG")
+    return CameraSource(
+        int(match[1]),
+        size=None if size is None else (size[1], size[0]),
+        fps=_number(spec, options, "fps", 0.0) or None,
+        pixel_format=pixel_format,
+        reconnect_s=reconnect_s,
+    )
+
+
+def _open_pattern(spec: str, match: re.Match[str]) -> Source:
+    options = _options(spec, match[1], TEST_OPTIONS)
+    height, width = _size(options) or (480, 640)
+    total = _number(spec, options, "frames", 0)
+    if total != int(total):
+        raise UsageError(f"{masked(spec)}: frames must be a whole number, not {total:g}")
+    fps = _number(spec, options, "fps", 30.0)
+    return PatternSource(height, width, fps=fps, total=int(total) or None)
 
 
 def _exists(spec: str) -> bool:

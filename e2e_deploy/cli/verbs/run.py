@@ -1,12 +1,16 @@
 """``e2e-deploy run``: a source through a bundle."""
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from e2e_deploy.cli import INTERRUPTED, options, rebuild
 from e2e_deploy.names import AXES, COLORMAPS, DECODERS, PARITY_MODES, PICTURE_FORMATS, BackendChoice
 from e2e_deploy.system.json_files import to_json
+
+if TYPE_CHECKING:
+    from e2e_deploy.bundle.bundle import Bundle
 
 YEAR_S = 365 * 86400.0
 
@@ -140,25 +144,14 @@ def command(
     another than its best video stream), camera:0 (with ?size=480x640&fps=30&format=MJPG), rtsp://, or MPEG-TS over
     udp://, tcp:// or srt://, or test: for a moving pattern.
     """
-    from e2e_deploy.assets import READY_BUNDLE
     from e2e_deploy.cli.status import Status, print_summary, report_json
-    from e2e_deploy.errors import SourceError, UsageError
+    from e2e_deploy.errors import SourceError
     from e2e_deploy.runtime.run import run
     from e2e_deploy.runtime.steps.intrinsics import Intrinsics
 
     camera = None if intrinsics is None else Intrinsics.parse(intrinsics)
     failure: SourceError | None = None
-    if bundle is None:
-        if rebuild_first:
-            raise UsageError(
-                "--rebuild writes plans into a bundle, and none is named: add --bundle"
-            )
-        click.echo(
-            "bundle: the packaged e2e-tiny depth, small and made for trying; --bundle names another",
-            err=True,
-        )
-    named = bundle or READY_BUNDLE
-    opened = rebuild.rebuild_plans(named, backend) if rebuild_first else named
+    opened = _bundle(bundle, backend, rebuild_first=rebuild_first)
     with Status(arguments["limit"]) as status:
         try:
             report = run(
@@ -179,3 +172,21 @@ def command(
     if report.no_numbers:
         click.echo("error: no result holds a number", err=True)
     return INTERRUPTED if report.interrupted else int(not report.complete)
+
+
+def _bundle(
+    named: str | None, backend: BackendChoice, *, rebuild_first: bool
+) -> "str | Path | Bundle":
+    """The bundle that is named, with plans that fit if that is asked for; else the packaged one, and that is said."""
+    from e2e_deploy.assets import READY_BUNDLE
+    from e2e_deploy.errors import UsageError
+
+    if named is not None:
+        return rebuild.rebuild_plans(named, backend) if rebuild_first else named
+    if rebuild_first:
+        raise UsageError("--rebuild writes plans into a bundle, and none is named: add --bundle")
+    click.echo(
+        "bundle: the packaged e2e-tiny depth, small and made for trying; --bundle names another",
+        err=True,
+    )
+    return READY_BUNDLE
