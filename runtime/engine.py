@@ -16,7 +16,7 @@ import numpy.typing as npt
 from e2e_deploy.bundle.bundle import Bundle, open_bundle
 from e2e_deploy.bundle.manifest import GraphEntry, Manifest
 from e2e_deploy.errors import UsageError
-from e2e_deploy.names import BACKEND_CHOICES
+from e2e_deploy.names import BACKEND_CHOICES, BackendChoice
 from e2e_deploy.runtime.arrays import (
     OUT,
     HostArray,
@@ -318,7 +318,7 @@ def _stacked(arrays: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
 def load(
     bundle: str | Path | Bundle,
     *,
-    backend: str = "auto",
+    backend: BackendChoice = "auto",
     device: str = "auto",
     frame_size: tuple[int, int] | None = None,
     threads: int | None = None,
