@@ -202,23 +202,28 @@ def parse_manifest(text: str) -> Manifest:
     if not manifest.graphs:
         raise BundleError("the manifest lists no graph")
     for graph in manifest.graphs:
-        if graph.multiple_of and graph.kind != "core":
-            raise BundleError(
-                f"{graph.onnx} in the manifest is a {graph.kind} graph with sides that are multiples of "
-                f"{graph.multiple_of}; expected fixed sides for frames"
-            )
-        batch = graph.inputs[0].shape[0] if graph.inputs and graph.inputs[0].shape else 1
-        if not 1 <= batch <= MAX_BATCH:
-            raise BundleError(
-                f"{graph.onnx} in the manifest takes {batch} pictures at once; expected 1 to {MAX_BATCH}"
-            )
-        takes, gives = graph.declared(manifest.task_info, batch)
-        if (
-            [spec.shape for spec in graph.inputs] != [takes]
-            or [spec.shape for spec in graph.outputs] != [gives]
-            or not graph.onnx.endswith(".onnx")
-        ):
-            raise BundleError(
-                f"{graph.onnx} in the manifest must be an .onnx file with one input {takes} and one output {gives}"
-            )
+        _check_graph(graph, manifest.task_info)
     return manifest
+
+
+def _check_graph(graph: GraphEntry, task: Task) -> None:
+    """Refuse an entry whose fields contradict each other."""
+    if graph.multiple_of and graph.kind != "core":
+        raise BundleError(
+            f"{graph.onnx} in the manifest is a {graph.kind} graph with sides that are multiples of "
+            f"{graph.multiple_of}; expected fixed sides for frames"
+        )
+    batch = graph.inputs[0].shape[0] if graph.inputs and graph.inputs[0].shape else 1
+    if not 1 <= batch <= MAX_BATCH:
+        raise BundleError(
+            f"{graph.onnx} in the manifest takes {batch} pictures at once; expected 1 to {MAX_BATCH}"
+        )
+    takes, gives = graph.declared(task, batch)
+    if (
+        [spec.shape for spec in graph.inputs] != [takes]
+        or [spec.shape for spec in graph.outputs] != [gives]
+        or not graph.onnx.endswith(".onnx")
+    ):
+        raise BundleError(
+            f"{graph.onnx} in the manifest must be an .onnx file with one input {takes} and one output {gives}"
+        )

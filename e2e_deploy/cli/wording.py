@@ -26,6 +26,7 @@ _OPTIONS = {
     "frame_sizes": "--frame-size",
     "graph": "--graph",
     "intrinsics": "--intrinsics",
+    "layers": "--layers",
     "level": "--opt-level",
     "limit": "--limit",
     "loop": "--loop",

@@ -70,54 +70,74 @@ def _session(bundle: Bundle, graph: GraphEntry) -> Any:
     )
 
 
-def _check(bundle: Bundle, graph: GraphEntry) -> PolygraphyVerdict:
-    from polygraphy.backend.onnxrt import OnnxrtRunner
-    from polygraphy.comparator import Comparator, L2CompareFunc, RunResults, SimpleCompareFunc
-    from polygraphy.logger import G_LOGGER
+def _outputs(
+    bundle: Bundle, graph: GraphEntry, batches: list[npt.NDArray[Any]]
+) -> list[dict[str, npt.NDArray[Any]]]:
+    """What polygraphy's runner makes of every batch.
 
-    frames, references = bundle.reference(graph)
-    batches = in_batches(len(frames), graph.batch)
-    metric, bound = _bound(bundle, references)
+    Raises:
+        BundleError: the graph was changed, or does not run.
+    """
+    from polygraphy.backend.onnxrt import OnnxrtRunner
+
+    taken = graph.inputs[0].name
+    try:
+        runner = OnnxrtRunner(lambda: _session(bundle, graph), name="onnxrt")
+        with bundle.unchanged(graph.onnx, *bundle.weights_of(graph)), runner:
+            return [
+                {name: np.array(value) for name, value in runner.infer({taken: batch}).items()}
+                for batch in batches
+            ]
+    except BundleError:
+        raise
+    except Exception as error:
+        # ONNX Runtime's and polygraphy's exceptions share no public base class.
+        said = " ".join(str(error).split())
+        raise BundleError(f"polygraphy cannot run {graph.onnx}: {said}") from error
+
+
+def _compared(
+    outputs: list[dict[str, npt.NDArray[Any]]],
+    references: list[dict[str, npt.NDArray[Any]]],
+    metric: str,
+    bound: float,
+) -> tuple[list[float], bool]:
+    """The metric of every batch, and polygraphy's verdict over all."""
+    from polygraphy.comparator import Comparator, L2CompareFunc, RunResults, SimpleCompareFunc
+
     if metric == "L2 norm":
         compare, field = L2CompareFunc(l2_threshold=bound), "l2_norm"
     else:
         compare = SimpleCompareFunc(atol=bound, rtol=0.0, check_error_stat="mean")
         field = "mean_absdiff"
-    taken, given = graph.inputs[0].name, graph.outputs[0].name
+    results = RunResults()
+    results.add(outputs, runner_name="onnxrt")
+    results.add(references, runner_name="reference")
+    accuracy = Comparator.compare_accuracy(results, compare_func=compare)
+    found = [
+        float(getattr(comparison, field))
+        for result in accuracy.lst
+        for iterations in result.values()
+        for outputs_of_frame in iterations
+        for comparison in outputs_of_frame.values()
+    ]
+    return found, bool(accuracy)
+
+
+def _check(bundle: Bundle, graph: GraphEntry) -> PolygraphyVerdict:
+    from polygraphy.logger import G_LOGGER
+
+    frames, references = bundle.reference(graph)
+    batches = in_batches(len(frames), graph.batch)
+    metric, bound = _bound(bundle, references)
+    given = graph.outputs[0].name
     with G_LOGGER.verbosity():  # it prints to stdout, where results go
-        try:
-            runner = OnnxrtRunner(lambda: _session(bundle, graph), name="onnxrt")
-            weights = bundle.weights_of(graph)
-            with bundle.unchanged(graph.onnx, *weights), runner:
-                outputs = [
-                    {
-                        name: np.array(value)
-                        for name, value in runner.infer({taken: frames[indices]}).items()
-                    }
-                    for indices in batches
-                ]
-        except BundleError:
-            raise
-        except Exception as error:
-            # ONNX Runtime's and polygraphy's exceptions share no public base class.
-            said = " ".join(str(error).split())
-            raise BundleError(f"polygraphy cannot run {graph.onnx}: {said}") from error
-        results = RunResults()
-        results.add(outputs, runner_name="onnxrt")
-        results.add([{given: references[indices]} for indices in batches], runner_name="reference")
-        accuracy = Comparator.compare_accuracy(results, compare_func=compare)
-        found = [
-            float(getattr(comparison, field))
-            for result in accuracy.lst
-            for iterations in result.values()
-            for outputs_of_frame in iterations
-            for comparison in outputs_of_frame.values()
-        ]
-        # np.max keeps NaN, max does not.
-        worst = float(np.max(found)) if len(found) == len(batches) else math.nan
-        return PolygraphyVerdict(
-            graph.frame_hw, metric, worst, bound, bool(accuracy) and not math.isnan(worst)
-        )
+        outputs = _outputs(bundle, graph, [frames[indices] for indices in batches])
+        expected = [{given: references[indices]} for indices in batches]
+        found, passed = _compared(outputs, expected, metric, bound)
+    # np.max keeps NaN, max does not.
+    worst = float(np.max(found)) if len(found) == len(batches) else math.nan
+    return PolygraphyVerdict(graph.frame_hw, metric, worst, bound, passed and not math.isnan(worst))
 
 
 def check_with_polygraphy(bundle: Bundle) -> list[PolygraphyVerdict]:

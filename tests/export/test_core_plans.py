@@ -5,8 +5,7 @@ import pytest
 import e2e_deploy as e2e
 from e2e_deploy.errors import UsageError
 from e2e_deploy.export.engines.build import open_shapes, plan_jobs
-from tests.export.test_subject import PLAIN_UNET, plan
-from tests.small_checkpoint import write_small
+from tests.export.test_subject import plan
 
 
 def test_auto_builds_none_and_says_why():
@@ -27,23 +26,22 @@ def test_open_sides_are_bounded_and_best_at_the_exported_size():
 
 @pytest.mark.slow
 @pytest.mark.rtx
-def test_a_named_plan_of_a_core_graph_with_open_sides(tmp_path, monkeypatch):
+def test_a_named_plan_of_a_core_graph(small, tmp_path, monkeypatch):
+    """One with open sides builds too (it takes minutes): test_tiny_plans.py has the builder's part of that."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    checkpoint = write_small(tmp_path / "plain", unet=PLAIN_UNET)
     bundle = e2e.export_bundle(
-        checkpoint,
+        small,
         tmp_path / "b",
-        frame_sizes=[(128, 192)],
+        frame_sizes=[(32, 48)],
         resolution=0,
         batch=2,
         graph="core",
-        dynamic=True,
         engine="tensorrt-rtx",
         targets=["sm89"],
         level=0,
     )
-    (entry,) = bundle.manifest.plans  # one for all sizes, whose references are two
-    assert (entry.frame_size, entry.target) == ([128, 192], "sm89")
+    (entry,) = bundle.manifest.plans
+    assert (entry.frame_size, entry.target) == ([32, 48], "sm89")
     assert entry.file in bundle.manifest.files
     with pytest.raises(UsageError, match="an engine takes frames"):
         e2e.load(bundle)

@@ -13,7 +13,8 @@ from e2e_deploy.system.json_files import to_json
 
 if TYPE_CHECKING:
     from e2e_deploy.export.drift import LayerDrift
-    from e2e_deploy.runtime.checks.verify import Verdict
+    from e2e_deploy.runtime.checks.polygraphy import PolygraphyVerdict
+    from e2e_deploy.runtime.checks.verify import Verdict, Verification
 
 
 def _row(verdict: "Verdict") -> tuple[str, ...]:
@@ -51,7 +52,19 @@ def print_verdicts(verdicts: "list[Verdict]") -> None:
         )
 
 
-def _print_layers(report: "list[LayerDrift]", folder: Path) -> None:
+def _print_found(found: "Verification", opinions: "list[PolygraphyVerdict]", as_json: bool) -> None:
+    for left_out in found.not_compared:
+        click.echo(f"{left_out.backend}: not compared: {with_options(left_out.reason)}", err=True)
+    if as_json:
+        rows = [asdict(v) | {"failures": v.failures} for v in found.verdicts]
+        click.echo(to_json([*rows, *map(asdict, opinions)], indent=2))
+        return
+    print_verdicts(found.verdicts)
+    for opinion in opinions:
+        click.echo(str(opinion))
+
+
+def _print_layers(report: "list[LayerDrift]", folder: Path, as_json: bool) -> None:
     """The layers where most error enters, and the files."""
     for layer in sorted(report, key=lambda each: -each.entered)[:5]:
         click.echo(
@@ -60,7 +73,7 @@ def _print_layers(report: "list[LayerDrift]", folder: Path) -> None:
             err=True,
         )
     for name in ("layers.csv", "layers.png"):
-        click.echo(str(folder / name))
+        click.echo(str(folder / name), err=as_json)
 
 
 @click.command("verify")
@@ -126,16 +139,8 @@ def command(
         checkpoint=checkpoint if for_verify else None,
         watch=seen.see if out else None,
     )
-    for left_out in found.not_compared:
-        click.echo(f"{left_out.backend}: not compared: {with_options(left_out.reason)}", err=True)
     opinions = check_with_polygraphy(opened) if peer else []
-    if as_json:
-        rows = [asdict(v) | {"failures": v.failures} for v in found.verdicts]
-        click.echo(to_json([*rows, *map(asdict, opinions)], indent=2))
-    else:
-        print_verdicts(found.verdicts)
-        for opinion in opinions:
-            click.echo(str(opinion))
+    _print_found(found, opinions, as_json)
     if opened.manifest.checkpoint.note:
         click.echo(f"note: {opened.manifest.checkpoint.note}", err=True)
     if out is not None:
@@ -146,7 +151,8 @@ def command(
         require("torch", "export")
         from e2e_deploy.export.drift import report_drift
 
-        _print_layers(report_drift(opened, layers, checkpoint=checkpoint), layers)
+        report = report_drift(opened, layers, checkpoint=checkpoint)
+        _print_layers(report, layers, as_json)
     failures = [*found.failures, *(str(opinion) for opinion in opinions if not opinion.passed)]
     if failures:
         raise ParityError(" | ".join(failures))

@@ -166,7 +166,7 @@ class TestMessages:
         )
         assert str(error) == (
             "TensorRT 11 does not support the operator Unique at node 'vae/Unique'; "
-            "replace it in the model, or export with --engine onnx"
+            'replace it in the model, or export with `engine="onnx"`'
         )
 
     @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ class TestCrash:
         [
             (
                 "import os, sys; print('CHECK(desc) failed', file=sys.stderr, flush=True); os.kill(os.getpid(), 11)",
-                r"TensorRT-RTX's builder crashed with SIGSEGV: CHECK\(desc\) failed; .*--engine onnx",
+                r"TensorRT-RTX's builder crashed with SIGSEGV: CHECK\(desc\) failed; .*`engine=\"onnx\"`",
             ),
             ("import os; os.kill(os.getpid(), 9)", "crashed with SIGKILL; .*ran out of memory"),
             ("import ctypes; ctypes.string_at(0)", "crashed with SIGSEGV; "),

@@ -81,7 +81,7 @@ def test_it_builds_for_every_gpu_at_once(rtx, graph, task, precision, kind, targ
     [("fp32", "FP32 GEMM is not supported"), ("bf16", "HW-specific datatypes: b16")],
 )
 def test_turing_is_refused_with_the_reason(rtx, graph, precision, reason):
-    with pytest.raises(BuildError, match=f"{reason}.*leave out --target sm75"):
+    with pytest.raises(BuildError, match=f"{reason}.*leave out `targets="):
         plan_of(rtx, graph("depth", precision, "frame") / "m.onnx", target="sm75")
 
 

@@ -112,7 +112,7 @@ def test_too_little_memory_is_said_before_the_system_ends_the_process(graph, tmp
     held = 4 * 2 * 1024  # x and y; what is between them has no shape here
     assert calibration_bytes(model) == 1.5 * (held + 2 * weight_bytes(model))
     monkeypatch.setattr(quantise_module, "available_memory_bytes", lambda: held)
-    with pytest.raises(UnavailableError, match=r"int8 needs 0\.0 GB, and 0\.0 GB.*--frame-size"):
+    with pytest.raises(UnavailableError, match=r"int8 needs 0\.0 GB, and 0\.0 GB.*`frame_sizes`"):
         quantise(graph, tmp_path / "int8.onnx", np.zeros((1, 16, 8, 8), np.float32))
     assert not (tmp_path / "int8.onnx").exists()
 

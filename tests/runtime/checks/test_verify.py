@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+import e2e_deploy as e2e
 from e2e_deploy.bundle.bundle import open_bundle
-from e2e_deploy.errors import BundleError
+from e2e_deploy.errors import BundleError, CheckpointError, UsageError
 from e2e_deploy.limits import LIMITS, Parity
 from e2e_deploy.runtime.checks.verify import compare, worst
 from tests.plain_bundle import HW, rehash, write_plain_bundle
@@ -69,3 +70,27 @@ def test_the_worst_of_several_frames():
     assert (got.relative, got.abs_rel, got.share_within_2pct) == (0.1, 0.2, 0.7)
     assert (got.psnr_db, got.mean_angle_deg, got.finite) == (30.0, None, False)
     assert np.isnan(got.max_abs)
+
+
+def test_every_backend_here_is_tried_and_what_was_not_compared_is_said(tmp_path):
+    root = write_plain_bundle(tmp_path / "b")
+    found = e2e.verify_bundle(root, device="cpu")
+    assert [verdict.backend for verdict in found.verdicts] == ["onnxruntime"]
+    assert found.failures == []
+    reasons = {left_out.backend: left_out.reason for left_out in found.not_compared}
+    assert reasons.keys() == {"torch", "tensorrt", "tensorrt-rtx"}
+    assert "which is no folder here" in reasons["torch"]
+    assert reasons["torch"].endswith("(`checkpoint`)")
+    change_reference(root, lambda results: results.__imul__(1.001))
+    (failure,) = e2e.verify_bundle(root, device="cpu").failures
+    assert failure.startswith("onnxruntime fp32: relative error")
+
+
+def test_a_named_backend_or_a_checkpoint_that_nothing_opens(tmp_path):
+    root = write_plain_bundle(tmp_path / "b")
+    with pytest.raises(UsageError, match="`checkpoint` is what PyTorch opens, and `backend="):
+        e2e.verify_bundle(root, "onnxruntime", checkpoint="somewhere")
+    with pytest.raises(UsageError, match="unknown backend 'abacus'; the backends are auto, onnx"):
+        e2e.verify_bundle(root, "abacus")
+    with pytest.raises(CheckpointError, match="which is no folder here"):
+        e2e.verify_bundle(root, "torch")
