@@ -225,11 +225,6 @@ def parse_config(table: Mapping[str, Any], *, name: str = "the config") -> Train
     return config
 
 
-def check_config(config: TrainConfig) -> None:
-    """Raise ``UsageError`` if a config made in Python breaks a rule that a TOML file must keep."""
-    parse_config(config_table(config))
-
-
 def config_table(config: TrainConfig) -> dict[str, Any]:
     """The plain table that ``parse_config`` reads back, without keys that say nothing."""
 

@@ -7,7 +7,6 @@ import shlex
 _OPTIONS = {
     "accept_accuracy": "--accept-accuracy",
     "against": "--against",
-    "alignment": "--alignment",
     "axes": "--axes",
     "backend": "--backend",
     "batch": "--batch",
@@ -57,6 +56,7 @@ _OPTIONS = {
     "workspace_bytes": "--workspace",
     "worst": "--worst",
 }
+_COMMANDS = {"check_data": "e2e-deploy data check"}
 _ARGUMENT = re.compile(r"`([a-z_]+)(?:=([^`]*))?`")
 _REBUILD = re.compile(r"`rebuild_plans\(([\"'])(.*?)\1, backend=\"([\w-]+)\"\)`")
 
@@ -70,6 +70,8 @@ def _value(text: str) -> str:
 
 def _option(match: re.Match[str]) -> str:
     name, value = match.groups()
+    if name in _COMMANDS:
+        return f"`{_COMMANDS[name]}`"
     if name not in _OPTIONS:
         return match[0]
     option = _OPTIONS[name]

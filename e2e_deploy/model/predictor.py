@@ -22,7 +22,7 @@ class Predictor:
         checkpoint: opened.
         resolution: longest edge that the network sees, in pixels; 0 keeps a picture's own size, None takes the
             checkpoint's.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda or cuda:N.
 
     Raises:
         CheckpointError: the weights are damaged.

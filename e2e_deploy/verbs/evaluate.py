@@ -48,7 +48,7 @@ def evaluate(
         split: its part.
         limit: measure this many pictures, evenly spread; None for all.
         backend: of a bundle; a named one that is not here is an error.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda or cuda:N.
         task: of a checkpoint whose configs do not tell: depth or normals.
         family: of a checkpoint whose configs do not tell.
         resolution: of a checkpoint: longest edge that the network sees, in pixels; 0 keeps the pictures' own.

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from e2e_deploy.cli import main
 from e2e_deploy.train.data.folder import FolderDataset
 from tests.train.fixtures import write_folder, write_hypersim, write_vkitti2
-from tests.train.small_runs import one_thread, run_table, write_start
+from tests.train.small_runs import one_thread, run_table
 
 __all__ = ["one_thread"]  # which holds here too
 
@@ -128,20 +128,14 @@ def test_eval_refuses_what_would_change_nothing(tmp_path, capsys, is_bundle, opt
 
 
 @pytest.mark.slow
-def test_eval_of_a_bundle_agrees_with_its_checkpoint(tmp_path, capsys):
-    pytest.importorskip("onnxruntime")
-    start = write_start(tmp_path / "start")
-    data = write_folder(tmp_path / "data", num_samples=2, size=(48, 64))
-    bundle = tmp_path / "bundle"
-    code, _, stderr = call(
-        capsys, "export", start, "--out", bundle, "--frame-size", "48x64", "--resolution", 0
-    )
-    assert code == 0, stderr
+def test_eval_of_a_bundle_agrees_with_its_checkpoint(depth_bundle, tiny_depth, tmp_path, capsys):
+    data = write_folder(tmp_path / "data", num_samples=2, size=(96, 128))
     options = ("--split", "train", "--json")
-    _, one, _ = call(capsys, "eval", start, data, *options, "--resolution", 0)
-    _, other, _ = call(capsys, "eval", bundle, data, *options)
+    _, one, _ = call(capsys, "eval", tiny_depth, data, *options, "--resolution", 0)
+    _, other, told = call(capsys, "eval", depth_bundle, data, *options, "--device", "cpu")
     one, other = json.loads(one)["metrics"], json.loads(other)["metrics"]
     assert other["abs_rel"] == pytest.approx(one["abs_rel"], rel=1e-3)
+    assert "backend: onnxruntime" in told
 
 
 def test_mistakes_in_a_config_are_one_line_before_torch_is_loaded(tmp_path):

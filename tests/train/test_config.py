@@ -7,12 +7,12 @@ import pytest
 from e2e_deploy.errors import InputError, UsageError
 from e2e_deploy.train.config import (
     changed_keys,
-    check_config,
     config_sha256,
     config_table,
     load_config,
     parse_config,
 )
+from e2e_deploy.train.training import train_model
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -121,7 +121,7 @@ def test_configs_made_in_python_are_checked_too():
     config = parse_config(minimal())
     wrong = dataclasses.replace(config, optim=dataclasses.replace(config.optim, micro_batch=0))
     with pytest.raises(UsageError, match="micro_batch is 0"):
-        check_config(wrong)
+        train_model(wrong)
 
 
 def test_what_may_change_on_resume():

@@ -209,8 +209,7 @@ def _outcomes(
         yield pool.map(work, jobs, chunksize=4)
     except BrokenProcessPool as error:
         raise E2EDeployError(
-            "a worker process died (out of memory?): run the same command again to continue, "
-            "with fewer workers"
+            "a worker process died (out of memory?): run it again to continue, with fewer `workers`"
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -244,7 +244,7 @@ def _taken(losses: list[Tensor]) -> float:
     losses.clear()
     if not math.isfinite(mean):
         raise E2EDeployError(
-            "the loss of the pretraining is NaN or infinite: look at the data with `e2e-deploy data check`"
+            "the loss of the pretraining is NaN or infinite: look at the data with `check_data`"
         )
     return mean
 

@@ -17,7 +17,7 @@ _LESS_MEMORY = (
 _SENTENCES = {
     r"DataLoader worker \(pid|shared memory object|^(Connection\w+|EOF|BrokenPipe)Error": (
         "a process that reads data died (out of memory, or /dev/shm is too small?): use fewer run.workers ({workers} "
-        "now) and run the same command to go on from the newest checkpoint in {out}"
+        "now) and run it again to go on from the newest checkpoint in {out}"
     ),
     r"out of memory": f"the GPU's memory is too small: {_LESS_MEMORY}",
     r"can't allocate memory|MemoryError": f"the memory is too small: {_LESS_MEMORY}",

@@ -20,7 +20,7 @@ MAX_IDLE_IN_A_ROW = 20
 _ADVICE = {
     "fp16": 'use model.precision = "bf16" or "fp32"',
     "bf16": 'use model.precision = "fp32" or a lower optim.lr',
-    "fp32": "use a lower optim.lr, and look at the data with `e2e-deploy data check`",
+    "fp32": "use a lower optim.lr, and look at the data with `check_data`",
 }
 
 
@@ -75,5 +75,5 @@ class Health:
             f"nothing was learned {self._idle_in_a_row} steps in a row, up to step {report.step}: of the last "
             f"{report.num_images} images {report.num_degenerate} have no usable truth (no or one valid pixel, or "
             f"the same everywhere) and {report.num_flat} get the same prediction everywhere; look at the data with "
-            "`e2e-deploy data check`"
+            "`check_data`"
         )

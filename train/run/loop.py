@@ -300,7 +300,7 @@ class _Run:
             if not isinstance(error.__cause__, OSError):
                 raise
             raise E2EDeployError(
-                f"{error}; step {self.progress.step} is saved: free space and run the same command to write the model"
+                f"{error}; step {self.progress.step} is saved: free space and run it again to write the model"
             ) from error
 
 

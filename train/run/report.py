@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -48,7 +47,6 @@ class Reporter:
         self.enabled = enabled
         self._steps = steps
         self._log_every = log_every
-        self._first_step = first_step
         self._images_per_s = 0.0
         self._num_timed = 0
         self.evaluated = set[int]()
@@ -69,12 +67,7 @@ class Reporter:
             self._count.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _kind: object, error: object, _trace: object) -> None:
         if self.enabled:
             self._count.__exit__()
             try:
@@ -167,7 +160,7 @@ def _said(out: Path) -> Iterator[None]:
     except OSError as error:
         raise E2EDeployError(
             f"{out / 'log.jsonl'} or {out / 'logs'} could not be written: {error.strerror or error}; free space and "
-            "run the same command to go on from the newest checkpoint"
+            "run it again to go on from the newest checkpoint"
         ) from error
 
 

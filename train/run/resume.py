@@ -146,8 +146,8 @@ def save_checkpoint(
             whole = checkpoint_folders(root)
             there = f"the checkpoint {whole[-1].name} is whole" if whole else "there is none before"
             raise E2EDeployError(
-                f"the checkpoint of step {progress.step} could not be written: {error}; {there}; free space and run "
-                "the same command to continue"
+                f"the checkpoint of step {progress.step} could not be written: {error}; {there}; free space and run it "
+                "again to continue"
             ) from error
     for old in checkpoint_folders(root)[:-keep]:
         # Renamed first: a kill while deleting must not leave half a checkpoint under a whole name.

@@ -1,5 +1,6 @@
 """``e2e-deploy data``: data sets prepared from official downloads, rendered, and checked."""
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -132,12 +133,9 @@ def check(root: Path, sheet: Path | None, as_json: bool) -> None:
     else:
         _show_checked(report)
     for split in report.splits.values():
-        for path in split.missing:
-            click.echo(f"missing: {path}", err=True)
-        for bad in split.bad:
-            click.echo(f"bad: {bad.name}: {bad.reason}", err=True)
-    for sentence in report.suspicions:
-        click.echo(f"suspicious: {sentence}", err=True)
+        _say("missing", split.missing)
+        _say("bad", (f"{bad.name}: {bad.reason}" for bad in split.bad))
+    _say("suspicious", report.suspicions)
     if not report.ok:
         raise DataError(f"{root} has missing, damaged or suspicious samples, named above")
 
@@ -155,12 +153,9 @@ def _show_checked(report: "CheckReport") -> None:
 
 
 def _show_prepared(report: "PrepareReport", as_json: bool) -> None:
-    for bad in report.bad:
-        click.echo(f"bad: {bad.name}: {bad.reason}", err=True)
-    for sentence in report.suspicions:
-        click.echo(f"suspicious: {sentence}", err=True)
-    for sentence in report.notes:
-        click.echo(f"note: {sentence}", err=True)
+    _say("bad", (f"{bad.name}: {bad.reason}" for bad in report.bad))
+    _say("suspicious", report.suspicions)
+    _say("note", report.notes)
     if as_json:
         click.echo(to_json(asdict(report)))
         return
@@ -168,3 +163,8 @@ def _show_prepared(report: "PrepareReport", as_json: bool) -> None:
         f"{report.num_written} written, {report.num_kept} already there, {len(report.bad)} bad, "
         f"{report.num_absent} not downloaded"
     )
+
+
+def _say(kind: str, sentences: Iterable[str]) -> None:
+    for sentence in sentences:
+        click.echo(f"{kind}: {sentence}", err=True)

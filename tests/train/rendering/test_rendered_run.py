@@ -1,4 +1,4 @@
-"""Two hundred steps on rendered scenes: what the whole of train/ is for, at the smallest size."""
+"""Sixty steps on rendered scenes: what the whole of train/ is for, at the smallest size."""
 
 import pytest
 import torch
@@ -15,15 +15,15 @@ from tests.train.small_runs import run_table
 pytest.importorskip("mitsuba")
 
 
-def test_200_steps_lower_the_held_out_error(tmp_path):
-    render_data(tmp_path / "data", train=24, val=6, test=0, size=(48, 64), samples=4)
+def test_sixty_steps_lower_the_held_out_error(tmp_path):
+    render_data(tmp_path / "data", train=12, val=4, test=0, size=(32, 40), samples=4)
     table = run_table(
         tmp_path,
-        data=[{"root": str(tmp_path / "data"), "size": [48, 64]}],
+        data=[{"root": str(tmp_path / "data"), "size": [32, 40]}],
         optim={
-            "steps": 200,
-            "lr": 2e-3,
-            "decay_steps": 200,
+            "steps": 60,
+            "lr": 4e-3,
+            "decay_steps": 60,
             "micro_batch": 4,
             "effective_batch": 4,
         },

@@ -124,7 +124,7 @@ def test_a_disk_that_is_full_at_the_end_is_one_sentence(tmp_path, monkeypatch):
         patch.setattr(loop, "write_model", full)
         with pytest.raises(E2EDeployError, match="No space left on device") as caught:
             train_model(small_config(tmp_path, optim={"steps": 1}))
-    assert "step 1 is saved: free space and run the same command" in str(caught.value)
+    assert "step 1 is saved: free space and run it again" in str(caught.value)
     assert train_model(small_config(tmp_path, optim={"steps": 1})).model.is_dir()
 
 
