@@ -255,7 +255,13 @@ class Engine(Closing):
             results = _stacked([fit.to_source(each) for each in results])
         return as_given(results if host.ndim == 4 else results[0], picture)
 
-    async def predict_async(self, picture: AnyArray) -> AnyArray:
+    @overload
+    async def predict_async(self, picture: Frames) -> Result: ...
+
+    @overload
+    async def predict_async(self, picture: AnyArray) -> AnyArray: ...
+
+    async def predict_async(self, picture: Any) -> Any:
         """``predict`` in the engine's own thread; many at once are served one at a time, in order.
 
         An await that is cancelled gives its turn back; one that computes already ends first, and its result is lost.
