@@ -34,9 +34,12 @@ def place_of(array: object, what: str) -> tuple[int, int]:
         return CPU, 0
     if not hasattr(array, "__dlpack_device__") or not hasattr(array, "__dlpack__"):
         raise UsageError(
-            f"{what} is uint8 RGB [H, W, 3], of NumPy or any library that speaks DLPack; given: {type(array).__name__}"
+            f"{what} must be an array of NumPy or of any library that speaks DLPack; given: {type(array).__name__}"
         )
-    kind, index = (int(value) for value in array.__dlpack_device__())
+    try:
+        kind, index = (int(value) for value in array.__dlpack_device__())
+    except Exception as error:  # of any library
+        raise UsageError(f"{what} cannot be taken over through DLPack: {error}") from error
     if kind in (CPU, CUDA_HOST):
         return CPU, 0
     if kind != CUDA:

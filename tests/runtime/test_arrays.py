@@ -195,6 +195,12 @@ def test_what_is_no_frame(engine, frame, why):
     assert "\n" not in str(caught.value)
 
 
+def test_a_tensor_that_is_nowhere(engine):
+    torch = pytest.importorskip("torch")
+    with pytest.raises(e2e.UsageError, match="the frame cannot be taken over through DLPack"):
+        engine(torch.empty(*HW, 3, dtype=torch.uint8, device="meta"))
+
+
 def test_a_frame_and_its_out_in_two_places(engine, frame):
     out = RawArray(0x1000, HW, "float32", (2, 1))
     with pytest.raises(e2e.UsageError, match="the frame is on the host and `out` on cuda:1"):

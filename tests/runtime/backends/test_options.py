@@ -69,23 +69,23 @@ def test_a_device_that_is_not_here_says_how_many_are():
 def test_onnx_runtime_is_given_the_index(monkeypatch):
     monkeypatch.setattr(ort_gpu, "cuda_device_count", lambda: 2)
     monkeypatch.setattr(
-        ort_gpu, "find_gpu_provider", lambda _: GpuProvider(CUDA, "CUDA", "", {"use_tf32": "0"})
+        ort_gpu, "find_gpu_provider", lambda *_: GpuProvider(CUDA, "CUDA", "", {"use_tf32": "0"})
     )
-    found = provider_for(ort, Device("cuda", 1), {"use_tf32": True, "gpu_mem_limit": 2**30})
+    found = provider_for(ort, Device("cuda", 1), "fp32", {"use_tf32": True, "gpu_mem_limit": 2**30})
     assert found.options == {"device_id": "1", "use_tf32": "1", "gpu_mem_limit": str(2**30)}
     assert found.title == "CUDA, device 1"
-    assert provider_for(ort, Device("auto")).options["device_id"] == "0"
-    assert provider_for(ort, Device("cpu")) is None
+    assert provider_for(ort, Device("auto"), "fp32").options["device_id"] == "0"
+    assert provider_for(ort, Device("cpu"), "fp32") is None
     with pytest.raises(e2e.UnavailableError, match="cuda:2 was asked for, .* 2 CUDA devices"):
-        provider_for(ort, Device("cuda", 2))
+        provider_for(ort, Device("cuda", 2), "fp32")
     monkeypatch.setattr(
-        ort_gpu, "find_gpu_provider", lambda _: GpuProvider("Rtx", "RTX", "", devices=["a", "b"])
+        ort_gpu, "find_gpu_provider", lambda *_: GpuProvider("Rtx", "RTX", "", devices=["a", "b"])
     )
-    assert provider_for(ort, Device("cuda", 1)).devices == ["b"]
-    monkeypatch.setattr(ort_gpu, "find_gpu_provider", lambda _: None)
+    assert provider_for(ort, Device("cuda", 1), "fp32").devices == ["b"]
+    monkeypatch.setattr(ort_gpu, "find_gpu_provider", lambda *_: None)
     with pytest.raises(e2e.UnavailableError, match="an onnxruntime without a provider for it"):
-        provider_for(ort, Device("cuda"))
-    assert provider_for(ort, Device("auto")) is None
+        provider_for(ort, Device("cuda"), "fp32")
+    assert provider_for(ort, Device("auto"), "fp32") is None
 
 
 def test_tensorrt_takes_the_driver_of_the_index(root, engine, monkeypatch):
@@ -178,7 +178,7 @@ def test_an_option_without_effect(root, given, why):
 
 def test_provider_options_that_the_provider_has_not(root, monkeypatch):
     monkeypatch.setattr(ort_gpu, "cuda_device_count", lambda: 1)
-    monkeypatch.setattr(ort_gpu, "find_gpu_provider", lambda _: GpuProvider(CUDA, "CUDA", ""))
+    monkeypatch.setattr(ort_gpu, "find_gpu_provider", lambda *_: GpuProvider(CUDA, "CUDA", ""))
 
     def refuse(*given, **names):
         raise RuntimeError('cuda_execution_provider_info.cc:85 Unknown provider option: "fast"')
