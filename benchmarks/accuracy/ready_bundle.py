@@ -89,6 +89,7 @@ def main() -> None:
         exported = export_bundle(
             out=folder / "depth",
             frame_sizes=[FRAME_HW],
+            engine="onnx",
             stages=Stages(),
         )
         ready = write_ready(exported, out)

@@ -53,6 +53,7 @@ def _export(task: TaskName, out: Path, on_note: Callable[[str], None], stages: S
         out=out,
         task=task,
         frame_sizes=[FRAME_HW],
+        engine="onnx",
         on_open=lambda opened: on_note(f"{opened.id}: {opened.note or 'trained weights'}"),
         on_note=on_note,
         stages=stages,
