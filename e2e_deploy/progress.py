@@ -5,7 +5,7 @@
         say("layer 3 of 80")
 
     with Count("reading") as count:  # done of total: a bar and the time left; in a pipe a line every ten per cent
-        check_data(root, progress=count)
+        check_data(root, on_progress=count)
         count.say("a sentence that stays")
 
     with Line() as line:  # words of one's own

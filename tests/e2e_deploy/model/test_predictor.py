@@ -1,0 +1,28 @@
+import numpy as np
+import pytest
+import torch
+
+from e2e_deploy.errors import UnavailableError, UsageError
+from e2e_deploy.model.checkpoint import open_checkpoint
+from e2e_deploy.model.loading import load_model
+from e2e_deploy.model.predictor import Predictor
+from e2e_deploy.model.single_step import FrameModel
+
+
+def test_pictures_of_any_size_go_through_the_reference(small, rng):
+    checkpoint = open_checkpoint(small)
+    predict, model = Predictor(checkpoint, resolution=48, device="cpu"), load_model(checkpoint)
+    assert predict.task == "depth"
+    for size in ((40, 64), (64, 40), (40, 64)):
+        picture = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+        reference = FrameModel(model, model.plan(size, 48), "depth")
+        expected = reference(torch.from_numpy(picture)[None])[0].detach().numpy()
+        np.testing.assert_array_equal(predict(picture), expected)
+
+
+def test_devices_that_are_not_here(small):
+    with pytest.raises(UsageError, match="unknown device 'gpu'"):
+        Predictor(open_checkpoint(small), device="gpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(UnavailableError, match='use `device="cpu"`'):
+            Predictor(open_checkpoint(small), device="cuda")
