@@ -13,7 +13,7 @@ from e2e_deploy.errors import CheckpointError, E2EDeployError, UsageError
 from e2e_deploy.packages import require
 from e2e_deploy.runtime.backends.backend import OneAtATime, Result, failed
 from e2e_deploy.runtime.backends.device import parse_device, require_cuda
-from e2e_deploy.runtime.backends.dlpack import RawArray, read_dlpack
+from e2e_deploy.runtime.backends.dlpack import CPU, RawArray, read_dlpack
 from e2e_deploy.system.text import clean
 
 if TYPE_CHECKING:
@@ -107,9 +107,10 @@ class TorchBackend(OneAtATime):
 
     def __call__(self, frame: npt.NDArray[np.uint8], out: Result | None = None) -> Result:
         """Result of frames, uint8 RGB as the graph takes them."""
-        result: Result = (
-            self._run(self._torch.from_numpy(np.ascontiguousarray(frame))).cpu().numpy()
-        )
+        frame = np.ascontiguousarray(frame)
+        # Not from_numpy, which warns about frames that may not be written to.
+        host = RawArray(frame.ctypes.data, frame.shape, str(frame.dtype), (CPU, 0), owner=frame)
+        result: Result = self._run(self._torch.from_dlpack(host)).cpu().numpy()
         if out is None:
             return result
         np.copyto(out, result)  # PyTorch computes into memory of its own

@@ -41,6 +41,17 @@ def test_a_real_graph_takes_views(depth_bundle, photo):
         np.testing.assert_array_equal(engine(mirrored), engine(np.ascontiguousarray(mirrored)))
 
 
+def test_torch_takes_a_frame_that_may_not_be_written_to(depth_bundle, photo, recwarn):
+    with e2e.load(depth_bundle, backend="torch", device="cpu") as engine:
+        expected = engine(photo)
+        photo.flags.writeable = False
+        np.testing.assert_array_equal(engine(photo), expected)
+        out = np.empty_like(expected)
+        assert engine(photo, out=out) is out
+        np.testing.assert_array_equal(out, expected)
+    assert [str(w.message) for w in recwarn if "writ" in str(w.message)] == []
+
+
 def test_torch_refuses_a_checkpoint_that_changed(depth_bundle, tmp_path, bundle_copy):
     edit_manifest(bundle_copy, lambda m: m["checkpoint"].update(sha256="0" * 64))
     with pytest.raises(CheckpointError, match="is not the checkpoint this bundle was exported"):
