@@ -37,32 +37,24 @@ class Pass:
 
     name: str
     run: Callable[[SpecialisedModel], None]
-    removes: str
 
 
-UPSAMPLING = Pass(
-    "upsampling",
-    convolve_before_upsampling,
-    "5/9 of the multiply-adds of convolutions after nearest 2x upsampling, for 7/9 more of their weights",
-)
+UPSAMPLING = Pass("upsampling", convolve_before_upsampling)
+"""Removes 5/9 of the multiply-adds of convolutions after nearest 2x upsampling, for 7/9 more of their weights."""
 
 PASSES: tuple[Pass, ...] = (
-    Pass(
-        "time embedding", fold_time_embedding, "the time MLP and each residual block's projection"
-    ),
-    Pass("zero latent", fold_zero_latent, "half of conv_in, the zeros, the latent scale"),
-    Pass("empty prompt", fold_empty_prompt, "the projections of cross attention and the prompt"),
-    Pass(
-        "latent scales",
-        fold_latent_scales,
-        "x0 and latent scales, quant and post-quant convolutions, log variance, the channel mean of depth",
-    ),
-    Pass(
-        "single-head attention",
-        merge_single_head_attention,
-        "two of the four projections of each attention in the VAE",
-    ),
-    Pass("training parts", drop_training_parts, "dropout and gradient checkpointing"),
+    # removes the time MLP and each residual block's projection
+    Pass("time embedding", fold_time_embedding),
+    # half of conv_in, the zeros, the latent scale
+    Pass("zero latent", fold_zero_latent),
+    # the projections of cross attention and the prompt
+    Pass("empty prompt", fold_empty_prompt),
+    # x0 and latent scales, quant and post-quant convolutions, log variance, the channel mean of depth
+    Pass("latent scales", fold_latent_scales),
+    # two of the four projections of each attention in the VAE
+    Pass("single-head attention", merge_single_head_attention),
+    # dropout and gradient checkpointing
+    Pass("training parts", drop_training_parts),
     UPSAMPLING,
 )
 """Every pass in the order they are run; each is exact alone and with any others."""
