@@ -21,7 +21,6 @@ from benchmarks.gpu.contenders.of_bundles import (
     SECONDS,
     build_onnxruntime,
     build_plan,
-    find_provider,
     make_bundle,
     require_backend,
 )
@@ -100,7 +99,9 @@ def entries(case: Case, device: Device, plan: FramePlan, example: Tensor) -> lis
 
     for name, graph in (("onnxruntime_bound", False), ("onnxruntime_bound_graph", True)):
         make = partial(bundled, build_onnxruntime, graph=graph)
-        found.append(Entry(name, make, SECONDS, partial(checked, find_provider)))
+        found.append(
+            Entry(name, make, SECONDS, partial(checked, require_backend, "onnxruntime", "cuda"))
+        )
     for library in LIBRARIES:
         check = partial(checked, require_backend, library, device.name)
         make = partial(bundled, build_plan, library)
