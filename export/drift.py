@@ -159,7 +159,7 @@ def report_drift(
         CheckpointError: the checkpoint is not here, or is another.
         E2EDeployError: the folder cannot be written, or the disk is full.
     """
-    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    opened = open_bundle(bundle)
     manifest, graph = opened.manifest, opened.manifest.graphs[0]
     if manifest.precision not in ("fp16", "bf16") or graph.kind != "frame":
         raise UsageError(

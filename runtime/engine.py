@@ -363,11 +363,7 @@ def load(
         )
     if threads is not None and not 1 <= threads <= MAX_THREADS:
         raise UsageError(f"`threads` is {threads}; expected 1 to {MAX_THREADS}")
-    if isinstance(bundle, Bundle) and not hash_check:
-        raise UsageError(
-            "`hash_check` has no effect on a bundle that is open: give it to open_bundle"
-        )
-    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle, hash_check=hash_check)
+    opened = open_bundle(bundle, hash_check=hash_check)
     graph = opened.graph_for(frame_size) if frame_size else opened.manifest.graphs[0]
     if graph.kind != "frame":
         raise UsageError(

@@ -23,7 +23,7 @@ def opened_bundle(
     """
     if checkpoint is not None and not has_use:
         raise UsageError("`checkpoint` is what PyTorch opens, and nothing here runs in PyTorch")
-    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    opened = open_bundle(bundle)
     return opened if checkpoint is None else replace(opened, checkpoint=checkpoint)
 
 

@@ -33,7 +33,7 @@ from e2e_deploy.verbs.doctor import doctor
 
 ROOT = Path(__file__).parents[2]
 MISSING = "REQUIRE_GPU=1, but"
-SMALL_TESTS = "tests/runtime/test_cuda_driver.py"
+SMALL_TESTS = "tests/e2e_deploy/nvidia/test_cuda_driver.py"
 
 
 def say(text: str) -> None:

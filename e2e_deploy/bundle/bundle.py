@@ -208,17 +208,22 @@ def is_bundle(path: str | Path) -> bool:
     return os.path.lexists(os.path.join(path, MANIFEST))
 
 
-def open_bundle(path: str | Path, *, hash_check: bool = True) -> Bundle:
+def open_bundle(path: str | Path | Bundle, *, hash_check: bool = True) -> Bundle:
     """Open the bundle at ``path`` after checking its manifest, the paths, and the hash of every file.
 
     Args:
-        path: the folder.
+        path: the folder; a bundle that is open stays as it is.
         hash_check: False skips the hashes, for a folder that nobody else can write to. The manifest, the paths, sizes
             and what is in the graphs are checked anyway, and a plan's hash when it is loaded.
 
     Raises:
         BundleError: not a bundle, damaged, changed after it was written, or pointing outside itself.
+        UsageError: ``hash_check`` of a bundle that is open, where it has no effect.
     """
+    if isinstance(path, Bundle):
+        if not hash_check:
+            raise UsageError("`hash_check` has no effect on a bundle that is open")
+        return path
     root = Path(path)
     try:
         text = read_bytes(root / MANIFEST, MAX_BYTES).decode("utf-8", "replace")

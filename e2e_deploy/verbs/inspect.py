@@ -107,7 +107,7 @@ def inspect_plans(bundle: str | Path | Bundle) -> list[PlanFacts]:
         BundleError: no bundle, or a damaged one.
         UsageError: the bundle holds no plan.
     """
-    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    opened = open_bundle(bundle)
     if not opened.manifest.plans:
         raise UsageError(f'{opened.root} holds no plan; export with `precision="fp16"` for one')
     return [_of_plan(opened, entry) for entry in opened.manifest.plans]

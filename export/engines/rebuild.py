@@ -36,7 +36,7 @@ def rebuild_plans(
         UnavailableError: a named backend's library or GPU is not here.
         E2EDeployError: a graph does not build, or the bundle cannot be written.
     """
-    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    opened = open_bundle(bundle)
     for kind in _kinds(opened, backend):
         for graph in opened.manifest.graphs:
             try:

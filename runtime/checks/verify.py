@@ -136,7 +136,7 @@ def verify_bundle(
         raise UsageError(
             f'`checkpoint` is what PyTorch opens, and `backend="{backend}"` does not run in PyTorch'
         )
-    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    opened = open_bundle(bundle)
     if checkpoint is not None:
         opened = replace(opened, checkpoint=str(checkpoint))
     verdicts: list[Verdict] = []
