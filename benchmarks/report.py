@@ -55,9 +55,9 @@ def commit() -> str:
 
 
 def write_result(
-    name: str, result: dict[str, Any], folder: Path = RESULTS, *, quiet: bool = False
+    name: str, result: dict[str, Any], folder: Path | None = None, *, quiet: bool = False
 ) -> Path:
-    """Write ``<name>.json`` in a folder and print it unless ``quiet``; returns the path."""
+    """Write ``<name>.json`` in a folder, RESULTS if None, and print it unless ``quiet``; returns the path."""
     # Folders of this machine mean nothing elsewhere.
     arguments = ["DIR" if Path(word).is_absolute() else word for word in sys.argv[1:]]
     started = sys.modules["__main__"].__spec__  # python -m
@@ -72,6 +72,7 @@ def write_result(
         "versions": versions(),
         **result,
     }
+    folder = folder or RESULTS
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -180,11 +180,11 @@ def test_a_full_disk_leaves_the_previous_bundle(
 
 KILLED = """
 import os, pathlib, signal, sys
-from e2e_deploy.export import writing
+from e2e_deploy.export.exporter import export_bundle
 from e2e_deploy.export.onnx import trace
 from e2e_deploy.model.checkpoint import open_checkpoint
 trace.trace = lambda *args, **names: os.kill(os.getpid(), signal.SIGKILL)
-exporter.export_bundle(
+export_bundle(
     open_checkpoint(sys.argv[1]), pathlib.Path(sys.argv[2]), frame_sizes=[(32, 48)], resolution=40
 )
 """

@@ -4,7 +4,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 
 import av
@@ -85,9 +85,9 @@ def sends(data):
 
         def serve():
             client, _ = server.accept()
-            with client:
+            with client, suppress(ConnectionError):  # the other side may close in the middle
                 client.sendall(data)
-                client.recv(1)  # until the other side closes
+                client.recv(1)  # until it closes
 
         threading.Thread(target=serve, daemon=True).start()
         yield f"tcp://127.0.0.1:{server.getsockname()[1]}"

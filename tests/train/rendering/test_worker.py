@@ -2,6 +2,7 @@
 
 import logging
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -53,11 +54,11 @@ def files_of(folder):
 
 def children():
     """Processes that this one started, from whichever thread."""
-    return {
-        pid
-        for task in Path("/proc/self/task").iterdir()
-        for pid in (task / "children").read_text().split()
-    }
+    found = set()
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError):  # a thread that has just ended
+            found |= set((task / "children").read_text().split())
+    return found
 
 
 @pytest.fixture
