@@ -1,18 +1,26 @@
 """Training speed: images a second and peak memory of e2e_deploy.train's optimizer steps, on pictures in memory.
 
+    python benchmarks/gpu_training.py --out DIR [--ways WAY ...] [--profile] [--seconds N] [--small]
+
 The step is the real one (accumulation, checkpointing, AdamW, clipping); reading files is left out, and the pictures'
-depth is made up, which costs the same as a true one.
+depth is made up, which costs the same as a true one. A way is a precision, a micro-batch and what else is done, such as
+bf16-2-compiled or fp32-1-checkpointed-nhwc-tuned. gpu_acceptance.py runs the first two of DEFAULT_WAYS.
 """
 
+import argparse
+import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import cycle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from gpu_kernels import profiled, table
 from gpu_models import make_inputs, make_model
-from gpu_timing import Device, in_words
+from gpu_timing import Device, find_device, in_words
 
 from e2e_deploy.errors import UnavailableError
 from e2e_deploy.optional import require
@@ -29,9 +37,56 @@ from e2e_deploy.train.forward import TrainingForward
 from e2e_deploy.train.sample import Sample
 from e2e_deploy.train.step import Stepper
 
-PRECISIONS = ("fp32", "bf16")
-FULL = {"size_hw": (480, 640), "batch": 1, "effective_batch": 32, "steps": 3}
-SMALL = {"size_hw": (64, 64), "batch": 1, "effective_batch": 2, "steps": 1}
+
+@dataclass(frozen=True)
+class Way:
+    """How steps are done.
+
+    Attributes:
+        precision: of autocast.
+        batch: images a micro-batch.
+        checkpointed: activations are computed again in the backward pass.
+        compiled: UNet, encoder and decoder by torch.compile.
+        channels_last: order of weights and activations.
+        tuned: cuDNN chooses convolutions by trial.
+    """
+
+    precision: str
+    batch: int = 1
+    checkpointed: bool = False
+    compiled: bool = False
+    channels_last: bool = False
+    tuned: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> "Way":
+        """A way from its name."""
+        precision, batch, *words = text.split("-")
+        return cls(
+            precision,
+            int(batch),
+            "checkpointed" in words,
+            "compiled" in words,
+            "nhwc" in words,
+            "tuned" in words,
+        )
+
+
+DEFAULT_WAYS = (
+    "fp32-1-checkpointed",
+    "bf16-1-checkpointed",
+    "fp32-1",
+    "bf16-1",
+    "fp32-2",
+    "bf16-2",
+    "fp32-4",
+    "bf16-4",
+    "bf16-4-nhwc-tuned",
+)
+EFFECTIVE = 8
+"""Images a step of a way that is named: the optimizer's share is a few per cent at most."""
+FULL = {"size_hw": (480, 640), "effective_batch": 32, "steps": 3}
+SMALL = {"size_hw": (64, 64), "effective_batch": 2, "steps": 1}
 
 
 def make_batches(size_hw: tuple[int, int], batch: int) -> list[Batch]:
@@ -49,35 +104,48 @@ def make_batches(size_hw: tuple[int, int], batch: int) -> list[Batch]:
 
 
 def config_of(precision: str, batch: int, effective_batch: int, steps: int) -> TrainConfig:
-    """The paper's settings with gradient checkpointing; paths are not used."""
+    """The paper's settings; paths are not used."""
     return TrainConfig(
         task="depth",
         start=StartConfig(checkpoint="random"),
         data=(DataConfig(root="memory"),),
         run=RunConfig(out="nowhere"),
-        model=ModelConfig(precision=precision),  # type: ignore[arg-type]  # one of PRECISIONS
+        model=ModelConfig(precision=precision),  # type: ignore[arg-type]  # of a Way
         optim=OptimConfig(micro_batch=batch, effective_batch=effective_batch, steps=steps + 1),
     )
 
 
+def prepare(device: Device, way: Way, config: TrainConfig, *, small: bool) -> Stepper:
+    """What does the steps of a way."""
+    accelerator = require("accelerate", "train").Accelerator(mixed_precision="no")
+    model = make_model(device.name, small=small)
+    if way.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's
+    forward = TrainingForward(
+        model, train=config.model.train, gradient_checkpointing=way.checkpointed
+    )
+    if way.compiled:
+        for part in (model.unet, model.vae.encoder, model.vae.decoder):
+            part.compile(dynamic=False)
+    return Stepper(forward, config, accelerator)
+
+
 def measure(
     device: Device,
-    precision: str,
+    way: Way,
     *,
     size_hw: tuple[int, int],
-    batch: int,
     effective_batch: int,
     steps: int,
     small: bool,
+    profile: bool = False,
 ) -> dict[str, Any]:
-    """One warm-up step and ``steps`` timed ones."""
-    config = config_of(precision, batch, effective_batch, steps)
-    accelerator = require("accelerate", "train").Accelerator(mixed_precision="no")
-    forward = TrainingForward(
-        make_model(device.name, small=small), train=config.model.train, gradient_checkpointing=True
-    )
-    stepper = Stepper(forward, config, accelerator)
-    batches: Iterator[Batch] = cycle(make_batches(size_hw, batch))
+    """One warm-up step and ``steps`` timed ones; with ``profile`` the kernels of one step of one micro-batch, too."""
+    torch.backends.cudnn.benchmark = way.tuned
+    prepared = time.perf_counter()
+    config = config_of(way.precision, way.batch, effective_batch, steps)
+    stepper = prepare(device, way, config, small=small)
+    batches: Iterator[Batch] = cycle(make_batches(size_hw, way.batch))
     seconds, losses = [], []
     for step in range(steps + 1):
         if step == 1 and device.is_cuda:
@@ -89,9 +157,12 @@ def measure(
         assert report is not None
         if step:
             seconds.append(time.perf_counter() - start)
+        else:
+            prepare_s = time.perf_counter() - prepared
         losses.append(report.loss)
     median = float(np.median(seconds))
     found: dict[str, Any] = {
+        "prepare_s": prepare_s,
         "seconds_per_step": median,
         "images_per_second": effective_batch / median,
         "losses": losses,
@@ -99,25 +170,114 @@ def measure(
     }
     if device.is_cuda:
         found["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+    if profile:
+        stepper.accumulation = 1
+        found["profile"] = profiled(
+            device,
+            lambda step: stepper.run(step, batches, lambda: False),
+            [steps + 1],
+            rounds=2,
+            top=15,
+        )
     return found
 
 
-def run_training(device: Device, *, small: bool, say: Callable[[str], None]) -> dict[str, Any]:
-    """Every precision, one after the other; one that fails is in the result with its error."""
-    settings: dict[str, Any] = SMALL if small else FULL
+def run_ways(
+    device: Device,
+    ways: dict[str, Way],
+    settings: dict[str, Any],
+    *,
+    small: bool,
+    say: Callable[[str], None],
+    until: float = float("inf"),
+    profile: tuple[str, ...] = (),
+    write: Callable[[dict[str, Any]], None] = lambda rows: None,
+) -> dict[str, Any]:
+    """Every way, one after the other; one that fails is in the result with its error."""
     rows: dict[str, Any] = {}
-    for precision in PRECISIONS:
+    for name, way in ways.items():
+        needed = 90 if way.compiled else 12
         try:
-            rows[precision] = measure(device, precision, small=small, **settings)
+            if time.monotonic() + needed > until:
+                raise UnavailableError(f"it may take {needed} s, which are not left")
+            rows[name] = measure(device, way, small=small, profile=name in profile, **settings)
         except (UnavailableError, ImportError) as error:
-            rows[precision] = {"not_run": str(error)}
+            rows[name] = {"not_run": str(error)}
         except Exception as error:  # of any library, out of memory too
-            rows[precision] = {"error": in_words(error)}
+            rows[name] = {"error": in_words(error)}
+        torch.compiler.reset()
         device.reserved()
-        say(f"{precision}: {rows[precision]}")
+        if "profile" in rows[name]:
+            say(table(name, rows[name]["profile"], 15))
+        said = {key: value for key, value in rows[name].items() if key != "profile"}
+        say(f"{name}: {said}")
+        write(rows)
+    torch.backends.cudnn.benchmark = False
+    return rows
+
+
+def run_training(device: Device, *, small: bool, say: Callable[[str], None]) -> dict[str, Any]:
+    """The paper's settings, in fp32 and in bf16."""
+    settings: dict[str, Any] = SMALL if small else FULL
+    ways = {name.split("-")[0]: Way.parse(name) for name in DEFAULT_WAYS[:2]}
     return {
         "model": "e2e-tiny, trained" if small else "SD2 size, random weights",
         "trained": "unet, gradient checkpointing",
+        "batch": 1,
         **settings,
-        "precisions": rows,
+        "precisions": run_ways(device, ways, settings, small=small, say=say),
     }
+
+
+def main() -> None:
+    """Measure the ways that are named."""
+    from gpu_profile import writer
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the JSON file")
+    parser.add_argument("--ways", nargs="+", default=list(DEFAULT_WAYS))
+    parser.add_argument("--profile", nargs="*", default=[], help="ways whose kernels are listed")
+    parser.add_argument("--name", default="gpu_training_ways", help="of the JSON file")
+    parser.add_argument("--seconds", type=float, default=600.0, help="nothing begins after this")
+    parser.add_argument("--small", action="store_true", help="e2e-tiny, small frames, few rounds")
+    parser.add_argument("--commit", help="of the checkout, where it is no git repository")
+    arguments = parser.parse_args()
+    until = time.monotonic() + arguments.seconds
+    device, small = find_device(), arguments.small
+    settings: dict[str, Any] = dict(SMALL if small else FULL)
+    if not small:
+        settings |= {"effective_batch": EFFECTIVE, "steps": 2}
+    held = {
+        "model": "e2e-tiny, trained" if small else "SD2 size, random weights",
+        "trained": "unet",
+        **settings,
+    }
+    to_file = writer(arguments.out, device, arguments.commit, small=small)
+
+    def write(rows: dict[str, Any]) -> None:
+        to_file(arguments.name, held | {"ways": rows})
+
+    rows = run_ways(
+        device,
+        {name: Way.parse(name) for name in arguments.ways},
+        settings,
+        small=small,
+        say=lambda text: print(text, file=sys.stderr, flush=True),
+        until=until,
+        profile=tuple(arguments.profile),
+        write=write,
+    )
+    for name, row in rows.items():
+        if "images_per_second" in row:
+            print(
+                f"{name:28} {row['images_per_second']:6.2f} images/s {row.get('peak_gib', 0):6.1f} GiB  "
+                f"prepared in {row['prepare_s']:.0f} s"
+            )
+        else:
+            print(f"{name:28} {row}"[:300])
+
+
+if __name__ == "__main__":
+    main()
