@@ -171,6 +171,18 @@ def _fused(graph: Graph, norm: Norm) -> list[Any]:
     ]
 
 
+def _fused_apart(graph: Graph, norm: Norm) -> list[Any]:
+    """The same with SiLU as operators of its own, which another runtime may fuse or not."""
+    nodes = _fused(graph, norm)
+    if norm.silu:
+        normed = f"{norm.name}/nchw"
+        next(a for a in nodes[1].attribute if a.name == "activation").i = 0
+        nodes[-1].output[0] = normed
+        nodes.append(helper.make_node("Sigmoid", [normed], [f"{norm.name}/sigmoid"]))
+        nodes.append(helper.make_node("Mul", [normed, f"{norm.name}/sigmoid"], [norm.result]))
+    return nodes
+
+
 def _reduced(graph: Graph, norm: Norm) -> list[Any]:
     """In standard operators: the mean, the mean of squares of what is left, one factor and one addend a channel."""
     name, (n, c) = norm.name, norm.shape[:2]
@@ -248,6 +260,7 @@ def _written_out(graph: Graph, norm: Norm) -> list[Any]:
 
 NORMS: dict[str, Callable[[Graph, Norm], list[Any]]] = {
     "fused": _fused,
+    "fused_apart": _fused_apart,
     "reduced": _reduced,
     "written_out": _written_out,
 }

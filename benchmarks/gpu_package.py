@@ -23,7 +23,7 @@ import torch
 from gpu_contenders import RECIPES, Bodies, build, build_diffusers, recorded
 from gpu_kernels import profiled, table
 from gpu_models import Staged, make_inputs, make_model, own_size
-from gpu_profile import FULL_HW, SMALL_HW, compiled_recipe, writer
+from gpu_profile import FULL_HW, SMALL_HW, compiled_recipe, stage_profiles, writer
 from gpu_speed import distance
 from gpu_timing import Call, Device, exact_and_tuned, find_device, in_turns, in_words, summary
 from torch import Tensor, nn
@@ -118,6 +118,39 @@ def finish(process: Any, seconds: float, log: Path) -> Result:
         return {"error": " ".join(log.read_text(errors="replace").split())[-600:]}
     facts: Result = json.loads(said.strip().splitlines()[-1])
     return facts
+
+
+@torch.no_grad()
+def load_and_run(file: Path, *, small: bool) -> Result:
+    """Seconds to load a package, to its first result and to one that is warm; nothing else was compiled here."""
+    device, frame_hw = find_device(), SMALL_HW if small else FULL_HW
+    torch.backends.cudnn.benchmark = True
+    frame = torch.from_numpy(make_inputs(frame_hw, 1, 1)[0]).to(device.name)
+    device.synchronise()
+    free, start = free_gib(), time.perf_counter()
+    model = torch._inductor.aoti_load_package(str(file))
+    marks = [time.perf_counter()]
+    for _ in range(3):
+        result = model(frame)
+        device.synchronise()
+        marks.append(time.perf_counter())
+    steps = np.diff([start, *marks])
+    names = ("load_s", "first_s", "second_s", "third_s")
+    facts = dict(zip(names, map(float, steps), strict=True))
+    return facts | {"mean": float(result.mean()), "took_gib": free - free_gib()}
+
+
+def load_elsewhere(arguments: argparse.Namespace, file: Path) -> Result:
+    """load_and_run in a new process."""
+    words = [sys.executable, __file__, "--out", str(file.parent), "--load", str(file)]
+    words += ["--small"] if arguments.small else []
+    start = time.perf_counter()
+    done = subprocess.run(words, capture_output=True, text=True, timeout=180)
+    if done.returncode != 0:
+        return {"error": " ".join(done.stderr.split())[-500:]}
+    return json.loads(done.stdout.strip().splitlines()[-1]) | {
+        "process_s": time.perf_counter() - start
+    }
 
 
 def from_host(device: Device, call: Call, frame_1HW3: Tensor, *, graph: bool) -> Call:
@@ -224,6 +257,9 @@ def run(arguments: argparse.Namespace, device: Device, write: Callable[..., None
         )
     result["package"] = finish(process, until - time.monotonic(), folder / f"{PACKAGE}.log")
     print(f"package: {result['package']}", file=sys.stderr, flush=True)
+    if "error" not in result["package"]:
+        result["fresh_process"] = load_elsewhere(arguments, folder / PACKAGE)
+        print(f"fresh process: {result['fresh_process']}", file=sys.stderr, flush=True)
     loaded: list[Any] = []
 
     def load(single: bool) -> Call:
@@ -278,6 +314,12 @@ def run(arguments: argparse.Namespace, device: Device, write: Callable[..., None
             rows[name]["profile"] = profiled(device, calls[name], frames)
             print(table(name, rows[name]["profile"], 10), file=sys.stderr, flush=True)
             write("gpu_package", result)
+    if arguments.profile:
+        result["stages"] = {}
+        for name, found in stage_profiles(device, bodies.stages(stages, plan), frames):
+            result["stages"][name] = found
+            print(table(name, found, 20), file=sys.stderr, flush=True)
+        write("gpu_package", result)
     package = result["package"]
     lines.append(str({key: package[key] for key in package if key != "options"}))
     for name, row in rows.items():
@@ -310,12 +352,17 @@ def main() -> None:
     )
     parser.add_argument("--commit", help="of the checkout, where it is no git repository")
     parser.add_argument("--build", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--load", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--options", type=json.loads, default={}, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.build is not None:
         found = build_package(arguments.build, small=arguments.small, options=arguments.options)
         print(json.dumps(found))
         return
+    if arguments.load is not None:
+        print(json.dumps(load_and_run(arguments.load, small=arguments.small)))
+        sys.stdout.flush()
+        os._exit(0)
     device = find_device()
     write = writer(arguments.out, device, arguments.commit, small=arguments.small)
     print("\n".join(run(arguments, device, write)))

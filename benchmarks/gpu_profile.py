@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,16 @@ from gpu_graphs import census, rewritten
 from gpu_kernels import profiled, release, table
 from gpu_models import STAGES, Staged, make_inputs, make_model, own_size
 from gpu_roofline import copy_gb_s
-from gpu_timing import Device, exact_and_tuned, find_device, in_turns, in_words, summary, versions
+from gpu_timing import (
+    Call,
+    Device,
+    exact_and_tuned,
+    find_device,
+    in_turns,
+    in_words,
+    summary,
+    versions,
+)
 from torch.nn import functional as F
 
 from e2e_deploy.bundle import Bundle
@@ -97,6 +106,20 @@ def compiled_recipe(device: Device) -> Any:
     return next(recipe for recipe in RECIPES if recipe.name == name)
 
 
+def stage_profiles(
+    device: Device, stages: dict[str, Call], frames: list[torch.Tensor]
+) -> Iterator[tuple[str, Result]]:
+    """The kernels of each stage, which takes what the one before it gives."""
+    inputs = frames
+    for name, stage in stages.items():
+        start = time.perf_counter()
+        outputs = [stage(value).clone() for value in inputs]
+        device.synchronise()
+        prepare_s = time.perf_counter() - start
+        yield name, {"prepare_s": prepare_s} | profiled(device, stage, inputs)
+        inputs = outputs
+
+
 @torch.no_grad()
 @exact_and_tuned()
 def torch_stages(job: Job) -> None:
@@ -106,16 +129,10 @@ def torch_stages(job: Job) -> None:
     plan, bodies = own_size(job.frame_hw, stride), Bodies(device, small=job.small)
     recipe = compiled_recipe(device)
     result = facts(job) | {"contender": recipe.name, "stages": {}}
-    inputs = frames
-    for name, stage in bodies.stages(recipe, plan).items():
-        start = time.perf_counter()
-        outputs = [stage(value).clone() for value in inputs]
-        device.synchronise()
-        found = profiled(device, stage, inputs)
-        result["stages"][name] = {"prepare_s": time.perf_counter() - start} | found
+    for name, found in stage_profiles(device, bodies.stages(recipe, plan), frames):
+        result["stages"][name] = found
         job.say(table(name, found, 12))
         job.write("gpu_profile_torch", result)
-        inputs = outputs
     if job.left() > 60 or job.small:
         marigold = build_diffusers(
             device, job.frame_hw, 1, small=job.small, compiled=device.is_cuda
@@ -131,9 +148,7 @@ WAYS: dict[str, Result] = {
     "default": {},
     "1x1 as products": {"conv_1x1_as_mm": True},
     "descent": {"coordinate_descent_tuning": True},
-    "products tuned": {"max_autotune_gemm": True, "conv_1x1_as_mm": True},
     "own layout": {"layout_optimization": False},
-    "fp16 norms": {"emulate_precision_casts": False, "unroll_reductions_threshold": 1},
     "convolutions tuned": {"max_autotune": True, "max_autotune_conv_backends": "ATEN,TRITON"},
 }
 """Options of inductor, quick ones first."""
