@@ -23,7 +23,7 @@ KINDS = (
     ),
     (
         "normalisation",
-        r"norm|^bn_|bn_fw|batchn|welford|rowwisemoments|moments|computefusedparams",
+        r"norm|^bn_|bn_fw|welford|rowwisemoments|moments|computefusedparams",
     ),
     (
         "convolution",

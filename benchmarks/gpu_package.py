@@ -32,6 +32,7 @@ from e2e_deploy.model import FrameModel
 
 Result = dict[str, Any]
 PACKAGE = "frame.pt2"
+LOADING_S = 120
 
 
 class Whole(nn.Module):
@@ -145,9 +146,13 @@ def load_elsewhere(arguments: argparse.Namespace, file: Path) -> Result:
     words = [sys.executable, __file__, "--out", str(file.parent), "--load", str(file)]
     words += ["--small"] if arguments.small else []
     start = time.perf_counter()
-    done = subprocess.run(words, capture_output=True, text=True, timeout=180)
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=LOADING_S)
+    except subprocess.TimeoutExpired:
+        return {"error": f"not loaded and run within {LOADING_S} s"}
     if done.returncode != 0:
-        return {"error": " ".join(done.stderr.split())[-500:]}
+        said = " ".join(done.stderr.split())[-500:]
+        return {"error": f"exit status {done.returncode}: {said}"}
     return json.loads(done.stdout.strip().splitlines()[-1]) | {
         "process_s": time.perf_counter() - start
     }
@@ -218,7 +223,10 @@ def run(arguments: argparse.Namespace, device: Device, write: Callable[..., None
     frame_hw = SMALL_HW if small else FULL_HW
     folder = arguments.work / "package"
     folder.mkdir(parents=True, exist_ok=True)
-    process = start_building(folder, PACKAGE, arguments, {})
+    kept = folder / f"{PACKAGE}.json"
+    process = None
+    if not (arguments.keep and kept.is_file()):
+        process = start_building(folder, PACKAGE, arguments, arguments.options)
     frames = list(torch.from_numpy(make_inputs(frame_hw, 1)).to(device.name))
     plan = own_size(frame_hw, make_model("meta", small=small).network_stride)
     rows: dict[str, Result] = {}
@@ -255,10 +263,19 @@ def run(arguments: argparse.Namespace, device: Device, write: Callable[..., None
             "diffusers_compiled",
             lambda: build_diffusers(device, frame_hw, 1, small=small, compiled=True).call,
         )
-    result["package"] = finish(process, until - time.monotonic(), folder / f"{PACKAGE}.log")
+    if process is None:
+        result["package"] = json.loads(kept.read_text(encoding="utf-8"))
+    else:
+        log = folder / f"{PACKAGE}.log"
+        result["package"] = finish(process, until - time.monotonic(), log)
+        if "error" not in result["package"]:
+            kept.write_text(json.dumps(result["package"]), encoding="utf-8")
+    write("gpu_package", result)
     print(f"package: {result['package']}", file=sys.stderr, flush=True)
     if "error" not in result["package"]:
+        # First in a process of its own: one that crashes there would take these results with it.
         result["fresh_process"] = load_elsewhere(arguments, folder / PACKAGE)
+        write("gpu_package", result)
         print(f"fresh process: {result['fresh_process']}", file=sys.stderr, flush=True)
     loaded: list[Any] = []
 
@@ -267,7 +284,7 @@ def run(arguments: argparse.Namespace, device: Device, write: Callable[..., None
         loaded.append(model)
         return lambda frame: model(frame)
 
-    if "error" not in result["package"]:
+    if "error" not in result.get("fresh_process", {"error": ""}):
         keep("package", lambda: load(False))
         keep("package_single_threaded", lambda: load(True))
         if device.is_cuda and "package_single_threaded" in calls:
@@ -353,7 +370,10 @@ def main() -> None:
     parser.add_argument("--commit", help="of the checkout, where it is no git repository")
     parser.add_argument("--build", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--load", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--options", type=json.loads, default={}, help=argparse.SUPPRESS)
+    parser.add_argument("--keep", action="store_true", help="the package of an earlier call")
+    parser.add_argument(
+        "--options", type=json.loads, default={}, help="of inductor, as a JSON object"
+    )
     arguments = parser.parse_args()
     if arguments.build is not None:
         found = build_package(arguments.build, small=arguments.small, options=arguments.options)

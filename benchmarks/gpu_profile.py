@@ -297,46 +297,51 @@ class Variant:
 
 
 NHWC = {"prefer_nhwc": "1"}
+TF32 = {"use_tf32": "1"}
+HEURISTIC = {"cudnn_conv_algo_search": "HEURISTIC"}
 FUSED = {"norms": "fused"}
 BEST = {"norms": "fused", "attention": True}
+REDUCED = {"norms": "reduced"}
+# Without use_tf32 ONNX Runtime refuses convolutions on tensor cores in half precision too (its conv.cc deselects every
+# plan with cuDNN's note TENSOR_CORE), so the first ones say what a graph is worth when it is on.
 VARIANTS = (
     Variant("as exported", profile=True),
+    Variant("as exported, tf32", {}, TF32, profile=True),
+    Variant("fused norms, fp16 attention, nhwc, tf32", BEST, NHWC | TF32, profile=True),
+    Variant(
+        "fused norms, fp16 attention, nhwc, tf32, graph",
+        BEST,
+        NHWC | TF32 | {"enable_cuda_graph": "1"},
+    ),
+    Variant(
+        "fused norms, fp16 attention, nhwc, tf32, fused bias",
+        BEST,
+        NHWC | TF32 | {"fuse_conv_bias": "1"},
+        profile=True,
+    ),
+    Variant("fused norms, fp16 attention, nhwc, tf32, heuristic", BEST, NHWC | TF32 | HEURISTIC),
+    Variant("fused norms, fp16 attention, tf32", BEST, TF32),
+    Variant("fused norms, nhwc, tf32", FUSED, NHWC | TF32),
+    Variant(
+        "fused norms, SiLU apart, fp16 attention, nhwc, tf32",
+        BEST | {"norms": "fused_apart"},
+        NHWC | TF32,
+    ),
+    Variant("reduced norms, fp16 attention, nhwc, tf32", BEST | REDUCED, NHWC | TF32, profile=True),
+    Variant("reduced norms, tf32", REDUCED, TF32),
+    Variant("as exported, nhwc, tf32", {}, NHWC | TF32),
+    Variant("fp16 attention, tf32", {"attention": True}, TF32),
+    Variant(
+        "fused norms, fp16 attention, NhwcConv, tf32",
+        BEST | {"convolutions": True},
+        TF32,
+        profile=True,
+    ),
     Variant("fused norms", FUSED, profile=True),
     Variant("fused norms, nhwc", FUSED, NHWC, profile=True),
     Variant("fused norms, fp16 attention", BEST, profile=True),
     Variant("fused norms, fp16 attention, nhwc", BEST, NHWC, profile=True),
-    Variant("reduced norms", {"norms": "reduced"}, profile=True),
-    Variant("fused norms, fp16 attention, nhwc, graph", BEST, NHWC | {"enable_cuda_graph": "1"}),
-    Variant("fused norms, fp16 attention, NhwcConv", BEST | {"convolutions": True}, profile=True),
-    Variant(
-        "fused norms, fp16 attention, nhwc, heuristic",
-        BEST,
-        NHWC | {"cudnn_conv_algo_search": "HEURISTIC"},
-    ),
-    Variant("fused norms, fp16 attention, nhwc, fused bias", BEST, NHWC | {"fuse_conv_bias": "1"}),
-    Variant("fused norms, fp16 attention, nhwc, tf32", BEST, NHWC | {"use_tf32": "1"}),
-    Variant(
-        "fused norms, fp16 attention, heuristic", BEST, {"cudnn_conv_algo_search": "HEURISTIC"}
-    ),
-    Variant("as exported, nhwc", {}, NHWC),
-    Variant("reduced norms, fp16 attention, nhwc", BEST | {"norms": "reduced"}, NHWC),
-    Variant(
-        "reduced norms, fp16 attention, graph",
-        BEST | {"norms": "reduced"},
-        {"enable_cuda_graph": "1"},
-    ),
-    Variant("fused norms, tf32", FUSED, {"use_tf32": "1"}),
-    Variant(
-        "fused norms, fp16 attention, nhwc, default search",
-        BEST,
-        NHWC | {"cudnn_conv_algo_search": "DEFAULT"},
-    ),
-    Variant(
-        "fused norms, fp16 attention, nhwc, small workspace",
-        BEST,
-        NHWC | {"cudnn_conv_use_max_workspace": "0"},
-    ),
-    Variant("as exported, heuristic", {}, {"cudnn_conv_algo_search": "HEURISTIC"}),
+    Variant("reduced norms", REDUCED, profile=True),
 )
 SMALL_VARIANTS = (
     Variant("as exported", profile=True),
