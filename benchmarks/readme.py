@@ -117,6 +117,13 @@ def numbers() -> str:
             f"a frame; in the same run, time for time: {', '.join(against)}; p99 "
             f"{r['p99_over_p50_in_the_loop']:.2f} times p50 | {where(r)} |"
         )
+    if r := load("cold_start"):
+        times = r["milliseconds"]["hashed"]
+        lines.append(
+            f"| the packaged bundle ({r['bundle']['bytes'] / 1e6:.0f} MB), from `import` to its first result in a new "
+            f"process | {times['to_first_result'] / 1000:.2f} s; hashing it takes {r['hashing_ms']:.0f} ms of that, "
+            f"{r['hashing_ms_of_sd2_fp16'] / 1000:.1f} s at SD2 size in fp16 (reckoned at that rate) | {where(r)} |"
+        )
     if r := load("soak"):
         lines.append(
             f"| {r['minutes']:.0f} minutes of a looped clip | memory grew by {r['growth_mib']:.1f} MiB in "

@@ -23,7 +23,7 @@ from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.errors import UnavailableError
 from e2e_deploy.export.engines.replace_plan import replace_plan
 from e2e_deploy.frames import plan_frame
-from e2e_deploy.limits import BACKENDS
+from e2e_deploy.names import BACKENDS
 from e2e_deploy.runtime import Engine
 from e2e_deploy.runtime.backends.backend import OneAtATime, Result
 from e2e_deploy.runtime.backends.tensorrt.transfers import Count, budget

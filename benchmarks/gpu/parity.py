@@ -23,10 +23,11 @@ from e2e_deploy.export.engines.replace_plan import replace_plan
 from e2e_deploy.export.graph.precision import to_precision
 from e2e_deploy.export.graph.specialise import specialise
 from e2e_deploy.frames import plan_frame
-from e2e_deploy.limits import BACKENDS, LIMITS, Limit, Parity, measure_parity
+from e2e_deploy.limits import LIMITS, Limit, Parity, measure_parity
 from e2e_deploy.model.checkpoint import bundled_checkpoint, open_checkpoint
 from e2e_deploy.model.loading import load_model
 from e2e_deploy.model.single_step import FrameModel, SingleStepModel
+from e2e_deploy.names import BACKENDS
 from e2e_deploy.runtime.checks.verify import compare, worst
 
 Row = dict[str, Any]

@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from benchmarks.full_size import full_size_checkpoint
 from benchmarks.gain import gain
 from benchmarks.report import write_result
 from e2e_deploy.assets.pictures import reference_frames
-from e2e_deploy.export.graph.prepare import prepare
+from e2e_deploy.export.graph.norms import shorten_sums
+from e2e_deploy.export.graph.specialise import specialise
 from e2e_deploy.export.onnx import trace
 from e2e_deploy.frames import parse_size
 from e2e_deploy.model.checkpoint import Checkpoint, bundled_checkpoint, open_checkpoint
@@ -54,7 +56,11 @@ def write_graph(
     """Trace and save one graph; returns its processing size."""
     model = load_model(checkpoint)
     plan = model.plan(frame_hw, resolution)
-    body, _ = prepare(model, precision="fp32", sizes_hw=[plan.padded_hw], **how)
+    body: nn.Module = model
+    if how["specialised"]:
+        upsample = how.get("upsample", True)
+        body, _ = specialise(model, sizes_hw=[plan.padded_hw], upsample=upsample)
+    shorten_sums(body)  # as every fp32 export
     graph = trace.trace(
         FrameModel(body, plan, checkpoint.identity.task).eval(),
         torch.from_numpy(reference_frames(frame_hw, 1)),
