@@ -80,8 +80,10 @@ class Look:
     interlaced: bool
 
     @classmethod
-    def of(cls, picture: VideoFrame, aspect: Fraction | None) -> "Look":
-        """The look of a decoded picture whose stream says that pixel ``aspect``."""
+    def of(
+        cls, picture: VideoFrame, aspect: Fraction | None, known: "Look | None" = None
+    ) -> "Look":
+        """The look of a decoded picture whose stream says that pixel ``aspect``; turn and light are ``known``'s if given."""
         height, width = picture.height, picture.width
         primaries = int(picture.color_primaries)
         transfer = _HDR.get(int(picture.color_trc), "")
@@ -96,6 +98,9 @@ class Look:
             untagged = "bt601"
         sides = (aspect.numerator, aspect.denominator) if aspect else (1, 1)
         sane = max(sides) <= _WIDEST_PIXEL * min(sides) if min(sides) > 0 else False
+        peak_nits = 0.0
+        if transfer == PQ:
+            peak_nits = known.peak_nits if known and known.transfer == PQ else _peak_nits(picture)
         return cls(
             hw=(height, width),
             pixels=pixels,
@@ -103,9 +108,9 @@ class Look:
             full_range=_is_full_range(picture),
             transfer=transfer,
             wide=wide,
-            peak_nits=_peak_nits(picture) if transfer == PQ else 0.0,
+            peak_nits=peak_nits,
             aspect=Fraction(*sides) if sane else Fraction(1),
-            turn=_turn(picture),
+            turn=known.turn if known else _turn(picture),
             interlaced=picture.interlaced_frame,
         )
 
@@ -174,6 +179,11 @@ def _peak_nits(picture: VideoFrame) -> float:
     return TYPICAL_PEAK_NITS
 
 
+READ_EVERY = 8
+"""Key pictures that follow sooner are taken as the one before. A PyAV picture (18.1) whose side data was read and that
+side data hold each other until the garbage collector comes: of a clip opened again and again, 300 MiB of pictures."""
+
+
 class FrameFilter:
     """The way of one stream's decoded pictures to frames; filters are made anew when the look changes.
 
@@ -186,6 +196,7 @@ class FrameFilter:
     def __init__(self, name: str, time_base: Fraction, note: Callable[[str], None]) -> None:
         self._name, self._time_base, self._note = name, time_base, note
         self._look: Look | None = None
+        self._unread = 0
         self._graph: Graph | None = None
 
     def __call__(self, picture: VideoFrame, aspect: Fraction | None) -> Iterator[VideoFrame]:
@@ -199,7 +210,7 @@ class FrameFilter:
             SourceError: frames of a size that cannot be processed.
             av.FFmpegError: the filters do not take such pictures.
         """
-        look = Look.of(picture, aspect)
+        look = Look.of(picture, aspect, None if self._reads(picture) else self._look)
         if self._look is not None and self._look.interlaced:
             look = replace(
                 look, interlaced=True
@@ -214,6 +225,19 @@ class FrameFilter:
         assert self._graph is not None
         self._graph.push(picture)
         yield from self._ready()
+
+    def _reads(self, picture: VideoFrame) -> bool:
+        """Whether this picture's side data is looked at: its turn and its light change at key pictures at most."""
+        self._unread += 1
+        look = self._look
+        if (
+            look is None
+            or look.hw != (picture.height, picture.width)
+            or (picture.key_frame and self._unread >= READ_EVERY)
+        ):
+            self._unread = 0
+            return True
+        return False
 
     def flush(self) -> Iterator[VideoFrame]:
         """What the filters still hold."""
