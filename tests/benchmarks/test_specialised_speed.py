@@ -1,12 +1,14 @@
 """Every graph that is compared can be made, and all compute the same."""
 
 import numpy as np
+import pytest
 
 from benchmarks.speed.specialised_speed import GRAPHS, session, write_graph
 from e2e_deploy.assets.pictures import reference_frames
 from e2e_deploy.model.checkpoint import open_checkpoint
 
 
+@pytest.mark.slow
 def test_every_graph_is_made_and_computes_the_same(small, tmp_path):
     frame_hw, results = (32, 48), {}
     for name, how in GRAPHS.items():

@@ -83,7 +83,7 @@ class Look:
     def of(
         cls, picture: VideoFrame, aspect: Fraction | None, known: "Look | None" = None
     ) -> "Look":
-        """The look of a decoded picture whose stream says that pixel ``aspect``; turn and light are ``known``'s if given."""
+        """The look of a picture whose stream says that pixel ``aspect``; turn and light are ``known``'s if given."""
         height, width = picture.height, picture.width
         primaries = int(picture.color_primaries)
         transfer = _HDR.get(int(picture.color_trc), "")
