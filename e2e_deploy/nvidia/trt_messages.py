@@ -85,8 +85,15 @@ LOAD_REMEDIES = (
         "it was built by another version of the library, or is damaged",
         PlanMismatchError,
     ),
+    # After choose_plan: the plan's target is this GPU's, so another plan would be refused too.
     Remedy(
-        r"compute capability|incompatible device|different .*device|UNSUPPORTED_CC",
+        r"UNSUPPORTED_CC|does not support this compute capability",
+        "it does not serve this GPU, and a new plan would be refused too: use TensorRT "
+        '(`backend="tensorrt"`) or PyTorch\'s compiler (`backend="inductor"`)',
+        UnavailableError,
+    ),
+    Remedy(
+        r"compute capability|incompatible device|different .*device",
         "it was built for another GPU",
         PlanMismatchError,
     ),
@@ -157,11 +164,19 @@ def explain_parser(title: str, *, code: str, desc: str, node: str, operator: str
 
 
 def explain_load(what: str, messages: Sequence[str], rebuild: str) -> E2EDeployError:
-    """The error for a plan that the library would not load; ``rebuild`` is the command that makes a new one."""
+    """The error for a plan that the library would not load.
+
+    Args:
+        what: the start of the sentence.
+        messages: what the library said.
+        rebuild: the command that makes a new one, said where that helps.
+    """
     error = explain(
         what,
         messages,
         LOAD_REMEDIES,
         default=Remedy("", "it is damaged or not a plan", PlanDamagedError),
     )
+    if not isinstance(error, PlanMismatchError | PlanDamagedError):
+        return error
     return type(error)(f"{error}; rebuild it with: {rebuild}")

@@ -26,6 +26,7 @@ from e2e_deploy.export.open_sides import MAX_SIDE_PX, MIN_STEPS
 from e2e_deploy.names import EngineChoice, GraphKind, PlanKind, Precision
 from e2e_deploy.nvidia.cuda_driver import CudaDriver, Gpu
 from e2e_deploy.nvidia.hardware import cuda_device_count
+from e2e_deploy.nvidia.rtx_support import rtx_refusal
 from e2e_deploy.nvidia.trt_api import PORTABLE, TITLES, TrtApi, find_api
 from e2e_deploy.nvidia.trt_layers import summarise_layers
 from e2e_deploy.nvidia.trt_messages import BuildError
@@ -41,9 +42,7 @@ NOT_BY_ITSELF = {
 }
 """Precision: why ``auto`` builds no plan of it, unless a target was named."""
 
-
 NO_CORE_BY_ITSELF = "the Engine takes frames, so a plan of a core graph is for programs of your own: name it to have it"
-
 LEAST_OPSET = {"bf16": 22}
 """Precision: the first operator set whose convolutions take it."""
 
@@ -86,8 +85,10 @@ def job_for(library: PlanKind, gpu: Gpu) -> Job:
     """What to build so that ``library`` can run it on ``gpu``, the GPU at hand.
 
     Raises:
-        UnavailableError: the library is not here.
+        UnavailableError: the library is not here, or does not serve this GPU.
     """
+    if library == "tensorrt-rtx" and (refusal := rtx_refusal(gpu)):
+        raise UnavailableError(refusal)
     api = find_api(library)
     if not api.builds_without_gpu:
         return Job(api, gpu.target, gpu)
@@ -116,13 +117,16 @@ def plan_jobs(
     if engine == "tensorrt":
         return [_tensorrt_job()], []
     if engine == "tensorrt-rtx":
-        return _rtx_jobs(targets), []
+        refusal = "" if targets else _rtx_refusal_here()
+        return _rtx_jobs(targets), [f"for other machines: {refusal}"] if refusal else []
     notes = []
     if not targets:
         try:
             return [_tensorrt_job()], []
         except UnavailableError as error:
             notes.append(f"no TensorRT plan: {error}")
+        if refusal := _rtx_refusal_here():
+            return [], [*notes, f"no TensorRT-RTX plan: {refusal}"]
     try:
         return _rtx_jobs(targets), notes
     except UnavailableError as error:
@@ -137,6 +141,12 @@ def _tensorrt_job() -> Job:
             '`engine="tensorrt-rtx"` needs none'
         )
     return job_for("tensorrt", gpu)
+
+
+def _rtx_refusal_here() -> str:
+    """Why TensorRT-RTX does not serve the GPU at hand; empty without one, as plans are built for other machines."""
+    gpu = current_gpu()
+    return rtx_refusal(gpu, "engine") if gpu else ""
 
 
 def _rtx_jobs(targets: Sequence[str]) -> list[Job]:

@@ -24,6 +24,7 @@ from e2e_deploy.errors import (
 )
 from e2e_deploy.names import PlanKind
 from e2e_deploy.nvidia.cuda_driver import CudaDriver, Driver, Gpu
+from e2e_deploy.nvidia.rtx_support import rtx_refusal
 from e2e_deploy.nvidia.trt_api import PORTABLE, TITLES, TrtApi, find_api
 from e2e_deploy.nvidia.trt_layers import summarise_layers
 from e2e_deploy.runtime.backends.backend import Closing, GpuPicture, Picture, Result, result_shape
@@ -50,8 +51,10 @@ def choose_plan(
 
     Raises:
         PlanMismatchError: there is none; says what the bundle holds, what is here, and the command that builds one.
-        UnavailableError: the driver is too old for it.
+        UnavailableError: the library does not serve this GPU, or the driver is too old for the plan.
     """
+    if library == "tensorrt-rtx" and (refusal := rtx_refusal(gpu)):
+        raise UnavailableError(refusal)
     held = [
         entry
         for entry in bundle.manifest.plans

@@ -122,16 +122,26 @@ class TestPlan:
         return has
 
     GPU = Gpu("NVIDIA H100", "sm90", (13, 0))
+    RTX_GPU = Gpu("NVIDIA RTX 4090", "sm89", (13, 0))
 
     @pytest.mark.parametrize(
         ("gpu", "libraries", "wanted", "notes"),
         [
             (GPU, ("tensorrt", "tensorrt-rtx"), [("tensorrt", "sm90")], []),
             (
-                GPU,
+                RTX_GPU,
                 ("tensorrt-rtx",),
                 [("tensorrt-rtx", PORTABLE)],
                 ["no TensorRT plan: the package"],
+            ),
+            (
+                GPU,
+                ("tensorrt-rtx",),
+                [],
+                [
+                    "no TensorRT plan: the package",
+                    "no TensorRT-RTX plan: TensorRT-RTX does not serve this GPU, NVIDIA H100",
+                ],
             ),
             (
                 None,
@@ -158,6 +168,15 @@ class TestPlan:
                 ("tensorrt-rtx", "sm75"),
             ]
             assert notes == []
+
+    def test_a_named_plan_is_built_for_other_machines_where_the_gpu_is_not_served(self, machine):
+        machine(self.GPU, "tensorrt-rtx")
+        jobs, (note,) = plan_jobs("tensorrt-rtx")
+        assert [(job.api.name, job.target) for job in jobs] == [("tensorrt-rtx", PORTABLE)]
+        assert "for other machines: TensorRT-RTX does not serve this GPU" in note
+        assert '`engine="inductor"`' in note
+        machine(self.RTX_GPU, "tensorrt-rtx")
+        assert plan_jobs("tensorrt-rtx")[1] == []
 
     def test_an_unknown_target(self, machine):
         machine(self.GPU, "tensorrt-rtx")

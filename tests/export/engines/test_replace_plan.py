@@ -78,9 +78,14 @@ class TestRebuild:
 
     def test_a_gpu_that_no_engine_can_name_gets_the_portable_one(self, bundle, cache, monkeypatch):
         for place in (engines, module):
-            monkeypatch.setattr(place, "current_gpu", lambda: replace(GPU, target="sm90"))
+            monkeypatch.setattr(place, "current_gpu", lambda: replace(GPU, target="sm130"))
         after = replace_plan(bundle, bundle.manifest.graphs[0], "tensorrt-rtx", cache=cache)
         assert after.manifest.plans[4].target == "sm80+"
+
+    def test_a_gpu_that_the_library_does_not_serve(self, bundle, cache, monkeypatch):
+        monkeypatch.setattr(module, "current_gpu", lambda: replace(GPU, target="sm90"))
+        with pytest.raises(UnavailableError, match=r"does not serve this GPU.*inductor"):
+            replace_plan(bundle, bundle.manifest.graphs[0], "tensorrt-rtx", cache=cache)
 
     def test_a_changed_graph_is_refused(self, bundle, cache, here):
         with (bundle.root / "model_24x32.onnx").open("ab") as stream:

@@ -86,6 +86,19 @@ class TestMismatch:
         else:
             assert choose_plan(*found).target == chosen
 
+    @pytest.mark.parametrize("target", ["sm90", "sm100", "sm70"])
+    @pytest.mark.parametrize("held", ["sm80+", "sm89", None])
+    def test_a_gpu_that_rtx_does_not_serve_is_told_the_way_out_and_not_to_rebuild(
+        self, root, target, held
+    ):
+        if held:
+            add_plan(root, target=held, gpu="", backend="tensorrt-rtx")
+        with pytest.raises(UnavailableError, match="does not serve this GPU, NVIDIA H") as raised:
+            load(root, FakeDriver(Gpu("NVIDIA H200", target, (13, 0))), library="tensorrt-rtx")
+        assert not isinstance(raised.value, PlanMismatchError)
+        assert '`backend="inductor"`' in str(raised.value)
+        assert "rebuild" not in str(raised.value)
+
     def test_the_library_has_the_last_word_on_the_version(self, engine, root):
         """The manifest was forged to say another version."""
         edit_manifest(root, lambda m: m["plans"][0].update(version="11.5.0"))
