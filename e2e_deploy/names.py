@@ -16,16 +16,25 @@ GraphKind = Literal["frame", "core"]
 """frame: uint8 frame to result at its size. core: rgb in [-1, 1] to result, both at the processing size."""
 GRAPH_KINDS: tuple[GraphKind, ...] = get_args(GraphKind)
 
-BackendName = Literal["onnxruntime", "torch", "tensorrt", "tensorrt-rtx"]
+BackendName = Literal["onnxruntime", "torch", "tensorrt", "tensorrt-rtx", "inductor"]
 BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
-BackendChoice = Literal["auto", "onnxruntime", "torch", "tensorrt", "tensorrt-rtx"]
+BackendChoice = Literal["auto", "onnxruntime", "torch", "tensorrt", "tensorrt-rtx", "inductor"]
 BACKEND_CHOICES: tuple[BackendChoice, ...] = get_args(BackendChoice)
 
-PlanKind = Literal["tensorrt", "tensorrt-rtx"]
+TrtKind = Literal["tensorrt", "tensorrt-rtx"]
+"""NVIDIA's two builders of plans."""
+
+PlanKind = Literal[TrtKind, "inductor"]
 """What builds plans, and the backend that runs them."""
 PLAN_KINDS: tuple[PlanKind, ...] = get_args(PlanKind)
+PLAN_TITLES: dict[str, str] = {
+    "tensorrt": "TensorRT",
+    "tensorrt-rtx": "TensorRT-RTX",
+    "inductor": "AOTInductor",
+}
+"""The kinds of plans as people call them."""
 
-EngineChoice = Literal["auto", "onnx", "tensorrt", "tensorrt-rtx"]
+EngineChoice = Literal["auto", "onnx", "tensorrt", "tensorrt-rtx", "inductor"]
 """Which plans an export builds beside its ONNX graphs; onnx: none."""
 ENGINE_CHOICES: tuple[EngineChoice, ...] = get_args(EngineChoice)
 

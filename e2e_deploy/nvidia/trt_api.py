@@ -12,14 +12,14 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from e2e_deploy.errors import UnavailableError
-from e2e_deploy.names import PlanKind
+from e2e_deploy.names import PLAN_TITLES, TrtKind
 from e2e_deploy.nvidia.trt_messages import NO_DRIVER, tidy
 from e2e_deploy.packages import require
 
-LIBRARIES: dict[PlanKind, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+LIBRARIES: dict[TrtKind, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 """Name (also the name of the extra): module."""
 
-TITLES: dict[str, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
+TITLES = PLAN_TITLES
 PORTABLE = "sm80+"
 """TensorRT-RTX's default target: one plan for compute capability 8.0, 8.6, 8.9, 12.0 and later."""
 
@@ -77,7 +77,7 @@ class TrtApi:
         UnavailableError: the library lacks something this package needs.
     """
 
-    def __init__(self, name: PlanKind, module: Any) -> None:
+    def __init__(self, name: TrtKind, module: Any) -> None:
         self.name = name
         self.module = module
         self.version = str(getattr(module, "__version__", "of unknown version"))
@@ -148,7 +148,7 @@ class TrtApi:
 
 
 @functools.cache
-def find_api(name: PlanKind) -> TrtApi:
+def find_api(name: TrtKind) -> TrtApi:
     """The library ``name``, a key of LIBRARIES.
 
     Raises:

@@ -109,6 +109,8 @@ def plan_jobs(
     """
     if engine == "onnx":
         return [], []
+    if engine == "inductor":
+        raise UnavailableError("packages of AOTInductor cannot be built yet")
     if engine == "auto" and not targets:
         if precision in NOT_BY_ITSELF:
             return [], [f"no plan: {NOT_BY_ITSELF[precision]}"]

@@ -57,6 +57,8 @@ def rebuild_plans(
 
 def _misfit(bundle: Bundle, graph: GraphEntry, kind: PlanKind) -> str:
     """Why the graph's plan does not fit this machine; empty when it does."""
+    if kind == "inductor":
+        raise UnavailableError("packages of AOTInductor cannot be built yet")
     try:
         inspect_plan(bundle, graph, kind)
     except (PlanMismatchError, PlanDamagedError) as reason:

@@ -37,6 +37,10 @@ def _tensorrt_rtx(bundle: Bundle, graph: GraphEntry, device: str) -> Backend:
     return TrtBackend(bundle, graph, device, library="tensorrt-rtx")
 
 
+def _inductor(bundle: Bundle, graph: GraphEntry, device: str) -> Backend:
+    raise UnavailableError("packages of AOTInductor cannot be run yet")
+
+
 @dataclass(frozen=True)
 class Entry:
     """A backend.
@@ -55,6 +59,7 @@ ENTRIES: dict[BackendName, Entry] = {
     "torch": Entry(_torch, ("threads", "checkpoint")),
     "tensorrt": Entry(_tensorrt),
     "tensorrt-rtx": Entry(_tensorrt_rtx),
+    "inductor": Entry(_inductor),
 }
 _FASTEST_FIRST: tuple[PlanKind, ...] = ("tensorrt", "tensorrt-rtx")
 
