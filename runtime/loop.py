@@ -19,7 +19,7 @@ import numpy as np
 from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.errors import E2EDeployError
 from e2e_deploy.names import BackendChoice
-from e2e_deploy.runtime.backends.tensorrt.transfers import Count, Counts, Transfers
+from e2e_deploy.runtime.backends.gpu.transfers import Count, Counts, Transfers
 from e2e_deploy.runtime.engine import Engine, load
 from e2e_deploy.runtime.inference import Inference, Item, Loading, Watch
 from e2e_deploy.runtime.lanes import Lane

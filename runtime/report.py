@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from e2e_deploy.runtime.backends.tensorrt.transfers import Counts
+from e2e_deploy.runtime.backends.gpu.transfers import Counts
 from e2e_deploy.runtime.checks.parity_watch import ParityReport
 from e2e_deploy.runtime.sources.picture_source import PictureSource
 from e2e_deploy.runtime.sources.source import Source

@@ -26,7 +26,7 @@ from e2e_deploy.frames import plan_frame
 from e2e_deploy.names import BACKENDS
 from e2e_deploy.runtime import Engine
 from e2e_deploy.runtime.backends.backend import OneAtATime, Result
-from e2e_deploy.runtime.backends.tensorrt.transfers import Count, budget
+from e2e_deploy.runtime.backends.gpu.transfers import Count, budget
 from e2e_deploy.runtime.checks.rates import resident_mib
 from e2e_deploy.runtime.loop import run_source
 from e2e_deploy.runtime.report import STAGES, RunReport

@@ -18,7 +18,7 @@ from e2e_deploy.system.text import clean
 from e2e_deploy.tasks import Task
 
 if TYPE_CHECKING:
-    from e2e_deploy.runtime.backends.tensorrt.transfers import Transfers
+    from e2e_deploy.runtime.backends.gpu.transfers import Transfers
 
 Result = npt.NDArray[np.float32]
 """Depth [H, W] or normals [H, W, 3]; of a graph that takes N frames at once [N, H, W] or [N, H, W, 3]."""

@@ -17,7 +17,7 @@ from e2e_deploy.errors import SourceError, UnavailableError
 from e2e_deploy.nvidia.cuda_driver import CudaDriver, Driver
 from e2e_deploy.packages import require
 from e2e_deploy.runtime.backends.backend import GpuPicture
-from e2e_deploy.runtime.backends.tensorrt.transfers import Transfers
+from e2e_deploy.runtime.backends.gpu.transfers import Transfers
 from e2e_deploy.runtime.sources.source import BaseSource, SourceFrame
 from e2e_deploy.runtime.sources.video.timeline import FrameTime
 from e2e_deploy.runtime.sources.video_source import VideoSource

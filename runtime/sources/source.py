@@ -18,7 +18,7 @@ import numpy.typing as npt
 from e2e_deploy.errors import SourceError
 from e2e_deploy.frames import MAX_PIXELS, MIN_SIDE_PX
 from e2e_deploy.runtime.backends.backend import Picture
-from e2e_deploy.runtime.backends.tensorrt.transfers import Transfers
+from e2e_deploy.runtime.backends.gpu.transfers import Transfers
 from e2e_deploy.system.text import clean
 
 MAX_NOTES = 100

@@ -17,6 +17,7 @@ from e2e_deploy.runtime.backends import ort_gpu
 from e2e_deploy.runtime.backends.device import Device, parse_device, require_cuda
 from e2e_deploy.runtime.backends.ort_gpu import CUDA, GpuProvider, provider_for
 from e2e_deploy.runtime.backends.ort_options import physical_cores
+from e2e_deploy.runtime.backends.plans import read_plan
 from e2e_deploy.runtime.backends.tensorrt import backend as trt_backend
 from tests.fake_cuda import FakeDriver
 from tests.plain_bundle import HW, edit_manifest
@@ -243,10 +244,10 @@ class TestHashCheck:
         name = engine.relative_to(root).as_posix()
         engine.write_bytes(engine.read_bytes()[:-1] + b" ")
         with pytest.raises(e2e.BundleError, match="is not the file that was exported"):
-            trt_backend.read_plan(bundle, bundle.manifest.plans[0])
+            read_plan(bundle, bundle.manifest.plans[0])
         engine.chmod(0o666)
         with pytest.raises(e2e.BundleError, match="can be written by other users"):
-            trt_backend.read_plan(bundle, bundle.manifest.plans[0])
+            read_plan(bundle, bundle.manifest.plans[0])
         assert bundle.file(name) == engine
 
     def test_a_bundle_that_is_open_was_checked(self, root):

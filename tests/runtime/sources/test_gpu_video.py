@@ -14,7 +14,7 @@ import pytest
 from e2e_deploy.bundle.bundle import open_bundle
 from e2e_deploy.errors import SourceError, UnavailableError, UsageError
 from e2e_deploy.nvidia.hardware import cuda_device_count
-from e2e_deploy.runtime.backends.tensorrt.transfers import Count, budget
+from e2e_deploy.runtime.backends.gpu.transfers import Count, budget
 from e2e_deploy.runtime.engine import Engine
 from e2e_deploy.runtime.loop import run_source
 from e2e_deploy.runtime.sinks.sink import CallbackSink

@@ -11,9 +11,9 @@ from e2e_deploy.bundle.new_bundle import write_manifest
 from e2e_deploy.errors import E2EDeployError, UnavailableError, UsageError
 from e2e_deploy.nvidia.hardware import cuda_device_count
 from e2e_deploy.nvidia.trt_api import TrtApi
+from e2e_deploy.runtime.backends.gpu.pipeline import SLOTS, WARM_UP
+from e2e_deploy.runtime.backends.gpu.transfers import Count, budget
 from e2e_deploy.runtime.backends.tensorrt.backend import inspect_plan
-from e2e_deploy.runtime.backends.tensorrt.pipeline import SLOTS, WARM_UP
-from e2e_deploy.runtime.backends.tensorrt.transfers import Count, budget
 from e2e_deploy.runtime.loop import run_source
 from e2e_deploy.runtime.sinks.sink import CallbackSink
 from e2e_deploy.runtime.sources.pattern import PatternSource, read_number

@@ -10,7 +10,8 @@ from e2e_deploy.bundle.bundle import open_bundle
 from e2e_deploy.errors import BundleError, PlanDamagedError, PlanMismatchError, UnavailableError
 from e2e_deploy.nvidia.cuda_driver import Gpu
 from e2e_deploy.nvidia.trt_api import TrtApi
-from e2e_deploy.runtime.backends.tensorrt.backend import TrtBackend, choose_plan
+from e2e_deploy.runtime.backends.plans import choose_plan, place_of
+from e2e_deploy.runtime.backends.tensorrt.backend import TrtBackend
 from tests.fake_cuda import GPU, FakeDriver, fake_tensorrt
 from tests.plain_bundle import HW, edit_manifest, rehash, write_plain_bundle
 from tests.runtime.fake_plans import VERSION, add_plan, load
@@ -79,7 +80,13 @@ class TestMismatch:
         for target in targets:
             add_plan(root, target=target, gpu="", backend="tensorrt-rtx", version="1.7")
         bundle = open_bundle(root)
-        found = (bundle, bundle.manifest.graphs[0], "tensorrt-rtx", "1.7", Gpu("G", gpu, (13, 0)))
+        found = (
+            bundle,
+            bundle.manifest.graphs[0],
+            "tensorrt-rtx",
+            "1.7",
+            place_of(Gpu("G", gpu, (13, 0))),
+        )
         if chosen is None:
             with pytest.raises(PlanMismatchError):
                 choose_plan(*found)

@@ -8,7 +8,7 @@ import pytest
 from e2e_deploy.bundle.bundle import open_bundle
 from e2e_deploy.nvidia.cuda_driver import CudaDriver
 from e2e_deploy.runtime.backends.backend import GpuPicture
-from e2e_deploy.runtime.backends.tensorrt.transfers import (
+from e2e_deploy.runtime.backends.gpu.transfers import (
     BUDGETS,
     DIRECTIONS,
     Count,

@@ -1,11 +1,11 @@
-"""Frames through one execution context so that copies and computation overlap: two slots, three streams.
+"""Frames through one computation so that copies and computing overlap: two slots, three streams.
 
     upload stream     frame n+1
     compute stream              frame n   (one CUDA graph a slot)
     download stream                        result n-1
 
 Each slot has its own memory on the GPU and on the host, allocated once; events order the streams. Knows addresses,
-streams and events. Does not know bundles, plans' files or what a result means.
+streams and events. Does not know bundles, what computes (``computation.py``) or what a result means.
 """
 
 from collections.abc import Callable
@@ -19,9 +19,10 @@ from e2e_deploy.bundle.manifest import TensorSpec
 from e2e_deploy.errors import E2EDeployError
 from e2e_deploy.nvidia.cuda_driver import Bytes, Driver
 from e2e_deploy.runtime.backends.backend import GpuPicture, Picture
-from e2e_deploy.runtime.backends.tensorrt.transfers import Transfers
+from e2e_deploy.runtime.backends.gpu.computation import Computation, Recording
+from e2e_deploy.runtime.backends.gpu.transfers import Transfers
 
-ALIGNMENT = 256  # of every address TensorRT is given
+ALIGNMENT = 256  # of every address a library is given
 WARM_UP = 3  # the first runs load kernels lazily, which a graph capture cannot record
 SLOTS = 2  # one computes while the next is uploaded and the last is downloaded; a third would only add age
 
@@ -38,24 +39,22 @@ class _Slot:
     uploaded: Any
     computed: Any
     downloaded: Any
-    graph: Any = None
+    recording: Recording | None = None
     busy: bool = False
     given: GpuPicture | None = None
 
 
 class Pipeline:
-    """What runs an execution context. For one thread at a time; everything is allocated here and warm afterwards.
+    """What runs a computation. For one thread at a time; everything is allocated here and warm afterwards.
 
     Args:
         driver: of the GPU.
-        context: makes the execution context of a plan with one input and one output.
-        frame: the input.
-        result: the output.
-        failed: makes the error of what the library refuses.
-        who: the library, for people.
+        compute: makes the computation for a stream, in which it will be used.
+        frame: its one input.
+        result: its one output.
 
     Attributes:
-        cuda_graph_reason: why the context runs without CUDA graphs; empty when it runs with them.
+        cuda_graph_reason: why it runs without CUDA graphs; empty when it runs with them.
         transfers: what was copied since the warm-up.
 
     Raises:
@@ -65,26 +64,21 @@ class Pipeline:
     def __init__(
         self,
         driver: Driver,
-        context: Callable[[], Any],
+        compute: Callable[[int], Computation],
         frame: TensorSpec,
         result: TensorSpec,
-        *,
-        failed: Callable[[str], E2EDeployError],
-        who: str,
     ) -> None:
         self._driver: Driver = driver
-        self._context: Any = None
-        self._names, self._failed, self._who = (frame.name, result.name), failed, who
         self.transfers = Transfers(driver)
         self._closing = ExitStack()  # undoes in reverse, also what comes after a step that fails
         try:
             self._upload, self._compute, self._download = (self._stream() for _ in range(3))
-            self._context = context()
-            self._closing.callback(setattr, self, "_context", None)
+            self._computation = compute(self._compute)
+            self._closing.callback(self._computation.close)
             self._slots = [self._slot(frame, result) for _ in range(SLOTS)]
             self._last = self._slots[0]
-            self._graphs: list[Any] = []
-            self._closing.callback(self._destroy_graphs)
+            self._recordings: list[Recording] = []
+            self._closing.callback(self._destroy_recordings)
             self._closing.callback(self._synchronise)
             self.cuda_graph_reason = ""
             self._warm_up()
@@ -126,17 +120,9 @@ class Pipeline:
         for stream in (self._upload, self._compute, self._download):
             self._driver.synchronise(stream)
 
-    def _destroy_graphs(self) -> None:
-        while self._graphs:
-            self._driver.destroy_graph(self._graphs.pop())
-
-    def _execute(self, frame: int, result: int) -> None:
-        """Queue the plan's work from one address to another."""
-        for name, address in zip(self._names, (frame, result), strict=True):
-            if not self._context.set_tensor_address(name, address):
-                raise self._failed(f"did not take the address of {name}")
-        if not self._context.execute_async_v3(self._compute):
-            raise self._failed("could not run the plan")
+    def _destroy_recordings(self) -> None:
+        while self._recordings:
+            self._recordings.pop().destroy()
 
     def _queue(self, slot: _Slot) -> None:
         """Queue one frame in the three streams."""
@@ -149,10 +135,10 @@ class Pipeline:
         driver.record(slot.uploaded, self._upload)
         driver.stream_wait(self._compute, slot.uploaded)
         driver.record(slot.start, self._compute)
-        if slot.graph is None:
-            self._execute(slot.frame, slot.result)
+        if slot.recording is None:
+            self._computation.queue(slot.frame, slot.result)
         else:
-            driver.launch(slot.graph, self._compute)
+            slot.recording.launch()
         driver.record(slot.computed, self._compute)
         driver.stream_wait(self._download, slot.computed)
         transfers.download(slot.result_host, slot.result, self._download)
@@ -164,51 +150,26 @@ class Pipeline:
                 self._queue(slot)
                 self._driver.wait(slot.downloaded)
         self._synchronise()
-        if not self._capturable():
-            self.cuda_graph_reason = f"{self._who} says this plan cannot be captured"
-        else:
-            for slot in self._slots:
-                self.cuda_graph_reason = self.cuda_graph_reason or self._capture(slot)
+        for slot in self._slots:
+            self.cuda_graph_reason = self.cuda_graph_reason or self._record(slot)
         if self.cuda_graph_reason:
             for slot in self._slots:
-                slot.graph = None
-        for (
-            slot
-        ) in self._slots:  # a capture that broke the context must show here, not at the first frame
+                slot.recording = None
+        for slot in self._slots:  # what a recording broke must show here, not at the first frame
             self._queue(slot)
         self._synchronise()
         self.transfers.reset()
 
-    def _capturable(self) -> bool:
-        # No local of _warm_up: what it raises would keep the context past the memory and streams it uses.
-        ask = getattr(self._context, "is_stream_capturable", None)
-        return ask is None or bool(ask(self._compute))
-
-    def _capture(self, slot: _Slot) -> str:
+    def _record(self, slot: _Slot) -> str:
         """Record a slot's computation as a CUDA graph and run it; why that cannot be done, empty when it was."""
-        driver, stream = self._driver, self._compute
-        problem = ""
         try:
-            driver.begin_capture(stream)
+            slot.recording = self._computation.record(slot.frame, slot.result)
+            self._recordings.append(slot.recording)
+            slot.recording.launch()
+            self._driver.synchronise(self._compute)
         except E2EDeployError as error:
             return str(error)
-        try:
-            self._execute(slot.frame, slot.result)
-        except E2EDeployError as error:
-            problem = str(error)
-        try:  # also after a failure: the stream must leave its mode
-            graph = driver.end_capture(stream)
-        except E2EDeployError as error:
-            return problem or str(error)
-        self._graphs.append(graph)
-        if not problem:
-            try:
-                driver.launch(graph, stream)
-                driver.synchronise(stream)
-            except E2EDeployError as error:
-                problem = str(error)
-        slot.graph = graph
-        return problem
+        return ""
 
     def submit(self, picture: Picture) -> int:
         """Queue a frame into a free slot and return its number; the picture on the host may be changed afterwards."""
@@ -242,7 +203,7 @@ class Pipeline:
 
         A CUDA graph is bound to the slots' own memory, so none is used here.
         """
-        self._execute(frame, result)
+        self._computation.queue(frame, result)
         self._driver.synchronise(self._compute)
 
     @property

@@ -1,0 +1,1 @@
+"""Frames through an NVIDIA GPU, whatever computes there: slots, streams, counted copies, DLPack."""
