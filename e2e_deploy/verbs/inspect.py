@@ -117,9 +117,10 @@ def _of_plan(bundle: Bundle, entry: PlanEntry) -> PlanFacts:
     counts, source, not_read = entry.layers, "noted when it was built", ""
     try:
         graph = bundle.graph_for((entry.frame_size[0], entry.frame_size[1]))
-        found, here = inspect_plan(bundle, graph, entry.backend)
-        if found == entry:
-            counts, source = here, "read from the plan"
+        if entry.backend != "inductor":  # whose packages do not tell
+            found, here = inspect_plan(bundle, graph, entry.backend)
+            if found == entry:
+                counts, source = here, "read from the plan"
     except UnavailableError as error:
         not_read = str(error)
     if not counts:  # built without a GPU, where nothing can read a plan
