@@ -4,13 +4,14 @@ A plan is native code, so it is trusted only as far as nobody else could have ch
 """
 
 import hashlib
+import json
 import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from e2e_deploy.bundle.bundle import safe_path
-from e2e_deploy.bundle.manifest import MANIFEST
+from e2e_deploy.bundle.manifest import MANIFEST, GraphEntry
 from e2e_deploy.bundle.onnx_paths import external_locations
 from e2e_deploy.errors import BundleError
 
@@ -38,6 +39,20 @@ def graph_digest(root: Path, onnx: str, sha256: Callable[[str], str]) -> str:
         name = str(PurePosixPath(onnx).parent / location)
         total.update(f"\n{location} {sha256(name)}".encode())
     return total.hexdigest()
+
+
+PACKAGE_GRAPH, PACKAGE_TENSORS = "e2e_deploy_graph", "e2e_deploy_tensors"
+"""Keys of what a package of AOTInductor says of itself."""
+
+
+def package_metadata(graph: GraphEntry, digest: str) -> dict[str, str]:
+    """What a package of ``graph`` says of itself: its graph_digest, and its tensors in JSON."""
+    tensors = [
+        [spec.name, is_input, spec.dtype, spec.shape]
+        for specs, is_input in ((graph.inputs, True), (graph.outputs, False))
+        for spec in specs
+    ]
+    return {PACKAGE_GRAPH: digest, PACKAGE_TENSORS: json.dumps(tensors)}
 
 
 def rebuild_call(root: Path, library: str) -> str:

@@ -37,8 +37,10 @@ def _tensorrt_rtx(bundle: Bundle, graph: GraphEntry, device: str) -> Backend:
     return TrtBackend(bundle, graph, device, library="tensorrt-rtx")
 
 
-def _inductor(bundle: Bundle, graph: GraphEntry, device: str) -> Backend:
-    raise UnavailableError("packages of AOTInductor cannot be run yet")
+def _inductor(bundle: Bundle, graph: GraphEntry, device: str, **options: Any) -> Backend:
+    from e2e_deploy.runtime.backends.inductor.backend import load_inductor
+
+    return load_inductor(bundle, graph, device, **options)
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ ENTRIES: dict[BackendName, Entry] = {
     "torch": Entry(_torch, ("threads", "checkpoint")),
     "tensorrt": Entry(_tensorrt),
     "tensorrt-rtx": Entry(_tensorrt_rtx),
-    "inductor": Entry(_inductor),
+    "inductor": Entry(_inductor, ("threads",)),
 }
 _FASTEST_FIRST: tuple[PlanKind, ...] = ("tensorrt", "tensorrt-rtx")
 
