@@ -1,0 +1,74 @@
+"""A graph in AOTInductor's hands: the module itself exported and compiled into one package of native code.
+
+Unlike NVIDIA's builders it reads no ONNX: the module is made again from the checkpoint. Knows torch; knows nothing of
+bundles, manifests or caches.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._inductor import aoti_compile_and_package, config
+
+from e2e_deploy.export.graph.precision import CastInput, set_attention
+
+
+def fit(body: nn.Module) -> nn.Module:
+    """The module that ``prepare`` gives, as AOTInductor takes it best; changed in place.
+
+    Attention is left to torch's fused kernels, which add in fp32, weights are channels last, and the timestep is a
+    tensor of one number: inductor cannot compile a constant without dimensions.
+    """
+    set_attention(body, fused=True)
+    network: Any = body.model if isinstance(body, CastInput) else body
+    device = next(body.parameters()).device
+    network.timestep = torch.tensor([network.timestep], device=device)
+    body.requires_grad_(False).eval()
+    body.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack it
+    return body
+
+
+def _configs(target: str, metadata: dict[str, str], *, autotune: bool) -> dict[str, Any]:
+    """Settings of inductor.
+
+    Weights are mapped from behind the library, as torch itself does above 2 GB: as a section of it, 1.7 GB of them took
+    more than 50 s to load on a GPU and ended in a segmentation fault.
+    """
+    configs: dict[str, Any] = {
+        "aot_inductor.metadata": metadata,
+        "aot_inductor.force_mmap_weights": True,
+        # Else the number of threads of this machine is written into the loops.
+        "cpp.dynamic_threads": True,
+    }
+    # torch 2.13 is the first that can be told; before, code is for the very CPU that compiles.
+    if hasattr(config.cpp, "march"):
+        configs["cpp.march"] = target
+    if autotune:
+        configs |= {"max_autotune": True, "coordinate_descent_tuning": True}
+    return configs
+
+
+@torch.no_grad()
+def compile_package(
+    module: nn.Module,
+    example: Tensor,
+    file: Path,
+    *,
+    cpu_target: str,
+    metadata: dict[str, str],
+    autotune: bool = False,
+) -> None:
+    """Compile ``module`` for the device that it is on.
+
+    Args:
+        module: one tensor in, one tensor out; its body is what ``fit`` gives.
+        example: an input, on the same device.
+        file: of the package, ends in .pt2.
+        cpu_target: what the code for the CPU is compiled for, as compilers call it.
+        metadata: what the package says of itself.
+        autotune: let every kernel be chosen by trial, Triton's convolutions and products too.
+    """
+    program = torch.export.export(module, (example,), strict=False)
+    configs = _configs(cpu_target, metadata, autotune=autotune)
+    aoti_compile_and_package(program, package_path=str(file), inductor_configs=configs)
