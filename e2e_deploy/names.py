@@ -16,6 +16,10 @@ GraphKind = Literal["frame", "core"]
 """frame: uint8 frame to result at its size. core: rgb in [-1, 1] to result, both at the processing size."""
 GRAPH_KINDS: tuple[GraphKind, ...] = get_args(GraphKind)
 
+GraphTarget = Literal["onnxruntime-cuda"]
+"""What a graph has a form of its own for, beside the one for everything: ONNX Runtime's CUDA provider."""
+GRAPH_TARGETS: tuple[GraphTarget, ...] = get_args(GraphTarget)
+
 BackendName = Literal["onnxruntime", "torch", "tensorrt", "tensorrt-rtx", "inductor"]
 BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
 BackendChoice = Literal["auto", "onnxruntime", "torch", "tensorrt", "tensorrt-rtx", "inductor"]

@@ -11,15 +11,22 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+import onnx_ir as ir
 from torch import nn
 
 from e2e_deploy.bundle.bundle import open_bundle
-from e2e_deploy.bundle.manifest import CheckpointEntry, Manifest, PassEntry
+from e2e_deploy.bundle.manifest import (
+    CheckpointEntry,
+    GraphEntry,
+    Manifest,
+    PassEntry,
+    VariantEntry,
+)
 from e2e_deploy.bundle.new_bundle import write_manifest
 from e2e_deploy.export.engines.build import build_plans, opset_for, plan_jobs
 from e2e_deploy.export.graph.precision import FP32_PARTS
 from e2e_deploy.export.graph.prepare import prepare
-from e2e_deploy.export.onnx import quantise, trace
+from e2e_deploy.export.onnx import for_cuda, quantise, trace
 from e2e_deploy.export.onnx.lint import require_clean, require_whole
 from e2e_deploy.export.options import ExportOptions
 from e2e_deploy.export.subject import Subject, plan_subjects
@@ -27,6 +34,7 @@ from e2e_deploy.export.verified import judged, verify_in_onnxruntime, verify_in_
 from e2e_deploy.model.checkpoint import Checkpoint
 from e2e_deploy.model.loading import load_model
 from e2e_deploy.model.single_step import SingleStepModel
+from e2e_deploy.names import Precision
 from e2e_deploy.packages import installed_versions
 from e2e_deploy.progress import Stages
 from e2e_deploy.version import __version__
@@ -84,10 +92,11 @@ def write_bundle(
     traced = subjects[:1] if options.dynamic else subjects
     source = folder / FP32 if is_int8 else folder
     source.mkdir(exist_ok=True)
-    _trace(
+    variants = _trace(
         body,
         traced,
         source,
+        precision=precision,
         opset=opset_for(precision, jobs),
         lint=options.specialised,
         stages=stages,
@@ -97,7 +106,11 @@ def write_bundle(
     _return_memory()
     if is_int8:
         _quantise(source, traced, folder, stages)
-    manifest = _manifest(checkpoint, digest, options, subjects, passes, opset_for(precision, jobs))
+    graphs = [
+        replace(subject.entry, variants=variants.get(subject.entry.onnx, []))
+        for subject in subjects
+    ]
+    manifest = _manifest(checkpoint, digest, options, graphs, passes, opset_for(precision, jobs))
     write_manifest(folder, manifest)
     verdicts = verdicts or verify_in_onnxruntime(folder, stages)
     manifest = replace(manifest, verification=judged(verdicts, accepted=options.accept_accuracy))
@@ -152,15 +165,18 @@ def _trace(
     subjects: list[Subject],
     folder: Path,
     *,
+    precision: Precision,
     opset: int,
     lint: bool,
     stages: Stages,
-) -> None:
-    """Write the graphs of ``subjects`` into ``folder``."""
+) -> dict[str, list[VariantEntry]]:
+    """Write the graphs of ``subjects`` into ``folder``; the variants that were written of them, by their files."""
     num_bytes = sum(t.numel() * t.element_size() for t in body.state_dict().values())
+    varied = [s.entry.onnx for s in subjects if for_cuda.has_variant(precision, s.entry.kind)]
+    variants: dict[str, list[VariantEntry]] = {}
     with ExitStack() as stack:  # the weight file is closed whatever happens
         weights = None
-        if len(subjects) > 1 or num_bytes > trace.MAX_INLINE_BYTES:
+        if varied or len(subjects) > 1 or num_bytes > trace.MAX_INLINE_BYTES:
             weights = stack.enter_context(trace.WeightFile(folder / "model.data"))
         for subject in subjects:
             entry = subject.entry
@@ -177,9 +193,26 @@ def _trace(
                     require_clean(graph, "onnxruntime")
             with stages(f"write {entry.onnx}"):
                 trace.save(graph, folder / entry.onnx, weights)
+            if entry.onnx in varied:
+                variants[entry.onnx] = [_write_variant(graph, folder, entry.onnx, weights, lint)]
             del graph
     for subject in subjects:
         require_whole(folder / subject.entry.onnx)
+        for variant in variants.get(subject.entry.onnx, []):
+            require_whole(folder / variant.onnx, variant.target)
+    return variants
+
+
+def _write_variant(
+    graph: ir.Model, folder: Path, onnx: str, weights: trace.WeightFile | None, lint: bool
+) -> VariantEntry:
+    """Write ``graph``, which was written as ``onnx``, once more for ONNX Runtime on CUDA. CHANGES ``graph``."""
+    operators = for_cuda.fit_cuda(graph)
+    if lint:
+        require_clean(graph, for_cuda.TARGET)
+    name = f"{onnx.removesuffix('.onnx')}-{for_cuda.TARGET}.onnx"
+    trace.save(graph, folder / name, weights)
+    return VariantEntry(target=for_cuda.TARGET, onnx=name, operators=operators)
 
 
 def _return_memory() -> None:
@@ -206,7 +239,7 @@ def _manifest(
     checkpoint: Checkpoint,
     digest: str,
     options: ExportOptions,
-    subjects: list[Subject],
+    graphs: list[GraphEntry],
     passes: list[PassEntry],
     opset: int,
 ) -> Manifest:
@@ -220,7 +253,7 @@ def _manifest(
         precision=options.precision,
         fp32_ops=list(KEPT_FP32.get(options.precision, ())),
         opset=opset,
-        graphs=[subject.entry for subject in subjects],
+        graphs=graphs,
         passes=passes,
         versions=package_versions(),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

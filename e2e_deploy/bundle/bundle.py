@@ -2,6 +2,7 @@
 
     <name>/manifest.json        what everything is, and every file with size and SHA-256
     <name>/model_480x640.onnx   one graph a frame size (+ model.data, weights they share)
+    <name>/model_480x640-onnxruntime-cuda.onnx   the same in operators that one target alone has
     <name>/plans/*.plan     plans, each with an entry
     <name>/reference/*.npz      frames and the fp32 reference results for them
 
@@ -26,6 +27,7 @@ from e2e_deploy.bundle.onnx_check import LARGEST_GRAPH, check_graph
 from e2e_deploy.bundle.onnx_paths import locations_in
 from e2e_deploy.bundle.reference import read_reference
 from e2e_deploy.errors import BundleError, UsageError
+from e2e_deploy.names import GraphTarget
 from e2e_deploy.system.files import open_regular, read_bytes
 from e2e_deploy.system.json_files import MAX_BYTES
 
@@ -149,10 +151,10 @@ class Bundle:
             raise _not_exported(self.root, name)
         return data
 
-    def weights_of(self, graph: GraphEntry) -> list[str]:
-        """Names of the listed files that hold weights of a graph, beside its own."""
-        folder = PurePosixPath(graph.onnx).parent
-        locations = locations_in(graph.onnx, self.read(graph.onnx))
+    def weights_of(self, onnx: str) -> list[str]:
+        """Names of the listed files that hold weights of a listed graph, beside its own."""
+        folder = PurePosixPath(onnx).parent
+        locations = locations_in(onnx, self.read(onnx))
         return sorted(str(folder / location) for location in locations)
 
     @contextmanager
@@ -244,12 +246,16 @@ def open_bundle(path: str | Path | Bundle, *, hash_check: bool = True) -> Bundle
         bundle.file(engine.file)
     for graph in manifest.graphs:
         bundle.file(graph.reference)
-    for name in dict.fromkeys(graph.onnx for graph in manifest.graphs):
-        _check_graph_file(bundle, name)
+    targets: dict[str, GraphTarget | None] = {graph.onnx: None for graph in manifest.graphs}
+    for graph in manifest.graphs:
+        for variant in graph.variants:
+            targets.setdefault(variant.onnx, variant.target)
+    for name, target in targets.items():
+        _check_graph_file(bundle, name, target)
     return bundle
 
 
-def _check_graph_file(bundle: Bundle, onnx: str) -> None:
+def _check_graph_file(bundle: Bundle, onnx: str, target: GraphTarget | None) -> None:
     """Refuse a graph that none of our exports wrote, or that takes weights from what the manifest does not list."""
     bundle.file(onnx)
     files = bundle.manifest.files
@@ -266,4 +272,4 @@ def _check_graph_file(bundle: Bundle, onnx: str) -> None:
                 f"{onnx} takes weights from {location!r}, which the manifest does not list"
             )
         weights[location] = files[name].bytes
-    check_graph(onnx, data, weights)
+    check_graph(onnx, data, weights, target)

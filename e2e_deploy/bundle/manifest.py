@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from e2e_deploy.errors import BundleError
-from e2e_deploy.names import GraphKind, PlanKind, Precision, TaskName
+from e2e_deploy.names import GraphKind, GraphTarget, PlanKind, Precision, TaskName
 from e2e_deploy.system.json_files import parse_json
 from e2e_deploy.system.records import Form, Items, Limits, read_record
 from e2e_deploy.system.text import clean
 from e2e_deploy.tasks import TASKS, Task
 
-SCHEMA = 4
+SCHEMA = 5
 MANIFEST = "manifest.json"
 MAX_BATCH = 64
 """Pictures a graph takes at once."""
@@ -47,6 +47,16 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VariantEntry:
+    """Another form of a graph, with the same inputs, outputs and weights, in operators that one target alone has."""
+
+    target: GraphTarget
+    onnx: str
+    operators: dict[str, Number]
+    """How many nodes are the target's own, by operator."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class GraphEntry:
     """One size of a traced graph: its ONNX file and its stored reference. A dynamic graph has several entries."""
 
@@ -62,6 +72,11 @@ class GraphEntry:
     reference: str
     inputs: list[TensorSpec]
     outputs: list[TensorSpec]
+    variants: list[VariantEntry] = field(default_factory=list)
+
+    def file_for(self, target: GraphTarget) -> str:
+        """The ONNX file that ``target`` runs: its variant, or the graph for everything where there is none."""
+        return next((v.onnx for v in self.variants if v.target == target), self.onnx)
 
     @property
     def frame_hw(self) -> tuple[int, int]:
@@ -227,3 +242,11 @@ def _check_graph(graph: GraphEntry, task: Task) -> None:
         raise BundleError(
             f"{graph.onnx} in the manifest must be an .onnx file with one input {takes} and one output {gives}"
         )
+    targets = [variant.target for variant in graph.variants]
+    if len(set(targets)) < len(targets):
+        raise BundleError(f"{graph.onnx} in the manifest has two variants for {targets[0]}")
+    for variant in graph.variants:
+        if not variant.onnx.endswith(".onnx") or variant.onnx == graph.onnx:
+            raise BundleError(
+                f"{variant.onnx} in the manifest must be an .onnx file of its own, for it is a variant of {graph.onnx}"
+            )

@@ -7,11 +7,12 @@ is bounded by the runtime.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 
 from e2e_deploy.bundle.onnx_wire import numbers, wire_fields
 from e2e_deploy.errors import BundleError
+from e2e_deploy.names import GraphTarget
 from e2e_deploy.system.text import clean
 
 _BUILDERS = """
@@ -29,6 +30,12 @@ INT8_OPERATORS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 FUNCTIONS = frozenset({("com.microsoft", "MultiHeadAttention")})
 """ONNX Runtime's own operators in our graphs (domain, name); a graph may say itself what they are, as a function."""
+
+GROUP_NORM = ("com.microsoft", "GroupNorm")
+TARGET_OPERATORS: dict[GraphTarget, frozenset[tuple[str, str]]] = {
+    "onnxruntime-cuda": frozenset({GROUP_NORM})
+}
+"""Operators (domain, name) that only the variants for a target have besides."""
 
 _GENERATORS = frozenset({"Expand", "Pad", "Range", "Resize", "Tile"})
 """Their results are as large as an operand says: of constants alone they have no place in a graph."""
@@ -93,6 +100,7 @@ class _Node:
     inputs: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
     constants: list[_Tensor] = field(default_factory=list)
+    integers: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         kind = f"{self.domain}.{self.op}" if self.domain else self.op
@@ -133,10 +141,14 @@ def _tensor(data: memoryview) -> _Tensor:
     return tensor
 
 
-def _attribute(data: memoryview) -> Iterator[_Tensor]:
-    """The tensors of an attribute; graphs inside it are refused."""
-    tensors = 0
+def _attribute(data: memoryview, integers: dict[str, int]) -> Iterator[_Tensor]:
+    """The tensors of an attribute, and its integer into ``integers``; graphs inside it are refused."""
+    tensors, name, integer = 0, "", None
     for number, payload in wire_fields(data):
+        if number == 1:
+            name = _text(payload)
+        elif number == 3 and isinstance(payload, int):
+            integer = _signed(payload)
         if number in (6, 11):
             raise _RefusedError("a graph inside a node, as loops and conditions have")
         if number in (22, 23):
@@ -146,6 +158,8 @@ def _attribute(data: memoryview) -> Iterator[_Tensor]:
             yield _tensor(payload)
     if tensors > 1:  # parsers merge those of field 5
         raise _RefusedError("an attribute with more than one tensor")
+    if integer is not None:
+        integers[name] = integer
 
 
 def _node(data: memoryview) -> _Node:
@@ -161,7 +175,7 @@ def _node(data: memoryview) -> _Node:
             case 4:
                 node.op = _text(payload)
             case 5 if isinstance(payload, memoryview):
-                node.constants += _attribute(payload)
+                node.constants += _attribute(payload, node.integers)
             case 7:
                 domain = _text(payload)
                 node.domain = "" if domain == "ai.onnx" else domain
@@ -172,9 +186,10 @@ class _RefusedError(Exception):
     """What a graph holds that none of ours does."""
 
 
-def _check_operator(node: _Node, *, inside_function: bool) -> None:
+def _check_operator(node: _Node, others: Set[tuple[str, str]]) -> None:
+    """Refuse an operator that is neither one of the standard's that we use nor one of ``others``."""
     is_ours = (node.domain == "" and node.op in OPERATORS | INT8_OPERATORS) or (
-        not inside_function and (node.domain, node.op) in FUNCTIONS
+        (node.domain, node.op) in others
     )
     if not is_ours:
         raise _RefusedError(f"{node}, which is no operator of our graphs")
@@ -202,6 +217,16 @@ def _check_tensor(tensor: _Tensor, weights: Mapping[str, int]) -> None:
         is_there = tensor.num_elements <= held
     if not is_there:
         raise _RefusedError(f"the tensor {name} of {needed} bytes, for which {held} are there")
+
+
+def _check_group_norm(node: _Node, tensors: Mapping[str, _Tensor]) -> None:
+    """Refuse groups that ONNX Runtime would divide by zero for, while it loads: it checks them when it runs."""
+    weights = [tensors[name] for name in node.inputs[1:] if name in tensors]
+    groups = node.integers.get("groups", 0)
+    if len(node.inputs) != 3 or len(weights) != 2:
+        raise _RefusedError(f"{node}, whose weights are no constants")
+    if any(len(each.dims) != 1 or not 1 <= groups <= each.dims[0] for each in weights):
+        raise _RefusedError(f"{node} of {groups} groups, which its channels do not have")
 
 
 def _check_generators(nodes: list[_Node], tensors: list[_Tensor]) -> None:
@@ -238,12 +263,14 @@ def _check_function(data: memoryview, weights: Mapping[str, int]) -> None:
     if (domain, name) not in FUNCTIONS or len(nodes) > MAX_FUNCTION_NODES:
         raise _RefusedError(clean(f"the function {domain}.{name} of {len(nodes)} nodes", 120))
     for node in nodes:
-        _check_operator(node, inside_function=True)
+        _check_operator(node, frozenset())
         for tensor in node.constants:
             _check_tensor(tensor, weights)
 
 
-def _check(data: memoryview, weights: Mapping[str, int]) -> None:
+def _check(
+    data: memoryview, weights: Mapping[str, int], others: frozenset[tuple[str, str]]
+) -> None:
     nodes: list[_Node] = []
     tensors: list[_Tensor] = []
     for number, payload in wire_fields(data):
@@ -263,26 +290,31 @@ def _check(data: memoryview, weights: Mapping[str, int]) -> None:
             if max(len(nodes), len(tensors)) > MAX_NODES:
                 raise _RefusedError(f"more than {MAX_NODES} nodes or tensors")
     for node in nodes:
-        _check_operator(node, inside_function=False)
+        _check_operator(node, FUNCTIONS | others)
+        if (node.domain, node.op) == GROUP_NORM:
+            _check_group_norm(node, {tensor.name: tensor for tensor in tensors})
     for tensor in [*tensors, *(tensor for node in nodes for tensor in node.constants)]:
         _check_tensor(tensor, weights)
     _check_generators(nodes, tensors)
 
 
-def check_graph(name: str, data: bytes, weights: Mapping[str, int]) -> None:
+def check_graph(
+    name: str, data: bytes, weights: Mapping[str, int], target: GraphTarget | None = None
+) -> None:
     """Refuse an ONNX file that none of our exports can have written.
 
     Args:
         name: of the file, for errors.
         data: of the file.
         weights: bytes of the files beside it that it may take weights from, by their names as it knows them.
+        target: that this is the variant for; None for a graph for everything.
 
     Raises:
         BundleError: not an ONNX file; an operator, a function or a type that none of our graphs has; a graph inside a
             node; a tensor that is not whole; a constant that would be made while loading.
     """
     try:
-        _check(memoryview(data), weights)
+        _check(memoryview(data), weights, TARGET_OPERATORS[target] if target else frozenset())
     except _RefusedError as what:
         raise BundleError(
             f"{name} holds {what}; it is not loaded: export the checkpoint again, or run the file with other tools if "

@@ -54,7 +54,7 @@ def replace_plan(
     job, manifest, root = job_for(library, gpu), bundle.manifest, bundle.root
     height, width = graph.frame_hw
     with (
-        bundle.unchanged(graph.onnx, *bundle.weights_of(graph)),
+        bundle.unchanged(graph.onnx, *bundle.weights_of(graph.onnx)),
         stages(f"rebuild {TITLES[library]} plan {height}x{width} {job.target}") as say,
     ):
         entry = build_plan(

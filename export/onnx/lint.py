@@ -12,9 +12,10 @@ from pathlib import Path
 import onnx_ir as ir
 
 from e2e_deploy.bundle.manifest import MAX_BATCH
-from e2e_deploy.bundle.onnx_check import LARGEST_GRAPH, OPERATORS, check_graph
+from e2e_deploy.bundle.onnx_check import LARGEST_GRAPH, OPERATORS, TARGET_OPERATORS, check_graph
 from e2e_deploy.bundle.onnx_paths import external_locations
 from e2e_deploy.errors import E2EDeployError
+from e2e_deploy.names import GraphTarget
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Target:
     max_opset: int
     max_elements: int | None = None
     """Numbers one tensor may hold; None where no limit is known."""
+    operators: frozenset[tuple[str, str]] = frozenset()
+    """(domain, name) of operators of its own, beside the standard's."""
 
 
 MAX_INT32 = 2**31 - 1
@@ -34,6 +37,9 @@ MAX_INT32 = 2**31 - 1
 # one of the standard's from 23 on, and export/graph/multi_head.py's before, which TensorRT-RTX knows too.
 TARGETS = {
     "onnxruntime": Target("onnxruntime", 20, 25),
+    "onnxruntime-cuda": Target(
+        "onnxruntime-cuda", 20, 25, operators=TARGET_OPERATORS["onnxruntime-cuda"]
+    ),
     # TensorRT issue 3815: larger tensors are refused, 10.0.1 included.
     "tensorrt-10": Target("tensorrt-10", 20, 20, max_elements=MAX_INT32),
     "tensorrt": Target("tensorrt", 23, 25),
@@ -74,11 +80,13 @@ def _types(model: ir.Model) -> Iterator[Finding]:
             )
 
 
-def _operators(model: ir.Model) -> Iterator[Finding]:
+def _operators(model: ir.Model, target: Target) -> Iterator[Finding]:
     bodies = (node for function in model.functions.values() for node in function)
     for node in (*model.graph.all_nodes(), *bodies):
         if node.op_identifier() in model.functions:
             continue  # the graph says itself what it is, in operators that are looked at below
+        if (node.domain, node.op_type) in target.operators:
+            continue
         if node.domain not in ("", "ai.onnx") or node.op_type not in OPERATORS:
             kind = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
             yield Finding(
@@ -171,7 +179,7 @@ def lint(model: ir.Model, target: str) -> list[Finding]:
     checks = (
         _opset(model, TARGETS[target]),
         _types(model),
-        _operators(model),
+        _operators(model, TARGETS[target]),
         _constants(model),
         _shapes(model),
         _elements(model, TARGETS[target]),
@@ -220,8 +228,12 @@ def require_clean(model: ir.Model, target: str) -> None:
     _require_none(lint(model, target), target)
 
 
-def require_whole(path: Path) -> None:
+def require_whole(path: Path, target: GraphTarget | None = None) -> None:
     """Raise when the ONNX file or the weights beside it are too large or cut short, or no bundle would open with it.
+
+    Args:
+        path: of the file.
+        target: that it is the variant for; None for a graph for everything.
 
     Raises:
         E2EDeployError: names the first finding and how many there are.
@@ -229,4 +241,4 @@ def require_whole(path: Path) -> None:
     """
     _require_none(lint_file(path), "any runtime")
     weights = {name: (path.parent / name).stat().st_size for name in external_locations(path)}
-    check_graph(path.name, path.read_bytes(), weights)
+    check_graph(path.name, path.read_bytes(), weights, target)

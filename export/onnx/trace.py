@@ -157,6 +157,8 @@ class WeightFile:
             tensor = value.const_value
             if tensor is None or tensor.nbytes < _MIN_SHARED_BYTES:
                 continue
+            if isinstance(tensor, ir.ExternalTensor) and Path(tensor.path) == self._path:
+                continue  # of another form of a graph that was taken
             data = tensor.tobytes()
             digest = hashlib.sha256(data).digest()
             if digest not in self._known:
@@ -174,6 +176,7 @@ class WeightFile:
                 name=value.name or "",
                 base_dir=self._path.parent,
             )
+        self._stream.flush()  # what reads the tensors from here on reads the file
 
     def __enter__(self) -> "WeightFile":
         return self

@@ -51,7 +51,7 @@ def _open_session(
     path = str(bundle.file(graph.onnx))
     try:
         with (
-            bundle.unchanged(graph.onnx, *bundle.weights_of(graph)),
+            bundle.unchanged(graph.onnx, *bundle.weights_of(graph.onnx)),
             stoppable(partial(_cancel_load, options)),
         ):
             session = ort.InferenceSession(path, options, providers=providers)

@@ -83,7 +83,7 @@ def _outputs(
     taken = graph.inputs[0].name
     try:
         runner = OnnxrtRunner(lambda: _session(bundle, graph), name="onnxrt")
-        with bundle.unchanged(graph.onnx, *bundle.weights_of(graph)), runner:
+        with bundle.unchanged(graph.onnx, *bundle.weights_of(graph.onnx)), runner:
             return [
                 {name: np.array(value) for name, value in runner.infer({taken: batch}).items()}
                 for batch in batches
