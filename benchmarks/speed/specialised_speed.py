@@ -29,7 +29,7 @@ from e2e_deploy.model.checkpoint import Checkpoint, bundled_checkpoint, open_che
 from e2e_deploy.model.loading import load_model
 from e2e_deploy.model.single_step import FrameModel
 from e2e_deploy.packages import import_onnxruntime
-from e2e_deploy.runtime.backends.ort_options import physical_cores
+from e2e_deploy.runtime.backends.onnxruntime.options import physical_cores
 from e2e_deploy.runtime.timing import summarise
 
 PAUSE_S = 0.5

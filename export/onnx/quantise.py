@@ -33,7 +33,7 @@ from e2e_deploy.errors import UnavailableError
 from e2e_deploy.export.onnx import trace
 from e2e_deploy.nvidia.hardware import available_memory_bytes
 from e2e_deploy.packages import import_onnxruntime, require
-from e2e_deploy.runtime.backends.onnxruntime import OrtBackend
+from e2e_deploy.runtime.backends.onnxruntime.backend import OrtBackend
 from e2e_deploy.runtime.checks.verify import as_given
 
 FP32_PARTS = (

@@ -14,9 +14,9 @@ from e2e_deploy.runtime.backends.device import parse_device
 
 
 def _onnxruntime(bundle: Bundle, graph: GraphEntry, device: str, **options: Any) -> Backend:
-    from e2e_deploy.runtime.backends.onnxruntime import OrtBackend
+    from e2e_deploy.runtime.backends.onnxruntime.backend import load_onnxruntime
 
-    return OrtBackend(bundle, graph, device, **options)
+    return load_onnxruntime(bundle, graph, device, **options)
 
 
 def _torch(bundle: Bundle, graph: GraphEntry, device: str, **options: Any) -> Backend:

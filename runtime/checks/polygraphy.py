@@ -17,7 +17,7 @@ from e2e_deploy.bundle.reference import in_batches
 from e2e_deploy.errors import BundleError
 from e2e_deploy.limits import LIMITS
 from e2e_deploy.packages import import_onnxruntime, require
-from e2e_deploy.runtime.backends.ort_options import session_options
+from e2e_deploy.runtime.backends.onnxruntime.options import session_options
 from e2e_deploy.system.interrupts import interruptible
 
 

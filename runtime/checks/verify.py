@@ -15,7 +15,7 @@ from e2e_deploy.errors import CheckpointError, InputError, UnavailableError, Usa
 from e2e_deploy.limits import LIMITS, Limit, Parity, measure_parity
 from e2e_deploy.names import BACKEND_CHOICES, BACKENDS, BackendChoice, BackendName, Precision
 from e2e_deploy.runtime.backends.backend import Backend
-from e2e_deploy.runtime.backends.onnxruntime import OrtBackend
+from e2e_deploy.runtime.backends.onnxruntime.backend import OrtBackend
 from e2e_deploy.runtime.engine import load
 from e2e_deploy.system.interrupts import interruptible
 

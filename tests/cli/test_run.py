@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from e2e_deploy.runtime.backends.onnxruntime import OrtBackend
+from e2e_deploy.runtime.backends.onnxruntime.backend import OrtBackend
 from e2e_deploy.runtime.sources.pattern import read_number
 from e2e_deploy.runtime.sources.source import SourceFrame
 from tests.picture_files import blank_png

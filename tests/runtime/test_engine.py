@@ -99,7 +99,9 @@ def test_an_unknown_backend_or_device(bundle):
 
 
 def test_no_silent_change_to_the_cpu(bundle, monkeypatch):
-    monkeypatch.setattr("e2e_deploy.runtime.backends.ort_gpu.cuda_device_count", lambda: 0)
+    monkeypatch.setattr(
+        "e2e_deploy.runtime.backends.onnxruntime.provider.cuda_device_count", lambda: 0
+    )
     with pytest.raises(UnavailableError, match='no CUDA device; use `device="cpu"`'):
         e2e.load(bundle, device="cuda")
 

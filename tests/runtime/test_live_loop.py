@@ -9,7 +9,7 @@ import pytest
 
 from e2e_deploy.bundle.bundle import open_bundle
 from e2e_deploy.errors import E2EDeployError
-from e2e_deploy.runtime.backends.onnxruntime import OrtBackend
+from e2e_deploy.runtime.backends.onnxruntime.backend import OrtBackend
 from e2e_deploy.runtime.loop import run_source
 from e2e_deploy.runtime.sources.pattern import PatternSource, read_number
 from tests.plain_bundle import HW, write_plain_bundle

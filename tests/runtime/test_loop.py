@@ -126,7 +126,9 @@ def test_no_frame_at_all(bundle):
 
 
 def test_a_backend_that_is_not_here_closes_the_sinks(bundle, rng, monkeypatch):
-    monkeypatch.setattr("e2e_deploy.runtime.backends.ort_gpu.cuda_device_count", lambda: 0)
+    monkeypatch.setattr(
+        "e2e_deploy.runtime.backends.onnxruntime.provider.cuda_device_count", lambda: 0
+    )
     sink = ListSink()
     with pytest.raises(UnavailableError):
         run_source(bundle, ListSource(pictures(rng, HW)), [sink], device="cuda")

@@ -22,7 +22,7 @@ from e2e_deploy.names import Precision
 from e2e_deploy.nvidia.hardware import cuda_device_count
 from e2e_deploy.nvidia.trt_api import find_api
 from e2e_deploy.packages import import_onnxruntime
-from e2e_deploy.runtime.backends.ort_gpu import GpuProvider, find_gpu_provider
+from e2e_deploy.runtime.backends.onnxruntime.provider import GpuProvider, find_gpu_provider
 
 LIBRARIES = ("tensorrt", "tensorrt-rtx")
 SECONDS = 240.0

@@ -118,7 +118,7 @@ def test_ctrl_c_ends_an_endless_graph(tmp_path, verb):
     code = (
         "import signal, sys, threading, os\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from e2e_deploy.runtime.backends import onnxruntime as ort_backend\n"
+        "from e2e_deploy.runtime.backends.onnxruntime import backend as ort_backend\n"
         "call = ort_backend.OrtBackend.__call__\n"
         "def told(self, frame, out=None):\n"
         "    print('computing', flush=True)\n"

@@ -58,7 +58,9 @@ def test_the_second_library_is_taken_where_the_first_does_not_fit(gpu, root):
 def test_an_engine_that_does_not_fit_is_said(gpu, root, facts, libraries, why, monkeypatch):
     add_plan(root, **facts)
     driver = gpu(*libraries)
-    monkeypatch.setattr("e2e_deploy.runtime.backends.ort_gpu.cuda_device_count", lambda: 0)
+    monkeypatch.setattr(
+        "e2e_deploy.runtime.backends.onnxruntime.provider.cuda_device_count", lambda: 0
+    )
     with e2e.load(root) as loaded:
         assert loaded.backend.name == "onnxruntime"
         assert why in loaded.describe()
@@ -85,7 +87,9 @@ def test_without_a_gpu(root, engine, monkeypatch):
     monkeypatch.setattr(backends, "cuda_device_count", lambda: 0)
     with e2e.load(root, device="cpu", frame_size=HW) as loaded:
         assert loaded.backend.name == "onnxruntime"
-    monkeypatch.setattr("e2e_deploy.runtime.backends.ort_gpu.cuda_device_count", lambda: 0)
+    monkeypatch.setattr(
+        "e2e_deploy.runtime.backends.onnxruntime.provider.cuda_device_count", lambda: 0
+    )
     with e2e.load(root) as loaded:
         assert loaded.reason == "no NVIDIA GPU for the bundle's plans"
 

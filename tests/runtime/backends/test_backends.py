@@ -16,8 +16,8 @@ from e2e_deploy.errors import (
     UnavailableError,
     UsageError,
 )
-from e2e_deploy.runtime.backends import onnxruntime as ort_backend
-from e2e_deploy.runtime.backends import ort_options
+from e2e_deploy.runtime.backends.onnxruntime import backend as ort_backend
+from e2e_deploy.runtime.backends.onnxruntime import options as ort_options
 from tests.plain_bundle import HW, edit_manifest, plain_model, rehash, write_plain_bundle
 
 GRAPH = "model_24x32.onnx"
@@ -167,7 +167,7 @@ FRAME = np.zeros((*HW, 3), np.uint8)
 def test_more_memory_than_is_free_is_an_error_and_no_kill(tmp_path, monkeypatch, capfd):
     bundle = write_graph(tmp_path / "b", *doubled(12), row=np.array([-1]))
     monkeypatch.setattr(
-        "e2e_deploy.runtime.backends.ort_memory.available_memory_bytes", lambda: 2**25
+        "e2e_deploy.runtime.backends.onnxruntime.memory.available_memory_bytes", lambda: 2**25
     )
     with (
         e2e.load(bundle, device="cpu") as engine,
@@ -187,7 +187,7 @@ def test_constants_are_not_made_while_a_graph_is_loaded(tmp_path, monkeypatch):
     last = helper.make_node("Concat", ["c9", "c9"], ["extra"], axis=0)
     bundle = write_graph(tmp_path / "b", *joins, last, c0=np.ones(2**14, np.float32))
     monkeypatch.setattr(
-        "e2e_deploy.runtime.backends.ort_memory.available_memory_bytes", lambda: 2**24
+        "e2e_deploy.runtime.backends.onnxruntime.memory.available_memory_bytes", lambda: 2**24
     )
     with (
         e2e.load(bundle, device="cpu") as engine,

@@ -10,7 +10,7 @@ import e2e_deploy as e2e
 from e2e_deploy.bundle.bundle import open_bundle
 from e2e_deploy.runtime.backends.dlpack import CUDA, RawArray
 from e2e_deploy.runtime.backends.gpu.transfers import Count
-from e2e_deploy.runtime.backends.onnxruntime import OrtBackend
+from e2e_deploy.runtime.backends.onnxruntime.backend import OrtBackend
 from e2e_deploy.runtime.engine import Engine
 from tests.fake_cuda import FakeDriver
 from tests.plain_bundle import HW, plain_depth, write_plain_bundle

@@ -13,10 +13,10 @@ from e2e_deploy.bundle.bundle import open_bundle
 from e2e_deploy.names import BACKEND_CHOICES, BACKENDS
 from e2e_deploy.nvidia.cuda_driver import CudaDriver
 from e2e_deploy.runtime import backends
-from e2e_deploy.runtime.backends import ort_gpu
 from e2e_deploy.runtime.backends.device import Device, parse_device, require_cuda
-from e2e_deploy.runtime.backends.ort_gpu import CUDA, GpuProvider, provider_for
-from e2e_deploy.runtime.backends.ort_options import physical_cores
+from e2e_deploy.runtime.backends.onnxruntime import provider as ort_gpu
+from e2e_deploy.runtime.backends.onnxruntime.options import physical_cores
+from e2e_deploy.runtime.backends.onnxruntime.provider import CUDA, GpuProvider, provider_for
 from e2e_deploy.runtime.backends.plans import read_plan
 from e2e_deploy.runtime.backends.tensorrt import backend as trt_backend
 from tests.fake_cuda import FakeDriver

@@ -5,7 +5,7 @@ import pytest
 
 from e2e_deploy.bundle.bundle import open_bundle
 from e2e_deploy.errors import ParityError, UnavailableError
-from e2e_deploy.runtime.backends.onnxruntime import OrtBackend
+from e2e_deploy.runtime.backends.onnxruntime.backend import OrtBackend
 from e2e_deploy.runtime.checks.parity_watch import ParityWatch
 from e2e_deploy.runtime.loop import run_source
 from e2e_deploy.runtime.sinks.sink import CallbackSink

@@ -5,8 +5,8 @@ import pytest
 
 import e2e_deploy as e2e
 from e2e_deploy.bundle.bundle import open_bundle
-from e2e_deploy.runtime.backends.onnxruntime import OrtBackend
-from e2e_deploy.runtime.backends.ort_options import physical_cores
+from e2e_deploy.runtime.backends.onnxruntime.backend import OrtBackend
+from e2e_deploy.runtime.backends.onnxruntime.options import physical_cores
 from e2e_deploy.runtime.checks.rates import RateResult, ReplaySource, at_rate, compare, find_peak
 from tests.plain_bundle import HW, write_plain_bundle
 

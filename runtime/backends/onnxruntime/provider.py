@@ -11,12 +11,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from e2e_deploy.bundle.bundle import Bundle
+from e2e_deploy.bundle.manifest import GraphEntry
 from e2e_deploy.errors import UnavailableError, UsageError
-from e2e_deploy.names import Precision
+from e2e_deploy.names import GraphTarget, Precision
 from e2e_deploy.nvidia.hardware import cuda_device_count
 from e2e_deploy.runtime.backends.device import Device, require_cuda
 
 CUDA = "CUDAExecutionProvider"
+EXTRA = "cuda"
+"""Installs what page-locked buffers and CUDA graphs need beside the provider."""
+TARGET: GraphTarget = "onnxruntime-cuda"
+OURS = ("user_compute_stream", "has_user_compute_stream", "device_id")
+"""Options of the CUDA provider that are no user's: the pipeline's stream, and what ``device`` says."""
 PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
 
 
@@ -37,6 +44,10 @@ class GpuProvider:
     remedy: str
     options: dict[str, Any] = field(default_factory=dict)
     devices: list[Any] = field(default_factory=list)
+
+    def with_options(self, options: Mapping[str, str]) -> "GpuProvider":
+        """The same with other options."""
+        return replace(self, options=dict(options))
 
 
 @functools.cache
@@ -67,16 +78,25 @@ def _register(ort: Any) -> str:
     return name
 
 
-def cuda_options(precision: Precision) -> dict[str, str]:
-    """Options of the CUDA provider for bundles of a precision.
+def cuda_options(precision: Precision, *, fitted: bool = False) -> dict[str, str]:
+    """Options of the CUDA provider, each measured with SD2 in fp16 at 576x768 on an H200 (docs/performance.md).
 
-    Without TF32 ONNX Runtime runs no convolution on tensor cores, whatever its type: SD2 in fp16 at 576x768 took 818
-    ms on an H200 where it takes 84 with it. AbsRel was 9.6e-4 and is 1.0e-3: what such a bundle keeps in fp32 is
-    computed with the 10 bits of mantissa that fp16 has. fp32 stays exact. EXHAUSTIVE is as fast as HEURISTIC or faster,
-    and its first run is 4 s longer.
+    use_tf32: without it ONNX Runtime runs no convolution on tensor cores, whatever its type: 818 ms as exported, and 84
+    with it. AbsRel was 9.6e-4 and is 1.0e-3: what such a bundle keeps in fp32 is computed with the 10 bits of mantissa
+    that fp16 has. fp32 and int8 stay exact.
+    cudnn_conv_algo_search: EXHAUSTIVE is as fast as HEURISTIC or faster, and its first run is 4 s longer.
+    prefer_nhwc: convolutions in the layout that the norms of the graph for this provider have: 36 ms, and 47 without.
+    With the portable graph it was not measured with TF32, and is off.
+
+    Args:
+        precision: of the bundle.
+        fitted: the graph is the variant for this provider.
     """
-    in_half = precision in ("fp16", "bf16")
-    return {"cudnn_conv_algo_search": "EXHAUSTIVE", "use_tf32": str(int(in_half))}
+    options = {
+        "cudnn_conv_algo_search": "EXHAUSTIVE",
+        "use_tf32": str(int(precision in ("fp16", "bf16"))),
+    }
+    return options | ({"prefer_nhwc": "1"} if fitted else {})
 
 
 def find_gpu_provider(ort: Any, precision: Precision) -> GpuProvider | None:
@@ -101,7 +121,12 @@ def find_gpu_provider(ort: Any, precision: Precision) -> GpuProvider | None:
 
 
 def provider_for(
-    ort: Any, device: Device, precision: Precision, options: Mapping[str, Any] | None = None
+    ort: Any,
+    device: Device,
+    precision: Precision,
+    options: Mapping[str, Any] | None = None,
+    *,
+    fitted: bool = False,
 ) -> GpuProvider | None:
     """The provider that runs on ``device``; None for the CPU's.
 
@@ -110,10 +135,11 @@ def provider_for(
         device: as the user named it; auto is a GPU where a provider reaches one.
         precision: of the bundle.
         options: the user's for the provider, over ours.
+        fitted: there is a variant of the graph for the CUDA provider.
 
     Raises:
         UnavailableError: the device is not here, or no provider reaches it.
-        UsageError: options, and the CPU's provider takes none.
+        UsageError: options, and the CPU's provider takes none; or one of OURS.
     """
     count = cuda_device_count()
     found = find_gpu_provider(ort, precision) if device.kind != "cpu" and count else None
@@ -131,16 +157,36 @@ def provider_for(
             )
         return None
     title = found.title if not device.index else f"{found.title}, device {device.index}"
+    given = _texts(options)
     if found.devices:  # of a plugin: one a GPU
         require_cuda(device.index, len(found.devices), "the plugin of ONNX Runtime")
-        return replace(
-            found,
-            title=title,
-            devices=[found.devices[device.index]],
-            options=_texts(options),
-        )
-    ours = found.options | {"device_id": str(device.index)}
-    return replace(found, title=title, options=ours | _texts(options))
+        return replace(found, title=title, devices=[found.devices[device.index]], options=given)
+    for name in OURS:
+        if name in given:
+            raise UsageError(
+                f"`provider_options` name {name}, which the engine sets itself: the stream is its own, and the GPU "
+                'is what `device="cuda:N"` says'
+            )
+    ours = found.options | cuda_options(precision, fitted=fitted)
+    return replace(found, title=title, options=ours | {"device_id": str(device.index)} | given)
+
+
+def placed(
+    ort: Any, bundle: Bundle, graph: GraphEntry, device: Device, options: Mapping[str, Any] | None
+) -> tuple[GpuProvider | None, GraphEntry]:
+    """The provider that runs on ``device``, None for the CPU's, and the form of ``graph`` that it runs.
+
+    The CUDA provider runs the variant for it, unless the user's options take its layout away.
+
+    Raises:
+        UnavailableError, UsageError: as provider_for.
+    """
+    onnx = graph.file_for(TARGET)
+    fitted = onnx != graph.onnx
+    provider = provider_for(ort, device, bundle.manifest.precision, options, fitted=fitted)
+    if provider is None or provider.name != CUDA or provider.options.get("prefer_nhwc") != "1":
+        return provider, graph
+    return provider, replace(graph, onnx=onnx)
 
 
 def _texts(options: Mapping[str, Any] | None) -> dict[str, str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.errors import UsageError
-from e2e_deploy.runtime.backends.ort_memory import bound_memory
+from e2e_deploy.runtime.backends.onnxruntime.memory import bound_memory
 
 _LOG_NOTHING = 4
 """Fatal errors alone: every other is raised, and said in one sentence."""

@@ -4,103 +4,78 @@ Frames and results are bound where they lie: nothing is copied that the device i
 """
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from e2e_deploy.bundle.bundle import Bundle
-from e2e_deploy.bundle.manifest import FREE, GraphEntry
-from e2e_deploy.errors import BundleError, E2EDeployError, UnavailableError, UsageError
-from e2e_deploy.packages import import_onnxruntime
-from e2e_deploy.runtime.backends.backend import OneAtATime, Result, failed, result_shape
+from e2e_deploy.bundle.manifest import GraphEntry
+from e2e_deploy.errors import E2EDeployError, UnavailableError, UsageError
+from e2e_deploy.packages import import_onnxruntime, require
+from e2e_deploy.runtime.backends.backend import Backend, OneAtATime, Result, failed, result_shape
 from e2e_deploy.runtime.backends.device import parse_device
 from e2e_deploy.runtime.backends.dlpack import CUDA, RawArray
-from e2e_deploy.runtime.backends.ort_gpu import GpuProvider, provider_for
-from e2e_deploy.runtime.backends.ort_memory import return_memory
-from e2e_deploy.runtime.backends.ort_options import session_options as make_options
+from e2e_deploy.runtime.backends.onnxruntime.memory import return_memory
+from e2e_deploy.runtime.backends.onnxruntime.options import session_options as make_options
+from e2e_deploy.runtime.backends.onnxruntime.provider import CUDA as CUDA_PROVIDER
+from e2e_deploy.runtime.backends.onnxruntime.provider import EXTRA, placed
+from e2e_deploy.runtime.backends.onnxruntime.session import open_session
 from e2e_deploy.system.interrupts import stoppable
-from e2e_deploy.system.text import clean
 
-_ORT_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
-
-
-def _cancel_load(options: Any) -> None:
-    cancel = getattr(options, "set_load_cancellation_flag", None)
-    if cancel is not None:  # 1.20 has none: there the load is left behind
-        cancel(True)
+_CUDA_PYTHON = f"cuda-python: pip install 'e2e-deploy[{EXTRA}]'"
 
 
-def _open_session(
-    ort: Any, bundle: Bundle, graph: GraphEntry, options: Any, provider: GpuProvider | None
-) -> Any:
-    """A session of a graph that nobody changed, on the provider or else the CPU.
+def load_onnxruntime(
+    bundle: Bundle,
+    graph: GraphEntry,
+    device: str = "auto",
+    *,
+    threads: int | None = None,
+    provider_options: Mapping[str, Any] | None = None,
+    session_options: Mapping[str, Any] | None = None,
+) -> Backend:
+    """A graph in ONNX Runtime: in the GPU's pipeline where the CUDA provider and cuda-python are, else by itself.
+
+    Args: as OrtBackend.
 
     Raises:
-        UnavailableError: too little memory, no kernels for the precision, or the provider does not start.
-        UsageError: the provider has no such option.
-        BundleError: ONNX Runtime refuses the graph, or it was changed since the bundle was opened.
+        UnavailableError, UsageError, BundleError: as OrtBackend.
     """
-    providers: list[object] | None = ["CPUExecutionProvider"]
-    if provider is not None and provider.devices:
-        options.add_provider_for_devices(provider.devices, provider.options)
-        providers = None  # they stand in the options, and the CPU is added to them
-    elif provider is not None:
-        providers = [(provider.name, provider.options), "CPUExecutionProvider"]
-    path = str(bundle.file(graph.onnx))
-    try:
-        with (
-            bundle.unchanged(graph.onnx, *bundle.weights_of(graph.onnx)),
-            stoppable(partial(_cancel_load, options)),
-        ):
-            session = ort.InferenceSession(path, options, providers=providers)
-    except E2EDeployError:
-        raise
-    except Exception as error:
-        said = clean(str(error))
-        if "provider option" in said.lower():
-            raise UsageError(f"`provider_options` hold what this device has not: {said}") from error
-        if "NOT_IMPLEMENTED" in said:
-            raise UnavailableError(
-                f"ONNX Runtime has no {bundle.manifest.precision} kernels for this device ({said}); "
-                f"run {graph.onnx} as a plan on a GPU, or export another precision"
-            ) from error
-        raise failed(f"ONNX Runtime cannot load {graph.onnx}", error, BundleError) from error
-    # No silent fallback: a session that cannot start or go on on the GPU must fail, not run on the CPU.
-    session.disable_fallback()
-    if provider is not None and provider.name not in session.get_providers():
-        raise UnavailableError(
-            f'onnxruntime could not start its {provider.title}; {provider.remedy}, or use `device="cpu"`'
+    asked, ort = parse_device(device), import_onnxruntime()
+    provider, form = placed(ort, bundle, graph, asked, provider_options)
+    if provider is not None and provider.name == CUDA_PROVIDER and _has_cuda_python():
+        from e2e_deploy.runtime.backends.onnxruntime.cuda import OrtCudaBackend
+
+        return OrtCudaBackend(
+            bundle,
+            form,
+            provider,
+            asked.index,
+            fitted=form.onnx != graph.onnx,
+            threads=threads,
+            session_options=session_options,
         )
-    return session
+    return OrtBackend(
+        bundle,
+        graph,
+        device,
+        threads=threads,
+        provider_options=provider_options,
+        session_options=session_options,
+    )
 
 
-def _check_signature(session: Any, graph: GraphEntry) -> None:
-    """Refuse a session with other inputs or outputs than the manifest tells.
-
-    Raises:
-        BundleError: names what was expected.
-    """
-    for spec, found in (
-        (graph.inputs[0], session.get_inputs()),
-        (graph.outputs[0], session.get_outputs()),
-    ):
-        told = [(spec.name, _ORT_TYPES.get(spec.dtype), spec.shape)]
-        # ONNX names an open side, a manifest says FREE.
-        given = [
-            (v.name, v.type, [side if isinstance(side, int) else FREE for side in v.shape])
-            for v in found
-        ]
-        if given != told:
-            raise BundleError(
-                f"{graph.onnx} is not the graph its manifest describes: expected {spec.dtype} "
-                f"{spec.shape} as {spec.name!r} and nothing else"
-            )
+def _has_cuda_python() -> bool:
+    try:
+        require("cuda.bindings.driver", EXTRA)
+    except UnavailableError:
+        return False
+    return True
 
 
 class OrtBackend(OneAtATime):
-    """One ONNX graph in an ONNX Runtime session.
+    """One ONNX graph in an ONNX Runtime session, which copies frames and results itself where it runs on a GPU.
 
     Args:
         bundle: opened.
@@ -108,7 +83,7 @@ class OrtBackend(OneAtATime):
         device: auto, cpu, cuda or cuda:N.
         threads: of one operator on the CPU; None for as many as there are cores.
         provider_options: of the GPU's provider, over ours.
-        session_options: as ort_options.session_options has them, over ours.
+        session_options: as options.session_options has them, over ours.
 
     Raises:
         UnavailableError: the device asked for is not here, or has too little memory.
@@ -131,16 +106,18 @@ class OrtBackend(OneAtATime):
     ) -> None:
         ort = self._ort = import_onnxruntime()
         asked = parse_device(device)
-        provider = provider_for(ort, asked, bundle.manifest.precision, provider_options)
+        provider, graph = placed(ort, bundle, graph, asked, provider_options)
         options = make_options(
             ort, bundle, on_cpu=provider is None, threads=threads, given=session_options
         )
-        self._session = _open_session(ort, bundle, graph, options, provider)
-        _check_signature(self._session, graph)
+        if provider is not None and provider.options.get("enable_cuda_graph", "0") != "0":
+            raise UsageError(f"`enable_cuda_graph` of `provider_options` needs {_CUDA_PYTHON}")
+        self._session = open_session(ort, bundle, graph, options, provider)
         self._graph, self._task = graph, bundle.manifest.task_info
         self.device = provider.title if provider else f"CPU, {options.intra_op_num_threads} threads"
         if provider is not None and not provider.devices:
             self.gpu = asked.index
+            self.device += f", buffers in ordinary memory: page-locked ones need {_CUDA_PYTHON}"
 
     def __call__(self, frame: npt.NDArray[Any], out: Result | None = None) -> Result:
         """Result of frames, uint8 RGB as the graph takes them; of a core graph's rgb float32 [3, H, W]."""

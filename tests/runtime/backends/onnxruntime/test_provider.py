@@ -11,9 +11,9 @@ from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
 import e2e_deploy as e2e
 from e2e_deploy.errors import E2EDeployError, UnavailableError
 from e2e_deploy.names import PRECISIONS
-from e2e_deploy.runtime.backends import ort_gpu
 from e2e_deploy.runtime.backends.device import Device
-from e2e_deploy.runtime.backends.ort_gpu import (
+from e2e_deploy.runtime.backends.onnxruntime import provider as ort_gpu
+from e2e_deploy.runtime.backends.onnxruntime.provider import (
     CUDA,
     GpuProvider,
     find_gpu_provider,
@@ -107,7 +107,9 @@ def test_without_either_there_is_none(monkeypatch):
 
 
 def test_the_plugin_is_registered_once_and_used(plugin, root, rng, monkeypatch):
-    monkeypatch.setattr("e2e_deploy.runtime.backends.ort_gpu.cuda_device_count", lambda: 1)
+    monkeypatch.setattr(
+        "e2e_deploy.runtime.backends.onnxruntime.provider.cuda_device_count", lambda: 1
+    )
     frame = rng.integers(0, 256, (*HW, 3), dtype=np.uint8)
     for device in ("auto", "cuda"):
         with e2e.load(root, backend="onnxruntime", device=device) as engine:
@@ -128,6 +130,8 @@ def test_a_plugin_that_does_not_load_is_said(plugin, root, monkeypatch):
         raise RuntimeError("libcudart.so.13:\n cannot open shared object file")
 
     monkeypatch.setattr(ort, "register_execution_provider_library", fail)
-    monkeypatch.setattr("e2e_deploy.runtime.backends.ort_gpu.cuda_device_count", lambda: 1)
+    monkeypatch.setattr(
+        "e2e_deploy.runtime.backends.onnxruntime.provider.cuda_device_count", lambda: 1
+    )
     with pytest.raises(UnavailableError, match=r"does not load: libcudart\.so\.13: cannot open"):
         e2e.load(root)

@@ -1,0 +1,166 @@
+"""ONNX Runtime's CUDA provider in the GPU's pipeline: page-locked buffers, two slots, the pipeline's own stream.
+
+A session queues its kernels in the stream it is given and does not wait; what it reads and writes is bound once a slot.
+A run is recorded by the driver and not by ONNX Runtime (``enable_cuda_graph``), which keeps a recording for each thread
+that calls, and would make another one while frames are on their way: here any thread launches the same.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from e2e_deploy.bundle.bundle import Bundle
+from e2e_deploy.bundle.manifest import GraphEntry, TensorSpec
+from e2e_deploy.errors import E2EDeployError
+from e2e_deploy.nvidia.cuda_driver import CudaDriver, Driver
+from e2e_deploy.packages import import_onnxruntime
+from e2e_deploy.runtime.backends.backend import failed
+from e2e_deploy.runtime.backends.gpu.backend import GpuBackend
+from e2e_deploy.runtime.backends.gpu.computation import DriverRecording
+from e2e_deploy.runtime.backends.onnxruntime.memory import return_memory
+from e2e_deploy.runtime.backends.onnxruntime.options import session_options as make_options
+from e2e_deploy.runtime.backends.onnxruntime.provider import EXTRA, GpuProvider
+from e2e_deploy.runtime.backends.onnxruntime.session import open_session
+
+_NO_WAIT = ("disable_synchronize_execution_providers", "1")
+_MOST_BOUND = 16
+"""Pairs of addresses whose bindings are kept: the slots', and of a caller's arrays the newest."""
+_FIRST_FLASH = 80
+"""Compute capability from which the attention that ONNX Runtime prefers adds in float32."""
+_CUTLASS = "2"
+"""Of ``sdpa_kernel``: CUTLASS's attention alone, which adds in float32 everywhere."""
+
+
+class OrtComputation:
+    """A session in one stream.
+
+    Args:
+        driver: of the GPU.
+        ort: the onnxruntime module.
+        session: that queues in ``stream``.
+        graph: its tensors.
+        index: of the CUDA device.
+        stream: of the pipeline.
+        recorded: whether a run may be recorded as a CUDA graph.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        ort: Any,
+        session: Any,
+        graph: GraphEntry,
+        index: int,
+        stream: int,
+        *,
+        recorded: bool,
+    ) -> None:
+        self._driver, self._ort, self._session = driver, ort, session
+        self._graph, self._index, self._stream = graph, index, stream
+        self._recorded = recorded
+        self._options = ort.RunOptions()
+        self._options.add_run_config_entry(*_NO_WAIT)
+        self._bound: dict[tuple[int, int], Any] = {}
+
+    def queue(self, frame: int, result: int) -> None:
+        """Queue one run, without waiting."""
+        try:
+            bound = self._bound.get((frame, result)) or self._bind(frame, result)
+            self._session.run_with_iobinding(bound, self._options)
+        except Exception as error:
+            what = f"{self._graph.onnx} fails in ONNX Runtime"
+            raise failed(what, error, E2EDeployError) from error
+
+    def _bind(self, frame: int, result: int) -> Any:
+        while len(self._bound) >= _MOST_BOUND:
+            self._bound.popitem()  # the newest: those of the slots came first
+        bound = self._session.io_binding()
+
+        def place(spec: TensorSpec, address: int) -> tuple[Any, ...]:
+            kind = np.dtype(spec.dtype).type
+            return spec.name, "cuda", self._index, kind, list(spec.shape), address
+
+        bound.bind_input(*place(self._graph.inputs[0], frame))
+        bound.bind_output(*place(self._graph.outputs[0], result))
+        self._bound[frame, result] = bound
+        return bound
+
+    def record(self, frame: int, result: int) -> DriverRecording:
+        """The run as a CUDA graph: of a warm session, whose memory stays where it is."""
+        if not self._recorded:
+            raise E2EDeployError("`provider_options` turn `enable_cuda_graph` off")
+        return DriverRecording(self._driver, self._stream, partial(self.queue, frame, result))
+
+    def close(self) -> None:
+        """Drop the session and its memory; the stream must be there still."""
+        self._bound.clear()
+        if self._session is not None:
+            self._session = None
+            return_memory(self._ort)
+
+
+class OrtCudaBackend(GpuBackend):
+    """One ONNX graph in a session on the CUDA provider. For one thread at a time.
+
+    Args:
+        bundle: opened.
+        graph: one of its graphs, or the variant of one: ``graph.onnx`` is what runs.
+        provider: the CUDA provider with its options.
+        index: of the CUDA device.
+        fitted: whether the file is the variant for this provider.
+        threads: of one operator on the CPU.
+        session_options: as options.session_options has them, over ours.
+        driver: of the GPU; the real one if None.
+
+    Raises:
+        UnavailableError: cuda-python or the driver is not here, or the provider does not start.
+        UsageError: an option that ONNX Runtime has not.
+        BundleError: ONNX Runtime refuses the graph, or it was changed since the bundle was opened.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        graph: GraphEntry,
+        provider: GpuProvider,
+        index: int,
+        *,
+        fitted: bool,
+        threads: int | None = None,
+        session_options: Mapping[str, Any] | None = None,
+        driver: Driver | None = None,
+    ) -> None:
+        self._ort, self._provider, self._fitted = import_onnxruntime(), provider, fitted
+        self._threads, self._given = threads, session_options
+        driver = driver or CudaDriver(EXTRA, index)
+        super().__init__(bundle, graph, driver, index, "ONNX Runtime")
+
+    def _load(self, bundle: Bundle) -> None:
+        form = "graph for this provider" if self._fitted else "portable graph"
+        self._start(partial(self._computation, bundle), f"{self._provider.title}, {form}")
+
+    def _computation(self, bundle: Bundle, stream: int) -> OrtComputation:
+        options = make_options(
+            self._ort, bundle, on_cpu=False, threads=self._threads, given=self._given
+        )
+        chosen = dict(self._provider.options)
+        recorded = chosen.pop("enable_cuda_graph", "1") != "0"
+        if self._fitted and int(self._driver.gpu.target.removeprefix("sm")) < _FIRST_FLASH:
+            chosen = {"sdpa_kernel": _CUTLASS} | chosen
+        chosen["user_compute_stream"] = str(stream)
+        session = open_session(
+            self._ort, bundle, self._graph, options, self._provider.with_options(chosen)
+        )
+        return OrtComputation(
+            self._driver,
+            self._ort,
+            session,
+            self._graph,
+            self.gpu or 0,
+            stream,
+            recorded=recorded,
+        )
