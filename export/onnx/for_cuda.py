@@ -254,7 +254,7 @@ def _narrows(value: ir.Value) -> bool:
 
 def _narrow(value: ir.Value) -> None:
     """Let ``value``, and what moves it, be half precision; the casts go."""
-    value.dtype = HALF
+    value.type = ir.TensorType(HALF)  # a clone of the graph may share the old one
     for node, _ in tuple(value.uses()):
         if node.op_type == "Cast":
             ir.convenience.replace_all_uses_with(node.outputs[0], value, replace_graph_outputs=True)

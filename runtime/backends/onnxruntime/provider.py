@@ -167,7 +167,7 @@ def provider_for(
                 f"`provider_options` name {name}, which the engine sets itself: the stream is its own, and the GPU "
                 'is what `device="cuda:N"` says'
             )
-    ours = found.options | cuda_options(precision, fitted=fitted)
+    ours = cuda_options(precision, fitted=True) if fitted else found.options
     return replace(found, title=title, options=ours | {"device_id": str(device.index)} | given)
 
 

@@ -14,6 +14,7 @@ from e2e_deploy.names import BACKEND_CHOICES, BACKENDS
 from e2e_deploy.nvidia.cuda_driver import CudaDriver
 from e2e_deploy.runtime import backends
 from e2e_deploy.runtime.backends.device import Device, parse_device, require_cuda
+from e2e_deploy.runtime.backends.onnxruntime import backend as ort_backend
 from e2e_deploy.runtime.backends.onnxruntime import provider as ort_gpu
 from e2e_deploy.runtime.backends.onnxruntime.options import physical_cores
 from e2e_deploy.runtime.backends.onnxruntime.provider import CUDA, GpuProvider, provider_for
@@ -185,6 +186,7 @@ def test_provider_options_that_the_provider_has_not(root, monkeypatch):
         raise RuntimeError('cuda_execution_provider_info.cc:85 Unknown provider option: "fast"')
 
     monkeypatch.setattr(ort, "InferenceSession", refuse)
+    monkeypatch.setattr(ort_backend, "_has_cuda_python", lambda: False)
     with pytest.raises(
         e2e.UsageError, match="`provider_options` hold what this device has not: .*fast"
     ):
