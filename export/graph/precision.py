@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from e2e_deploy.errors import UsageError
 from e2e_deploy.export.graph.attention import attend
+from e2e_deploy.export.graph.wide_products import convolve_by_taps, on_tensor_cores
 
 DTYPES: dict[str, torch.dtype] = {
     "fp32": torch.float32,
@@ -44,6 +45,23 @@ class Fp32Island(nn.Module):
         """``inner`` on fp32."""
         result: Tensor = self.inner(x.float())
         return result.to(x.dtype) if self.cast_back else result
+
+
+class LastConvolution(Fp32Island):
+    """The decoder's last convolution: half-precision input and weights, float32 sums and result.
+
+    As a float32 convolution it took 1.1 ms at 576x768 on an H200, as products of its taps 0.05 by the roofline.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__(conv, cast_back=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, O, H, W] float32."""
+        if on_tensor_cores(x):  # the weights were rounded to that type before they became float32
+            weight, bias = cast(Tensor, self.inner.weight), cast(Tensor, self.inner.bias)
+            return convolve_by_taps(x, weight.to(x.dtype), bias)
+        return super().forward(x)
 
 
 class Attend:
@@ -135,5 +153,5 @@ def to_precision(model: Any, precision: str, *, fused_attention: bool = False) -
     dtype = DTYPES[precision]
     model.to(dtype)
     _wrap(model)
-    model.vae.decoder.conv_out = Fp32Island(model.vae.decoder.conv_out, cast_back=False)
+    model.vae.decoder.conv_out = LastConvolution(model.vae.decoder.conv_out)
     return CastInput(model, dtype)

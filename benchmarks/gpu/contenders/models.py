@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from benchmarks.gpu.timing import Call, Device
 from benchmarks.speed.specialise import full_size_model
 from e2e_deploy.assets.pictures import reference_frames
-from e2e_deploy.export.graph.precision import Fp32Island, to_precision
+from e2e_deploy.export.graph.precision import LastConvolution, to_precision
 from e2e_deploy.export.graph.specialise import specialise
 from e2e_deploy.frames import FramePlan, plan_frame
 from e2e_deploy.model.checkpoint import bundled_checkpoint, open_checkpoint
@@ -107,7 +107,7 @@ def half(body: Any, dtype: torch.dtype) -> Any:
     """
     body.to(dtype)
     if dtype != torch.float32:
-        body.vae.decoder.conv_out = Fp32Island(body.vae.decoder.conv_out, cast_back=False)
+        body.vae.decoder.conv_out = LastConvolution(body.vae.decoder.conv_out)
     return body
 
 
