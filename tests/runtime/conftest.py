@@ -1,5 +1,7 @@
 """Manifests of small bundles, for the sinks; a bundle with a plan of the double, for the plan backends."""
 
+import os
+
 import pytest
 
 from e2e_deploy.bundle.bundle import open_bundle
@@ -27,3 +29,14 @@ def root(tmp_path):
 def engine(root):
     """A plan of the double in ``root``, for the double's GPU."""
     return add_plan(root)
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory):
+    """compiled(root) lists a real package of AOTInductor for this CPU in a plain bundle; gives its path."""
+    from tests.runtime.compiled import add_package
+
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    return lambda root: add_package(root, shared)

@@ -1,0 +1,94 @@
+"""Real packages of AOTInductor for plain bundles: compiled once for all processes of a test run."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from e2e_deploy.bundle.bundle import open_bundle
+from e2e_deploy.nvidia.hardware import cpu_features
+from e2e_deploy.system.cpu_targets import cpu_targets
+from tests.runtime.packages import list_package, says
+
+COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+
+
+def here():
+    """What this CPU runs, skipping where no package can be compiled for it."""
+    if COMPILER is None:
+        pytest.skip("no C++ compiler is here, which AOTInductor needs")
+    if sys.platform != "linux" or not cpu_targets(cpu_features()):
+        pytest.skip(f"{platform.machine()} on {sys.platform} has no name that code is compiled for")
+    return cpu_targets(cpu_features())[0]
+
+
+def _compile(task, precision, shape, metadata, target, file):
+    import torch
+    from torch import nn
+
+    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+
+    class Plain(nn.Module):
+        """What tests/plain_bundle.py computes."""
+
+        def forward(self, frame):
+            rgb = frame.to(dtype)
+            if task == "depth":
+                return (rgb.mean(-1) / 255).float()
+            vector = rgb - 127.5
+            return (vector / vector.norm(dim=-1, keepdim=True)).float()
+
+    configs = {
+        "aot_inductor.metadata": metadata,
+        "aot_inductor.compile_wrapper_opt_level": "O0",
+        "cpp.dynamic_threads": True,
+        "cpp.march": target,
+    }
+    with torch.no_grad():
+        example = torch.zeros(shape, dtype=torch.uint8)
+        program = torch.export.export(Plain().eval(), (example,), strict=False)
+        torch._inductor.aoti_compile_and_package(
+            program, package_path=str(file), inductor_configs=configs
+        )
+
+
+def add_package(root, shared: Path):
+    """Compile a plain bundle's first graph for this CPU, or take it from ``shared``, and list it; its path."""
+    import torch
+
+    fcntl = pytest.importorskip("fcntl", reason="the lock between test processes is POSIX's")
+    target = here()
+    bundle = open_bundle(root)
+    manifest = bundle.manifest
+    graph = manifest.graphs[0]
+    metadata = {k: v for k, v in says(root, graph, manifest).items() if not k.startswith("AOTI")}
+    digest = next(iter(metadata.values()))
+    file = shared / f"{digest[:16]}-{manifest.precision}.pt2"
+    with open(shared / "compiling.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not file.exists():
+            try:
+                _compile(
+                    manifest.task,
+                    manifest.precision,
+                    graph.inputs[0].shape,
+                    metadata,
+                    target,
+                    file.with_suffix(".new.pt2"),
+                )
+            except subprocess.CalledProcessError as error:
+                pytest.skip(f"the C++ compiler here does not compile for {target}: {error}")
+            file.with_suffix(".new.pt2").rename(file)
+    return list_package(
+        root,
+        file.read_bytes(),
+        graph,
+        version=torch.__version__,
+        target=target,
+        gpu="",
+        cuda=0,
+    )
