@@ -30,6 +30,8 @@ def _compile(task, precision, shape, metadata, target, file):
     import torch
     from torch import nn
 
+    from e2e_deploy.export.engines.inductor import compile_package
+
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
 
     class Plain(nn.Module):
@@ -42,18 +44,8 @@ def _compile(task, precision, shape, metadata, target, file):
             vector = rgb - 127.5
             return (vector / vector.norm(dim=-1, keepdim=True)).float()
 
-    configs = {
-        "aot_inductor.metadata": metadata,
-        "aot_inductor.compile_wrapper_opt_level": "O0",
-        "cpp.dynamic_threads": True,
-        "cpp.march": target,
-    }
-    with torch.no_grad():
-        example = torch.zeros(shape, dtype=torch.uint8)
-        program = torch.export.export(Plain().eval(), (example,), strict=False)
-        torch._inductor.aoti_compile_and_package(
-            program, package_path=str(file), inductor_configs=configs
-        )
+    example = torch.zeros(shape, dtype=torch.uint8)
+    compile_package(Plain().eval(), example, file, cpu_target=target, metadata=metadata)
 
 
 def add_package(root, shared: Path):
