@@ -2,7 +2,7 @@
 
 A product of two fp16 or bf16 numbers is exact in float32, so to cast both up and multiply there changes no number and
 takes the tensor cores away: on an H200 the VAE's two attentions and the last convolution spent 5.2 of 30 ms so. On a
-CUDA device it is one batched product with float32 sums here; elsewhere both are cast.
+CUDA device they are products with float32 sums here; elsewhere both are cast.
 
 N batch, C channels, H W pixels, M K L sides of matrices.
 """
@@ -27,8 +27,11 @@ def product_in_fp32(a: Tensor, b: Tensor) -> Tensor:
         b: [..., K, L], with the same leading sides and of the same type.
     """
     if on_tensor_cores(a):
-        flat = torch.bmm(a.flatten(0, -3), b.flatten(0, -3), out_dtype=torch.float32)
-        return flat.reshape(*a.shape[:-1], b.shape[-1])
+        # One by one: AOTInductor has a function for mm of this type in its C interface, and none for bmm (torch 2.13).
+        pairs = zip(a.flatten(0, -3).unbind(), b.flatten(0, -3).unbind(), strict=True)
+        each = [torch.mm(left, right, out_dtype=torch.float32) for left, right in pairs]
+        whole = each[0][None] if len(each) == 1 else torch.stack(each)  # one alone is not copied
+        return whole.reshape(*a.shape[:-1], b.shape[-1])
     wide = torch.promote_types(a.dtype, torch.float32)
     return torch.matmul(a.to(wide), b.to(wide))
 
