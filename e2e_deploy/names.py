@@ -20,10 +20,16 @@ GraphTarget = Literal["onnxruntime-cuda"]
 """What a graph has a form of its own for, beside the one for everything: ONNX Runtime's CUDA provider."""
 GRAPH_TARGETS: tuple[GraphTarget, ...] = get_args(GraphTarget)
 
-BackendName = Literal["onnxruntime", "torch", "tensorrt", "tensorrt-rtx", "inductor"]
+BackendName = Literal["onnxruntime", "openvino", "torch", "tensorrt", "tensorrt-rtx", "inductor"]
 BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
-BackendChoice = Literal["auto", "onnxruntime", "torch", "tensorrt", "tensorrt-rtx", "inductor"]
+BackendChoice = Literal[
+    "auto", "onnxruntime", "openvino", "torch", "tensorrt", "tensorrt-rtx", "inductor"
+]
 BACKEND_CHOICES: tuple[BackendChoice, ...] = get_args(BackendChoice)
+
+DEVICE_FORM = r"(auto|cpu|npu)|(cuda|intel-gpu)(?::([0-9]{1,4}))?"
+DEVICES = "auto, cpu, cuda, cuda:N, intel-gpu, intel-gpu:N, npu"
+"""Devices as users name them: as a regular expression and in words. The last three are OpenVINO's."""
 
 TrtKind = Literal["tensorrt", "tensorrt-rtx"]
 """NVIDIA's two builders of plans."""

@@ -1,12 +1,16 @@
-"""Packages imported where they are used: those of an extra, named in one sentence when missing, and ONNX Runtime.
+"""Packages imported where they are used: those of an extra, named in one sentence when missing, and two that call home.
 
 Importing ONNX Runtime 1.31 makes a device id and a database of events under ~/.cache/Microsoft, and some seconds later
 looks up mobile.events.data.microsoft.com. Its disable_telemetry_events() stops neither (seen with strace and a
 getaddrinfo of our own); the variable, read once while it is imported, stops both.
+
+Importing OpenVINO 2026.4 makes a client id under ~/intel and sends an event to Google Analytics. Without the package
+openvino_telemetry it takes a stub of its own in its place, and less time.
 """
 
 import importlib
 import os
+import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -15,6 +19,7 @@ from types import ModuleType
 from e2e_deploy.errors import UnavailableError
 
 _SWITCH = "ORT_DISABLE_TELEMETRY"
+_TELEMETRY = "openvino_telemetry"
 
 
 def require(module: str, extra: str) -> ModuleType:
@@ -64,3 +69,19 @@ def import_onnxruntime() -> ModuleType:
     finally:
         if is_ours:  # other programs that this process starts decide for themselves
             del os.environ[_SWITCH]
+
+
+def import_openvino() -> ModuleType:
+    """The openvino package. A process that imported it, or its telemetry, before keeps what it chose.
+
+    Raises:
+        UnavailableError: it is not installed, or does not load.
+    """
+    is_ours = _TELEMETRY not in sys.modules
+    if is_ours:
+        sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # what says that there is none
+    try:
+        return require("openvino", "openvino")
+    finally:
+        if is_ours:  # what else this process imports decides for itself
+            del sys.modules[_TELEMETRY]

@@ -22,7 +22,16 @@ MAY_IMPORT = {
     "e2e_deploy.verbs": ("e2e_deploy.train", "e2e_deploy.export", "e2e_deploy.runtime"),
     "e2e_deploy.cli": ROOMS,
 }
-HEAVY = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnx_ir", "safetensors")
+HEAVY = (
+    "torch",
+    "openvino",
+    "diffusers",
+    "transformers",
+    "onnx",
+    "onnxscript",
+    "onnx_ir",
+    "safetensors",
+)
 HEAVY += (
     "huggingface_hub",
     "accelerate",
@@ -105,6 +114,13 @@ def test_onnx_runtime_is_imported_in_one_place(name, file):
         assert "onnxruntime" not in found
     if any(other.startswith(("onnxruntime.", "polygraphy")) for other in found):
         assert "e2e_deploy.packages.import_onnxruntime" in found
+
+
+@pytest.mark.parametrize(("name", "file"), MODULES)
+def test_openvino_is_imported_in_one_place(name, file):
+    """Where its telemetry is left out."""
+    if name != "e2e_deploy.packages":
+        assert not [other for other in imported(file) if other.split(".")[0] == "openvino"]
 
 
 def test_the_static_test_sees_imports(tmp_path):

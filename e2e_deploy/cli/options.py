@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from e2e_deploy.names import BACKEND_CHOICES, FAMILY_NAMES, TASK_NAMES
+from e2e_deploy.names import BACKEND_CHOICES, DEVICE_FORM, DEVICES, FAMILY_NAMES, TASK_NAMES
 
 
 class Number(click.FloatRange):
@@ -29,12 +29,12 @@ class Number(click.FloatRange):
 class Device(click.ParamType[str]):
     """A device by name: which of them are here is the backend's to say."""
 
-    name = "auto|cpu|cuda|cuda:N"
+    name = DEVICES.replace(", ", "|")
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The name, or click's sentence and exit code 2."""
-        if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,4})?", value):
-            self.fail(f"{value!r} is not one of auto, cpu, cuda and cuda:N.", param, ctx)
+        if not re.fullmatch(DEVICE_FORM, value):
+            self.fail(f"{value!r} is not one of {DEVICES}.", param, ctx)
         return str(value)
 
 

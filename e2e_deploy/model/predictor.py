@@ -59,7 +59,9 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UsageError(f"unknown device {name!r}; the devices are auto, cpu, cuda") from None
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise UsageError(f"unknown device {name!r}; PyTorch's devices are auto, cpu, cuda")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UnavailableError('PyTorch sees no CUDA device here; use `device="cpu"`')
     return device

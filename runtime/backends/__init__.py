@@ -19,6 +19,12 @@ def _onnxruntime(bundle: Bundle, graph: GraphEntry, device: str, **options: Any)
     return load_onnxruntime(bundle, graph, device, **options)
 
 
+def _openvino(bundle: Bundle, graph: GraphEntry, device: str, **options: Any) -> Backend:
+    from e2e_deploy.runtime.backends.openvino.backend import OpenVinoBackend
+
+    return OpenVinoBackend(bundle, graph, device, **options)
+
+
 def _torch(bundle: Bundle, graph: GraphEntry, device: str, **options: Any) -> Backend:
     from e2e_deploy.runtime.backends.torch import TorchBackend
 
@@ -58,6 +64,7 @@ class Entry:
 
 ENTRIES: dict[BackendName, Entry] = {
     "onnxruntime": Entry(_onnxruntime, ("threads", "provider_options", "session_options")),
+    "openvino": Entry(_openvino, ("threads", "provider_options")),
     "torch": Entry(_torch, ("threads", "checkpoint")),
     "tensorrt": Entry(_tensorrt),
     "tensorrt-rtx": Entry(_tensorrt_rtx),
@@ -75,7 +82,7 @@ def load_backend(
         name: of the backend.
         bundle: opened.
         graph: one of its graphs.
-        device: auto, cpu, cuda or cuda:N.
+        device: one of names.DEVICES.
         options: what the user gave of Entry.options.
 
     Raises:
@@ -83,7 +90,11 @@ def load_backend(
         UnavailableError: the backend or the device is not here.
         BundleError: it refuses the graph.
     """
-    parse_device(device)
+    asked = parse_device(device)
+    if asked.is_intel and name != "openvino":
+        raise UsageError(
+            f'{asked} is a device of openvino, not of {name}: use `backend="openvino"`'
+        )
     entry = ENTRIES[name]
     for option in options:
         if option not in entry.options:

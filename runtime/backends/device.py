@@ -1,10 +1,13 @@
-"""Devices as users name them: auto, cpu, cuda, cuda:1."""
+"""Devices as users name them: auto, cpu, cuda, cuda:1, intel-gpu, npu."""
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from e2e_deploy.errors import UnavailableError, UsageError
+from e2e_deploy.names import DEVICE_FORM, DEVICES
+
+DeviceKind = Literal["auto", "cpu", "cuda", "intel-gpu", "npu"]
 
 
 @dataclass(frozen=True)
@@ -13,29 +16,33 @@ class Device:
 
     Attributes:
         kind: auto leaves it to the backend.
-        index: of the CUDA device; 0 unless it was named.
+        index: of the GPU; 0 unless it was named.
     """
 
-    kind: Literal["auto", "cpu", "cuda"]
+    kind: DeviceKind
     index: int = 0
 
     def __str__(self) -> str:
-        return f"cuda:{self.index}" if self.index else self.kind
+        return f"{self.kind}:{self.index}" if self.index else self.kind
+
+    @property
+    def is_intel(self) -> bool:
+        """Whether OpenVINO alone reaches it."""
+        return self.kind in ("intel-gpu", "npu")
 
 
 def parse_device(text: str) -> Device:
     """The device that ``text`` names.
 
     Raises:
-        UsageError: none of auto, cpu, cuda and cuda:N.
+        UsageError: none of names.DEVICES.
     """
-    match re.fullmatch(r"(auto|cpu)|cuda(?::([0-9]{1,4}))?", str(text)):
+    match re.fullmatch(DEVICE_FORM, str(text)):
         case None:
-            raise UsageError(f"unknown device {text!r}; the devices are auto, cpu, cuda, cuda:N")
-        case found if found[1]:
-            return Device("cpu" if found[1] == "cpu" else "auto")
+            raise UsageError(f"unknown device {text!r}; the devices are {DEVICES}")
         case found:
-            return Device("cuda", int(found[2] or 0))
+            kind: Any = found[1] or found[2]  # one of DeviceKind, as the form has them
+            return Device(kind, int(found[3] or 0))
 
 
 def require_cuda(index: int, count: int, who: str) -> None:

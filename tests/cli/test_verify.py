@@ -78,7 +78,7 @@ def test_json(cli, bundle, broken):
 
 @pytest.mark.parametrize(
     ("options", "expected"),
-    [(["--backend", "torch"], 5), (["--backend", "openvino"], 2), (["--device", "tpu"], 2)],
+    [(["--backend", "torch"], 5), (["--backend", "ncnn"], 2), (["--device", "tpu"], 2)],
 )
 def test_a_named_backend_that_is_not_here_is_an_error(cli, bundle, options, expected):
     code, stdout, stderr = cli("verify", bundle, *options)

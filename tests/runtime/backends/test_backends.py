@@ -73,7 +73,7 @@ def test_torch_on_a_device_that_is_not_here(depth_bundle, monkeypatch):
     ):
         e2e.load(depth_bundle, backend="torch", device="cuda")
     with pytest.raises(UsageError, match="unknown device"):
-        e2e.load(depth_bundle, backend="torch", device="npu")
+        e2e.load(depth_bundle, backend="torch", device="tpu")
 
 
 def test_torch_computes_without_tf32(depth_bundle, monkeypatch):

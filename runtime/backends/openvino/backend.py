@@ -1,0 +1,100 @@
+"""The backend made of OpenVINO: frames are read and results written where they lie."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from e2e_deploy.bundle.bundle import Bundle
+from e2e_deploy.bundle.manifest import GraphEntry
+from e2e_deploy.errors import E2EDeployError, UsageError
+from e2e_deploy.packages import import_openvino
+from e2e_deploy.runtime.backends.backend import OneAtATime, Result, failed, result_shape
+from e2e_deploy.runtime.backends.device import parse_device
+from e2e_deploy.runtime.backends.openvino.compiled import THREADS, compile_graph
+from e2e_deploy.runtime.backends.openvino.devices import (
+    CPU,
+    describe,
+    find_device,
+    precision_hint,
+    said,
+)
+from e2e_deploy.system.interrupts import stoppable
+
+
+class OpenVinoBackend(OneAtATime):
+    """One ONNX graph, compiled by OpenVINO for one device.
+
+    Args:
+        bundle: opened; fp32, fp16, or bf16 where the device has units for it.
+        graph: one of its graphs.
+        device: auto and cpu are the CPU; intel-gpu, intel-gpu:N, npu.
+        threads: of the CPU; None as OpenVINO has it: a core each, of those this process may use.
+        provider_options: properties of OpenVINO, by name, over ours.
+
+    Raises:
+        UnavailableError: openvino is not installed, the device is not here, has no units for the precision, or too
+            little memory.
+        UsageError: an int8 bundle, a CUDA device, threads of another device, or a property that OpenVINO has not.
+        BundleError: OpenVINO refuses the graph, or it was changed since the bundle was opened.
+        E2EDeployError: when called: OpenVINO fails while it computes.
+    """
+
+    name = "openvino"
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        graph: GraphEntry,
+        device: str = "auto",
+        *,
+        threads: int | None = None,
+        provider_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        asked = parse_device(device)
+        self._openvino = import_openvino()
+        core = self._openvino.Core()
+        where = find_device(core, asked)
+        settings: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": precision_hint(core, where, bundle.manifest.precision),
+        }
+        if where == CPU:
+            # Pinned threads of two engines, or of two processes, would share the first cores.
+            settings["ENABLE_CPU_PINNING"] = False
+        if threads is not None:
+            if where != CPU:
+                raise UsageError(f"`threads` has no effect with openvino on {asked}")
+            settings[THREADS] = threads
+        compiled = compile_graph(
+            core, bundle, graph, where, settings | dict(provider_options or {})
+        )
+        self._graph, self._task = graph, bundle.manifest.task_info
+        self.device = describe(compiled, core, where)
+        self._request: Any = compiled.create_infer_request()
+
+    def __call__(self, frame: npt.NDArray[Any], out: Result | None = None) -> Result:
+        """Result of frames, uint8 RGB as the graph takes them; of a core graph's rgb float32 [3, H, W]."""
+        shape = result_shape(self._graph, self._task, frame.shape)
+        result = np.empty(shape, np.float32) if out is None else out
+        # OpenVINO takes no memory that may not be written to.
+        given = frame if frame.flags.writeable else frame.copy()
+        is_one = len(shape) < len(self._graph.outputs[0].shape)
+        try:
+            with stoppable(self._request.cancel):
+                self._request.set_input_tensor(self._over(given, is_one))
+                self._request.set_output_tensor(self._over(result, is_one))
+                self._request.infer()
+        except Exception as error:
+            what = f"{self._graph.onnx} fails in OpenVINO"
+            raise failed(what, said(error), E2EDeployError) from error
+        return result
+
+    def _over(self, array: npt.NDArray[Any], is_one: bool) -> Any:
+        """A Tensor over the memory of an array, with the axis of N where it is without."""
+        return self._openvino.Tensor(array[None] if is_one else array, shared_memory=True)
+
+    def close(self) -> None:
+        """Drop the compiled graph and its memory."""
+        self._request = None
