@@ -37,7 +37,7 @@ def compile_graph(
         BundleError: OpenVINO refuses the graph, or it was changed since the bundle was opened.
     """
     files = bundle.manifest.files
-    weights = [graph.onnx, *bundle.weights_of(graph)]
+    weights = [graph.onnx, *bundle.weights_of(graph.onnx)]
     is_kept = device != CPU or sum(files[name].bytes for name in weights) < LARGE_BYTES
     cache = CompiledCache() if is_kept else None
     key = cache_key(
