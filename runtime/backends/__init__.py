@@ -7,7 +7,7 @@ from typing import Any
 from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.bundle.manifest import GraphEntry
 from e2e_deploy.errors import UnavailableError, UsageError
-from e2e_deploy.names import BackendName, PlanKind
+from e2e_deploy.names import PLAN_TITLES, BackendName, PlanKind
 from e2e_deploy.nvidia.hardware import cuda_device_count
 from e2e_deploy.runtime.backends.backend import Backend
 from e2e_deploy.runtime.backends.device import parse_device
@@ -70,7 +70,8 @@ ENTRIES: dict[BackendName, Entry] = {
     "tensorrt-rtx": Entry(_tensorrt_rtx),
     "inductor": Entry(_inductor, ("threads",)),
 }
-_FASTEST_FIRST: tuple[PlanKind, ...] = ("tensorrt", "tensorrt-rtx")
+_FASTEST_FIRST: tuple[PlanKind, ...] = ("tensorrt", "tensorrt-rtx", "inductor")
+"""On a GPU. Measured on an H200 in fp16: a compiled graph 30 ms, ONNX Runtime 84, and 34 in the best form tried."""
 
 
 def load_backend(
@@ -112,10 +113,15 @@ def choose_backend(
 
     A plan that is damaged, or that others could have written, is an error and no reason for another backend.
     """
-    held = {e.backend for e in bundle.manifest.plans if e.frame_size == graph.frame_size}
-    if not held:
+    plans = [entry for entry in bundle.manifest.plans if entry.frame_size == graph.frame_size]
+    held = {entry.backend for entry in plans if entry.backend != "inductor" or entry.gpu}
+    asked = parse_device(device)
+    if not plans:
         why = "the bundle has no plan for this frame size"
-    elif parse_device(device).kind == "cpu":
+    elif not held:
+        # No measurement shows that it is faster than ONNX Runtime on a CPU.
+        why = 'the bundle\'s plan is for CPUs, where only `backend="inductor"` takes it'
+    elif asked.kind == "cpu":
         why = "the CPU was asked for"
     elif not cuda_device_count():
         why = "no NVIDIA GPU for the bundle's plans"
@@ -124,12 +130,14 @@ def choose_backend(
         for name in _FASTEST_FIRST:
             if name not in held:
                 continue
+            # inductor's plans are for CPUs too, and here a GPU is meant.
+            there = "cuda" if name == "inductor" and asked.kind == "auto" else device
             try:
-                backend = load_backend(name, bundle, graph, device, options)
+                backend = load_backend(name, bundle, graph, there, options)
             except UnavailableError as error:
                 missing.append(str(error))
             else:
-                return backend, "the bundle's plan fits this GPU"
+                return backend, f"the bundle's {PLAN_TITLES[name]} plan fits this GPU"
         why = "; ".join(missing)
     # It comes with the plain install and is faster than torch on every device measured.
     return load_backend("onnxruntime", bundle, graph, device, options), why

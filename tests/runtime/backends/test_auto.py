@@ -9,6 +9,7 @@ from e2e_deploy.runtime import backends
 from tests import fake_gpu
 from tests.plain_bundle import HW, plain_depth, rehash, write_plain_bundle
 from tests.runtime.fake_plans import add_plan, frames
+from tests.runtime.packages import add_fake_package
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def test_a_fitting_engine_is_preferred(gpu, root, engine, rng):
     driver = gpu("tensorrt")
     with e2e.load(root) as loaded:
         assert loaded.backend.name == "tensorrt"
-        assert loaded.describe().endswith("the bundle's plan fits this GPU)")
+        assert loaded.describe().endswith("the bundle's TensorRT plan fits this GPU)")
         picture = frames(rng)[0]
         np.testing.assert_allclose(loaded(picture), plain_depth(picture), rtol=1e-6)
     assert driver.live == {}
@@ -45,6 +46,52 @@ def test_the_second_library_is_taken_where_the_first_does_not_fit(gpu, root):
     gpu("tensorrt", "tensorrt-rtx")
     with e2e.load(root) as loaded:
         assert loaded.backend.name == "tensorrt-rtx"
+
+
+def test_inductor_comes_after_both_and_before_onnx_runtime(gpu, root, rng):
+    add_fake_package(root)
+    driver = gpu("tensorrt", "inductor")
+    picture = frames(rng)[0]
+    for device in ("auto", "cuda"):
+        with e2e.load(root, device=device) as loaded:
+            assert loaded.backend.name == "inductor"
+            assert loaded.describe().endswith("the bundle's AOTInductor plan fits this GPU)")
+            np.testing.assert_allclose(loaded(picture), plain_depth(picture), rtol=1e-6)
+    add_plan(root)
+    with e2e.load(root) as loaded:
+        assert loaded.backend.name == "tensorrt"
+    assert driver.live == {}
+
+
+def test_an_engine_of_tensorrt_that_does_not_fit_leaves_it_to_inductor(gpu, root):
+    add_plan(root, target="sm86")
+    add_fake_package(root)
+    gpu("tensorrt", "inductor")
+    with e2e.load(root) as loaded:
+        assert loaded.backend.name == "inductor"
+
+
+def test_a_package_for_another_gpu_and_torch_is_said(gpu, root, monkeypatch):
+    add_fake_package(root, target="sm86")
+    gpu("inductor")
+    monkeypatch.setattr(
+        "e2e_deploy.runtime.backends.onnxruntime.provider.cuda_device_count", lambda: 0
+    )
+    with e2e.load(root) as loaded:
+        assert loaded.backend.name == "onnxruntime"
+        assert "AOTInductor plans are for sm86" in loaded.reason
+
+
+def test_a_package_for_cpus_is_taken_by_name_alone(gpu, root, monkeypatch):
+    add_fake_package(root, target="x86-64-v3", gpu="", cuda=0, metadata={"device": "cpu"})
+    gpu("inductor")
+    monkeypatch.setattr(
+        "e2e_deploy.runtime.backends.onnxruntime.provider.cuda_device_count", lambda: 0
+    )
+    for device in ("auto", "cpu"):
+        with e2e.load(root, device=device) as loaded:
+            assert loaded.backend.name == "onnxruntime"
+            assert loaded.reason.startswith("the bundle's plan is for CPUs, where only `backend=")
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from e2e_deploy.runtime.backends.inductor import backend as inductor_backend
 from e2e_deploy.runtime.backends.inductor import on_cpu, package
 from e2e_deploy.runtime.backends.inductor.backend import inspect_package
 from e2e_deploy.system.cpu_targets import CPU_TARGETS
+from tests import fake_gpu
 from tests.fake_cuda import GPU, FakeDriver
 from tests.fake_torch import FakeTorch
 from tests.plain_bundle import rehash, write_plain_bundle
@@ -279,21 +280,9 @@ class TestFolder:
 @pytest.mark.usefixtures("cpu")
 class TestDevice:
     @pytest.fixture
-    def gpu(self, monkeypatch):
-        """A GPU and the torch of the doubles."""
-        driver = FakeDriver()
-
-        def new_driver(*_):
-            driver.use()
-            return driver
-
-        cuda = SimpleNamespace(is_available=lambda: True, device_count=lambda: 1)
-        there = SimpleNamespace(cuda=cuda, __version__=torch.__version__)
-        monkeypatch.setattr(inductor_backend, "require", lambda *_: there)
-        monkeypatch.setattr(inductor_backend, "CudaDriver", new_driver)
+    def gpu(self, monkeypatch, tmp_path):
         monkeypatch.setattr(FakeTorch, "version", torch.__version__)
-        monkeypatch.setattr(inductor_backend, "_torch_on", lambda *_: FakeTorch(driver))
-        return driver
+        return fake_gpu.install(monkeypatch, tmp_path / "cache", libraries=("inductor",))
 
     def test_auto_takes_the_gpu_for_which_there_is_a_package(self, root, gpu):
         add_fake_package(root, version=torch.__version__)
