@@ -30,7 +30,8 @@ def product_in_fp32(a: Tensor, b: Tensor) -> Tensor:
         # One by one: AOTInductor has a function for mm of this type in its C interface, and none for bmm (torch 2.13).
         pairs = zip(a.flatten(0, -3).unbind(), b.flatten(0, -3).unbind(), strict=True)
         each = [torch.mm(left, right, out_dtype=torch.float32) for left, right in pairs]
-        whole = each[0][None] if len(each) == 1 else torch.stack(each)  # one alone is not copied
+        # one alone is not copied
+        whole = each[0].unsqueeze(0) if len(each) == 1 else torch.stack(each)
         return whole.reshape(*a.shape[:-1], b.shape[-1])
     wide = torch.promote_types(a.dtype, torch.float32)
     return torch.matmul(a.to(wide), b.to(wide))
