@@ -194,7 +194,9 @@ def _trace(
             with stages(f"write {entry.onnx}"):
                 trace.save(graph, folder / entry.onnx, weights)
             if entry.onnx in varied:
-                variants[entry.onnx] = [_write_variant(graph, folder, entry.onnx, weights, lint)]
+                with stages(f"write its form for {for_cuda.TARGET}"):
+                    written = _write_variant(graph, folder, entry.onnx, weights, lint)
+                variants[entry.onnx] = [written]
             del graph
     for subject in subjects:
         require_whole(folder / subject.entry.onnx)

@@ -1,14 +1,15 @@
 """Where the milliseconds of our model go on a GPU, by kernel and by node, in torch and in ONNX Runtime; what mends it.
 
-    python -m benchmarks.gpu.profiling --out DIR --what torch|tuned|norms|onnxruntime [--seconds N] [--small]
+    python -m benchmarks.gpu.profiling --out DIR --what torch|tuned|norms|onnxruntime|product [--seconds N] [--small]
 
 torch: kernels of the compiled stages. tuned: one stage compiled in several ways. norms: a group norm with SiLU of a
 channels-last map, by inductor and by hand, at the decoder's sizes. onnxruntime: the fp16 bundle as it is exported, its
-graph written in other ways, and the provider's options, each timed and compared. Every result is written as soon as it
-is there. --small is the whole way with e2e-tiny, on a CPU too.
+graph written in other ways, and the provider's options, each timed and compared. product: that bundle as the runtime
+runs it. Every result is written as soon as it is there. --small is the whole way with e2e-tiny, on a CPU too.
 
-tuned and norms were never run on a GPU. The first things to ask one, with what they may take:
+tuned, norms and product were never run on a GPU. The first things to ask one, with what they may take:
 
+    python -m benchmarks.gpu.profiling --out DIR --what product --seconds 100
     python -m benchmarks.gpu.profiling --out DIR --what norms --seconds 60
     python -m benchmarks.gpu.profiling --out DIR --what tuned --stage decoder --seconds 240
     python -m benchmarks.gpu.profiling --out DIR --what onnxruntime --seconds 130
@@ -24,12 +25,13 @@ from pathlib import Path
 from benchmarks.gpu.contenders.models import STAGES
 from benchmarks.gpu.profiling.job import Job
 from benchmarks.gpu.profiling.kernels import release
+from benchmarks.gpu.profiling.of_backend import product
 from benchmarks.gpu.profiling.of_onnxruntime import onnx_runtime
 from benchmarks.gpu.profiling.of_torch import WAYS, norms, torch_stages, tuned
 from benchmarks.gpu.results import writer
 from benchmarks.gpu.timing import find_device, in_words
 
-QUESTIONS = ("torch", "tuned", "norms", "onnxruntime")
+QUESTIONS = ("torch", "tuned", "norms", "onnxruntime", "product")
 
 
 def options() -> argparse.ArgumentParser:
@@ -65,6 +67,7 @@ def main() -> None:
         "tuned": lambda: tuned(job, given.stage, given.ways),
         "norms": lambda: norms(job),
         "onnxruntime": lambda: onnx_runtime(job, given.only, given.placed),
+        "product": lambda: product(job),
     }
     broken = False
     for name in given.what:

@@ -35,6 +35,7 @@ KINDS = (
         "pointwise",
         r"op_generic_tensor",
     ),  # cuDNN's, which adds a bias; "reduce" is among its parameters
+    ("cast", r"op_cast"),
     ("reduction", r"triton_(red|per)|reduce|::mean|::sum"),
     ("pointwise", r"triton_poi|elementwise|vectorized|pointwise|silu|cast|::mul|::add|copy|cat"),
 )
@@ -120,7 +121,10 @@ def profiled(
 
 def table(title: str, found: dict[str, Any], top: int = 8) -> str:
     """A profile as a few lines."""
-    kinds = ", ".join(f"{kind} {ms:.2f}" for kind, ms in found["by_kind_ms"].items())
+    total = sum(found["by_kind_ms"].values()) or 1.0
+    kinds = ", ".join(
+        f"{kind} {ms:.2f} ({ms / total:.0%})" for kind, ms in found["by_kind_ms"].items()
+    )
     lines = [
         f"{title}: wall {found['wall_ms']:.2f} ms, {found['kernels_a_call']:.0f} kernels "
         f"{found['kernels_ms']:.2f} ms: {kinds}"

@@ -48,7 +48,7 @@ NHWC = {"prefer_nhwc": "1"}
 TF32 = {"use_tf32": "1"}
 HEURISTIC = {"cudnn_conv_algo_search": "HEURISTIC"}
 FUSED = {"norms": "fused"}
-BEST = {"norms": "fused", "attention": True}
+BEST = {"norms": "fused", "attention": True}  # what exports write
 REDUCED = {"norms": "reduced"}
 # In the order of what is most wanted, for a limited time.
 VARIANTS = (
@@ -64,6 +64,12 @@ VARIANTS = (
         "fused norms, fp16 attention, nhwc, tf32, fused bias",
         BEST,
         NHWC | TF32 | {"fuse_conv_bias": "1"},
+        profile=True,
+    ),
+    Variant(
+        "fused norms, fp16 attention, shuffles in nhwc, nhwc, tf32",
+        BEST | {"shuffles": True},
+        NHWC | TF32,
         profile=True,
     ),
     Variant("fused norms, fp16 attention, nhwc, tf32, heuristic", BEST, NHWC | TF32 | HEURISTIC),
@@ -92,7 +98,7 @@ VARIANTS = (
 )
 CPU_VARIANTS = (
     Variant("as exported", profile=True),
-    Variant("written out", {"norms": "written_out"}),
+    Variant("shuffles in nhwc", {"shuffles": True}),
     Variant("reduced norms", {"norms": "reduced"}),
     Variant("fused norms", {"norms": "fused"}),
     Variant("fp16 attention", {"attention": True}),
@@ -227,7 +233,7 @@ def _say(job: Job, name: str, row: Result) -> None:
         print(table(name, row["profile"], 10), file=sys.stderr, flush=True)
     if "placement" in row:
         placed = row["placement"]
-        nodes = list(placed["nodes"].items())[:8]
+        nodes = list(placed["nodes"].items())[:20]
         job.say(
             f"placement: {placed['on_cpu']:.0f} nodes on the CPU, {placed['copies']:.0f} copies; "
             + ", ".join(f"{k} {v['nodes']:.0f}x {v['host_ms']:.1f}" for k, v in nodes)
