@@ -338,12 +338,12 @@ def load(
     Args:
         bundle: its folder, or an opened Bundle.
         backend: auto or one of names.BACKENDS. A named backend that is not here is an error. With auto a fitting plan
-            of the bundle where a GPU is, else ONNX Runtime; ``Engine.reason`` says why.
-        device: auto, cpu, cuda or cuda:N, with N counted from 0.
+            of the bundle where a GPU is, else ONNX Runtime, of bf16 bundles OpenVINO; ``Engine.reason`` says why.
+        device: auto, cpu, cuda or cuda:N, with N counted from 0; of OpenVINO also intel-gpu, intel-gpu:N and npu.
         frame_size: (H, W) of the graph to load; needed only when the bundle holds several.
-        threads: of the CPU for one operator; None takes every core. Of onnxruntime, and of torch, where it holds for
-            the whole process from then on.
-        provider_options: ONNX Runtime's for its provider on a GPU, by name, over ours.
+        threads: of the CPU for one operator; None takes every core. Of onnxruntime, openvino, and of torch, where it
+            holds for the whole process from then on.
+        provider_options: ONNX Runtime's for its provider on a GPU, or properties of OpenVINO, by name, over ours.
         session_options: ONNX Runtime's, by name, over ours: an attribute of its SessionOptions, or a config entry,
             which has a dot in its name and which ONNX Runtime does not check.
         hash_check: False skips the SHA-256 of the files, for a folder that nobody else can write to. The manifest, the

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from e2e_deploy.errors import UnavailableError
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -46,6 +48,19 @@ def _onnxruntime() -> tuple[bool, str, str]:
         name.removesuffix("ExecutionProvider") for name in ort.get_available_providers()
     )
     return True, f"{ort.__version__}, built with {providers}", ""
+
+
+def _openvino() -> tuple[bool, str, str]:
+    from e2e_deploy.packages import import_openvino
+
+    try:
+        openvino = import_openvino()
+    except UnavailableError as error:
+        return False, str(error), "pip install 'e2e-deploy[openvino]'"
+    core = openvino.Core()
+    units = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    bf16 = "runs bf16 bundles" if "BF16" in units else "no units for bf16 on this CPU"
+    return True, f"{openvino.__version__} on {', '.join(core.available_devices)}; {bf16}", ""
 
 
 def _cuda() -> tuple[bool, str, str]:
@@ -91,6 +106,7 @@ _CHECKS: tuple[tuple[str, bool, Callable[[], tuple[bool, str, str]]], ...] = (
     ("opencv", True, _package("e2e_deploy.system.opencv", "")),
     ("pillow", True, _package("PIL", "")),
     ("onnxruntime", True, _onnxruntime),
+    ("openvino (bf16 on CPUs)", False, _openvino),
     ("mp4 output", True, _h264),
     ("CUDA device", False, _cuda),
     ("display", False, _display),

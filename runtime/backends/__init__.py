@@ -10,7 +10,7 @@ from e2e_deploy.errors import UnavailableError, UsageError
 from e2e_deploy.names import PLAN_TITLES, BackendName, PlanKind
 from e2e_deploy.nvidia.hardware import cuda_device_count
 from e2e_deploy.runtime.backends.backend import Backend
-from e2e_deploy.runtime.backends.device import parse_device
+from e2e_deploy.runtime.backends.device import parse_device, require_reach
 
 
 def _onnxruntime(bundle: Bundle, graph: GraphEntry, device: str, **options: Any) -> Backend:
@@ -91,11 +91,7 @@ def load_backend(
         UnavailableError: the backend or the device is not here.
         BundleError: it refuses the graph.
     """
-    asked = parse_device(device)
-    if asked.is_intel and name != "openvino":
-        raise UsageError(
-            f'{asked} is a device of openvino, not of {name}: use `backend="openvino"`'
-        )
+    require_reach(parse_device(device), name)
     entry = ENTRIES[name]
     for option in options:
         if option not in entry.options:
@@ -109,13 +105,15 @@ def load_backend(
 def choose_backend(
     bundle: Bundle, graph: GraphEntry, device: str, options: Mapping[str, Any]
 ) -> tuple[Backend, str]:
-    """The backend for ``auto`` and why: a fitting plan of the bundle on a GPU, else ONNX Runtime.
+    """The backend for ``auto`` and why: a fitting plan of the bundle on a GPU, else ONNX Runtime, of bf16 OpenVINO.
 
     A plan that is damaged, or that others could have written, is an error and no reason for another backend.
     """
+    asked = parse_device(device)
+    if asked.is_intel:
+        return load_backend("openvino", bundle, graph, device, options), f"{asked} was asked for"
     plans = [entry for entry in bundle.manifest.plans if entry.frame_size == graph.frame_size]
     held = {entry.backend for entry in plans if entry.backend != "inductor" or entry.gpu}
-    asked = parse_device(device)
     if not plans:
         why = "the bundle has no plan for this frame size"
     elif not held:
@@ -139,5 +137,13 @@ def choose_backend(
             else:
                 return backend, f"the bundle's {PLAN_TITLES[name]} plan fits this GPU"
         why = "; ".join(missing)
+    if bundle.manifest.precision == "bf16" and (asked.kind == "cpu" or not cuda_device_count()):
+        try:
+            backend = load_backend("openvino", bundle, graph, device, options)
+        except UnavailableError as error:
+            raise UnavailableError(
+                f"{why}, a bf16 bundle is openvino's on a CPU, and that is not here: {error}"
+            ) from error
+        return backend, f"{why}; ONNX Runtime has no bf16 on a CPU, and this one has units for it"
     # It comes with the plain install and is faster than torch on every device measured.
     return load_backend("onnxruntime", bundle, graph, device, options), why

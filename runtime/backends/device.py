@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from e2e_deploy.errors import UnavailableError, UsageError
-from e2e_deploy.names import DEVICE_FORM, DEVICES
+from e2e_deploy.names import DEVICE_FORM, DEVICES, BackendName
 
 DeviceKind = Literal["auto", "cpu", "cuda", "intel-gpu", "npu"]
 
@@ -43,6 +43,18 @@ def parse_device(text: str) -> Device:
         case found:
             kind: Any = found[1] or found[2]  # one of DeviceKind, as the form has them
             return Device(kind, int(found[3] or 0))
+
+
+def require_reach(asked: Device, backend: BackendName) -> None:
+    """Refuse a device that only another backend reaches.
+
+    Raises:
+        UsageError: names that one.
+    """
+    if asked.is_intel and backend != "openvino":
+        raise UsageError(
+            f'{asked} is a device of openvino, not of {backend}: use `backend="openvino"`'
+        )
 
 
 def require_cuda(index: int, count: int, who: str) -> None:

@@ -14,7 +14,9 @@ from e2e_deploy.bundle.reference import in_batches
 from e2e_deploy.errors import CheckpointError, InputError, UnavailableError, UsageError
 from e2e_deploy.limits import LIMITS, Limit, Parity, measure_parity
 from e2e_deploy.names import BACKEND_CHOICES, BACKENDS, BackendChoice, BackendName, Precision
+from e2e_deploy.runtime.backends import load_backend
 from e2e_deploy.runtime.backends.backend import Backend
+from e2e_deploy.runtime.backends.device import parse_device, require_reach
 from e2e_deploy.runtime.backends.onnxruntime.backend import OrtBackend
 from e2e_deploy.runtime.engine import load
 from e2e_deploy.system.interrupts import interruptible
@@ -125,7 +127,7 @@ def verify_bundle(
 
     Raises:
         BundleError: no bundle, damaged, the reference cannot be read, or a backend refuses the graph.
-        UnavailableError: a named backend or device is not here; with auto, ONNX Runtime's.
+        UnavailableError: a named backend or device is not here; with auto, ONNX Runtime's, or of bf16 every one.
         UsageError: an unknown backend, one that takes no core graph, or a checkpoint that nothing opens.
     """
     if backend not in BACKEND_CHOICES:
@@ -147,10 +149,18 @@ def verify_bundle(
         except (UnavailableError, InputError, UsageError) as error:
             # Only a backend nobody named may be missing: torch on a robot, a checkpoint that stayed elsewhere, or
             # TensorRT where the CPU was asked for.
-            if backend != "auto" or name == "onnxruntime":
+            # ONNX Runtime, which came with us, unless the bundle is in a precision that it has not on a CPU.
+            if backend != "auto" or (name == "onnxruntime" and opened.manifest.precision != "bf16"):
                 raise
             way_out = " (`checkpoint`)" if isinstance(error, CheckpointError) else ""
             left_out.append(NotCompared(name, f"{error}{way_out}"))
+    # PyTorch runs the checkpoint and not the bundle.
+    if backend == "auto" and not {verdict.backend for verdict in verdicts} - {"torch"}:
+        reasons = {each.backend: each.reason for each in left_out}
+        raise UnavailableError(
+            f"nothing here runs this {opened.manifest.precision} bundle: on a CPU that is openvino's, and "
+            f"{reasons.get('openvino')}"
+        )
     return Verification(verdicts, left_out)
 
 
@@ -189,9 +199,14 @@ def _compare(
 
 
 def _open_backend(bundle: Bundle, graph: GraphEntry, backend: BackendName, device: str) -> Backend:
-    """What runs ``graph``; a core graph, which no engine takes, is for ONNX Runtime alone."""
+    """What runs ``graph``; a core graph, which no engine takes, is for what runs the ONNX file itself."""
     if graph.kind == "frame":
         return load(bundle, backend=backend, device=device, frame_size=graph.frame_hw).backend
-    if backend != "onnxruntime":
-        raise UsageError(f"a core graph is verified with onnxruntime only, not with {backend}")
-    return OrtBackend(bundle, graph, device)
+    if backend not in ("onnxruntime", "openvino"):
+        raise UsageError(
+            f"a core graph is verified with onnxruntime or openvino, not with {backend}"
+        )
+    require_reach(parse_device(device), backend)
+    if backend == "openvino":
+        return load_backend(backend, bundle, graph, device, {})
+    return OrtBackend(bundle, graph, device)  # not the GPU's pipeline, which is made for frames

@@ -63,7 +63,8 @@ def open_session(
         if "NOT_IMPLEMENTED" in said:
             raise UnavailableError(
                 f"ONNX Runtime has no {bundle.manifest.precision} kernels for this device ({said}); "
-                f"run {graph.onnx} as a plan on a GPU, or export another precision"
+                f'run {graph.onnx} with `backend="openvino"` on a CPU with units for it, as a plan on a GPU, or export '
+                "another precision"
             ) from error
         raise failed(f"ONNX Runtime cannot load {graph.onnx}", error, BundleError) from error
     # No silent fallback: a session that cannot start or go on on the GPU must fail, not run on the CPU.
