@@ -31,6 +31,10 @@ DEVICE_FORM = r"(auto|cpu|npu)|(cuda|intel-gpu)(?::([0-9]{1,4}))?"
 DEVICES = "auto, cpu, cuda, cuda:N, intel-gpu, intel-gpu:N, npu"
 """Devices as users name them: as a regular expression and in words. The last three are OpenVINO's."""
 
+Opponent = BackendChoice | Literal["diffusers"]
+"""What a bundle is timed against: another backend, or diffusers' own pipeline on its checkpoint."""
+OPPONENTS: tuple[Opponent, ...] = (*BACKEND_CHOICES, "diffusers")
+
 TrtKind = Literal["tensorrt", "tensorrt-rtx"]
 """NVIDIA's two builders of plans."""
 

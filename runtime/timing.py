@@ -76,10 +76,12 @@ def measure(
     *,
     count: int,
     warm_up: int = WARM_UP,
+    after: Callable[[], object] = lambda: None,
 ) -> Latency:
     """Time ``call`` on ``frames`` in turn, ``count`` times after ``warm_up`` untimed calls.
 
-    ``call`` must return a finished result on the host; both backends here do.
+    ``call`` must return a finished result on the host, as every backend does; ``after`` follows each timed call,
+    outside its time.
     """
     for i in range(warm_up):
         call(frames[i % len(frames)])
@@ -88,4 +90,5 @@ def measure(
         start = time.perf_counter()
         call(frames[i % len(frames)])
         seconds.append(time.perf_counter() - start)
+        after()
     return summarise(seconds)

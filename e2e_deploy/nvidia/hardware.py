@@ -33,6 +33,20 @@ def cpu_features() -> str:
     return _cpuinfo("flags") or _cpuinfo("Features")
 
 
+BF16_UNITS = {
+    "amx_bf16": "AMX",
+    "avx512_bf16": "AVX512-BF16",
+    "bf16": "ARM BF16",
+}
+"""What the kernel calls a unit that multiplies bfloat16: its name for people; the fastest first."""
+
+
+def bf16_units() -> list[str]:
+    """Which units this processor multiplies bfloat16 with, the fastest first; none where it only converts it."""
+    features = cpu_features().split()
+    return [name for flag, name in BF16_UNITS.items() if flag in features]
+
+
 def _cpuinfo(field: str) -> str:
     """A field of the first processor; empty where there is none."""
     try:

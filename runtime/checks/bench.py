@@ -4,7 +4,7 @@ import datetime
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -12,47 +12,31 @@ import numpy as np
 from e2e_deploy.assets.pictures import reference_frames
 from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.errors import UsageError
-from e2e_deploy.names import BackendChoice, Precision
-from e2e_deploy.packages import installed_versions
-from e2e_deploy.runtime.checks.rates import (
-    Frames,
-    RateResult,
-    at_rate,
-    compare,
-    find_peak,
-    resident_mib,
+from e2e_deploy.names import OPPONENTS, BackendChoice, Opponent, Precision
+from e2e_deploy.packages import installed_versions, require
+from e2e_deploy.progress import Stages
+from e2e_deploy.runtime.backends.torch import original_checkpoint
+from e2e_deploy.runtime.checks.against import (
+    Against,
+    AgainstDiffusers,
+    against_backend,
+    against_diffusers,
 )
+from e2e_deploy.runtime.checks.peer import DiffusersPeer, peer_precision
+from e2e_deploy.runtime.checks.rates import RateResult, at_rate, find_peak, resident_mib
+from e2e_deploy.runtime.checks.turns import Frames
+from e2e_deploy.runtime.checks.verify import precision_of
 from e2e_deploy.runtime.engine import Engine, load
 from e2e_deploy.runtime.opened import opened_bundle, require_one_at_once
-from e2e_deploy.runtime.timing import WARM_UP, Latency, measure
+from e2e_deploy.runtime.timing import WARM_UP, Latency, measure, summarise
 from e2e_deploy.system.interrupts import interruptible
 
 RATES_HZ = (10.0, 30.0, 60.0)
 SECONDS = 3.0
 PACKAGES = (
     *("numpy", "opencv-python", "av", "onnxruntime-gpu", "onnxruntime"),
-    *("torch", "tensorrt", "tensorrt-rtx"),
+    *("torch", "triton", "diffusers", "openvino", "tensorrt", "tensorrt-rtx"),
 )
-
-
-@dataclass(frozen=True)
-class Against:
-    """Another backend, timed in turn with the first on the same frames.
-
-    Attributes:
-        ours: of the first, in that run.
-        theirs: of the other.
-    """
-
-    backend: str
-    device: str
-    ours: Latency
-    theirs: Latency
-
-    @property
-    def ratio_of_medians(self) -> float:
-        """How many times as fast the first is."""
-        return self.theirs.p50_ms / self.ours.p50_ms
 
 
 @dataclass(frozen=True)
@@ -80,6 +64,9 @@ class BenchRow:
         device: where, in words.
         batch: frames that one call takes.
         latency: of a call.
+        device_latency: what of it the GPU computed; None where the backend does not tell.
+        against: the other backend, if one was asked for.
+        diffusers: diffusers' own pipeline, if that was asked for.
     """
 
     frame_size: tuple[int, int]
@@ -89,7 +76,9 @@ class BenchRow:
     batch: int
     warm_up: int
     latency: Latency
+    device_latency: Latency | None
     against: Against | None
+    diffusers: AgainstDiffusers | None
     loop: LoopResult | None
 
     @property
@@ -130,11 +119,12 @@ def bench(
     device: str = "auto",
     checkpoint: str | None = None,
     frames: int = 50,
-    against: BackendChoice | None = None,
+    against: Opponent | None = None,
     loop: bool = False,
     rates: Sequence[float] = (),
     seconds: float | None = None,
     on_row: Callable[[BenchRow], None] = lambda row: None,
+    stages: Stages | None = None,
 ) -> BenchReport:
     """Time a bundle's engine on real pictures: frame on the host to result on the host, in milliseconds.
 
@@ -142,65 +132,126 @@ def bench(
         bundle: its folder, or an opened Bundle; each of its frame sizes is timed.
         backend: what runs it; a named one that is not here is an error.
         device: where it runs.
-        checkpoint: what the bundle was exported from, for PyTorch: a folder or a hub id.
+        checkpoint: what the bundle was exported from, for PyTorch and diffusers: a folder or a hub id.
         frames: timed, after WARM_UP untimed ones.
-        against: another backend, timed in turn with the first.
+        against: another backend, timed in turn with the first; or diffusers, its own pipeline at one step on the
+            checkpoint and the device of the first, eager and compiled.
         loop: also the whole loop: every stage at fixed rates, and the highest rate with at most 5 % drops.
         rates: of that loop, in frames a second; RATES_HZ if none is given.
         seconds: of each of its runs; SECONDS if None.
         on_row: called with each row as soon as it is measured.
+        stages: says what takes a minute; silent if None.
 
     Raises:
         BundleError: not a bundle, damaged, or changed after it was written.
-        UnavailableError: a backend or the device is not here.
-        UsageError: an argument that has no effect, or a count, rate or time that cannot be measured.
+        CheckpointError: PyTorch or diffusers has no checkpoint here, or another one.
+        UnavailableError: a backend, the device, or diffusers is not here.
+        UsageError: an argument that has no effect, a count, rate or time that cannot be measured, or a family that
+            diffusers has no pipeline for.
     """
     if not loop and (rates or seconds is not None):
         raise UsageError("`rates` and `seconds` need `loop`; without it they have no effect")
     if frames < 1:
         raise UsageError(f"`frames` must be 1 or more, not {frames}")
-    opened = opened_bundle(bundle, checkpoint, has_use="torch" in (backend, against))
+    if against is not None and against not in OPPONENTS:
+        raise UsageError(
+            f"unknown backend {against!r}; `against` takes one of {', '.join(OPPONENTS)}"
+        )
+    asked = {backend, against}
+    opened = opened_bundle(bundle, checkpoint, has_use=bool(asked & {"torch", "diffusers"}))
     if loop:
         require_one_at_once(opened, "the loop is measured as a live source")
     load_for = partial(load, opened, device=device)
-    other = None if against is None else partial(load_for, backend=against)
+    rival = _rival(opened, against, load_for, frames, stages or Stages(quiet=True))
     run_at = (rates or RATES_HZ, SECONDS if seconds is None else seconds) if loop else None
     rows: list[BenchRow] = []
 
     def time_all() -> None:
         for size in opened.manifest.frame_sizes:
             with load_for(backend=backend, frame_size=size) as engine:
-                rows.append(_row(engine, frames, other, run_at))
+                rows.append(_row(engine, frames, rival, run_at))
             on_row(rows[-1])
 
     interruptible(time_all)
     return _report(opened, rows)
 
 
+Rival = Callable[[Engine, Frames], tuple[Against | None, AgainstDiffusers | None]]
+"""Times an engine against what was asked for."""
+
+
+def _rival(
+    bundle: Bundle,
+    against: Opponent | None,
+    load_for: Callable[..., Engine],
+    count: int,
+    stages: Stages,
+) -> Rival:
+    """What the engines are timed against; for diffusers the checkpoint is found, and opened when it is needed."""
+    if against is None:
+        return lambda engine, pictures: (None, None)
+    if against != "diffusers":
+
+        def beside(engine: Engine, pictures: Frames) -> tuple[Against, None]:
+            with load_for(backend=against, frame_size=engine.frame_size) as other:
+                return against_backend(engine, other, pictures, count), None
+
+        return beside
+    require("diffusers", "export")
+    manifest, checkpoint = bundle.manifest, original_checkpoint(bundle)
+
+    @cache  # one for all frame sizes
+    def peer(gpu: int | None) -> DiffusersPeer:
+        with stages("load diffusers"):
+            return DiffusersPeer(
+                checkpoint,
+                manifest.resolution,
+                device="cpu" if gpu is None else f"cuda:{gpu}",
+                precision=peer_precision(manifest.precision, on_gpu=gpu is not None),
+            )
+
+    return lambda engine, pictures: (
+        None,
+        against_diffusers(engine, peer(engine.backend.gpu), pictures, count, stages),
+    )
+
+
 def _row(
     engine: Engine,
     count: int,
-    load_other: Callable[..., Engine] | None,
+    rival: Rival,
     run_at: tuple[Sequence[float], float] | None,
 ) -> BenchRow:
-    """Everything that is asked of one graph: alone, against another engine, in the loop at (rates, seconds)."""
+    """Everything that is asked of one graph: alone, against a rival, in the loop at (rates, seconds)."""
     pictures = _pictures(engine)
-    latency = measure(engine, pictures, count=count)
-    against = None
-    if load_other is not None:
-        with load_other(frame_size=engine.frame_size) as other:
-            against = _against(engine, other, pictures, count)
+    latency, device_latency = _timed(engine, pictures, count)
+    against, diffusers = rival(engine, pictures)
     return BenchRow(
         frame_size=engine.frame_size,
         backend=engine.backend.name,
         device=engine.backend.device,
-        precision=engine.manifest.precision,
+        precision=precision_of(engine.backend, engine.manifest),
         batch=engine.batch,
         warm_up=WARM_UP,
         latency=latency,
+        device_latency=device_latency,
         against=against,
+        diffusers=diffusers,
         loop=None if run_at is None else _loop(engine, pictures, latency, *run_at),
     )
+
+
+def _timed(engine: Engine, pictures: Frames, count: int) -> tuple[Latency, Latency | None]:
+    """Latency of calls from host to host, and of what the GPU computed for them."""
+    on_gpu: list[float] = []
+
+    def keep() -> None:
+        ms = getattr(engine.backend, "gpu_ms", None)  # of the backends with a pipeline of their own
+        if ms is not None:
+            on_gpu.append(ms / 1000.0)
+
+    latency = measure(engine, pictures, count=count, after=keep)
+    return latency, summarise(on_gpu) if on_gpu else None
 
 
 def _pictures(engine: Engine) -> Frames:
@@ -212,11 +263,6 @@ def _pictures(engine: Engine) -> Frames:
         np.stack([pictures[(i + j) % len(pictures)] for j in range(engine.batch)])
         for i in range(len(pictures))
     ]
-
-
-def _against(engine: Engine, other: Engine, pictures: Frames, count: int) -> Against:
-    ours, theirs = compare(engine, other, pictures, count=count)
-    return Against(other.backend.name, other.backend.device, ours, theirs)
 
 
 def _loop(

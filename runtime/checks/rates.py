@@ -1,4 +1,4 @@
-"""Measures the loop: latency by stage at fixed rates, the highest rate it keeps up with, one engine against another.
+"""Measures the loop: latency by stage at fixed rates, and the highest rate it keeps up with.
 
 Frames come from memory at exact times, so a camera's own jitter is not in the numbers. A frame that is not taken in
 time is dropped, as in real use: a queue would show a fine rate and a growing age.
@@ -6,23 +6,18 @@ time is dropped, as in real use: a queue would show a fine rate and a growing ag
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from e2e_deploy.errors import UsageError
-from e2e_deploy.runtime.backends.backend import Result
+from e2e_deploy.runtime.checks.turns import Frames
 from e2e_deploy.runtime.engine import Engine
 from e2e_deploy.runtime.loop import run_source
 from e2e_deploy.runtime.report import STAGES
 from e2e_deploy.runtime.sinks.sink import CallbackSink
 from e2e_deploy.runtime.sources.source import BaseSource, SourceFrame
-from e2e_deploy.runtime.timing import WARM_UP, Latency, summarise
-
-Frames = Sequence[npt.NDArray[np.uint8]]
+from e2e_deploy.runtime.timing import Latency
 
 ALLOWED_DROPS = 0.05  # as in ros2_benchmark
 SEARCH_STEPS = 5
@@ -129,25 +124,6 @@ def find_peak(run_at: Callable[[float], RateResult], guess_hz: float) -> RateRes
         else:
             high = middle
     return best
-
-
-def compare(
-    first: Callable[[npt.NDArray[np.uint8]], Result],
-    second: Callable[[npt.NDArray[np.uint8]], Result],
-    frames: Frames,
-    *,
-    count: int,
-    warm_up: int = WARM_UP,
-) -> tuple[Latency, Latency]:
-    """Both on the same frames in turn, so that whatever else the machine does hits both."""
-    durations: tuple[list[float], list[float]] = ([], [])
-    for turn in range(warm_up + count):
-        frame = frames[turn % len(frames)]
-        for call, kept in zip((first, second), durations, strict=True):
-            start = time.perf_counter()
-            call(frame)
-            kept.append(time.perf_counter() - start)
-    return summarise(durations[0][warm_up:]), summarise(durations[1][warm_up:])
 
 
 def resident_mib() -> float | None:

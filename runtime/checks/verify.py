@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from e2e_deploy.bundle.bundle import Bundle, open_bundle
-from e2e_deploy.bundle.manifest import GraphEntry
+from e2e_deploy.bundle.manifest import GraphEntry, Manifest
 from e2e_deploy.bundle.reference import in_batches
 from e2e_deploy.errors import CheckpointError, InputError, UnavailableError, UsageError
 from e2e_deploy.limits import LIMITS, Limit, Parity, measure_parity
@@ -80,6 +80,11 @@ def worst(parities: list[Parity]) -> Parity:
         psnr_db=float(np.min([p.psnr_db for p in parities])),
         finite=all(p.finite for p in parities),
     )
+
+
+def precision_of(backend: Backend, manifest: Manifest) -> Precision:
+    """What a backend computes in: the torch backend is the fp32 reference itself, whatever the bundle's precision."""
+    return "fp32" if backend.name == "torch" else manifest.precision
 
 
 def as_map(graph: GraphEntry, result: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -190,8 +195,7 @@ def _compare(
                 parities.append(measure_parity(manifest.task, *pair))
                 if watch is not None:
                     watch(graph, opened.name, inputs[index], *pair)
-        # The torch backend is the fp32 reference itself, whatever the bundle's precision.
-        precision: Precision = "fp32" if opened.name == "torch" else manifest.precision
+        precision = precision_of(opened, manifest)
         limit = LIMITS[opened.name, precision]
         return Verdict(
             graph.frame_hw, opened.name, opened.device, precision, worst(parities), limit

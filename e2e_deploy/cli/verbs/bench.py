@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from e2e_deploy.cli import options, rebuild
-from e2e_deploy.names import BACKEND_CHOICES, BackendChoice
+from e2e_deploy.names import OPPONENTS, BackendChoice
 from e2e_deploy.system.json_files import to_json
 
 if TYPE_CHECKING:
+    from e2e_deploy.runtime.checks.against import Against, AgainstDiffusers
     from e2e_deploy.runtime.checks.bench import BenchReport, BenchRow
     from e2e_deploy.runtime.checks.rates import RateResult
 
@@ -40,9 +41,10 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--against",
-    type=click.Choice(BACKEND_CHOICES),
+    type=click.Choice(OPPONENTS),
     default=None,
-    help="Another backend, timed in turn with the first.",
+    help="Another backend, timed in turn with the first; or diffusers, its own pipeline on the checkpoint, eager and "
+    "compiled.",
 )
 @rebuild.option
 @options.as_json
@@ -54,6 +56,7 @@ def command(
     **arguments: Any,
 ) -> None:
     """Time BUNDLE's engine: frame on the host to result on the host, after a warm-up."""
+    from e2e_deploy.progress import Stages
     from e2e_deploy.runtime.checks.bench import bench
 
     opened = rebuild.rebuild_plans(bundle, backend) if rebuild_first else bundle
@@ -64,7 +67,7 @@ def command(
             _print_row(row, header=not shown)
         shown.append(row)
 
-    report = bench(opened, backend=backend, on_row=show, **arguments)
+    report = bench(opened, backend=backend, on_row=show, stages=Stages(), **arguments)
     if as_json:
         click.echo(to_json(_json(report), indent=2))
 
@@ -75,10 +78,11 @@ def _json(report: "BenchReport") -> dict[str, Any]:
     for row, table in zip(report.rows, told["rows"], strict=True):
         table |= table.pop("latency") | {"per_second": row.per_second}
         table |= table.pop("loop") or {}
-        if row.against is None:
-            del table["against"]
-        else:
-            table["against"]["ratio_of_medians"] = row.against.ratio_of_medians
+        for name in ("device_latency", "against", "diffusers"):
+            if table[name] is None:
+                del table[name]
+        if row.diffusers is not None:
+            table["diffusers"]["sentence"] = row.diffusers.sentence
     return told
 
 
@@ -95,14 +99,46 @@ def _print_row(row: "BenchRow", *, header: bool) -> None:
         + " ".join(f"{number:7.1f}" for number in numbers)
         + f"  {row.per_second:8.1f}"
     )
-    if (other := row.against) is not None:
+    if (inside := row.device_latency) is not None:
+        beside = of.p50_ms - inside.p50_ms
         click.echo(
-            f"against {other.backend} in the same run: p50 {other.ours.p50_ms:.1f} ms, there "
-            f"{other.theirs.p50_ms:.1f} ms: {other.ratio_of_medians:.2f}x"
+            f"of it on the GPU: p50 {inside.p50_ms:.1f} ms; copies and the host add {beside:.1f} ms "
+            f"({beside / inside.p50_ms:.0%})"
         )
+    if row.against is not None:
+        _print_against(row.against)
+    if row.diffusers is not None:
+        _print_diffusers(row.diffusers)
     if row.loop is not None:
         _print_rates(row.loop.rates)
         _print_peak(row.loop.peak)
+
+
+def _print_against(other: "Against") -> None:
+    found = other.gain
+    how = f"{found.ratio:.2f}x ({found.low:.2f} to {found.high:.2f})"
+    if found.is_noise:
+        how = f"no difference within the noise ({found.low:.2f}x to {found.high:.2f}x)"
+    click.echo(
+        f"against {other.backend} ({other.precision}) in the same run: p50 {other.ours.p50_ms:.1f} ms, there "
+        f"{other.theirs.p50_ms:.1f} ms: {how}"
+    )
+
+
+def _print_diffusers(found: "AgainstDiffusers") -> None:
+    click.echo(found.sentence)
+    _print_against(found.eager)
+    if found.compiled is not None:
+        _print_against(found.compiled)
+    else:
+        click.echo(f"diffusers was not compiled: {found.not_compiled}")
+    parity = found.parity
+    if parity.abs_rel is not None:
+        click.echo(f"results differ from diffusers' by AbsRel {parity.abs_rel:.1e}")
+    elif parity.mean_angle_deg is not None:
+        click.echo(f"results differ from diffusers' by {parity.mean_angle_deg:.2g} degrees")
+    else:
+        click.echo("results hold NaN or infinity")
 
 
 def _print_rates(results: "list[RateResult]") -> None:
