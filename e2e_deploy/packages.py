@@ -9,7 +9,9 @@ openvino_telemetry it takes a stub of its own in its place, and less time.
 """
 
 import importlib
+import importlib.util
 import os
+import shutil
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
@@ -85,3 +87,29 @@ def import_openvino() -> ModuleType:
     finally:
         if is_ours:  # what else this process imports decides for itself
             del sys.modules[_TELEMETRY]
+
+
+def cpp_compiler() -> str:
+    """Path of the C++ compiler that PyTorch's compiler calls to build: what CXX names, else the platform's usual one.
+
+    Empty where there is none. What was built needs none to run.
+    """
+    usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+    return shutil.which(os.environ.get("CXX") or usual) or ""
+
+
+def why_no_compiler(*, for_gpu: bool) -> str:
+    """Why PyTorch's compiler cannot build here, one sentence; empty where it can.
+
+    Args:
+        for_gpu: kernels of a GPU, which Triton compiles, and not only code of the CPU.
+    """
+    if for_gpu and importlib.util.find_spec("triton") is None:
+        return "PyTorch compiles for a GPU with the package 'triton', which is not installed: pip install triton"
+    if not cpp_compiler():
+        named = os.environ.get("CXX")
+        which = (
+            f"CXX names {named!r}, which is none" if named else "install g++, or name one in CXX"
+        )
+        return f"PyTorch's compiler needs a C++ compiler to build with, and none is here: {which}"
+    return ""

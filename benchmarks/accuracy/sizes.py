@@ -16,12 +16,12 @@ import numpy as np
 
 import e2e_deploy as e2e
 from benchmarks.gain import gain
-from benchmarks.peer import Peer
 from benchmarks.report import write_result
 from e2e_deploy.assets.pictures import reference_frames
 from e2e_deploy.export.exporter import export_bundle
 from e2e_deploy.model.checkpoint import bundled_checkpoint, open_checkpoint
 from e2e_deploy.model.tiny import build_tiny
+from e2e_deploy.runtime.checks.peer import DiffusersPeer
 from e2e_deploy.runtime.timing import summarise
 
 OWN_SIZE = [
@@ -39,12 +39,12 @@ def agreement(folder: Path, task: str, work: Path) -> list[dict[str, Any]]:
     """Mean and largest difference from diffusers at every size."""
     rows = []
     for hw, resolution in [(hw, 0) for hw in OWN_SIZE] + RESIZED:
-        bundle = export_bundle(
-            open_checkpoint(folder), work / "bundle", frame_sizes=[hw], resolution=resolution
-        )
+        checkpoint = open_checkpoint(folder)
+        bundle = export_bundle(checkpoint, work / "bundle", frame_sizes=[hw], resolution=resolution)
+        peer = DiffusersPeer(checkpoint, resolution)
         frame = reference_frames(hw, 1)[0]
         with e2e.load(bundle, backend="onnxruntime", device="cpu") as engine:
-            difference = np.abs(engine(frame) - Peer(folder, task, resolution)(frame))
+            difference = np.abs(engine(frame) - peer(frame))
         rows.append(
             {
                 "task": task,

@@ -8,19 +8,19 @@ else the machine does hits both.
 
 import argparse
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 
 import e2e_deploy as e2e
 from benchmarks.gain import gain
-from benchmarks.peer import Peer
 from benchmarks.report import write_result
 from e2e_deploy.assets.pictures import reference_frames
 from e2e_deploy.export.exporter import export_bundle
 from e2e_deploy.frames import parse_size
 from e2e_deploy.model.checkpoint import bundled_checkpoint, open_checkpoint
+from e2e_deploy.runtime.checks.peer import DiffusersPeer
+from e2e_deploy.runtime.checks.turns import in_turn
 from e2e_deploy.runtime.timing import summarise
 
 PAUSE_S = 0.5
@@ -36,7 +36,7 @@ def main() -> None:
     height, width = parse_size(arguments.size)
     folder = bundled_checkpoint("depth")
     frames = reference_frames((height, width))
-    with_diffusers = Peer(folder, "depth")
+    with_diffusers = DiffusersPeer(open_checkpoint(folder))
     with tempfile.TemporaryDirectory() as work:
         bundle = export_bundle(
             open_checkpoint(folder),
@@ -46,15 +46,10 @@ def main() -> None:
         )
         with e2e.load(bundle, backend="onnxruntime", device="cpu") as engine:
             difference = max(float(np.abs(engine(f) - with_diffusers(f)).max()) for f in frames)
-            ours, theirs = [], []
-            for turn in range(arguments.rounds + 2):
-                frame = frames[turn % len(frames)]
-                for call, durations in ((engine, ours), (with_diffusers, theirs)):
-                    time.sleep(PAUSE_S)
-                    start = time.perf_counter()
-                    call(frame)
-                    durations.append(time.perf_counter() - start)
-            ours_ms, theirs_ms = summarise(ours[2:]), summarise(theirs[2:])
+            ours, theirs = in_turn(
+                (engine, with_diffusers), frames, count=arguments.rounds, warm_up=2, pause_s=PAUSE_S
+            )
+            ours_ms, theirs_ms = summarise(ours), summarise(theirs)
             write_result(
                 "cpu_vs_diffusers",
                 {
@@ -64,7 +59,7 @@ def main() -> None:
                     "engine": engine.describe(),
                     "ours": vars(ours_ms),
                     "diffusers": vars(theirs_ms),
-                    "gain": gain(theirs[2:], ours[2:]),
+                    "gain": gain(theirs, ours),
                     "max_abs_difference": difference,
                 },
             )

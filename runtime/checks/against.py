@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from e2e_deploy.limits import Parity, measure_parity
 from e2e_deploy.names import Precision
+from e2e_deploy.packages import why_no_compiler
 from e2e_deploy.progress import Stages
 from e2e_deploy.runtime.checks.peer import DiffusersPeer
 from e2e_deploy.runtime.checks.turns import Frames, Gain, gain, in_turn
 from e2e_deploy.runtime.checks.verify import precision_of, worst
 from e2e_deploy.runtime.engine import Engine
 from e2e_deploy.runtime.timing import Latency, summarise
-from e2e_deploy.system.compilers import why_no_compiler
 from e2e_deploy.system.text import clean
 
 PAUSE_S = 0.05

@@ -4,6 +4,7 @@ N: frames at once. H, W: of a frame.
 """
 
 import copy
+import importlib
 import logging
 import warnings
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ PIPELINES: dict[tuple[FamilyName, TaskName], str] = {
 }
 """Of diffusers, for the families that it runs."""
 
+_BARS = ("diffusers", "transformers")
 _DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
@@ -44,6 +46,21 @@ def peer_precision(precision: Precision, *, on_gpu: bool) -> Precision:
     if on_gpu:
         return "fp16" if precision == "int8" else precision
     return "bf16" if precision == "bf16" and bf16_units() else "fp32"
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Loading draws bars of diffusers and of transformers unless both are told not to."""
+    logs = [importlib.import_module(f"{name}.utils.logging") for name in _BARS]
+    shown = [log.is_progress_bar_enabled() for log in logs]
+    for log in logs:
+        log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for log, was_shown in zip(logs, shown, strict=True):
+            if was_shown:
+                log.enable_progress_bar()
 
 
 @contextmanager
@@ -107,7 +124,7 @@ class DiffusersPeer:
             )
         names = [file.name for weights in checkpoint.weights.values() for file in weights.files]
         try:
-            with _quiet():
+            with _quiet(), _without_bars():
                 pipeline: Any = getattr(diffusers, PIPELINES[family.name, task]).from_pretrained(
                     checkpoint.path,
                     torch_dtype=getattr(self._torch, _DTYPES[precision]),

@@ -52,9 +52,10 @@ def test_against_another_backend(cli, bundle):
     other = json.loads(stdout)["rows"][0]["against"]
     assert other["backend"] == "onnxruntime"
     assert other["ours"]["count"] == other["theirs"]["count"] == 4
-    assert other["ratio_of_medians"] == pytest.approx(
+    assert other["gain"]["ratio"] == pytest.approx(
         other["theirs"]["p50_ms"] / other["ours"]["p50_ms"]
     )
+    assert other["gain"]["low"] <= other["gain"]["ratio"] <= other["gain"]["high"]
     code, _, stderr = cli("bench", bundle, "--against", "nobody")
     assert code == 2
     assert "Invalid value for '--against': 'nobody' is not one of 'auto', 'onnxruntime'" in stderr
@@ -62,3 +63,25 @@ def test_against_another_backend(cli, bundle):
         code, _, stderr = cli("bench", bundle, *option)
         assert code == 2
         assert "--rate and --seconds need --loop" in stderr
+
+
+def test_against_diffusers_for_people_and_programs(cli, normals_bundle, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    asked = ("bench", normals_bundle, "--frames", "2", "--against", "diffusers")
+    code, stdout, stderr = cli(*asked)
+    assert code == 0
+    assert [line.split()[0] for line in stderr.splitlines()] == ["load", "compile"]
+    _, _, sentence, eager, why, parity = stdout.splitlines()
+    assert "as fast as diffusers" in sentence
+    assert "ms eager, fp32)" in sentence
+    assert eager.startswith("against diffusers (fp32) in the same run: p50 ")
+    assert why.startswith("diffusers was not compiled: ")
+    assert "CXX names 'no-such-compiler'" in why
+    assert parity.startswith("results differ from diffusers' by ")
+    code, stdout, _ = cli(*asked, "--json", "--checkpoint", "bundled:e2e-tiny-normals")
+    assert (code, stdout) == (5, "")
+    code, stdout, _ = cli(*asked, "--json")
+    (row,) = json.loads(stdout)["rows"]
+    assert row["diffusers"]["eager"]["gain"]["ratio"] > 0
+    assert row["diffusers"]["sentence"].endswith(row["diffusers"]["eager"]["device"])
+    assert "against" not in row

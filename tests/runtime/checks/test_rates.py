@@ -7,7 +7,7 @@ import e2e_deploy as e2e
 from e2e_deploy.bundle.bundle import open_bundle
 from e2e_deploy.runtime.backends.onnxruntime.backend import OrtBackend
 from e2e_deploy.runtime.backends.onnxruntime.options import physical_cores
-from e2e_deploy.runtime.checks.rates import RateResult, ReplaySource, at_rate, compare, find_peak
+from e2e_deploy.runtime.checks.rates import RateResult, ReplaySource, at_rate, find_peak
 from tests.plain_bundle import HW, write_plain_bundle
 
 
@@ -63,20 +63,3 @@ def test_the_peak_is_found_by_bisection():
     assert best.rate_hz == max(rate for rate in asked if rate <= 17)
     assert best.rate_hz == pytest.approx(17, abs=0.5)
     assert find_peak(run_at, 100.0) is None
-
-
-def test_two_engines_take_turns(frames):
-    order = []
-
-    def call(name, seconds):
-        def run(frame):
-            order.append((name, frame.tobytes()))
-            time.sleep(seconds)
-
-        return run
-
-    first, second = compare(call("a", 0.002), call("b", 0.01), frames, count=4, warm_up=2)
-    assert [name for name, _ in order] == ["a", "b"] * 6
-    assert all(order[i][1] == order[i + 1][1] for i in range(0, 12, 2))
-    assert (first.count, second.count) == (4, 4)
-    assert second.p50_ms >= 10 > first.p50_ms >= 2
