@@ -56,8 +56,10 @@ class ExportOptions:
     def _check_plans(self) -> None:
         if not 0 <= self.level <= 5:
             raise UsageError(f"`level` is {self.level}; builders take 0 to 5")
-        if self.targets and self.engine in ("onnx", "tensorrt"):
-            has = "has none" if self.engine == "onnx" else "builds for the GPU at hand"
+        if self.targets and self.engine in ("onnx", "tensorrt", "inductor"):
+            has = {"onnx": "has none", "tensorrt": "builds for the GPU at hand"}.get(
+                self.engine, "builds for the device at hand"
+            )
             raise UsageError(
                 f'`targets` are for `engine="tensorrt-rtx"`; `engine="{self.engine}"` {has}'
             )
@@ -66,9 +68,21 @@ class ExportOptions:
                 "no plan is built from int8 graphs, which are for ONNX Runtime on a CPU; leave out `engine` and "
                 "`targets`"
             )
+        if self.engine == "inductor":
+            self._check_inductor()
         if self.engine == "onnx" and (
             self.level != DEFAULT_LEVEL or self.workspace_bytes is not None
         ):
             raise UsageError(
                 '`level` and `workspace_bytes` are a plan\'s, and `engine="onnx"` has none'
+            )
+
+    def _check_inductor(self) -> None:
+        if self.graph != "frame":
+            raise UsageError(
+                '`engine="inductor"` compiles what takes frames; leave out `graph="core"`, or take `engine="onnx"`'
+            )
+        if self.workspace_bytes is not None:
+            raise UsageError(
+                '`workspace_bytes` is for NVIDIA\'s builders and has no effect with `engine="inductor"`'
             )

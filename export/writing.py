@@ -23,7 +23,7 @@ from e2e_deploy.bundle.manifest import (
     VariantEntry,
 )
 from e2e_deploy.bundle.new_bundle import write_manifest
-from e2e_deploy.export.engines.build import build_plans, opset_for, plan_jobs
+from e2e_deploy.export.engines.build import build_plans, opset_for, plan_jobs, require_level
 from e2e_deploy.export.graph.precision import FP32_PARTS
 from e2e_deploy.export.graph.prepare import prepare
 from e2e_deploy.export.onnx import for_cuda, quantise, trace
@@ -31,6 +31,7 @@ from e2e_deploy.export.onnx.lint import require_clean, require_whole
 from e2e_deploy.export.options import ExportOptions
 from e2e_deploy.export.subject import Subject, plan_subjects
 from e2e_deploy.export.verified import judged, verify_in_onnxruntime, verify_in_torch
+from e2e_deploy.export.verified_packages import verified_packages
 from e2e_deploy.model.checkpoint import Checkpoint
 from e2e_deploy.model.loading import load_model
 from e2e_deploy.model.single_step import SingleStepModel
@@ -75,6 +76,8 @@ def write_bundle(
     is_int8, precision = options.precision == "int8", options.precision
     # A named plan that cannot be built is said before the work.
     jobs, _ = plan_jobs(options.engine, options.targets, precision, options.graph)
+    if options.engine == "inductor":
+        require_level(jobs, options.level)
     with stages("load checkpoint"):
         model, digest = load_model(checkpoint), checkpoint.sha256()
     subjects = plan_subjects(
@@ -126,11 +129,14 @@ def write_bundle(
         targets=options.targets,
         level=options.level,
         workspace_bytes=options.workspace_bytes,
+        checkpoint=checkpoint,
         stages=stages,
     )
-    for note in (*manifest.notes, *built.notes):
+    manifest = write_manifest(folder, replace(manifest, plans=built.entries))
+    manifest, notes = verified_packages(folder, manifest, options.engine, stages)
+    for note in (*manifest.notes, *built.notes, *notes):
         on_note(note)
-    write_manifest(folder, replace(manifest, plans=built.entries))
+    write_manifest(folder, manifest)
 
 
 def _resolution(checkpoint: Checkpoint, options: ExportOptions) -> int:

@@ -49,9 +49,11 @@ class Child:
     Args:
         module: the full name; its ``main`` talks through a `Parent`.
         arguments: its command line.
+        own_group: it starts processes of its own, which end with it.
     """
 
-    def __init__(self, module: str, *arguments: str) -> None:
+    def __init__(self, module: str, *arguments: str, own_group: bool = False) -> None:
+        self._own_group = own_group
         self._said = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - see close
         self._process = subprocess.Popen(
             # -P: modules are not looked for in the folder one happens to be in.
@@ -60,6 +62,7 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=self._said,
             encoding="utf-8",
+            start_new_session=own_group,
         )
 
     def __enter__(self) -> Self:
@@ -70,6 +73,9 @@ class Child:
 
     def kill(self) -> None:
         """End the process, whatever it does; may be called from another thread than the one that listens."""
+        if self._own_group and os.name == "posix":
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
         self._process.kill()
 
     def close(self) -> None:

@@ -1,38 +1,36 @@
 """Plans for a bundle that is being written: which ones, built or taken from the cache, with an entry each.
 
-Knows bundles and the rules of ``engine``; the libraries are behind export/engines/tensorrt.py.
+Knows bundles and the rules of ``engine``; each kind of plan has a module of its own, ``*_job.py``.
 """
 
-import re
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import onnx_ir as ir
 
 from e2e_deploy.bundle.bundle import sha256_of
 from e2e_deploy.bundle.manifest import GraphEntry, Manifest, PlanEntry
 from e2e_deploy.bundle.plan_files import graph_digest, plan_name
 from e2e_deploy.errors import E2EDeployError, UnavailableError, UsageError
-from e2e_deploy.export.engines.builder import Request, build_apart
 from e2e_deploy.export.engines.cache import PlanCache
+from e2e_deploy.export.engines.inductor_job import InductorJob, inductor_job
+from e2e_deploy.export.engines.job import Job, Order
 from e2e_deploy.export.engines.tensorrt import DEFAULT_LEVEL, Bounds, BuildOptions, Progress
-from e2e_deploy.export.onnx.lint import TARGETS, require_clean
+from e2e_deploy.export.engines.tensorrt_job import trt_job
+from e2e_deploy.export.onnx.lint import TARGETS
 from e2e_deploy.export.open_sides import MAX_SIDE_PX, MIN_STEPS
+from e2e_deploy.model.checkpoint import Checkpoint
 from e2e_deploy.names import EngineChoice, GraphKind, PlanKind, Precision
 from e2e_deploy.nvidia.cuda_driver import CudaDriver, Gpu
 from e2e_deploy.nvidia.hardware import cuda_device_count
 from e2e_deploy.nvidia.rtx_support import rtx_refusal
-from e2e_deploy.nvidia.trt_api import PORTABLE, TITLES, TrtApi, find_api
-from e2e_deploy.nvidia.trt_layers import summarise_layers
+from e2e_deploy.nvidia.trt_api import PORTABLE, find_api
 from e2e_deploy.nvidia.trt_messages import BuildError
 from e2e_deploy.progress import Stages
-from e2e_deploy.runtime.backends.tensorrt.loaded_plan import LoadedPlan
-from e2e_deploy.system.cache_folder import cache_key, private_folder
+from e2e_deploy.system.cache_folder import cache_key
 from e2e_deploy.system.files import whole_file
 
 NOT_BY_ITSELF = {
@@ -45,16 +43,6 @@ NOT_BY_ITSELF = {
 NO_CORE_BY_ITSELF = "the Engine takes frames, so a plan of a core graph is for programs of your own: name it to have it"
 LEAST_OPSET = {"bf16": 22}
 """Precision: the first operator set whose convolutions take it."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One plan to build for every graph: with which library, for what."""
-
-    api: TrtApi
-    target: str
-    gpu: Gpu | None
-    """The GPU at hand, for a library that builds only for it."""
 
 
 @dataclass(frozen=True)
@@ -81,18 +69,29 @@ def current_gpu() -> Gpu | None:
         driver.close()
 
 
-def job_for(library: PlanKind, gpu: Gpu) -> Job:
-    """What to build so that ``library`` can run it on ``gpu``, the GPU at hand.
+def job_for(kind: PlanKind, gpu: Gpu | None) -> tuple[Job, str]:
+    """What to build so that a plan of ``kind`` runs here, and what there is to say of that.
+
+    Args:
+        kind: of plan.
+        gpu: the GPU at hand, None without one.
 
     Raises:
-        UnavailableError: the library is not here, or does not serve this GPU.
+        UnavailableError: the library is not here, does not serve this GPU, or needs one.
     """
-    if library == "tensorrt-rtx" and (refusal := rtx_refusal(gpu)):
+    if kind == "inductor":
+        return inductor_job(gpu)
+    if gpu is None:
+        raise UnavailableError(
+            "a plan is rebuilt for the GPU at hand, and none is here; to build for another machine, "
+            f'export with `engine="{kind}"`'
+        )
+    if kind == "tensorrt-rtx" and (refusal := rtx_refusal(gpu)):
         raise UnavailableError(refusal)
-    api = find_api(library)
+    api = find_api(kind)
     if not api.builds_without_gpu:
-        return Job(api, gpu.target, gpu)
-    return Job(api, gpu.target if gpu.target in api.targets else PORTABLE, None)
+        return trt_job(api, gpu.target, gpu), ""
+    return trt_job(api, gpu.target if gpu.target in api.targets else PORTABLE, None), ""
 
 
 def plan_jobs(
@@ -110,29 +109,62 @@ def plan_jobs(
     if engine == "onnx":
         return [], []
     if engine == "inductor":
-        raise UnavailableError("packages of AOTInductor cannot be built yet")
-    if engine == "auto" and not targets:
-        if precision in NOT_BY_ITSELF:
-            return [], [f"no plan: {NOT_BY_ITSELF[precision]}"]
-        if kind == "core":
-            return [], [f"no plan: {NO_CORE_BY_ITSELF}"]
+        job, note = inductor_job(current_gpu())
+        return [job], [note] if note else []
     if engine == "tensorrt":
         return [_tensorrt_job()], []
     if engine == "tensorrt-rtx":
         refusal = "" if targets else _rtx_refusal_here()
         return _rtx_jobs(targets), [f"for other machines: {refusal}"] if refusal else []
-    notes = []
-    if not targets:
+    if targets:
+        try:
+            return _rtx_jobs(targets), []
+        except UnavailableError as error:
+            return [], [f"no TensorRT-RTX plan: {error}"]
+    if precision == "int8":
+        return [], [f"no plan: {NOT_BY_ITSELF[precision]}"]
+    if kind == "core":
+        return [], [f"no plan: {NO_CORE_BY_ITSELF}"]
+    return _jobs_by_itself(precision)
+
+
+def _jobs_by_itself(precision: Precision) -> tuple[list[Job], list[str]]:
+    """What ``auto`` builds of a frame graph: the first that can be, and why not what comes before it."""
+    gpu, notes = current_gpu(), list[str]()
+    if precision in NOT_BY_ITSELF:
+        notes.append(f"no plan: {NOT_BY_ITSELF[precision]}")
+    else:
         try:
             return [_tensorrt_job()], []
         except UnavailableError as error:
             notes.append(f"no TensorRT plan: {error}")
-        if refusal := _rtx_refusal_here():
-            return [], [*notes, f"no TensorRT-RTX plan: {refusal}"]
+        refusal = _rtx_refusal_here()
+        try:
+            if not refusal:
+                return _rtx_jobs(()), notes
+        except UnavailableError as error:
+            refusal = str(error)
+        notes.append(f"no TensorRT-RTX plan: {refusal}")
+    if gpu is None:
+        return [], notes
     try:
-        return _rtx_jobs(targets), notes
+        job, _ = inductor_job(gpu)
     except UnavailableError as error:
-        return [], [*notes, f"no TensorRT-RTX plan: {error}"]
+        return [], [*notes, f"no AOTInductor plan: {error}"]
+    if job.gpu is None:
+        return [], [*notes, f"no AOTInductor plan: torch {job.version} does not reach {gpu.name}"]
+    return [job], notes
+
+
+def require_level(jobs: Sequence[Job], level: int) -> None:
+    """Refuse a level that changes nothing.
+
+    Raises:
+        UsageError: as said.
+    """
+    for job in jobs:
+        if isinstance(job, InductorJob):
+            job.require_level(level)
 
 
 def _tensorrt_job() -> Job:
@@ -142,7 +174,7 @@ def _tensorrt_job() -> Job:
             "TensorRT builds only on a machine with an NVIDIA GPU, and none is here; "
             '`engine="tensorrt-rtx"` needs none'
         )
-    return job_for("tensorrt", gpu)
+    return job_for("tensorrt", gpu)[0]
 
 
 def _rtx_refusal_here() -> str:
@@ -158,69 +190,13 @@ def _rtx_jobs(targets: Sequence[str]) -> list[Job]:
         raise UsageError(
             f"unknown target {unknown[0]!r}; {api.title} builds for {', '.join(api.targets)}"
         )
-    return [Job(api, target, None) for target in wanted]
-
-
-def _lint_target(api: TrtApi) -> str:
-    """The key of lint's TARGETS."""
-    return "tensorrt-10" if api.name == "tensorrt" and api.version.startswith("10.") else api.name
+    return [trt_job(api, target, None) for target in wanted]
 
 
 def opset_for(precision: Precision, jobs: Sequence[Job]) -> int:
     """The ONNX operator set of graphs that plans are built of, or ONNX Runtime runs where there are none."""
-    names = [_lint_target(job.api) for job in jobs] or ["onnxruntime"]
+    names = [job.graph_for for job in jobs if job.graph_for] or ["onnxruntime"]
     return max(min(TARGETS[name].opset for name in names), LEAST_OPSET.get(precision, 0))
-
-
-def _check(path: Path, api: TrtApi) -> None:
-    """Before the parser, which lets float64 and operator sets from the future pass."""
-    try:
-        require_clean(ir.load(path), _lint_target(api))
-    except E2EDeployError as error:
-        raise BuildError(str(error)) from error
-
-
-def _device(job: Job) -> str:
-    """What the plan is for, as part of a file name."""
-    return re.sub(r"[^A-Za-z0-9]+", "-", f"{job.gpu.name} {job.target}") if job.gpu else job.target
-
-
-def _timing_file(job: Job, cache: PlanCache) -> Path | None:
-    """Where TensorRT's timings for this GPU are kept, beside the plans; TensorRT-RTX takes none."""
-    if job.gpu is None:
-        return None
-    folder = private_folder(cache.folder.with_name("timing"))
-    return folder / f"{job.api.name}-{job.api.version}-{_device(job)}.cache"
-
-
-def _build(
-    graph: Path,
-    plan: Path,
-    name: str,
-    job: Job,
-    options: BuildOptions,
-    cache: PlanCache,
-    progress: Progress | None,
-) -> dict[str, Any]:
-    """Write the plan to ``plan``; gives what was decided on the way."""
-    request = Request(graph=str(graph), plan=str(plan), name=name, options=options)
-    timings = _timing_file(job, cache)
-    if timings is None:
-        return build_apart(job.api.name, request, progress)
-    with whole_file(timings) as partial:
-        request = replace(request, timings=str(timings), new_timings=str(partial))
-        return build_apart(job.api.name, request, progress)
-
-
-def _layers(job: Job, engine: Path) -> dict[str, int]:
-    """Only on the GPU it is for can a plan be read."""
-    if job.gpu is None:
-        return {}
-    loaded = LoadedPlan(job.api, engine.read_bytes(), engine.name, "export again")
-    try:
-        return summarise_layers(loaded.information())
-    finally:
-        loaded.close()
 
 
 def open_shapes(graph: GraphEntry) -> dict[str, Bounds]:
@@ -242,6 +218,8 @@ def build_plan(
     digest: str,
     options: BuildOptions,
     cache: PlanCache,
+    manifest: Manifest | None = None,
+    checkpoint: Checkpoint | None = None,
     progress: Progress | None = None,
 ) -> PlanEntry:
     """One plan in ``folder``, built or from the cache.
@@ -254,24 +232,29 @@ def build_plan(
         digest: graph_digest of the graph; it is written into the plan.
         options: level, workspace and shapes; the target is the job's.
         cache: looked into first.
+        manifest: of the bundle, for a job that reads no ONNX graph.
+        checkpoint: what the bundle was exported from, likewise.
         progress: called as the build goes on.
 
     Raises:
         E2EDeployError: the graph is not fit for the library, the builder gave up, or the disk is full.
         KeyboardInterrupt: Ctrl-C.
     """
-    name = plan_name(graph.frame_hw, precision, job.api.name, job.api.version, _device(job))
-    shown = {"level": options.level, "workspace_bytes": options.workspace_bytes}
+    name = plan_name(graph.frame_hw, precision, job.kind, job.version, job.device)
+    shown: dict[str, Any] = {
+        "level": options.level,
+        "workspace_bytes": options.workspace_bytes,
+    }
     facts = shown | {
         "graph": digest,
-        "library": job.api.name,
-        "version": job.api.version,
+        "library": job.kind,
+        "version": job.version,
         "target": job.target,
-        "gpu": job.gpu.name if job.gpu else "",
+        "gpu": job.gpu_name,
         "precision": precision,
         "shapes": options.shapes,
     }
-    key = cache_key(facts)
+    key = cache_key(facts | job.facts())
     file = folder / name
     file.parent.mkdir(exist_ok=True)
     file.parent.chmod(
@@ -280,24 +263,31 @@ def build_plan(
     record = cache.fetch(key, file)
     seconds = 0.0
     if record is None:
-        _check(folder / graph.onnx, job.api)
         start = time.perf_counter()
+        order = Order(
+            folder=folder,
+            graph=graph,
+            digest=digest,
+            options=options,
+            manifest=manifest,
+            checkpoint=checkpoint,
+            kept=cache.folder,
+        )
         with whole_file(file) as partial:
-            decided = _build(folder / graph.onnx, partial, digest, job, options, cache, progress)
+            built = job.build(order, partial, progress)
         seconds = max(0.1, round(time.perf_counter() - start, 1))
-        layers = _layers(job, file)
-        shown |= decided
+        shown, layers = shown | built.decided, built.layers
         cache.store(key, file, options=shown, layers=layers)
     else:
         shown, layers = record.options, record.layers
     file.chmod(0o644)
     return PlanEntry(
         file=name,
-        backend=job.api.name,
-        version=job.api.version,
+        backend=job.kind,
+        version=job.version,
         target=job.target,
-        gpu=job.gpu.name if job.gpu else "",
-        cuda=job.api.cuda_major,
+        gpu=job.gpu_name,
+        cuda=job.cuda,
         frame_size=graph.frame_size,
         precision=precision,
         options=shown,
@@ -335,6 +325,7 @@ def build_plans(
     targets: Sequence[str] = (),
     level: int = DEFAULT_LEVEL,
     workspace_bytes: int | None = None,
+    checkpoint: Checkpoint | None = None,
     cache: PlanCache | None = None,
     progress: Progress | None = None,
     stages: Stages | None = None,
@@ -345,11 +336,13 @@ def build_plans(
         folder: holds the ONNX graphs already.
         manifest: of the bundle so far; graphs and precision are read.
         engine: which plans. With auto: TensorRT where a GPU and the library are, else TensorRT-RTX where it is
-            installed; none for the precisions of NOT_BY_ITSELF unless there are targets; a graph that does not
-            build is a note. A named plan that cannot be built is an error.
+            installed and serves the GPU, else AOTInductor where a GPU is; NVIDIA's not for the precisions of
+            NOT_BY_ITSELF unless there are targets; a graph that does not build is a note. A named plan that cannot be
+            built is an error.
         targets: what TensorRT-RTX builds for; its portable plan if empty.
         level: the builder's optimisation level, 0 to 5.
         workspace_bytes: most memory a kernel may use; the library's default if None.
+        checkpoint: what the bundle is exported from, for AOTInductor.
         cache: of plans built before; the user's if None.
         progress: called as a build goes on; what it raises ends the build.
         stages: says what is being done; silent if None.
@@ -366,12 +359,14 @@ def build_plans(
     done = Plans(notes=notes)
     if not jobs:
         return done
+    if engine == "inductor":
+        require_level(jobs, level)
     with nullcontext(cache) if cache else _user_cache(done.notes) as kept:
         for graph in _one_a_file(manifest.graphs):
             label = f"{graph.frame_hw[0]}x{graph.frame_hw[1]}"
             digest = graph_digest(folder, graph.onnx, lambda name: sha256_of(folder / name))
             for job in jobs:
-                what = f"{TITLES[job.api.name]} plan {label} {job.target}"
+                what = f"{job.title} plan {label} {job.target}"
                 options = BuildOptions(
                     target=job.target if job.gpu is None else None,
                     level=level,
@@ -388,6 +383,8 @@ def build_plans(
                             digest=digest,
                             options=options,
                             cache=kept,
+                            manifest=manifest,
+                            checkpoint=checkpoint,
                             progress=progress or (lambda *at: say("{} {}/{}".format(*at))),
                         )
                 except (BuildError, UnavailableError) as error:

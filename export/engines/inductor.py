@@ -4,6 +4,7 @@ Unlike NVIDIA's builders it reads no ONNX: the module is made again from the che
 bundles, manifests or caches.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def _configs(target: str, metadata: dict[str, str], *, autotune: bool) -> dict[s
         "cpp.dynamic_threads": True,
     }
     # torch 2.13 is the first that can be told; before, code is for the very CPU that compiles.
-    if hasattr(config.cpp, "march"):
+    if target and hasattr(config.cpp, "march"):
         configs["cpp.march"] = target
     if autotune:
         configs |= {"max_autotune": True, "coordinate_descent_tuning": True}
@@ -58,6 +59,7 @@ def compile_package(
     cpu_target: str,
     metadata: dict[str, str],
     autotune: bool = False,
+    on_compile: Callable[[], None] = lambda: None,
 ) -> None:
     """Compile ``module`` for the device that it is on.
 
@@ -65,10 +67,12 @@ def compile_package(
         module: one tensor in, one tensor out; its body is what ``fit`` gives.
         example: an input, on the same device.
         file: of the package, ends in .pt2.
-        cpu_target: what the code for the CPU is compiled for, as compilers call it.
+        cpu_target: what the code for the CPU is compiled for, as compilers call it; empty leaves it to torch.
         metadata: what the package says of itself.
         autotune: let every kernel be chosen by trial, Triton's convolutions and products too.
+        on_compile: called when it is traced.
     """
     program = torch.export.export(module, (example,), strict=False)
+    on_compile()
     configs = _configs(cpu_target, metadata, autotune=autotune)
     aoti_compile_and_package(program, package_path=str(file), inductor_configs=configs)

@@ -1,7 +1,7 @@
-"""A plan of a finished bundle built again from the bundle's own graph, for the GPU and library at hand.
+"""A plan of a finished bundle built again, for the device and library at hand.
 
-Needs the library and its GPU, no torch and no checkpoint. The plan is written first, then the manifest is replaced,
-then what it no longer lists is removed: a rebuild that is killed leaves the bundle as it was.
+NVIDIA's libraries need their GPU, no torch and no checkpoint; AOTInductor needs both. The plan is written first, then
+the manifest is replaced, then what it no longer lists is removed: a rebuild that is killed leaves the bundle as it was.
 """
 
 from dataclasses import asdict, replace
@@ -9,13 +9,13 @@ from dataclasses import asdict, replace
 from e2e_deploy.bundle.bundle import Bundle, open_bundle, sha256_of
 from e2e_deploy.bundle.manifest import MANIFEST, FileEntry, GraphEntry, PlanEntry
 from e2e_deploy.bundle.plan_files import graph_digest
-from e2e_deploy.errors import UnavailableError, UsageError
+from e2e_deploy.errors import UsageError
 from e2e_deploy.export.engines.build import build_plan, current_gpu, job_for
 from e2e_deploy.export.engines.cache import PlanCache
 from e2e_deploy.export.engines.tensorrt import BuildOptions
 from e2e_deploy.names import PlanKind
-from e2e_deploy.nvidia.trt_api import TITLES
 from e2e_deploy.progress import Stages
+from e2e_deploy.runtime.backends.torch import original_checkpoint
 from e2e_deploy.system.files import whole_file
 from e2e_deploy.system.json_files import to_json
 
@@ -28,34 +28,31 @@ def replace_plan(
     cache: PlanCache | None = None,
     stages: Stages | None = None,
 ) -> Bundle:
-    """The bundle with a plan of ``graph`` for this GPU; it takes the place of the library's plan for that target.
+    """The bundle with a plan of ``graph`` for this device; it takes the place of the library's plan for that target.
 
     Args:
         bundle: an opened bundle; plans for other targets stay.
         graph: of the bundle.
-        library: tensorrt or tensorrt-rtx.
+        library: a kind of plan.
         cache: of plans built before; the user's if None.
         stages: says what is being done; silent if None.
 
     Raises:
         UsageError: a core graph, or one in int8.
         UnavailableError: no GPU, or the library is not here.
+        CheckpointError: AOTInductor's package, and the checkpoint is not here, or is another one.
         BundleError: the graph is not the file that was exported.
         E2EDeployError: the graph does not build, or the bundle cannot be written.
     """
     _require_frames_of_floats(bundle, graph)
     stages = stages or Stages(quiet=True)
-    gpu = current_gpu()
-    if gpu is None:
-        raise UnavailableError(
-            "a plan is rebuilt for the GPU at hand, and none is here; to build for another machine, "
-            f'export with `engine="{library}"`'
-        )
-    job, manifest, root = job_for(library, gpu), bundle.manifest, bundle.root
+    manifest, root = bundle.manifest, bundle.root
+    job, _ = job_for(library, current_gpu())
+    checkpoint = original_checkpoint(bundle) if library == "inductor" else None
     height, width = graph.frame_hw
     with (
         bundle.unchanged(graph.onnx, *bundle.weights_of(graph.onnx)),
-        stages(f"rebuild {TITLES[library]} plan {height}x{width} {job.target}") as say,
+        stages(f"rebuild {job.title} plan {height}x{width} {job.target}") as say,
     ):
         entry = build_plan(
             root,
@@ -65,10 +62,12 @@ def replace_plan(
             digest=graph_digest(root, graph.onnx, lambda name: manifest.files[name].sha256),
             options=BuildOptions(target=job.target if job.gpu is None else None),
             cache=cache or PlanCache(),
+            manifest=manifest,
+            checkpoint=checkpoint,
             progress=lambda *at: say("{} {}/{}".format(*at)),
         )
         _put_in_place(bundle, entry)
-    return open_bundle(root)
+    return replace(open_bundle(root), checkpoint=bundle.checkpoint)
 
 
 def _require_frames_of_floats(bundle: Bundle, graph: GraphEntry) -> None:

@@ -97,7 +97,10 @@ def test_without_a_gpu_it_is_said(cli, stale, monkeypatch):
 def test_a_backend_without_engines_is_wrong_usage(cli, stale):
     code, _, stderr = cli("verify", stale, "--backend", "onnxruntime", "--rebuild")
     assert code == 2
-    assert "plans are of tensorrt and tensorrt-rtx; onnxruntime has none to rebuild" in stderr
+    assert (
+        "plans are of tensorrt and tensorrt-rtx and inductor; onnxruntime has none to rebuild"
+        in stderr
+    )
 
 
 def another_version(root, other):

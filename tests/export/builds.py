@@ -3,8 +3,9 @@
 from e2e_deploy.bundle.bundle import sha256_of
 from e2e_deploy.bundle.manifest import GraphEntry
 from e2e_deploy.bundle.plan_files import graph_digest
-from e2e_deploy.export.engines.build import Job, build_plan
+from e2e_deploy.export.engines.build import build_plan
 from e2e_deploy.export.engines.tensorrt import BuildOptions, Network
+from e2e_deploy.export.engines.tensorrt_job import trt_job
 from e2e_deploy.nvidia.trt_api import PORTABLE
 from tests import plain_bundle
 from tests.small_graphs import drop_unread
@@ -44,7 +45,7 @@ def build(
     entry = build_plan(
         folder,
         graph_of(name),
-        Job(api, target, gpu),
+        trt_job(api, target, gpu),
         precision=precision,
         digest=digest,
         options=options,

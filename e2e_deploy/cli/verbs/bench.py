@@ -59,7 +59,9 @@ def command(
     from e2e_deploy.progress import Stages
     from e2e_deploy.runtime.checks.bench import bench
 
-    opened = rebuild.rebuild_plans(bundle, backend) if rebuild_first else bundle
+    given = arguments["checkpoint"]
+    opened = rebuild.rebuild_plans(bundle, backend, given) if rebuild_first else bundle
+    arguments["checkpoint"] = rebuild.left_for(backend, given, rebuilt=rebuild_first)
     shown: list[BenchRow] = []
 
     def show(row: "BenchRow") -> None:

@@ -151,7 +151,9 @@ def command(
 
     camera = None if intrinsics is None else Intrinsics.parse(intrinsics)
     failure: SourceError | None = None
-    opened = _bundle(bundle, backend, rebuild_first=rebuild_first)
+    given = arguments["checkpoint"]
+    opened = _bundle(bundle, backend, given, rebuild_first=rebuild_first)
+    arguments["checkpoint"] = rebuild.left_for(backend, given, rebuilt=rebuild_first)
     with Status(arguments["limit"]) as status:
         try:
             report = run(
@@ -175,14 +177,14 @@ def command(
 
 
 def _bundle(
-    named: str | None, backend: BackendChoice, *, rebuild_first: bool
+    named: str | None, backend: BackendChoice, checkpoint: str | None, *, rebuild_first: bool
 ) -> "str | Path | Bundle":
     """The bundle that is named, with plans that fit if that is asked for; else the packaged one, and that is said."""
     from e2e_deploy.assets import READY_BUNDLE
     from e2e_deploy.errors import UsageError
 
     if named is not None:
-        return rebuild.rebuild_plans(named, backend) if rebuild_first else named
+        return rebuild.rebuild_plans(named, backend, checkpoint) if rebuild_first else named
     if rebuild_first:
         raise UsageError("--rebuild writes plans into a bundle, and none is named: add --bundle")
     click.echo(

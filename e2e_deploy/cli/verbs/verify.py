@@ -129,7 +129,8 @@ def command(
     for folder in filter(None, (out, layers)):
         make_folder(folder)
     if rebuild_first:
-        opened = rebuild.rebuild_plans(opened, backend)
+        opened = rebuild.rebuild_plans(opened, backend, checkpoint)
+    checkpoint = rebuild.left_for(backend, checkpoint, rebuilt=rebuild_first)
     seen = WorstFrames(opened.manifest.task)
     for_verify = backend in ("auto", "torch") or layers is None
     found = verify_bundle(

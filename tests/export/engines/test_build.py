@@ -14,9 +14,12 @@ from e2e_deploy.bundle.plan_files import rebuild_call, require_private
 from e2e_deploy.cli.wording import with_options
 from e2e_deploy.errors import UnavailableError, UsageError
 from e2e_deploy.export.engines import build as engines
-from e2e_deploy.export.engines.build import Job, build_plans, opset_for, plan_jobs
+from e2e_deploy.export.engines import tensorrt_job
+from e2e_deploy.export.engines.build import build_plans, opset_for, plan_jobs
 from e2e_deploy.export.engines.builder import build_here
 from e2e_deploy.export.engines.cache import PlanCache
+from e2e_deploy.export.engines.inductor_job import InductorJob
+from e2e_deploy.export.engines.tensorrt_job import trt_job
 from e2e_deploy.nvidia.cuda_driver import Gpu
 from e2e_deploy.nvidia.trt_api import PORTABLE, TrtApi
 from e2e_deploy.nvidia.trt_messages import BuildError
@@ -101,6 +104,12 @@ def _no(library):
     raise UnavailableError(f"the package {library!r} is not installed")
 
 
+def package_job(gpu):
+    """What the compiler would build on a machine with that GPU, if torch reaches it."""
+    place = {"target": gpu.target, "cuda": 13} if gpu else {"target": "x86-64-v3", "cuda": 0}
+    return InductorJob(kind="inductor", version="2.13.0", gpu=gpu, cpu_target="x86-64-v3", **place)
+
+
 def _refuse(*args, **kwargs):
     raise BuildError("the builder was asked")
 
@@ -108,14 +117,16 @@ def _refuse(*args, **kwargs):
 class TestPlan:
     @pytest.fixture
     def machine(self, monkeypatch):
-        """machine(gpu, *libraries) that are here."""
+        """machine(gpu, *libraries) that are here, and a torch with or without CUDA."""
 
-        def has(gpu, *libraries):
+        def has(gpu, *libraries, cuda=True):
             found = {name: TrtApi(name, fake_tensorrt()) for name in libraries}
             if rtx := found.get("tensorrt-rtx"):
                 rtx.module.IBuilderConfig.num_compute_capabilities = 0
                 members = {"NONE": 0, "CURRENT": 1, "SM75": 2, "SM89": 3}
                 rtx.module.ComputeCapability = SimpleNamespace(__members__=members)
+            compiled = package_job(gpu if cuda else None)
+            monkeypatch.setattr(engines, "inductor_job", lambda _: (compiled, ""))
             monkeypatch.setattr(engines, "current_gpu", lambda: gpu)
             monkeypatch.setattr(engines, "find_api", lambda name: found.get(name) or _no(name))
 
@@ -137,11 +148,17 @@ class TestPlan:
             (
                 GPU,
                 ("tensorrt-rtx",),
-                [],
+                [("inductor", "sm90")],
                 [
                     "no TensorRT plan: the package",
                     "no TensorRT-RTX plan: TensorRT-RTX does not serve this GPU, NVIDIA H100",
                 ],
+            ),
+            (
+                RTX_GPU,
+                (),
+                [("inductor", "sm89")],
+                ["no TensorRT plan: the package", "no TensorRT-RTX plan: the package"],
             ),
             (
                 None,
@@ -155,9 +172,24 @@ class TestPlan:
     def test_auto(self, machine, gpu, libraries, wanted, notes):
         machine(gpu, *libraries)
         jobs, said = plan_jobs("auto")
-        assert [(job.api.name, job.target) for job in jobs] == wanted
+        assert [(job.kind, job.target) for job in jobs] == wanted
         assert len(said) == len(notes)
         assert all(text.startswith(start) for text, start in zip(said, notes, strict=True))
+
+    def test_auto_compiles_nothing_for_a_gpu_that_torch_does_not_reach(self, machine):
+        machine(self.GPU, cuda=False)
+        jobs, notes = plan_jobs("auto")
+        assert jobs == []
+        assert notes[-1] == "no AOTInductor plan: torch 2.13.0 does not reach NVIDIA H100"
+        assert [job.target for job in plan_jobs("inductor")[0]] == ["x86-64-v3"]
+
+    def test_auto_in_fp32_compiles_for_a_gpu_what_nvidia_builds_worse(self, machine):
+        machine(self.GPU, "tensorrt", "tensorrt-rtx")
+        jobs, (note,) = plan_jobs("auto", precision="fp32")
+        assert [(job.kind, job.target) for job in jobs] == [("inductor", "sm90")]
+        assert "no fused attention" in note
+        machine(None, "tensorrt", "tensorrt-rtx")
+        assert plan_jobs("auto", precision="fp32")[0] == []
 
     def test_targets_mean_tensorrt_rtx(self, machine):
         machine(self.GPU, "tensorrt", "tensorrt-rtx")
@@ -193,11 +225,11 @@ class TestPlan:
     def test_auto_builds_none_where_it_would_not_pay_unless_a_target_is_named(
         self, machine, tmp_path, monkeypatch, precision, why
     ):
-        machine(self.GPU, "tensorrt", "tensorrt-rtx")
+        machine(self.GPU, "tensorrt", "tensorrt-rtx", cuda=False)
         root = write_plain_bundle(tmp_path / "b")
         manifest = parse_manifest((root / "manifest.json").read_text())
         manifest = replace(manifest, precision=precision)
-        (note,) = build_plans(root, manifest).notes
+        note, *_ = build_plans(root, manifest).notes
         assert note.startswith("no plan: ")
         assert why in note
         monkeypatch.setattr(engines, "build_plan", _refuse)
@@ -218,7 +250,7 @@ class TestPlan:
         ],
     )
     def test_the_operator_set_is_the_librarys(self, name, version, opset):
-        jobs = [Job(TrtApi(name, fake_tensorrt(version)), "sm89", None)] if name else []
+        jobs = [trt_job(TrtApi(name, fake_tensorrt(version)), "sm89", None)] if name else []
         assert opset_for("fp16", jobs) == opset
         assert opset_for("bf16", jobs) == max(22, opset)
 
@@ -306,8 +338,8 @@ class TestTensorrtPath:
     def test_timings_are_kept_in_a_private_folder_by_version_and_gpu(
         self, api, cache, tmp_path, monkeypatch
     ):
-        monkeypatch.setattr(engines, "_layers", lambda job, file: {"layers": 2})
-        monkeypatch.setattr(engines, "build_apart", lambda _, *rest: build_here(api, *rest))
+        monkeypatch.setattr(tensorrt_job, "count_layers", lambda job, file: {"layers": 2})
+        monkeypatch.setattr(tensorrt_job, "build_apart", lambda _, *rest: build_here(api, *rest))
         write_conv(tmp_path / "m.onnx")
         gpu = Gpu("NVIDIA H100 80GB/HBM3", "sm90", (13, 0))
         entry, data = build(tmp_path, api, cache, target="sm90", gpu=gpu)

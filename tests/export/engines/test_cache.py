@@ -11,8 +11,8 @@ from e2e_deploy.bundle.bundle import sha256_of
 from e2e_deploy.bundle.manifest import parse_manifest
 from e2e_deploy.bundle.new_bundle import new_bundle
 from e2e_deploy.errors import E2EDeployError
-from e2e_deploy.export.engines import build as engines
 from e2e_deploy.export.engines import cache as engine_cache
+from e2e_deploy.export.engines import tensorrt_job
 from e2e_deploy.export.engines.build import build_plans
 from e2e_deploy.nvidia.trt_api import TrtApi
 from tests.export.builds import build, nothing_was_written, write_plain_bundle
@@ -25,7 +25,7 @@ class TestCache:
         write_conv(tmp_path / "m.onnx")
         first, data = build(tmp_path, rtx, cache)
         (tmp_path / first.file).unlink()
-        monkeypatch.setattr(engines, "build_apart", None)  # building would fail
+        monkeypatch.setattr(tensorrt_job, "build_apart", None)  # building would fail
         second, again = build(tmp_path, rtx, cache)
         assert again == data
         assert second == replace(first, seconds=0.0)
