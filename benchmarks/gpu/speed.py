@@ -97,8 +97,8 @@ def entries(case: Case, device: Device, plan: FramePlan, example: Tensor) -> lis
         if case.batch != 1:
             raise UnavailableError("a bundle takes one frame")
 
-    for name, graph in (("onnxruntime_bound", False), ("onnxruntime_bound_graph", True)):
-        make = partial(bundled, build_onnxruntime, graph=graph)
+    for name, on_host in (("onnxruntime_bound", False), ("onnxruntime_from_host", True)):
+        make = partial(bundled, build_onnxruntime, on_host=on_host)
         found.append(
             Entry(name, make, SECONDS, partial(checked, require_backend, "onnxruntime", "cuda"))
         )

@@ -1,4 +1,4 @@
-"""The contenders that run a bundle: ONNX Runtime on a GPU with bound buffers, and TensorRT's two libraries.
+"""The contenders that run a bundle, as a user loads it: ONNX Runtime on a GPU, and TensorRT's two libraries.
 
 A bundle takes one frame. Its weights come from the checkpoint it was exported from, so it brings its own reference.
 """
@@ -6,13 +6,13 @@ A bundle takes one frame. Its weights come from the checkpoint it was exported f
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 import e2e_deploy as e2e
 from benchmarks.full_size import full_size_checkpoint
 from benchmarks.gpu.contenders.in_torch import Contender
+from benchmarks.gpu.timing import Call
 from e2e_deploy.bundle.bundle import Bundle, open_bundle
 from e2e_deploy.errors import UnavailableError
 from e2e_deploy.export.engines.replace_plan import replace_plan
@@ -92,45 +92,46 @@ def _reference(bundle: Bundle) -> tuple[Tensor, Any]:
     return torch.from_numpy(frames[:1]).cuda(), results[:1]
 
 
-def build_onnxruntime(bundle: Bundle, *, graph: bool) -> Contender:
-    """ONNX Runtime with input and output bound to GPU memory; with ``graph`` it records a CUDA graph itself.
+def build_onnxruntime(bundle: Bundle, *, on_host: bool) -> Contender:
+    """ONNX Runtime's backend as a user loads it: on arrays of the GPU, or from host to host, where it is recorded.
 
     Raises:
         UnavailableError: it cannot start on the GPU.
     """
-    ort, provider = import_onnxruntime(), find_provider(bundle.manifest.precision)
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    chosen = provider.options | ({"enable_cuda_graph": "1"} if graph else {})
-    providers: list[Any] | None = [(provider.name, chosen), "CPUExecutionProvider"]
-    if provider.devices:
-        options.add_provider_for_devices(provider.devices, chosen)
-        providers = None
-    entry = bundle.manifest.graphs[0]
-    session = ort.InferenceSession(str(bundle.file(entry.onnx)), options, providers=providers)
-    if provider.name not in session.get_providers():
-        raise UnavailableError(f"ONNX Runtime could not start its {provider.title}")
-    given = torch.empty(entry.inputs[0].shape, dtype=torch.uint8, device="cuda")
-    result = torch.empty(entry.outputs[0].shape, dtype=torch.float32, device="cuda")
-    binding = session.io_binding()
-    binding.bind_input(
-        entry.inputs[0].name, "cuda", 0, np.uint8, tuple(given.shape), given.data_ptr()
-    )
-    binding.bind_output(
-        entry.outputs[0].name, "cuda", 0, np.float32, tuple(result.shape), result.data_ptr()
-    )
-
-    def call(frame_1HW3: Tensor) -> Tensor:
-        given.copy_(frame_1HW3)
-        torch.cuda.current_stream().synchronize()  # ONNX Runtime works in a stream of its own
-        session.run_with_iobinding(binding)
-        binding.synchronize_outputs()
-        return result
-
+    find_provider(bundle.manifest.precision)
+    engine = e2e.load(bundle, backend="onnxruntime", device="cuda")
     weights = sum(
         file.bytes for name, file in bundle.manifest.files.items() if name.startswith("model")
     )
-    return Contender(call, weights_bytes=weights, work="specialised", owns=_reference(bundle))
+    if on_host:
+        call = _from_host(engine)
+    else:
+        result = torch.empty(engine.graph.outputs[0].shape, dtype=torch.float32, device="cuda")
+
+        def call(frame_1HW3: Tensor) -> Tensor:
+            made: Tensor = engine(frame_1HW3, out=result)
+            return made
+
+    return Contender(
+        call,
+        weights_bytes=weights,
+        work="specialised",
+        owns=_reference(bundle),
+        close=engine.close,
+    )
+
+
+def _from_host(engine: e2e.Engine) -> Call:
+    """A call from a frame on the host to its result there; what is timed begins there too."""
+    on_host: dict[int, Any] = {}
+
+    def call(frame_1HW3: Tensor) -> Tensor:
+        key = frame_1HW3.data_ptr()
+        if key not in on_host:  # in the warm-up
+            on_host[key] = frame_1HW3[0].cpu().numpy()
+        return torch.from_numpy(engine(on_host[key]))[None]
+
+    return call
 
 
 def build_plan(bundle: Bundle, library: str) -> Contender:
@@ -143,12 +144,6 @@ def build_plan(bundle: Bundle, library: str) -> Contender:
     require_backend(library, "cuda")
     bundle = replace_plan(bundle, bundle.manifest.graphs[0], library)
     engine = e2e.load(bundle, backend=library)
-    on_host: dict[int, Any] = {}
-
-    def call(frame_1HW3: Tensor) -> Tensor:
-        key = frame_1HW3.data_ptr()
-        if key not in on_host:  # in the warm-up; what is timed begins on the host
-            on_host[key] = frame_1HW3[0].cpu().numpy()
-        return torch.from_numpy(engine(on_host[key]))[None]
-
-    return Contender(call, work="specialised", owns=_reference(bundle), close=engine.close)
+    return Contender(
+        _from_host(engine), work="specialised", owns=_reference(bundle), close=engine.close
+    )

@@ -35,7 +35,7 @@ def load_onnxruntime(
     provider_options: Mapping[str, Any] | None = None,
     session_options: Mapping[str, Any] | None = None,
 ) -> Backend:
-    """A graph in ONNX Runtime: in the GPU's pipeline where the CUDA provider and cuda-python are, else by itself.
+    """A graph in ONNX Runtime: one of frames in the GPU's pipeline where the CUDA provider and cuda-python are.
 
     Args: as OrtBackend.
 
@@ -44,7 +44,8 @@ def load_onnxruntime(
     """
     asked, ort = parse_device(device), import_onnxruntime()
     provider, form = placed(ort, bundle, graph, asked, provider_options)
-    if provider is not None and provider.name == CUDA_PROVIDER and _has_cuda_python():
+    is_cuda = provider is not None and provider.name == CUDA_PROVIDER
+    if provider is not None and is_cuda and graph.kind == "frame" and _has_cuda_python():
         from e2e_deploy.runtime.backends.onnxruntime.cuda import OrtCudaBackend
 
         return OrtCudaBackend(
@@ -117,7 +118,10 @@ class OrtBackend(OneAtATime):
         self.device = provider.title if provider else f"CPU, {options.intra_op_num_threads} threads"
         if provider is not None and not provider.devices:
             self.gpu = asked.index
-            self.device += f", buffers in ordinary memory: page-locked ones need {_CUDA_PYTHON}"
+            why = (
+                "a core graph" if graph.kind == "core" else f"page-locked ones need {_CUDA_PYTHON}"
+            )
+            self.device += f", buffers in ordinary memory: {why}"
 
     def __call__(self, frame: npt.NDArray[Any], out: Result | None = None) -> Result:
         """Result of frames, uint8 RGB as the graph takes them; of a core graph's rgb float32 [3, H, W]."""

@@ -5,6 +5,7 @@ Its sessions are ONNX Runtime's own of the CPU for what a graph is; what they co
 
 import itertools
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime as ort
@@ -19,6 +20,7 @@ from e2e_deploy.runtime.backends.gpu.transfers import budget
 from e2e_deploy.runtime.backends.onnxruntime import backend as backend_module
 from e2e_deploy.runtime.backends.onnxruntime import cuda as cuda_module
 from e2e_deploy.runtime.backends.onnxruntime import provider as provider_module
+from e2e_deploy.runtime.backends.onnxruntime.backend import load_onnxruntime
 from tests.fake_cuda import FakeDriver
 from tests.plain_bundle import HW, edit_manifest, plain_depth, rehash, write_plain_bundle
 from tests.runtime.fake_plans import frames
@@ -330,6 +332,16 @@ def test_on_a_cpu_the_portable_graph_runs(varied, rng):
     with load(varied, device="cpu") as engine:
         assert engine.backend.device.startswith("CPU")
         (varied / VARIANT).unlink()  # nobody looks for it
+
+
+def test_a_core_graph_is_not_of_frames(gpu, root):
+    """Its input is float32 and its sides may be open: it is bound where it lies."""
+    bundle = open_bundle(root)
+    (graph,) = bundle.manifest.graphs
+    backend = load_onnxruntime(bundle, replace(graph, kind="core"), "cuda")
+    assert backend.device == "CUDA, buffers in ordinary memory: a core graph"
+    assert gpu.calls == [("session", "model_24x32.onnx")]
+    backend.close()
 
 
 def test_without_cuda_python_buffers_are_ordinary(gpu, varied, monkeypatch):
