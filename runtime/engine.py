@@ -178,8 +178,8 @@ class Engine(Closing):
         if isinstance(frame, GpuPicture):
             if self.backend.transfers is None:
                 raise UsageError(
-                    f"frames that were decoded on the GPU need a tensorrt backend, and this is {self.backend.name}; "
-                    'use `decode="cpu"`'
+                    "frames that were decoded on the GPU need a backend that computes there, and this is "
+                    f'{self.backend.name} on {self.backend.device}; use `decode="cpu"`'
                 )
             self._check("uint8", (*frame.hw, 3))
             given: GpuPicture | HostArray = frame
@@ -341,8 +341,8 @@ def load(
             of the bundle where a GPU is, else ONNX Runtime, of bf16 bundles OpenVINO; ``Engine.reason`` says why.
         device: auto, cpu, cuda or cuda:N, with N counted from 0; of OpenVINO also intel-gpu, intel-gpu:N and npu.
         frame_size: (H, W) of the graph to load; needed only when the bundle holds several.
-        threads: of the CPU for one operator; None takes every core. Of onnxruntime, openvino, and of torch, where it
-            holds for the whole process from then on.
+        threads: of the CPU for one operator; None takes every core. Of onnxruntime and openvino, and of torch and
+            inductor, where it holds for the whole process from then on.
         provider_options: ONNX Runtime's for its provider on a GPU, or properties of OpenVINO, by name, over ours.
         session_options: ONNX Runtime's, by name, over ours: an attribute of its SessionOptions, or a config entry,
             which has a dot in its name and which ONNX Runtime does not check.

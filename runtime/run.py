@@ -98,7 +98,7 @@ def run(
         parity: strict: a comparison outside its limit ends the run; warn, if None: the report says so.
         timeout_s: of a stream: seconds of silence after which it counts as lost.
         reconnect_s: of a stream or camera: for how long a lost one is opened again.
-        decode: where a video file is decoded; gpu needs PyNvVideoCodec, a tensorrt backend and frames of its size.
+        decode: where a video file is decoded; gpu needs PyNvVideoCodec, a backend on the GPU and frames of its size.
         on_frame: called once before the first frame and after each, in another thread, with the report so far.
 
     Raises:

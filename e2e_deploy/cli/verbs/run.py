@@ -125,7 +125,7 @@ YEAR_S = 365 * 86400.0
     type=click.Choice(DECODERS),
     default="cpu",
     show_default=True,
-    help="Where a video file is decoded; gpu needs PyNvVideoCodec, a tensorrt backend and frames of the engine's size.",
+    help="Where a video file is decoded; gpu needs PyNvVideoCodec, a GPU backend and frames of the engine's size.",
 )
 @rebuild.option
 @options.as_json

@@ -48,6 +48,15 @@ class TorchGpu(Protocol):
         ...
 
 
+@contextmanager
+def _refused(what: str) -> Iterator[None]:
+    """A block in which torch's errors become ours."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise failed(what, error, E2EDeployError) from error
+
+
 class TorchRecording:
     """A CUDA graph that torch's allocator knows of: what it computes with stays reserved for it."""
 
@@ -56,15 +65,16 @@ class TorchRecording:
 
     def launch(self) -> None:
         """Queue it."""
-        try:
-            with self._torch.cuda.stream(self._stream):
-                self._graph.replay()
-        except RuntimeError as error:
-            raise failed("PyTorch could not launch the CUDA graph", error, E2EDeployError) from None
+        with (
+            _refused("PyTorch does not launch the CUDA graph"),
+            self._torch.cuda.stream(self._stream),
+        ):
+            self._graph.replay()
 
     def destroy(self) -> None:
         """Release it and its memory."""
-        self._graph.reset()
+        with _refused("PyTorch does not release the CUDA graph"):
+            self._graph.reset()
 
 
 class TorchCuda:
@@ -95,16 +105,17 @@ class TorchCuda:
     def run(self, package: Any, frame: RawArray, result: RawArray, stream: int) -> None:
         """Queue a package's work."""
         with self._in(stream):
-            self._queue(package, self._tensor(frame), self._tensor(result))
+            self._queue(package, self._torch.from_dlpack(frame), self._torch.from_dlpack(result))
 
     def record(self, package: Any, frame: RawArray, result: RawArray, stream: int) -> Recording:
         """The same work as a CUDA graph; all of them share their memory, as they run one after the other."""
         torch = self._torch
-        self._pool = self._pool or torch.cuda.graph_pool_handle()
         with self._in(stream) as external:
-            tensors = self._tensor(frame), self._tensor(result)
+            self._pool = self._pool or torch.cuda.graph_pool_handle()
+            tensors = torch.from_dlpack(frame), torch.from_dlpack(result)
             graph = torch.cuda.CUDAGraph()
-            graph.capture_begin(self._pool, "thread_local")
+            # Other threads may go on with their own CUDA work.
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
             try:
                 self._queue(package, *tensors)
             except BaseException:
@@ -117,13 +128,16 @@ class TorchCuda:
     def release(self) -> None:
         """Give back what torch keeps."""
         self._pool = None
-        self._torch.cuda.empty_cache()
+        with _refused("PyTorch does not release the GPU's memory"):
+            self._torch.cuda.empty_cache()
 
-    def _tensor(self, array: RawArray) -> Any:
-        return self._torch.from_dlpack(array)
-
-    def _queue(self, package: Any, frame: Any, result: Any) -> None:
+    @staticmethod
+    def _queue(package: Any, frame: Any, result: Any) -> None:
         (made,) = package.run([frame])
+        if made.shape != result.shape or made.dtype != result.dtype:  # copy_ would fit them
+            raise E2EDeployError(
+                f"the package gives {made.dtype} {list(made.shape)}, the manifest lists {list(result.shape)}"
+            )
         # AOTInductor computes into memory of its own; within the GPU this copy is microseconds.
         result.copy_(made, non_blocking=True)
 
@@ -132,14 +146,10 @@ class TorchCuda:
         """A block whose work is queued in a stream of the driver's, with cuDNN's kernels found by trial."""
         torch = self._torch
         external = torch.cuda.ExternalStream(stream, device=self._index)
-        try:
-            with (
-                torch.inference_mode(),
-                torch.backends.cudnn.flags(
-                    enabled=True, benchmark=True, allow_tf32=not self._exact
-                ),
-                torch.cuda.stream(external),
-            ):
-                yield external
-        except RuntimeError as error:
-            raise failed("the package fails in PyTorch", error, E2EDeployError) from error
+        with (
+            _refused("the package fails in PyTorch"),
+            torch.inference_mode(),
+            torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=not self._exact),
+            torch.cuda.stream(external),
+        ):
+            yield external

@@ -15,6 +15,7 @@ from e2e_deploy.runtime.engine import Engine
 from tests.fake_cuda import FakeDriver
 from tests.plain_bundle import HW, plain_depth, write_plain_bundle
 from tests.runtime.fake_plans import add_plan, frames, load
+from tests.runtime.packages import add_fake_package, load_on_gpu
 
 OUT_BYTES = HW[0] * HW[1] * 4
 
@@ -87,9 +88,25 @@ def ort_engine(root, driver, index=0):
     return Engine(bundle, bundle.manifest.graphs[0], backend, "a double")
 
 
-def trt_engine(root, driver):
+LOADERS = {"tensorrt": load, "inductor": load_on_gpu}
+ADD = {"tensorrt": add_plan, "inductor": add_fake_package}
+
+
+def plan_engine(name, root, driver):
+    """An engine of a plan of the doubles."""
     bundle = open_bundle(root)
-    return Engine(bundle, bundle.manifest.graphs[0], load(root, driver), "a double")
+    return Engine(bundle, bundle.manifest.graphs[0], LOADERS[name](root, driver), "a double")
+
+
+def runs(name, frame, result, stream):
+    """What the double is called with for one run of a plan."""
+    if name == "inductor":
+        return [("run_package", frame, result, stream)]
+    return [
+        ("set_tensor_address", "frame", frame),
+        ("set_tensor_address", "depth", result),
+        ("execute", stream),
+    ]
 
 
 def value(driver, array):
@@ -119,20 +136,22 @@ def test_onnx_runtime_binds_the_callers_memory(root, rng, is_new):
     np.testing.assert_allclose(value(driver, result), plain_depth(picture), rtol=1e-6)
 
 
-@pytest.mark.usefixtures("engine")
-class TestTensorRT:
-    def test_the_plan_runs_on_the_callers_memory(self, root, rng):
+@pytest.mark.parametrize("name", LOADERS)
+class TestPlans:
+    @pytest.fixture(autouse=True)
+    def plan(self, root, name):
+        ADD[name](root)
+
+    def test_the_plan_runs_on_the_callers_memory(self, root, rng, name):
         driver, picture = FakeDriver(), frames(rng)[0]
-        with trt_engine(root, driver) as engine:
+        with plan_engine(name, root, driver) as engine:
             given, out = OnGpu(driver, picture), OnGpu(driver, np.zeros(HW, np.float32))
             driver.calls.clear()
             assert engine(given, out=out) is out
             stream = engine.backend.stream
             assert driver.calls == [
                 ("use",),
-                ("set_tensor_address", "frame", given.address),
-                ("set_tensor_address", "depth", out.address),
-                ("execute", stream),
+                *runs(name, given.address, out.address, stream),
                 ("synchronise", stream),
             ]
             assert given.streams == [stream]
@@ -142,9 +161,9 @@ class TestTensorRT:
             other = frames(rng)[1]
             np.testing.assert_allclose(engine(other), plain_depth(other), rtol=1e-6)
 
-    def test_a_result_outlives_its_engine_and_is_freed_with_its_last_user(self, root, rng):
+    def test_a_result_outlives_its_engine_and_is_freed_with_its_last_user(self, root, rng, name):
         driver, picture = FakeDriver(), frames(rng)[0]
-        with trt_engine(root, driver) as engine:
+        with plan_engine(name, root, driver) as engine:
             given = OnGpu(driver, picture)
             driver.calls.clear()
             result = engine(given)
@@ -160,30 +179,30 @@ class TestTensorRT:
         assert set(driver.live) == {given.address}
         assert driver.names()[-2:] == ["free", "close"]
 
-    def test_frames_on_their_way_are_not_disturbed(self, root, rng):
+    def test_frames_on_their_way_are_not_disturbed(self, root, rng, name):
         driver = FakeDriver()
         first, second = frames(rng, 2)
-        with trt_engine(root, driver) as engine:
+        with plan_engine(name, root, driver) as engine:
             slot = engine.submit(first)
             result = engine(OnGpu(driver, second))
             np.testing.assert_allclose(value(driver, result), plain_depth(second), rtol=1e-6)
             np.testing.assert_allclose(engine.collect(slot), plain_depth(first), rtol=1e-6)
 
-    def test_an_array_of_a_known_library_comes_back_as_one(self, root, rng):
+    def test_an_array_of_a_known_library_comes_back_as_one(self, root, rng, name):
         driver = FakeDriver()
-        with trt_engine(root, driver) as engine:
+        with plan_engine(name, root, driver) as engine:
             given = OnGpu(driver, frames(rng)[0])
             given.__array_namespace__ = lambda: SimpleNamespace(
                 from_dlpack=lambda raw: ("mine", raw)
             )
-            name, result = engine(given)
-            assert name == "mine"
+            mine, result = engine(given)
+            assert mine == "mine"
             assert result.__dlpack_device__() == (CUDA, 0)
 
-    def test_what_it_does_not_take(self, root, rng):
+    def test_what_it_does_not_take(self, root, rng, name):
         driver = FakeDriver()
         picture = frames(rng)[0]
-        with trt_engine(root, driver) as engine:
+        with plan_engine(name, root, driver) as engine:
             good = OnGpu(driver, picture)
             for frame, out, why in (
                 (OnGpu(driver, picture, index=1), None, "on cuda:1, .* takes arrays of the host and of cuda:0"),
@@ -201,9 +220,9 @@ class TestTensorRT:
             with pytest.raises(e2e.UsageError, match="takes frames of the host"):
                 engine.submit(good)
 
-    def test_no_room_for_a_result(self, root, rng):
+    def test_no_room_for_a_result(self, root, rng, name):
         driver = FakeDriver()
-        with trt_engine(root, driver) as engine:
+        with plan_engine(name, root, driver) as engine:
             given = OnGpu(driver, frames(rng)[0])
             driver.fails["allocate"] = "the GPU reports CUDA_ERROR_OUT_OF_MEMORY"
             with pytest.raises(e2e.E2EDeployError, match="OUT_OF_MEMORY"):
@@ -211,11 +230,12 @@ class TestTensorRT:
             assert driver.names()[-1] == "close"  # the second hold on the GPU is gone
 
 
-def test_several_frames_at_once(tmp_path, rng):
+@pytest.mark.parametrize("name", LOADERS)
+def test_several_frames_at_once(tmp_path, rng, name):
     root = write_plain_bundle(tmp_path / "b", batch=2)
-    add_plan(root)
+    ADD[name](root)
     driver, pair = FakeDriver(), frames(rng, 2)
-    with trt_engine(root, driver) as engine:
+    with plan_engine(name, root, driver) as engine:
         np.testing.assert_allclose(engine(pair), plain_depth(pair), rtol=1e-6)
         result = engine(OnGpu(driver, pair))
         assert result.shape == (2, *HW)

@@ -22,13 +22,18 @@ from tests.small_graphs import drop_unread
 GRAPH = "model_24x32.onnx"
 TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 
+COMPILED = {("fp32", 1, "depth"), ("fp16", 2, "normals"), ("bf16", 2, "depth")}
+"""What AOTInductor takes many seconds for: each precision, task and number of frames once."""
+
 CASES = [
-    (backend, precision, batch)
+    (backend, precision, batch, task)
     for backend in BACKENDS
     for precision in (p for b, p in LIMITS if b == backend)
     for batch in (1, 2)
-    if backend != "torch"
-    or precision == "fp32"  # the reference itself, whatever the bundle's precision
+    for task in ("depth", "normals")
+    # torch is the reference itself, whatever the bundle's precision.
+    if (backend != "torch" or precision == "fp32")
+    and (backend != "inductor" or (precision, batch, task) in COMPILED)
 ]
 ON_ANY_MACHINE = {("onnxruntime", "fp32"), ("onnxruntime", "fp16"), ("onnxruntime", "int8")}
 ON_ANY_MACHINE |= {("torch", "fp32")}
@@ -114,8 +119,7 @@ def check(bundle, backend, precision):
             np.testing.assert_array_equal(engine.collect(engine.submit(given)), results)
 
 
-@pytest.mark.parametrize("task", ["depth", "normals"])
-@pytest.mark.parametrize(("backend", "precision", "batch"), CASES)
+@pytest.mark.parametrize(("backend", "precision", "batch", "task"), CASES)
 def test_a_backend_agrees_with_the_reference(
     request, tmp_path, monkeypatch, backend, precision, batch, task
 ):
@@ -126,7 +130,9 @@ def test_a_backend_agrees_with_the_reference(
         else plain(tmp_path / "b", task, precision, batch)
     )
     try:
-        if backend in PLAN_KINDS:
+        if backend == "inductor":
+            request.getfixturevalue("compiled")(root)
+        elif backend in PLAN_KINDS:
             e2e.rebuild_plans(root, backend=backend)
         check(open_bundle(root), backend, precision)
     except e2e.UnavailableError as error:
@@ -145,6 +151,9 @@ def test_a_backend_agrees_about_what_is_exported(request, tmp_path, monkeypatch,
 
 def test_no_backend_and_no_precision_is_left_out():
     assert {backend for backend, *_ in CASES} == set(BACKENDS)
-    assert {(backend, precision) for backend, precision, _ in CASES if backend != "torch"} == {
+    for backend in BACKENDS:
+        assert {task for name, *_, task in CASES if name == backend} == {"depth", "normals"}
+        assert {batch for name, _, batch, _ in CASES if name == backend} == {1, 2}
+    assert {(backend, precision) for backend, precision, *_ in CASES if backend != "torch"} == {
         pair for pair in LIMITS if pair[0] != "torch"
     }
