@@ -1,9 +1,12 @@
+import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from e2e_deploy.limits import BACKENDS, LIMITS, Limit, measure_parity
+
+FP16, BF16 = LIMITS["torch", "fp16"], LIMITS["torch", "bf16"]
 
 
 @pytest.fixture
@@ -87,3 +90,78 @@ def test_a_limit_is_a_bound_that_is_not_reached(depth):
 def test_shapes_must_agree(depth):
     with pytest.raises(ValueError, match="shape"):
         measure_parity("depth", depth[:-1], depth)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """rgb -> depth [H, W] of the trained e2e-tiny after a change of it, its depth unchanged, and a real picture."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("diffusers")
+    from e2e_deploy.assets.pictures import reference_frames
+    from e2e_deploy.model.checkpoint import bundled_checkpoint, open_checkpoint
+    from e2e_deploy.model.loading import load_model
+
+    rgb_13HW = torch.from_numpy(reference_frames((64, 96), 1)).permute(0, 3, 1, 2) / 127.5 - 1
+
+    model = load_model(open_checkpoint(bundled_checkpoint("depth")))
+
+    def depth_of(change=lambda model: None, rgb=rgb_13HW):
+        changed = copy.deepcopy(model)
+        with torch.no_grad():
+            change(changed)
+            return changed(rgb)[0, 0].numpy()
+
+    return depth_of, depth_of(), rgb_13HW
+
+
+def half_rounded(model):
+    for parameter in model.parameters():
+        parameter.copy_(parameter.half().float())
+
+
+def scaled(name, factor):
+    return lambda model: model.get_submodule(name).weight.mul_(factor)
+
+
+WRONG_LAYERS = {
+    "a residual branch is missing": scaled("unet.up_blocks.0.resnets.0.conv2", 0.0),
+    "a decoder's branch is missing": scaled("vae.decoder.up_blocks.0.resnets.0.conv2", 0.0),
+    "a norm's weight is a tenth too large": scaled("vae.decoder.conv_norm_out", 1.1),
+}
+
+
+def test_half_precision_limits_let_rounded_weights_pass(trained):
+    depth_of, reference, _ = trained
+    assert measure_parity("depth", depth_of(half_rounded), reference).breaks(FP16) == []
+
+
+@pytest.mark.parametrize("wrong", WRONG_LAYERS)
+def test_half_precision_limits_catch_a_wrong_layer(trained, wrong):
+    depth_of, reference, _ = trained
+    assert measure_parity("depth", depth_of(WRONG_LAYERS[wrong]), reference).breaks(FP16)
+
+
+def test_half_precision_limits_catch_swapped_channels(trained):
+    depth_of, reference, rgb_13HW = trained
+    swapped = depth_of(rgb=rgb_13HW.flip(1))
+    for limit in (FP16, BF16):
+        assert measure_parity("depth", swapped, reference).breaks(limit)
+
+
+def blurred(depth):
+    rows = (np.roll(depth, 1, 0) + depth + np.roll(depth, -1, 0)) / 3
+    return (np.roll(rows, 1, 1) + rows + np.roll(rows, -1, 1)) / 3
+
+
+def scaled_region(depth):
+    wrong = depth.copy()
+    wrong[5:12, 20:40] *= 1.03  # 2 % of the pixels
+    return wrong
+
+
+@pytest.mark.parametrize("mutate", [lambda d: d + 0.02, blurred, scaled_region])
+def test_half_precision_limits_catch_what_alignment_or_a_mean_would_hide(trained, mutate):
+    reference = trained[1]
+    wrong = np.clip(mutate(reference), 0, 1).astype(np.float32)
+    for limit in (FP16, BF16):
+        assert measure_parity("depth", wrong, reference).breaks(limit)

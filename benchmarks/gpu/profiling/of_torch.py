@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from benchmarks.gpu.contenders.in_torch import RECIPES, Bodies, Recipe, build_diffusers
 from benchmarks.gpu.contenders.models import STAGES, Staged, make_model, own_size
+from benchmarks.gpu.profiling.hand_norms import with_hand_norms
 from benchmarks.gpu.profiling.job import Job
 from benchmarks.gpu.profiling.kernels import profiled, table
 from benchmarks.gpu.results import Result
@@ -70,9 +71,21 @@ WAYS: dict[str, Result] = {
     "1x1 as products": {"conv_1x1_as_mm": True},
     "descent": {"coordinate_descent_tuning": True},
     "own layout": {"layout_optimization": False},
+    "norms by hand": {},
+    "plain upsampling": {},
     "convolutions tuned": {"max_autotune": True, "max_autotune_conv_backends": "ATEN,TRITON"},
 }
-"""Options of inductor, quick ones first."""
+"""Options of inductor, quick ones first; two ways are another network instead, see ``_body_of``."""
+
+
+def _body_of(way: str, bodies: Bodies, row: Result) -> Any:
+    """The network of a way: the specialised one unless its name says another."""
+    if way == "plain upsampling":
+        return bodies.get("not_upsampled", True)
+    body = bodies.get("specialised", True)
+    if way == "norms by hand":
+        body, row["norms"] = with_hand_norms(body)
+    return body
 
 
 def _compiled(staged: Staged, which: str, options: Result) -> Call:
@@ -108,8 +121,8 @@ def _try_way(
 def tuned(job: Job, which: str, ways: Collection[str] | None) -> None:
     """One stage compiled in several ways, timed in turns."""
     device, plan = job.device, _plan(job)
-    body = Bodies(device, small=job.small).get("specialised", True)
-    plain = Staged(body, plan, device.dtype, channels_last=True)
+    bodies = Bodies(device, small=job.small)
+    plain = Staged(bodies.get("specialised", True), plan, device.dtype, channels_last=True)
     values: list[Tensor] = job.frames()
     for name in STAGES[: STAGES.index(which)]:
         values = [getattr(plain, name)(x).clone() for x in values]
@@ -122,8 +135,9 @@ def tuned(job: Job, which: str, ways: Collection[str] | None) -> None:
             rows[name] = {"not_run": f"{job.left():.0f} s are left"}
             continue
         rows[name] = {"options": WAYS[name]}
-        staged = Staged(body, plan, device.dtype, channels_last=True)
         try:
+            body = _body_of(name, bodies, rows[name])
+            staged = Staged(body, plan, device.dtype, channels_last=True)
             call = _compiled(staged, which, WAYS[name])
             for title, each in _try_way(job, call, values, reference, rows[name]).items():
                 rows[name][title] = summary(each)
