@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from e2e_deploy.bundle.bundle import open_bundle
+from e2e_deploy.export.engines.build import current_gpu
 from e2e_deploy.nvidia.hardware import cpu_features
 from e2e_deploy.system.cpu_targets import cpu_targets
 from tests.runtime.packages import list_package, says
@@ -26,7 +27,7 @@ def here():
     return cpu_targets(cpu_features())[0]
 
 
-def _compile(task, precision, shape, metadata, target, file):
+def _compile(task, precision, shape, metadata, target, device, file):
     import torch
     from torch import nn
 
@@ -44,22 +45,34 @@ def _compile(task, precision, shape, metadata, target, file):
             vector = rgb - 127.5
             return (vector / vector.norm(dim=-1, keepdim=True)).float()
 
-    example = torch.zeros(shape, dtype=torch.uint8)
+    example = torch.zeros(shape, dtype=torch.uint8, device=device)
     compile_package(Plain().eval(), example, file, cpu_target=target, metadata=metadata)
 
 
-def add_package(root, shared: Path):
-    """Compile a plain bundle's first graph for this CPU, or take it from ``shared``, and list it; its path."""
+def _facts(device, target):
+    """What the manifest says of a package for this machine."""
     import torch
 
+    if device == "cpu":
+        return {"version": torch.__version__, "target": target, "gpu": "", "cuda": 0}
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no CUDA device")
+    gpu = current_gpu()
+    major = int(torch.version.cuda.partition(".")[0])
+    return {"version": torch.__version__, "target": gpu.target, "gpu": gpu.name, "cuda": major}
+
+
+def add_package(root, shared: Path, device="cpu"):
+    """Compile a plain bundle's first graph for this CPU or GPU, or take it from ``shared``, and list it; its path."""
     fcntl = pytest.importorskip("fcntl", reason="the lock between test processes is POSIX's")
     target = here()
+    facts = _facts(device, target)
     bundle = open_bundle(root)
     manifest = bundle.manifest
     graph = manifest.graphs[0]
     metadata = {k: v for k, v in says(root, graph, manifest).items() if not k.startswith("AOTI")}
     digest = next(iter(metadata.values()))
-    file = shared / f"{digest[:16]}-{manifest.precision}.pt2"
+    file = shared / f"{digest[:16]}-{manifest.precision}-{device}.pt2"
     with open(shared / "compiling.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not file.exists():
@@ -70,17 +83,10 @@ def add_package(root, shared: Path):
                     graph.inputs[0].shape,
                     metadata,
                     target,
+                    device,
                     file.with_suffix(".new.pt2"),
                 )
             except subprocess.CalledProcessError as error:
                 pytest.skip(f"the C++ compiler here does not compile for {target}: {error}")
             file.with_suffix(".new.pt2").rename(file)
-    return list_package(
-        root,
-        file.read_bytes(),
-        graph,
-        version=torch.__version__,
-        target=target,
-        gpu="",
-        cuda=0,
-    )
+    return list_package(root, file.read_bytes(), graph, **facts)

@@ -33,10 +33,10 @@ def engine(root):
 
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory):
-    """compiled(root) lists a real package of AOTInductor for this CPU in a plain bundle; gives its path."""
+    """compiled(root, device) lists a real package of AOTInductor for this machine in a plain bundle; gives its path."""
     from tests.runtime.compiled import add_package
 
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
-    return lambda root: add_package(root, shared)
+    return lambda root, device="cpu": add_package(root, shared, device)

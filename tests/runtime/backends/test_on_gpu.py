@@ -280,6 +280,13 @@ def test_tensorrt_for_real(root, rng):
 
 
 @pytest.mark.gpu
+def test_inductor_for_real(root, rng, compiled):
+    compiled(root, "cuda")
+    with e2e.load(root, backend="inductor", device="cuda:0") as engine:
+        check_for_real(engine, rng)
+
+
+@pytest.mark.gpu
 def test_a_gpu_that_is_not_here(root):
     with pytest.raises(e2e.UnavailableError, match="cuda:97 was asked for, and this machine has"):
         e2e.load(root, backend="onnxruntime", device="cuda:97")

@@ -6,8 +6,10 @@ import threading
 import numpy as np
 import pytest
 
+import e2e_deploy as e2e
 from e2e_deploy.bundle.bundle import open_bundle
 from e2e_deploy.errors import E2EDeployError, UnavailableError
+from e2e_deploy.limits import LIMITS, measure_parity
 from e2e_deploy.nvidia.cuda_driver import Gpu
 from e2e_deploy.runtime.backends.backend import GpuPicture
 from e2e_deploy.runtime.backends.dlpack import CUDA, RawArray
@@ -18,7 +20,7 @@ from e2e_deploy.runtime.loop import run_source
 from e2e_deploy.runtime.sinks.sink import CallbackSink
 from e2e_deploy.runtime.sources.pattern import PatternSource, read_number
 from tests.fake_cuda import GPU, FakeDriver
-from tests.plain_bundle import HW, plain_depth
+from tests.plain_bundle import HW, edit_manifest, plain_depth, write_plain_bundle
 from tests.runtime.fake_plans import frames
 from tests.runtime.packages import add_fake_package, load_on_gpu
 
@@ -230,3 +232,27 @@ class TestFailures:
         ):
             load_on_gpu(root, driver)
         assert "load_package" not in driver.names()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_for_real(tmp_path, compiled, precision):
+    """Frames that overlap on a GPU are right and keep their order and their budget, in one CUDA graph a slot."""
+    root = write_plain_bundle(tmp_path / "bundle")
+    edit_manifest(root, lambda value: value.update(precision=precision))
+    compiled(root, "cuda")
+    bundle, painted = open_bundle(root), []
+    given, references = bundle.reference(bundle.manifest.graphs[0])
+    with e2e.load(bundle, backend="inductor", device="cuda") as engine:
+        assert engine.backend.cuda_graph, engine.backend.cuda_graph_reason
+        for frame, reference in zip(given, references, strict=True):
+            parity = measure_parity("depth", engine(frame), reference)
+            assert parity.breaks(LIMITS["inductor", precision]) == []
+        sink = CallbackSink(lambda frame, depth, facts: painted.append(read_number(depth)))
+        report = run_source(bundle, PatternSource(*HW, fps=0, total=30), [sink], engine=engine)
+        assert engine.backend.gpu_ms > 0
+    assert painted == list(range(30))
+    once = budget("host frame", frame_bytes=IN_BYTES, result_bytes=OUT_BYTES)
+    assert report.transfers == {k: Count(30 * c.calls, 30 * c.bytes) for k, c in once.items()}
+    with e2e.load(bundle, backend="inductor", device="cuda") as again:  # all was given back
+        assert again.backend.cuda_graph
