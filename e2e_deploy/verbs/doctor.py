@@ -5,8 +5,13 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from e2e_deploy.errors import UnavailableError
+from e2e_deploy.names import PLAN_TITLES, PlanKind
+
+if TYPE_CHECKING:
+    from e2e_deploy.nvidia.cuda_driver import Gpu
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,126 @@ def _cuda() -> tuple[bool, str, str]:
     )
 
 
+def _gpu() -> "Gpu | None":
+    """The first GPU; None without one or without a driver that answers."""
+    from e2e_deploy.nvidia.cuda_driver import CudaDriver
+    from e2e_deploy.nvidia.hardware import cuda_device_count
+
+    if not cuda_device_count():
+        return None
+    driver = CudaDriver()
+    try:
+        return driver.gpu
+    finally:
+        driver.close()
+
+
+def _bf16() -> tuple[bool, str, str]:
+    from e2e_deploy.nvidia.hardware import bf16_units
+
+    units = ", ".join(bf16_units())
+    return bool(units), units or "no units for it", "fp32, fp16 and int8 bundles need none"
+
+
+def _tensorrt_rtx() -> tuple[bool, str, str]:
+    from e2e_deploy.nvidia.rtx_support import rtx_refusal
+
+    works, found, remedy = _package("tensorrt_rtx", "tensorrt-rtx")()
+    gpu = _gpu() if works else None
+    if gpu is not None and (refusal := rtx_refusal(gpu)):
+        return False, f"{found}; {refusal}", "its plans for other machines can be built here"
+    return works, found, remedy
+
+
+def _onnxruntime_on_gpu() -> tuple[bool, str, str]:
+    from e2e_deploy.nvidia.hardware import cuda_device_count
+    from e2e_deploy.packages import import_onnxruntime
+    from e2e_deploy.runtime.backends.onnxruntime.provider import find_gpu_provider
+
+    if not cuda_device_count():
+        return False, "no CUDA device", "everything also runs on the CPU"
+    provider = find_gpu_provider(import_onnxruntime(), "fp16")
+    if provider is None:
+        return (
+            False,
+            "this build has no provider for it",
+            "pip install 'onnxruntime-gpu[cuda,cudnn]'",
+        )
+    return (
+        True,
+        f"{provider.title}; auto takes it after plans, which were faster where measured",
+        "",
+    )
+
+
+def _inductor_to_run() -> tuple[bool, str, str]:
+    works, found, remedy = _package("torch", "inductor")()
+    if not works:
+        return works, found, remedy
+    import torch
+
+    from e2e_deploy.nvidia.hardware import cpu_features
+    from e2e_deploy.system.cpu_targets import cpu_targets
+
+    on_cpu = f"CPU ({', '.join(cpu_targets(cpu_features())) or 'no known level'})"
+    on_gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    if not on_gpu and _gpu() is not None:
+        return False, f"torch {found} does not reach the GPU here", "a build of torch with CUDA"
+    devices = f"{on_gpu} and {on_cpu}" if on_gpu else on_cpu
+    return True, f"torch {found} on {devices}; no compiler is needed", ""
+
+
+def _inductor_to_build() -> tuple[bool, str, str]:
+    from e2e_deploy.packages import cpp_compiler, why_no_compiler
+
+    on_gpu = _gpu() is not None
+    for module in ("torch", "diffusers"):
+        works, found, remedy = _package(module, "export")()
+        if not works:
+            return False, f"{module} {found}", remedy
+    why = why_no_compiler(for_gpu=on_gpu)
+    return not why, why or f"with {cpp_compiler()}{' and triton' if on_gpu else ''}", why
+
+
+def _auto_to_export() -> tuple[bool, str, str]:
+    from e2e_deploy.export.engines.build import plan_jobs
+
+    jobs, notes = plan_jobs("auto")
+    plans = ", ".join(f"{PLAN_TITLES[job.api.name]} {job.target}" for job in jobs)
+    return True, "; ".join(filter(None, [plans and f"an fp16 plan of {plans}", *notes])), ""
+
+
+def _auto_to_run() -> tuple[bool, str, str]:
+    from e2e_deploy.runtime.backends import FASTEST_FIRST
+
+    gpu = _gpu()
+    if gpu is None:
+        return True, "onnxruntime, and openvino for bf16 bundles: no GPU for plans", ""
+    why = {kind: _why_not(kind, gpu) for kind in FASTEST_FIRST}
+    plans = [kind for kind in FASTEST_FIRST if not why[kind]]
+    _, fallback, _ = _onnxruntime_on_gpu()
+    taken = f"the bundle's plan of {', else of '.join(plans)}" if plans else "no plan"
+    missing = [f"not {kind}: {said}" for kind, said in why.items() if said]
+    return True, "; ".join([f"{taken}, else onnxruntime ({fallback})", *missing]), ""
+
+
+def _why_not(kind: PlanKind, gpu: "Gpu") -> str:
+    """Why no plan of this kind runs on the GPU at hand; empty where one may."""
+    from e2e_deploy.nvidia.rtx_support import rtx_refusal
+    from e2e_deploy.nvidia.trt_api import find_api
+
+    if kind == "inductor":
+        works, found, _ = _inductor_to_run()
+        return "" if works else found
+    if kind == "tensorrt-rtx" and (refusal := rtx_refusal(gpu)):
+        return refusal
+    try:
+        find_api(kind)
+    except UnavailableError as error:
+        return str(error)
+    return ""
+
+
 def _display() -> tuple[bool, str, str]:
     if not sys.platform.startswith("linux"):
         return True, sys.platform, ""
@@ -106,7 +231,11 @@ _CHECKS: tuple[tuple[str, bool, Callable[[], tuple[bool, str, str]]], ...] = (
     ("opencv", True, _package("e2e_deploy.system.opencv", "")),
     ("pillow", True, _package("PIL", "")),
     ("onnxruntime", True, _onnxruntime),
+    ("onnxruntime on a GPU", False, _onnxruntime_on_gpu),
+    ("bf16 on this CPU", False, _bf16),
     ("openvino (bf16 on CPUs)", False, _openvino),
+    ("inductor, to run", False, _inductor_to_run),
+    ("inductor, to build", False, _inductor_to_build),
     ("mp4 output", True, _h264),
     ("CUDA device", False, _cuda),
     ("display", False, _display),
@@ -117,7 +246,9 @@ _CHECKS: tuple[tuple[str, bool, Callable[[], tuple[bool, str, str]]], ...] = (
     ("onnx (export)", False, _package("onnx", "export")),
     ("mitsuba (data render)", False, _package("mitsuba", "train")),
     ("tensorrt", False, _package("tensorrt", "tensorrt")),
-    ("tensorrt_rtx", False, _package("tensorrt_rtx", "tensorrt-rtx")),
+    ("tensorrt_rtx", False, _tensorrt_rtx),
+    ("auto, to export", False, _auto_to_export),
+    ("auto, to run", False, _auto_to_run),
 )
 
 
