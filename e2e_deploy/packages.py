@@ -9,7 +9,6 @@ openvino_telemetry it takes a stub of its own in its place, and less time.
 """
 
 import importlib
-import importlib.util
 import os
 import shutil
 import sys
@@ -90,26 +89,24 @@ def import_openvino() -> ModuleType:
 
 
 def cpp_compiler() -> str:
-    """Path of the C++ compiler that PyTorch's compiler calls to build: what CXX names, else the platform's usual one.
+    """Path of the C++ compiler that PyTorch's compiler calls, for a GPU too; what was built needs none to run.
 
-    Empty where there is none. What was built needs none to run.
+    Raises:
+        UnavailableError: it is not here.
     """
     usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
-    return shutil.which(os.environ.get("CXX") or usual) or ""
-
-
-def why_no_compiler(*, for_gpu: bool) -> str:
-    """Why PyTorch's compiler cannot build here, one sentence; empty where it can.
-
-    Args:
-        for_gpu: kernels of a GPU, which Triton compiles, and not only code of the CPU.
-    """
-    if for_gpu and importlib.util.find_spec("triton") is None:
-        return "PyTorch compiles for a GPU with the package 'triton', which is not installed: pip install triton"
-    if not cpp_compiler():
-        named = os.environ.get("CXX")
-        which = (
-            f"CXX names {named!r}, which is none" if named else "install g++, or name one in CXX"
+    name = os.environ.get("CXX") or usual
+    found = shutil.which(name)
+    if found is None:
+        raise UnavailableError(
+            f"PyTorch compiles with a C++ compiler, and {name} is not here: install it (on Debian and Ubuntu: "
+            "apt install g++), or set CXX to another"
         )
-        return f"PyTorch's compiler needs a C++ compiler to build with, and none is here: {which}"
-    return ""
+    return found
+
+
+def require_compilers(*, for_gpu: bool) -> None:
+    """Raise an UnavailableError where PyTorch's compiler cannot build, for a GPU without Triton."""
+    if for_gpu:
+        require("triton", "export")
+    cpp_compiler()

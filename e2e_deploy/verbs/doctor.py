@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from e2e_deploy.errors import UnavailableError
-from e2e_deploy.names import PLAN_TITLES, PlanKind
+from e2e_deploy.names import PlanKind
 
 if TYPE_CHECKING:
     from e2e_deploy.nvidia.cuda_driver import Gpu
@@ -149,23 +149,24 @@ def _inductor_to_run() -> tuple[bool, str, str]:
 
 
 def _inductor_to_build() -> tuple[bool, str, str]:
-    from e2e_deploy.packages import cpp_compiler, why_no_compiler
+    from e2e_deploy.export.engines.inductor_job import inductor_job
+    from e2e_deploy.packages import require
 
-    on_gpu = _gpu() is not None
-    for module in ("torch", "diffusers"):
-        works, found, remedy = _package(module, "export")()
-        if not works:
-            return False, f"{module} {found}", remedy
-    why = why_no_compiler(for_gpu=on_gpu)
-    return not why, why or f"with {cpp_compiler()}{' and triton' if on_gpu else ''}", why
+    require("diffusers", "export")
+    job, note = inductor_job(_gpu())
+    return (
+        True,
+        f"for {job.gpu.name if job.gpu else 'CPU'} {job.target}" + (note and f"; {note}"),
+        "",
+    )
 
 
 def _auto_to_export() -> tuple[bool, str, str]:
     from e2e_deploy.export.engines.build import plan_jobs
 
     jobs, notes = plan_jobs("auto")
-    plans = ", ".join(f"{PLAN_TITLES[job.api.name]} {job.target}" for job in jobs)
-    return True, "; ".join(filter(None, [plans and f"an fp16 plan of {plans}", *notes])), ""
+    plans = ", ".join(f"{job.title} for {job.target}" for job in jobs)
+    return True, "; ".join(filter(None, [plans and f"an fp16 plan: {plans}", *notes])), ""
 
 
 def _auto_to_run() -> tuple[bool, str, str]:
@@ -258,6 +259,8 @@ def doctor() -> list[Finding]:
     for what, needed, look in _CHECKS:
         try:
             works, found, remedy = look()
+        except UnavailableError as error:  # says itself what to do
+            works, found, remedy = False, str(error), ""
         except Exception as error:
             # Whatever a broken installation raises is what was looked for.
             works, found = False, " ".join(str(error).split())

@@ -1,8 +1,5 @@
 """Packages of AOTInductor: compiled of the checkpoint's module for the device at hand. Imports no torch by itself."""
 
-import os
-import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ from e2e_deploy.export.engines.job import Built, Job, Order
 from e2e_deploy.export.engines.tensorrt import DEFAULT_LEVEL, Progress
 from e2e_deploy.nvidia.cuda_driver import Gpu
 from e2e_deploy.nvidia.hardware import cpu_features, cpu_name
+from e2e_deploy.packages import cpp_compiler as compiler
 from e2e_deploy.packages import require
 from e2e_deploy.system.cpu_targets import cpu_targets
 from e2e_deploy.version import __version__
@@ -24,22 +22,6 @@ AUTOTUNED = 5
 COMPILED_FOR = ("x86-64-v3", "armv8-a")
 """CPUs that code is compiled for. Not the best of each: x86-64-v4 took as long on a CPU that has it (e2e-tiny in fp32),
 where convolutions and products are oneDNN's, which looks at the CPU when it runs."""
-
-
-def compiler() -> str:
-    """Path of the C++ compiler that AOTInductor calls, for a GPU too.
-
-    Raises:
-        UnavailableError: it is not here.
-    """
-    name = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
-    found = shutil.which(name)
-    if found is None:
-        raise UnavailableError(
-            f"AOTInductor compiles with a C++ compiler, and {name} is not here: install it (on Debian and Ubuntu: "
-            "apt install g++), or set CXX to another"
-        )
-    return found
 
 
 @dataclass(frozen=True, kw_only=True)

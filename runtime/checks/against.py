@@ -4,9 +4,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from e2e_deploy.errors import UnavailableError
 from e2e_deploy.limits import Parity, measure_parity
 from e2e_deploy.names import Precision
-from e2e_deploy.packages import why_no_compiler
+from e2e_deploy.packages import require_compilers
 from e2e_deploy.progress import Stages
 from e2e_deploy.runtime.checks.peer import DiffusersPeer
 from e2e_deploy.runtime.checks.turns import Frames, Gain, gain, in_turn
@@ -153,11 +154,12 @@ def _compiled(
     engine: Engine, peer: DiffusersPeer, frames: Frames
 ) -> tuple[Callable[..., object] | None, str]:
     """The peer compiled and called once, or None and why not."""
-    if why := why_no_compiler(for_gpu=engine.backend.gpu is not None):
-        return None, why
     try:
+        require_compilers(for_gpu=engine.backend.gpu is not None)
         compiled = peer.compiled()
         compiled(frames[0])
+    except UnavailableError as error:
+        return None, str(error)
     except Exception as error:
         # What a compiler and what it calls may raise has no common base; the eager pipeline ran on this frame.
         first = clean(str(error).strip().splitlines()[0] if str(error).strip() else repr(error))

@@ -1,6 +1,5 @@
 """What doctor says of machines that this one is not."""
 
-import shutil
 import sys
 from types import SimpleNamespace
 
@@ -9,7 +8,7 @@ import pytest
 from e2e_deploy.errors import UnavailableError
 from e2e_deploy.nvidia import hardware, trt_api
 from e2e_deploy.nvidia.cuda_driver import Gpu
-from e2e_deploy.packages import why_no_compiler
+from e2e_deploy.packages import require_compilers
 from e2e_deploy.runtime.backends.onnxruntime import provider
 from e2e_deploy.verbs import doctor as module
 from e2e_deploy.verbs.doctor import doctor
@@ -94,20 +93,22 @@ def test_inductor_without_a_compiler_runs_and_does_not_build(monkeypatch):
     pytest.importorskip("torch")
     monkeypatch.setattr(module, "_gpu", lambda: None)
     monkeypatch.setenv("CXX", "no-such-compiler")
-    assert module._inductor_to_run()[0]
-    works, found, _ = module._inductor_to_build()
-    assert not works
-    assert "CXX names 'no-such-compiler', which is none" in found
+    findings = {finding.what: finding for finding in doctor()}
+    assert findings["inductor, to run"].works
+    building = findings["inductor, to build"]
+    assert not building.works
+    assert "no-such-compiler is not here: install it" in building.found
 
 
-def test_a_compiler_that_cxx_names(monkeypatch, tmp_path):
+def test_a_gpu_needs_triton_too(monkeypatch, tmp_path):
     compiler = tmp_path / "my-c++"
     compiler.write_text("#!/bin/sh\n")
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
-    assert why_no_compiler(for_gpu=False) == ""
-    monkeypatch.delenv("CXX")
-    assert (why_no_compiler(for_gpu=False) == "") == (shutil.which("g++") is not None)
+    require_compilers(for_gpu=False)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    with pytest.raises(UnavailableError, match="'triton' is not installed"):
+        require_compilers(for_gpu=True)
 
 
 def test_a_torch_that_does_not_reach_the_gpu(monkeypatch):
