@@ -170,12 +170,13 @@ def _new(
     return node
 
 
-def _weight(model: ir.Model, name: str, array: npt.NDArray[np.float32]) -> ir.Value:
+def _weight(model: ir.Model, name: str, array: npt.NDArray[Any]) -> ir.Value:
+    tensor = ir.tensor(array, name=name)
     value = ir.Value(
         name=name,
-        type=ir.TensorType(WIDE),
+        type=ir.TensorType(tensor.dtype),
         shape=ir.Shape(array.shape),
-        const_value=ir.tensor(array, name=name),
+        const_value=tensor,
     )
     model.graph.register_initializer(value)
     return value
@@ -296,12 +297,42 @@ def narrow_attention(model: ir.Model) -> int:
     return count
 
 
+def turn_products(model: ir.Model) -> int:
+    """Every product of a constant matrix and a stack of others as that of the stack, turned, and the matrix; how many.
+
+    The provider multiplies a stack by one matrix in one go. The other way round it copies lists of addresses from the
+    host first, which waits for the GPU and cannot be recorded as a CUDA graph. Frames are resized so.
+    """
+    count = 0
+    for node in list(model.graph):
+        matrix = _constant(node.inputs[0]) if node.op_type == "MatMul" else None
+        stack, result = node.inputs[-1], node.outputs[0]
+        if matrix is None or stack is None or stack.shape is None or result.shape is None:
+            continue
+        rank = len(stack.shape)
+        if matrix.ndim != 2 or rank < 3 or stack.dtype is None:
+            continue
+        turn = [*range(rank - 2), rank - 1, rank - 2]
+        before = ir.node("Transpose", [stack], {"perm": turn}, name=f"{node.name}/turned")
+        weight = _weight(model, f"{node.name}.turned", np.ascontiguousarray(matrix.T))
+        product = ir.node("MatMul", [before.outputs[0], weight], name=f"{node.name}/MatMul")
+        after = ir.node("Transpose", [product.outputs[0]], {"perm": turn}, name=f"{node.name}/back")
+        for made, like in ((before, stack), (product, result), (after, result)):
+            value, sides = made.outputs[0], list(like.shape or ())
+            value.name, value.dtype = made.name, stack.dtype
+            value.shape = ir.Shape(sides if made is after else [sides[axis] for axis in turn])
+        _in_place_of(result, [before, product, after], model.graph)
+        count += 1
+    return count
+
+
 def fit_cuda(model: ir.Model) -> dict[str, int]:
     """Change ``model``, a traced fp16 graph, for the CUDA provider; how many nodes are its own now, by operator.
 
     What has no kernel there stays as it is. Weights stay where they are; those of norms get another shape.
     """
     counts = {GROUP_NORM: rewrite_norms(model), ATTENTION: narrow_attention(model)}
+    turn_products(model)
     tidy(model)
     return counts
 

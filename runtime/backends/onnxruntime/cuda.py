@@ -1,8 +1,10 @@
 """ONNX Runtime's CUDA provider in the GPU's pipeline: page-locked buffers, two slots, the pipeline's own stream.
 
 A session queues its kernels in the stream it is given and does not wait; what it reads and writes is bound once a slot.
-A run is recorded by the driver and not by ONNX Runtime (``enable_cuda_graph``), which keeps a recording for each thread
-that calls, and would make another one while frames are on their way: here any thread launches the same.
+A run is recorded by the driver and not by ONNX Runtime, which keeps a recording for each thread that calls, and would
+make another one while frames are on their way: here any thread launches the same. ONNX Runtime is told all the same
+(``enable_cuda_graph``) and asked to record nothing (``gpu_graph_id`` -1): it frees what it copied from the host in a
+call that the stream makes, which a recording would repeat, unless it knows (1.31, cuda_stream_handle.cc).
 """
 
 from collections.abc import Mapping
@@ -13,7 +15,7 @@ import numpy as np
 
 from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.bundle.manifest import GraphEntry, TensorSpec
-from e2e_deploy.errors import E2EDeployError
+from e2e_deploy.errors import BundleError, E2EDeployError
 from e2e_deploy.nvidia.cuda_driver import CudaDriver, Driver
 from e2e_deploy.packages import import_onnxruntime
 from e2e_deploy.runtime.backends.backend import failed
@@ -25,6 +27,8 @@ from e2e_deploy.runtime.backends.onnxruntime.provider import EXTRA, GpuProvider
 from e2e_deploy.runtime.backends.onnxruntime.session import open_session
 
 _NO_WAIT = ("disable_synchronize_execution_providers", "1")
+_RECORD_NOTHING = ("gpu_graph_id", "-1")
+_RECORDABLE = "enable_cuda_graph"
 _MOST_BOUND = 16
 """Pairs of addresses whose bindings are kept: the slots', and of a caller's arrays the newest."""
 _FIRST_FLASH = 80
@@ -43,7 +47,7 @@ class OrtComputation:
         graph: its tensors.
         index: of the CUDA device.
         stream: of the pipeline.
-        recorded: whether a run may be recorded as a CUDA graph.
+        why_not: why no run may be recorded as a CUDA graph; empty where it may.
     """
 
     def __init__(
@@ -55,13 +59,14 @@ class OrtComputation:
         index: int,
         stream: int,
         *,
-        recorded: bool,
+        why_not: str,
     ) -> None:
         self._driver, self._ort, self._session = driver, ort, session
         self._graph, self._index, self._stream = graph, index, stream
-        self._recorded = recorded
+        self._why_not = why_not
         self._options = ort.RunOptions()
         self._options.add_run_config_entry(*_NO_WAIT)
+        self._options.add_run_config_entry(*_RECORD_NOTHING)
         self._bound: dict[tuple[int, int], Any] = {}
 
     def queue(self, frame: int, result: int) -> None:
@@ -89,8 +94,8 @@ class OrtComputation:
 
     def record(self, frame: int, result: int) -> DriverRecording:
         """The run as a CUDA graph: of a warm session, whose memory stays where it is."""
-        if not self._recorded:
-            raise E2EDeployError("`provider_options` turn `enable_cuda_graph` off")
+        if self._why_not:
+            raise E2EDeployError(self._why_not)
         return DriverRecording(self._driver, self._stream, partial(self.queue, frame, result))
 
     def close(self) -> None:
@@ -144,17 +149,20 @@ class OrtCudaBackend(GpuBackend):
         self._start(partial(self._computation, bundle), f"{self._provider.title}, {form}")
 
     def _computation(self, bundle: Bundle, stream: int) -> OrtComputation:
-        options = make_options(
-            self._ort, bundle, on_cpu=False, threads=self._threads, given=self._given
-        )
-        chosen = dict(self._provider.options)
-        recorded = chosen.pop("enable_cuda_graph", "1") != "0"
+        chosen = {_RECORDABLE: "1"} | self._provider.options
         if self._fitted and int(self._driver.gpu.target.removeprefix("sm")) < _FIRST_FLASH:
             chosen = {"sdpa_kernel": _CUTLASS} | chosen
         chosen["user_compute_stream"] = str(stream)
-        session = open_session(
-            self._ort, bundle, self._graph, options, self._provider.with_options(chosen)
-        )
+        why_not = ""
+        if chosen[_RECORDABLE] == "0":
+            why_not = f"`provider_options` turn `{_RECORDABLE}` off"
+        try:
+            session = self._session(bundle, chosen)
+        except BundleError as error:
+            if why_not or "graph capture" not in str(error):
+                raise
+            why_not = str(error)  # some nodes are not on the GPU
+            session = self._session(bundle, chosen | {_RECORDABLE: "0"})
         return OrtComputation(
             self._driver,
             self._ort,
@@ -162,5 +170,12 @@ class OrtCudaBackend(GpuBackend):
             self._graph,
             self.gpu or 0,
             stream,
-            recorded=recorded,
+            why_not=why_not,
         )
+
+    def _session(self, bundle: Bundle, chosen: dict[str, str]) -> Any:
+        options = make_options(
+            self._ort, bundle, on_cpu=False, threads=self._threads, given=self._given
+        )
+        provider = self._provider.with_options(chosen)
+        return open_session(self._ort, bundle, self._graph, options, provider)

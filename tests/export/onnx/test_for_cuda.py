@@ -337,6 +337,30 @@ def test_attention_whose_result_is_wanted_in_fp32_stays(rng):
     assert fit_cuda(model)["MultiHeadAttention"] == 0
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_constant_matrix_comes_second(rng, batch):
+    """Rows and columns of a resize, as the frame steps have them; a product of two maps stays."""
+    x = rng.standard_normal((batch, 3, 5, 7)).astype(np.float32)
+    weights = {
+        "rows": rng.standard_normal((4, 5)).astype(np.float32),
+        "columns": rng.standard_normal((7, 6)).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("MatMul", ["rows", "x"], ["a"]),
+        helper.make_node("MatMul", ["a", "columns"], ["b"]),
+        helper.make_node("Transpose", ["b"], ["c"], perm=[0, 1, 3, 2]),
+        helper.make_node("MatMul", ["c", "b"], ["y"]),
+    ]
+    floats = (TensorProto.FLOAT,) * 2
+    model = graph_of(nodes, weights, x.shape, (batch, 3, 6, 6), kinds=floats)
+    expected = run(model, x)
+    fit_cuda(model)
+    products = [node for node in model.graph if node.op_type == "MatMul"]
+    assert [len(node.inputs[1].shape) for node in products] == [2, 2, 4]
+    assert all(len(node.inputs[0].shape) == 4 for node in products)
+    np.testing.assert_allclose(run(model, x), expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """e2e-tiny depth in fp16, with its variant."""

@@ -82,6 +82,7 @@ class Session:
 
     def run_with_iobinding(self, bound, options):
         assert options.get_run_config_entry(NO_WAIT) == "1"
+        assert options.get_run_config_entry("gpu_graph_id") == "-1"
         self.driver.note("run", self.stream)
         self.runs += 1
         if self.runs in self.failing:
@@ -235,6 +236,7 @@ class TestOptions:
             "use_tf32": "0",
             "device_id": "0",
             "gpu_mem_limit": str(2**30),
+            "enable_cuda_graph": "1",
             "user_compute_stream": options["user_compute_stream"],
         }
 
@@ -245,7 +247,7 @@ class TestOptions:
         assert ("session", VARIANT) in gpu.calls
         assert (options["use_tf32"], options["prefer_nhwc"]) == ("1", "1")
         assert "sdpa_kernel" not in options
-        assert "enable_cuda_graph" not in options  # the driver records
+        assert options["enable_cuda_graph"] == "1"  # it knows, and the driver records
 
     def test_attention_with_wide_sums_on_a_gpu_without_flash_attention(self, gpu, varied):
         gpu.gpu = Gpu("NVIDIA Fake T4", "sm75", (13, 1))
@@ -272,6 +274,7 @@ class TestOptions:
                 engine.backend.device
             )
             assert "begin_capture" not in gpu.names()
+            assert gpu.sessions[0]["enable_cuda_graph"] == "0"
             np.testing.assert_allclose(engine(picture), plain_depth(picture), rtol=1e-6)
 
 
@@ -280,6 +283,28 @@ def test_a_run_that_cannot_be_recorded_is_said(gpu, root, rng):
     picture = frames(rng)[0]
     with load(root) as engine:
         assert "no CUDA graph: the GPU reports CUDA_ERROR_STREAM_CAPTURE" in engine.backend.device
+        np.testing.assert_allclose(engine(picture), plain_depth(picture), rtol=1e-6)
+
+
+def test_a_graph_with_nodes_on_the_cpu_is_not_recorded(gpu, root, rng, monkeypatch):
+    said = (
+        "This session cannot use the graph capture feature as requested by the user as all compute graph nodes have "
+        "not been partitioned to the CUDAExecutionProvider"
+    )
+
+    def init(self, driver, path, options, providers, made):
+        if providers[0][1]["enable_cuda_graph"] == "1":
+            raise RuntimeError(said)
+        made_before(self, driver, path, options, providers, made)
+
+    made_before = Session.__init__
+    monkeypatch.setattr(Session, "__init__", init)
+    monkeypatch.delattr(Session, "__del__")  # one that was not made has nothing to say
+    picture = frames(rng)[0]
+    with load(root) as engine:
+        assert f"no CUDA graph: ONNX Runtime cannot load model_24x32.onnx: {said}" in (
+            engine.backend.device
+        )
         np.testing.assert_allclose(engine(picture), plain_depth(picture), rtol=1e-6)
 
 
