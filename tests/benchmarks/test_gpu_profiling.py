@@ -1,6 +1,8 @@
 """The questions about a GPU, rehearsed on a CPU at their smallest; and that a rewritten graph computes the same."""
 
 import json
+import os
+import subprocess
 import sys
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 
 from benchmarks.gpu.profiling import __main__ as command
 from benchmarks.gpu.profiling import kernels
+from benchmarks.gpu.profiling.hand_norms import with_hand_norms
 from benchmarks.gpu.timing import Device
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is asked for real")
@@ -87,6 +90,52 @@ def test_a_profile_counts_calls_and_milliseconds():
     assert found["top"][0]["kind"] == "product"
     assert found["top"][0]["calls"] == 1
     assert found["kernels_ms"] == pytest.approx(sum(row["ms"] for row in found["top"]), rel=0.1)
+
+
+def test_norms_by_hand_are_the_norms_in_compiled_networks_too():
+    from diffusers.models.resnet import ResnetBlock2D
+
+    torch.manual_seed(0)
+    block = ResnetBlock2D(in_channels=32, out_channels=64, temb_channels=None, groups=8).eval()
+    network, count = with_hand_norms(torch.nn.Sequential(block))
+    x = torch.randn(1, 32, 6, 10)
+    with torch.no_grad():
+        expected = block(x, None)
+        for call in (network[0], torch.compile(network[0], backend="aot_eager", dynamic=False)):
+            torch.testing.assert_close(call(x, None), expected, rtol=1e-5, atol=1e-5)
+    assert count == 2
+    assert isinstance(block.norm1, torch.nn.GroupNorm)  # the original is left alone
+
+
+INTERPRETED = """
+import torch, torch.nn.functional as F
+from benchmarks.gpu.profiling.norm_kernel import group_norm_silu
+torch.manual_seed(0)
+for C, H, W, dtype, mean in (
+    (32, 6, 8, torch.float16, 0),
+    (320, 12, 9, torch.float16, 0),
+    (128, 7, 16, torch.float16, 30),
+    (64, 5, 3, torch.float32, 0),
+):
+    x = (torch.randn(1, C, H, W) + mean).to(dtype).contiguous(memory_format=torch.channels_last)
+    weight, bias = torch.randn(C).to(dtype), torch.randn(C).to(dtype)
+    made = group_norm_silu(x, weight, bias, 32, 1e-6)
+    exact = F.silu(F.group_norm(x.double(), 32, weight.double(), bias.double(), 1e-6))
+    assert made.is_contiguous(memory_format=torch.channels_last)
+    assert (made.double() - exact).norm() / exact.norm() < torch.finfo(dtype).eps
+"""
+
+
+def test_the_norm_written_by_hand_in_tritons_interpreter():
+    pytest.importorskip("triton", reason="needs triton, whose interpreter runs on a CPU")
+    ran = subprocess.run(
+        [sys.executable, "-c", INTERPRETED],
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
 
 
 @pytest.mark.slow
