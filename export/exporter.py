@@ -63,11 +63,14 @@ def export_bundle(
         dynamic: of a core graph: H and W are open, multiples of 64 px; verified at two sizes.
         specialised: fold what is constant at one step: time, prompt, noise, scales.
         accept_accuracy: write an int8 bundle whose accuracy is outside its limit; every output says so.
-        engine: which plans are built beside the ONNX graphs: onnx (none), tensorrt-rtx, tensorrt, or auto: what can be
-            built here and is worth it. A named one that cannot be built is an error.
+        engine: which plans are built beside the ONNX graphs: onnx (none), tensorrt-rtx, tensorrt, inductor (for the
+            GPU at hand, without one for the CPU), or auto: what can be built here and is worth it. A named one that
+            cannot be built is an error.
         targets: GPUs to build TensorRT-RTX plans for, for example sm89; one portable plan if empty.
-        level: the plan builder's optimisation level, 0 (fast to build) to 5.
-        workspace_bytes: most memory a kernel of the plan may use besides its tensors; the library's default if None.
+        level: the plan builder's optimisation level, 0 (fast to build) to 5. AOTInductor has 3, and on a GPU 5: every
+            kernel is chosen by trial.
+        workspace_bytes: most memory a kernel of NVIDIA's plans may use besides its tensors; the library's default if
+            None.
         on_open: given the checkpoint once it is found, identified and checked.
         on_note: told what ``auto`` built, what not and why.
         stages: says what is being done; silent if None.

@@ -132,7 +132,7 @@ def _jobs_by_itself(precision: Precision) -> tuple[list[Job], list[str]]:
     """What ``auto`` builds of a frame graph: the first that can be, and why not what comes before it."""
     gpu, notes = current_gpu(), list[str]()
     if precision in NOT_BY_ITSELF:
-        notes.append(f"no plan: {NOT_BY_ITSELF[precision]}")
+        notes.append(f"no {'TensorRT plan' if gpu else 'plan'}: {NOT_BY_ITSELF[precision]}")
     else:
         try:
             return [_tensorrt_job()], []

@@ -188,10 +188,14 @@ CASES = {
             Refused(["export", "--dynamic"], "--dynamic needs --graph core"),
         ],
         "--no-specialize": called(EXPORTER, ["export"], "--no-specialize"),
-        "--engine": called(EXPORTER, ["export"], "--engine", "onnx"),
+        "--engine": [
+            *called(EXPORTER, ["export"], "--engine", "onnx"),
+            Refused(["export", "--graph", "core", "--engine", "inductor"], "takes frames"),
+        ],
         "--target": [
             *called(EXPORTER, ["export"], "--target", "sm89"),
             Refused([*NO_PLAN, "--target", "sm89"], "--engine onnx has none"),
+            Refused(["export", "--engine", "inductor", "--target", "sm89"], "device at hand"),
         ],
         "--opt-level": [
             *called(EXPORTER, ["export"], "--opt-level", "1"),
@@ -200,6 +204,7 @@ CASES = {
         "--workspace": [
             *called(EXPORTER, ["export"], "--workspace", "100"),
             Refused([*NO_PLAN, "--workspace", "100"], "--engine onnx has none"),
+            Refused(["export", "--engine", "inductor", "--workspace", "100"], "has no effect with"),
         ],
         "--task": called(EXPORTER, ["export"], "--task", "normals"),
         "--family": called(EXPORTER, ["export"], "--family", "marigold"),

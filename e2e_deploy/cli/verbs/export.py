@@ -95,7 +95,8 @@ if TYPE_CHECKING:
     default="auto",
     show_default=True,
     help="Engines beside the ONNX graph. auto: for half precision TensorRT where it and a GPU are, else TensorRT-RTX "
-    "where it is installed (no GPU needed); onnx: none. A named one that cannot be built is an error.",
+    "where it is installed and serves the GPU (none needed), else AOTInductor where a GPU is; inductor: for the GPU, "
+    "without one for the CPU; onnx: none. A named one that cannot be built is an error.",
 )
 @click.option(
     "--target",
@@ -108,7 +109,8 @@ if TYPE_CHECKING:
     type=click.IntRange(0, 5),
     default=3,
     show_default=True,
-    help="How long TensorRT searches for a faster plan; 0 builds quickest.",
+    help="How long TensorRT searches for a faster plan; 0 builds quickest. AOTInductor: 3, or on a GPU 5, which tries "
+    "every kernel.",
 )
 @click.option(
     "--workspace",

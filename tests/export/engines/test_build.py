@@ -230,7 +230,7 @@ class TestPlan:
         manifest = parse_manifest((root / "manifest.json").read_text())
         manifest = replace(manifest, precision=precision)
         note, *_ = build_plans(root, manifest).notes
-        assert note.startswith("no plan: ")
+        assert note.startswith("no TensorRT plan: " if precision == "fp32" else "no plan: ")
         assert why in note
         monkeypatch.setattr(engines, "build_plan", _refuse)
         tried = build_plans(root, manifest, targets=["sm89"], cache=PlanCache(tmp_path / "c"))
