@@ -202,7 +202,7 @@ def _trace(
             if entry.onnx in varied:
                 with stages(f"write its form for {for_cuda.TARGET}"):
                     written = _write_variant(graph, folder, entry.onnx, weights, lint)
-                variants[entry.onnx] = [written]
+                variants[entry.onnx] = [written] if written else []
             del graph
     for subject in subjects:
         require_whole(folder / subject.entry.onnx)
@@ -213,9 +213,14 @@ def _trace(
 
 def _write_variant(
     graph: ir.Model, folder: Path, onnx: str, weights: trace.WeightFile | None, lint: bool
-) -> VariantEntry:
-    """Write ``graph``, which was written as ``onnx``, once more for ONNX Runtime on CUDA. CHANGES ``graph``."""
+) -> VariantEntry | None:
+    """Write ``graph``, which was written as ``onnx``, once more for ONNX Runtime on CUDA. CHANGES ``graph``.
+
+    None, and no file, where nothing in it has a kernel of that provider's own.
+    """
     operators = for_cuda.fit_cuda(graph)
+    if not any(operators.values()):
+        return None
     if lint:
         require_clean(graph, for_cuda.TARGET)
     name = f"{onnx.removesuffix('.onnx')}-{for_cuda.TARGET}.onnx"

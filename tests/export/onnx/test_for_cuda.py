@@ -17,6 +17,8 @@ from e2e_deploy.bundle.bundle import open_bundle
 from e2e_deploy.bundle.onnx_paths import external_locations
 from e2e_deploy.errors import BundleError
 from e2e_deploy.export.exporter import export_bundle
+from e2e_deploy.export.graph.attention import attend
+from e2e_deploy.export.graph.precision import Fp32Island
 from e2e_deploy.export.graph.prepare import prepare
 from e2e_deploy.export.onnx.for_cuda import MAX_MAP, fit_cuda
 from e2e_deploy.export.onnx.lint import lint
@@ -335,6 +337,38 @@ def test_attention_whose_result_is_wanted_in_fp32_stays(rng):
     taken = next(value for node in model.graph for value in node.outputs if value.name == "moved")
     model.graph.append(ir.node("Relu", [taken], name="other"))
     assert fit_cuda(model)["MultiHeadAttention"] == 0
+
+
+class Block(torch.nn.Module):
+    """What the networks consist of, in half precision: norms with SiLU and without, a convolution, attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = (Fp32Island(torch.nn.GroupNorm(4, 16, eps=1e-6)) for _ in "ab")
+        self.conv = torch.nn.Conv2d(16, 16, 3, padding=1).half()
+        for norm in (self.first, self.second):
+            torch.nn.init.normal_(norm.inner.weight)
+            torch.nn.init.normal_(norm.inner.bias)
+
+    def forward(self, x):
+        y = self.conv(torch.nn.functional.silu(self.first(x)))
+        tokens = self.second(y).flatten(2).transpose(1, 2).unsqueeze(1)
+        mixed = attend(tokens * 0.25, tokens, -tokens, fused=False)
+        return mixed.squeeze(1).transpose(1, 2).reshape(y.shape) + x
+
+
+@pytest.mark.parametrize("opset", [20, 21, 23])
+def test_what_the_exporter_writes_is_known_in_every_operator_set(rng, opset):
+    torch.manual_seed(0)
+    x = rng.standard_normal((1, 16, 6, 8)).astype(np.float16)
+    names = {"input_name": "x", "output_name": "y", "opset": opset}
+    portable = trace(Block().eval(), torch.from_numpy(x), **names)
+    fitted = portable.clone()
+    assert fit_cuda(fitted) == {"GroupNorm": 2, "MultiHeadAttention": 1}
+    assert not {"Cast", "Sigmoid", "Attention", "GroupNormalization"} & set(kinds(fitted))
+    onnx.checker.check_model(ir.to_proto(fitted))
+    found, expected = run(written_out(fitted), x), run(portable, x)
+    np.testing.assert_allclose(found, expected, atol=1e-2, rtol=2e-3)
 
 
 @pytest.mark.parametrize("batch", [1, 2])
