@@ -1,6 +1,6 @@
 """What runs a graph of a bundle: one entry a backend, and which of them ``auto`` takes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,38 +112,49 @@ def choose_backend(
     asked = parse_device(device)
     if asked.is_intel:
         return load_backend("openvino", bundle, graph, device, options), f"{asked} was asked for"
+    on_cpu = asked.kind == "cpu" or not cuda_device_count()
     plans = [entry for entry in bundle.manifest.plans if entry.frame_size == graph.frame_size]
-    held = {entry.backend for entry in plans if entry.backend != "inductor" or entry.gpu}
-    if not plans:
-        why = "the bundle has no plan for this frame size"
-    elif not held:
+    for_cpu = [entry for entry in plans if entry.backend == "inductor" and not entry.gpu]
+    for_gpu = {entry.backend for entry in plans if entry not in for_cpu}
+    why = "the bundle has no plan for this frame size"
+    if plans and not for_gpu:
         # No measurement shows that it is faster than ONNX Runtime on a CPU.
         why = 'the bundle\'s plan is for CPUs, where only `backend="inductor"` takes it'
-    elif asked.kind == "cpu":
+    elif plans and asked.kind == "cpu":
         why = "the CPU was asked for"
-    elif not cuda_device_count():
+    elif plans and on_cpu:
         why = "no NVIDIA GPU for the bundle's plans"
-    else:
-        missing = []
-        for name in FASTEST_FIRST:
-            if name not in held:
-                continue
-            # inductor's plans are for CPUs too, and here a GPU is meant.
-            there = "cuda" if name == "inductor" and asked.kind == "auto" else device
-            try:
-                backend = load_backend(name, bundle, graph, there, options)
-            except UnavailableError as error:
-                missing.append(str(error))
-            else:
-                return backend, f"the bundle's {PLAN_TITLES[name]} plan fits this GPU"
-        why = "; ".join(missing)
-    if bundle.manifest.precision == "bf16" and (asked.kind == "cpu" or not cuda_device_count()):
-        try:
-            backend = load_backend("openvino", bundle, graph, device, options)
-        except UnavailableError as error:
+    elif plans:
+        fastest = [name for name in FASTEST_FIRST if name in for_gpu]
+        backend, why = _first_here(fastest, bundle, graph, device, options)
+        if backend is not None:
+            return backend, f"the bundle's {PLAN_TITLES[backend.name]} plan fits this GPU"
+    if bundle.manifest.precision == "bf16" and on_cpu and asked.kind != "cuda":
+        names: list[BackendName] = ["openvino", "inductor"] if for_cpu else ["openvino"]
+        backend, missing = _first_here(names, bundle, graph, "cpu", options)
+        if backend is None:
             raise UnavailableError(
-                f"{why}, a bf16 bundle is openvino's on a CPU, and that is not here: {error}"
-            ) from error
-        return backend, f"{why}; ONNX Runtime has no bf16 on a CPU, and this one has units for it"
+                f"{why}, a bf16 bundle is openvino's on a CPU, and that is not here: {missing}"
+            )
+        return backend, f"{why}; ONNX Runtime has no bf16 on a CPU"
     # It comes with the plain install and is faster than torch on every device measured.
     return load_backend("onnxruntime", bundle, graph, device, options), why
+
+
+def _first_here(
+    names: Iterable[BackendName],
+    bundle: Bundle,
+    graph: GraphEntry,
+    device: str,
+    options: Mapping[str, Any],
+) -> tuple[Backend | None, str]:
+    """The first of these backends that can run here; None, and why each cannot."""
+    missing = []
+    for name in names:
+        # Plans of inductor are for CPUs too; where others are for a GPU, one is meant.
+        there = "cuda" if name == "inductor" and device == "auto" else device
+        try:
+            return load_backend(name, bundle, graph, there, options), ""
+        except UnavailableError as error:
+            missing.append(str(error))
+    return None, "; ".join(missing)

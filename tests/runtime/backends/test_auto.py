@@ -1,13 +1,16 @@
 """What ``auto`` chooses, on a machine with the doubles of a GPU and TensorRT."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 import e2e_deploy as e2e
 from e2e_deploy.errors import BundleError, PlanMismatchError, UnavailableError
 from e2e_deploy.runtime import backends
+from e2e_deploy.runtime.backends import Entry
 from tests import fake_gpu
-from tests.plain_bundle import HW, plain_depth, rehash, write_plain_bundle
+from tests.plain_bundle import HW, edit_manifest, plain_depth, rehash, write_plain_bundle
 from tests.runtime.fake_plans import add_plan, frames
 from tests.runtime.packages import add_fake_package
 
@@ -150,3 +153,61 @@ def test_an_engine_that_cannot_be_trusted_is_no_reason_for_another_backend(gpu, 
     engine.chmod(0o666)
     with pytest.raises(BundleError, match="can be written by other users"):
         e2e.load(root)
+
+
+class TestBf16OnACpu:
+    """ONNX Runtime runs none there."""
+
+    @pytest.fixture(autouse=True)
+    def bundle(self, root, monkeypatch):
+        edit_manifest(root, lambda value: value.update(precision="bf16"))
+        monkeypatch.setattr(backends, "cuda_device_count", lambda: 0)
+
+    @pytest.fixture
+    def here(self, monkeypatch):
+        """here(openvino, inductor): whether each can run the bundle."""
+
+        def put(**can_run):
+            def entry(name):
+                def load(bundle, graph, device, **options):
+                    if not can_run[name]:
+                        raise UnavailableError(f"no {name}")
+                    assert device == "cpu"
+                    return SimpleNamespace(name=name, device="double", close=lambda: None)
+
+                return Entry(load)
+
+            for name in can_run:
+                monkeypatch.setitem(backends.ENTRIES, name, entry(name))
+
+        return put
+
+    def test_openvino_is_taken(self, root, here):
+        here(openvino=True)
+        engine = e2e.load(root)
+        assert engine.backend.name == "openvino"
+        assert engine.reason.endswith("for this frame size; ONNX Runtime has no bf16 on a CPU")
+
+    def test_a_plan_for_cpus_is_taken_where_openvino_is_not(self, root, here):
+        add_fake_package(root, target="x86-64-v3", gpu="", cuda=0, metadata={"device": "cpu"})
+        here(openvino=False, inductor=True)
+        assert e2e.load(root).backend.name == "inductor"
+        here(openvino=True, inductor=True)
+        assert e2e.load(root).backend.name == "openvino"
+
+    def test_neither(self, root, here):
+        here(openvino=False, inductor=True)  # of which the bundle has no plan
+        with pytest.raises(UnavailableError, match="a bf16 bundle is openvino's.*: no openvino$"):
+            e2e.load(root)
+        add_fake_package(root, target="x86-64-v3", gpu="", cuda=0, metadata={"device": "cpu"})
+        here(openvino=False, inductor=False)
+        with pytest.raises(UnavailableError, match=r"not here: no openvino; no inductor$"):
+            e2e.load(root)
+
+    def test_a_gpu_that_was_asked_for_is_not_replaced(self, root, here, monkeypatch):
+        here(openvino=True)
+        monkeypatch.setattr(
+            "e2e_deploy.runtime.backends.onnxruntime.provider.cuda_device_count", lambda: 0
+        )
+        with pytest.raises(UnavailableError, match="no CUDA device"):
+            e2e.load(root, device="cuda")
