@@ -140,6 +140,19 @@ def layer_drift(
     return report
 
 
+def require_half(bundle: Bundle) -> None:
+    """Refuse a bundle whose layers there is nothing to compare of.
+
+    Raises:
+        UsageError: it is not in half precision, or its graphs take no frames.
+    """
+    precision, kind = bundle.manifest.precision, bundle.manifest.graphs[0].kind
+    if precision not in ("fp16", "bf16") or kind != "frame":
+        raise UsageError(
+            f"`layers` compares half precision with fp32 on frames, and this bundle is {precision} of {kind} graphs"
+        )
+
+
 def report_drift(
     bundle: str | Path | Bundle, folder: str | Path, *, checkpoint: str | Path | None = None
 ) -> list[LayerDrift]:
@@ -160,12 +173,8 @@ def report_drift(
         E2EDeployError: the folder cannot be written, or the disk is full.
     """
     opened = open_bundle(bundle)
+    require_half(opened)
     manifest, graph = opened.manifest, opened.manifest.graphs[0]
-    if manifest.precision not in ("fp16", "bf16") or graph.kind != "frame":
-        raise UsageError(
-            f"`layers` compares half precision with fp32 on frames, and this bundle is {manifest.precision} of "
-            f"{graph.kind} graphs"
-        )
     if checkpoint is not None:
         opened = replace(opened, checkpoint=str(checkpoint))
     original = original_checkpoint(opened)

@@ -62,6 +62,7 @@ def run(
     timeout_s: float | None = None,
     reconnect_s: float | None = None,
     decode: Decoder = "cpu",
+    prepare: Callable[[Bundle], Bundle] | None = None,
     on_frame: Callable[[RunReport], None] = lambda report: None,
 ) -> RunReport:
     """Run a source through a bundle: every frame with its result goes to every sink and output.
@@ -99,6 +100,7 @@ def run(
         timeout_s: of a stream: seconds of silence after which it counts as lost.
         reconnect_s: of a stream or camera: for how long a lost one is opened again.
         decode: where a video file is decoded; gpu needs PyNvVideoCodec, a backend on the GPU and frames of its size.
+        prepare: gets the opened bundle when the arguments are checked, and gives the one to run; rebuild_plans does.
         on_frame: called once before the first frame and after each, in another thread, with the report so far.
 
     Raises:
@@ -130,9 +132,13 @@ def run(
         has_points=outputs.has_points,
     )
     in_torch = backend == "torch" or parity_every is not None
+    if prepare is not None and isinstance(bundle, Engine):
+        raise UsageError("`prepare` has no effect on an Engine, which is loaded")
     opened, engine = _open(bundle, backend, device, checkpoint, in_torch)
     outputs.check(opened.manifest)
     chosen.check(opened.manifest)
+    if prepare is not None:
+        opened = prepare(opened)
     frames = _open_source(source, timeout_s, reconnect_s, decode)
     if frames.is_live:
         require_one_at_once(opened, f"{frames.name} is live")

@@ -148,8 +148,9 @@ def _about_copies(report: RunReport) -> list[str]:
 
 
 def _in_all(report: RunReport, latency: Latency) -> str:
+    frames = "1 frame" if report.frames == 1 else f"{report.frames} frames"
     return (
-        f"{report.frames} frames with {with_options(report.engine)}: engine p50 {latency.p50_ms:.1f} ms, "
+        f"{frames} with {with_options(report.engine)}: engine p50 {latency.p50_ms:.1f} ms, "
         f"{report.frames / report.seconds:.1f} frames/s in all"
     )
 

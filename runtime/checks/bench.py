@@ -123,6 +123,7 @@ def bench(
     loop: bool = False,
     rates: Sequence[float] = (),
     seconds: float | None = None,
+    prepare: Callable[[Bundle], Bundle] | None = None,
     on_row: Callable[[BenchRow], None] = lambda row: None,
     stages: Stages | None = None,
 ) -> BenchReport:
@@ -139,6 +140,7 @@ def bench(
         loop: also the whole loop: every stage at fixed rates, and the highest rate with at most 5 % drops.
         rates: of that loop, in frames a second; RATES_HZ if none is given.
         seconds: of each of its runs; SECONDS if None.
+        prepare: gets the opened bundle when the arguments are checked, and gives the one to time; rebuild_plans does.
         on_row: called with each row as soon as it is measured.
         stages: says what takes a minute; silent if None.
 
@@ -161,6 +163,8 @@ def bench(
     opened = opened_bundle(bundle, checkpoint, has_use=bool(asked & {"torch", "diffusers"}))
     if loop:
         require_one_at_once(opened, "the loop is measured as a live source")
+    if prepare is not None:
+        opened = prepare(opened)
     load_for = partial(load, opened, device=device)
     rival = _rival(opened, against, load_for, frames, stages or Stages(quiet=True))
     run_at = (rates or RATES_HZ, SECONDS if seconds is None else seconds) if loop else None

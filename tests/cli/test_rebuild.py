@@ -251,3 +251,21 @@ def test_graphs_no_engine_is_built_from(cli, gpu, tmp_path, kind, message):
         assert stderr.splitlines()[-1].startswith(f"error: {message}")
     assert (root / "manifest.json").read_bytes() == before
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("verb", "wrong", "said"),
+    [
+        ("run", ["--side-by-side", "--out", "folder"], "--side-by-side"),
+        ("run", ["--axes", "optical"], "--axes"),
+        ("bench", ["--rate", "30"], "--rate and --seconds need --loop"),
+        ("bench", ["--checkpoint", "x"], "--checkpoint is what PyTorch opens"),
+    ],
+)
+def test_a_wrong_option_is_said_before_anything_is_built(cli, gpu, stale, verb, wrong, said):
+    place = ["test:", "--limit", "1", "--bundle"] if verb == "run" else []
+    code, stdout, stderr = cli(verb, *place, stale, "--rebuild", *wrong)
+    assert (code, stdout) == (2, "")
+    assert said in stderr
+    assert "rebuild TensorRT" not in stderr
+    assert open_bundle(stale).manifest.plans[0].version == "10.13.2"

@@ -53,7 +53,7 @@ def test_a_picture(cli, bundle, picture, tmp_path):
     }
     np.testing.assert_allclose(np.load(out / "photo_depth.npy"), plain_depth(rgb), atol=1e-6)
     assert f"note: {NOTE}" in stderr
-    assert "1 frames with onnxruntime" in stderr
+    assert "1 frame with onnxruntime" in stderr
     assert json.loads((out / "photo_depth.json").read_text())["model"]["note"] == NOTE
 
 

@@ -1,6 +1,7 @@
 """``e2e-deploy bench``: latency percentiles and throughput of a bundle on this machine."""
 
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -60,8 +61,10 @@ def command(
     from e2e_deploy.runtime.checks.bench import bench
 
     given = arguments["checkpoint"]
-    opened = rebuild.rebuild_plans(bundle, backend, given) if rebuild_first else bundle
-    arguments["checkpoint"] = rebuild.left_for(backend, given, rebuilt=rebuild_first)
+    if arguments["against"] not in ("torch", "diffusers"):  # which open it too
+        arguments["checkpoint"] = rebuild.left_for(backend, given, rebuilt=rebuild_first)
+    if rebuild_first:
+        arguments["prepare"] = partial(rebuild.rebuild_plans, backend=backend, checkpoint=given)
     shown: list[BenchRow] = []
 
     def show(row: "BenchRow") -> None:
@@ -69,7 +72,7 @@ def command(
             _print_row(row, header=not shown)
         shown.append(row)
 
-    report = bench(opened, backend=backend, on_row=show, stages=Stages(), **arguments)
+    report = bench(bundle, backend=backend, on_row=show, stages=Stages(), **arguments)
     if as_json:
         click.echo(to_json(_json(report), indent=2))
 

@@ -1,16 +1,14 @@
 """``e2e-deploy run``: a source through a bundle."""
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from e2e_deploy.cli import INTERRUPTED, options, rebuild
 from e2e_deploy.names import AXES, COLORMAPS, DECODERS, PARITY_MODES, PICTURE_FORMATS, BackendChoice
 from e2e_deploy.system.json_files import to_json
-
-if TYPE_CHECKING:
-    from e2e_deploy.bundle.bundle import Bundle
 
 YEAR_S = 365 * 86400.0
 
@@ -152,12 +150,14 @@ def command(
     camera = None if intrinsics is None else Intrinsics.parse(intrinsics)
     failure: SourceError | None = None
     given = arguments["checkpoint"]
-    opened = _bundle(bundle, backend, given, rebuild_first=rebuild_first)
+    named = _bundle(bundle, rebuild_first=rebuild_first)
     arguments["checkpoint"] = rebuild.left_for(backend, given, rebuilt=rebuild_first)
+    if rebuild_first:
+        arguments["prepare"] = partial(rebuild.rebuild_plans, backend=backend, checkpoint=given)
     with Status(arguments["limit"]) as status:
         try:
             report = run(
-                source, opened, backend=backend, intrinsics=camera, on_frame=status, **arguments
+                source, named, backend=backend, intrinsics=camera, on_frame=status, **arguments
             )
         except SourceError as error:
             if status.report is None or not status.report.frames:
@@ -176,15 +176,13 @@ def command(
     return INTERRUPTED if report.interrupted else int(not report.complete)
 
 
-def _bundle(
-    named: str | None, backend: BackendChoice, checkpoint: str | None, *, rebuild_first: bool
-) -> "str | Path | Bundle":
-    """The bundle that is named, with plans that fit if that is asked for; else the packaged one, and that is said."""
+def _bundle(named: str | None, *, rebuild_first: bool) -> str | Path:
+    """The bundle that is named; else the packaged one, and that is said."""
     from e2e_deploy.assets import READY_BUNDLE
     from e2e_deploy.errors import UsageError
 
     if named is not None:
-        return rebuild.rebuild_plans(named, backend, checkpoint) if rebuild_first else named
+        return named
     if rebuild_first:
         raise UsageError("--rebuild writes plans into a bundle, and none is named: add --bundle")
     click.echo(

@@ -126,18 +126,23 @@ def command(
     from e2e_deploy.system.files import make_folder
 
     opened = open_bundle(bundle)
+    if layers is not None:  # before the minutes that the rest takes
+        require("torch", "export")
+        from e2e_deploy.export.drift import report_drift, require_half
+
+        require_half(opened)
     for folder in filter(None, (out, layers)):
         make_folder(folder)
     if rebuild_first:
         opened = rebuild.rebuild_plans(opened, backend, checkpoint)
-    checkpoint = rebuild.left_for(backend, checkpoint, rebuilt=rebuild_first)
     seen = WorstFrames(opened.manifest.task)
     for_verify = backend in ("auto", "torch") or layers is None
+    left = rebuild.left_for(backend, checkpoint, rebuilt=rebuild_first)
     found = verify_bundle(
         opened,
         backend,
         device,
-        checkpoint=checkpoint if for_verify else None,
+        checkpoint=left if for_verify else None,
         watch=seen.see if out else None,
     )
     opinions = check_with_polygraphy(opened) if peer else []
@@ -149,9 +154,6 @@ def command(
             click.echo(line, err=True)
             click.echo(str(path), err=as_json)
     if layers is not None:
-        require("torch", "export")
-        from e2e_deploy.export.drift import report_drift
-
         report = report_drift(opened, layers, checkpoint=checkpoint)
         _print_layers(report, layers, as_json)
     failures = [*found.failures, *(str(opinion) for opinion in opinions if not opinion.passed)]
