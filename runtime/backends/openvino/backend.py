@@ -72,6 +72,7 @@ class OpenVinoBackend(OneAtATime):
         )
         self._graph, self._task = graph, bundle.manifest.task_info
         self.device = describe(compiled, core, where)
+        self._compiled: Any = compiled
         self._request: Any = compiled.create_infer_request()
 
     def __call__(self, frame: npt.NDArray[Any], out: Result | None = None) -> Result:
@@ -82,14 +83,26 @@ class OpenVinoBackend(OneAtATime):
         given = frame if frame.flags.writeable else frame.copy()
         is_one = len(shape) < len(self._graph.outputs[0].shape)
         try:
-            with stoppable(self._request.cancel):
+            with stoppable(self._cancel):
                 self._request.set_input_tensor(self._over(given, is_one))
                 self._request.set_output_tensor(self._over(result, is_one))
-                self._request.infer()
-        except Exception as error:
+                # Not infer(), which with one thread does not hear of a cancellation.
+                self._request.start_async()
+                self._request.wait()
+        except BaseException as error:
+            # Its end waits for what is still being computed, into memory that is free as soon as this raises.
+            self._request = None
+            self._request = self._compiled.create_infer_request()
+            if not isinstance(error, Exception):
+                raise
             what = f"{self._graph.onnx} fails in OpenVINO"
             raise failed(what, said(error), E2EDeployError) from error
         return result
+
+    def _cancel(self) -> None:
+        request = self._request
+        if request is not None:
+            request.cancel()
 
     def _over(self, array: npt.NDArray[Any], is_one: bool) -> Any:
         """A Tensor over the memory of an array, with the axis of N where it is without."""
@@ -97,4 +110,4 @@ class OpenVinoBackend(OneAtATime):
 
     def close(self) -> None:
         """Drop the compiled graph and its memory."""
-        self._request = None
+        self._request = self._compiled = None

@@ -75,4 +75,5 @@ def said(error: Exception) -> Exception:
     """An error of OpenVINO without the places in its own source."""
     lines = str(error).splitlines()
     kept = [line for line in lines if not re.match(r"\s*(Exception from |Check '|$)", line)]
-    return type(error)("; ".join(kept or lines)) if isinstance(error, RuntimeError) else error
+    text = "; ".join(kept or lines).removeprefix("Caught exception: ")
+    return type(error)(text) if isinstance(error, RuntimeError) else error
