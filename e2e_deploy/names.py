@@ -19,6 +19,7 @@ GRAPH_KINDS: tuple[GraphKind, ...] = get_args(GraphKind)
 GraphTarget = Literal["onnxruntime-cuda"]
 """What a graph has a form of its own for, beside the one for everything: ONNX Runtime's CUDA provider."""
 GRAPH_TARGETS: tuple[GraphTarget, ...] = get_args(GraphTarget)
+ONNXRUNTIME_CUDA: GraphTarget = GRAPH_TARGETS[0]
 
 BackendName = Literal["onnxruntime", "openvino", "torch", "tensorrt", "tensorrt-rtx", "inductor"]
 BACKENDS: tuple[BackendName, ...] = get_args(BackendName)

@@ -35,7 +35,7 @@ from e2e_deploy.export.verified_packages import verified_packages
 from e2e_deploy.model.checkpoint import Checkpoint
 from e2e_deploy.model.loading import load_model
 from e2e_deploy.model.single_step import SingleStepModel
-from e2e_deploy.names import Precision
+from e2e_deploy.names import ONNXRUNTIME_CUDA, Precision
 from e2e_deploy.packages import installed_versions
 from e2e_deploy.progress import Stages
 from e2e_deploy.version import __version__
@@ -200,7 +200,7 @@ def _trace(
             with stages(f"write {entry.onnx}"):
                 trace.save(graph, folder / entry.onnx, weights)
             if entry.onnx in varied:
-                with stages(f"write its form for {for_cuda.TARGET}"):
+                with stages(f"write its form for {ONNXRUNTIME_CUDA}"):
                     written = _write_variant(graph, folder, entry.onnx, weights, lint)
                 variants[entry.onnx] = [written] if written else []
             del graph
@@ -222,10 +222,10 @@ def _write_variant(
     if not any(operators.values()):
         return None
     if lint:
-        require_clean(graph, for_cuda.TARGET)
-    name = f"{onnx.removesuffix('.onnx')}-{for_cuda.TARGET}.onnx"
+        require_clean(graph, ONNXRUNTIME_CUDA)
+    name = f"{onnx.removesuffix('.onnx')}-{ONNXRUNTIME_CUDA}.onnx"
     trace.save(graph, folder / name, weights)
-    return VariantEntry(target=for_cuda.TARGET, onnx=name, operators=operators)
+    return VariantEntry(target=ONNXRUNTIME_CUDA, onnx=name, operators=operators)
 
 
 def _return_memory() -> None:

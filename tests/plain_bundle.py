@@ -1,6 +1,7 @@
 """Bundles whose graph anyone can compute by hand: depth is the mean of R, G and B over 255. Written in a moment."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -126,3 +127,18 @@ def rehash(root: Path, name: str) -> None:
         value["files"][name] = {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
 
     edit_manifest(root, listed)
+
+
+def add_variant(root: Path, precision: str = "fp16") -> str:
+    """List a variant of the plain graph for ONNX Runtime on CUDA, the same graph under another name; that name."""
+    name = "model_24x32-onnxruntime-cuda.onnx"
+    shutil.copy(root / "model_24x32.onnx", root / name)
+    rehash(root, name)
+    entry = {"target": "onnxruntime-cuda", "onnx": name, "operators": {"GroupNorm": 0}}
+
+    def change(manifest):
+        manifest["graphs"][0]["variants"] = [entry]
+        manifest["precision"] = precision
+
+    edit_manifest(root, change)
+    return name

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from e2e_deploy.bundle.onnx_wire import numbers, wire_fields
 from e2e_deploy.errors import BundleError
-from e2e_deploy.names import GraphTarget
+from e2e_deploy.names import ONNXRUNTIME_CUDA, GraphTarget
 from e2e_deploy.system.text import clean
 
 _BUILDERS = """
@@ -33,7 +33,7 @@ FUNCTIONS = frozenset({("com.microsoft", "MultiHeadAttention")})
 
 GROUP_NORM = ("com.microsoft", "GroupNorm")
 TARGET_OPERATORS: dict[GraphTarget, frozenset[tuple[str, str]]] = {
-    "onnxruntime-cuda": frozenset({GROUP_NORM})
+    ONNXRUNTIME_CUDA: frozenset({GROUP_NORM})
 }
 """Operators (domain, name) that only the variants for a target have besides."""
 

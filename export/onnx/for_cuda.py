@@ -21,9 +21,8 @@ from onnx_ir.passes import common as passes
 
 from e2e_deploy.export.graph.multi_head import DOMAIN
 from e2e_deploy.export.graph.multi_head import NAME as ATTENTION
-from e2e_deploy.names import GraphKind, GraphTarget, Precision
+from e2e_deploy.names import GraphKind, Precision
 
-TARGET: GraphTarget = "onnxruntime-cuda"
 GROUP_NORM = "GroupNorm"
 HALF, WIDE = ir.DataType.FLOAT16, ir.DataType.FLOAT
 TO_NHWC, TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)

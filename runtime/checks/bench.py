@@ -98,7 +98,7 @@ class BenchReport:
         installed: versions of the packages here that count.
         versions: those that exported the bundle.
         checkpoint: id and SHA-256.
-        files: SHA-256 of each graph.
+        files: SHA-256 of each graph and of its variants.
         rows: one a frame size.
     """
 
@@ -287,6 +287,10 @@ def _report(bundle: Bundle, rows: list[BenchRow]) -> BenchReport:
         installed=installed_versions(PACKAGES),
         versions=manifest.versions,
         checkpoint={"id": manifest.checkpoint.id, "sha256": manifest.checkpoint.sha256},
-        files={graph.onnx: manifest.files[graph.onnx].sha256 for graph in manifest.graphs},
+        files={
+            name: manifest.files[name].sha256
+            for graph in manifest.graphs
+            for name in (graph.onnx, *(variant.onnx for variant in graph.variants))
+        },
         rows=rows,
     )

@@ -14,14 +14,13 @@ from typing import Any
 from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.bundle.manifest import GraphEntry
 from e2e_deploy.errors import UnavailableError, UsageError
-from e2e_deploy.names import GraphTarget, Precision
+from e2e_deploy.names import ONNXRUNTIME_CUDA, Precision
 from e2e_deploy.nvidia.hardware import cuda_device_count
 from e2e_deploy.runtime.backends.device import Device, require_cuda
 
 CUDA = "CUDAExecutionProvider"
 EXTRA = "cuda"
 """Installs what page-locked buffers and CUDA graphs need beside the provider."""
-TARGET: GraphTarget = "onnxruntime-cuda"
 OURS = ("user_compute_stream", "has_user_compute_stream", "device_id")
 """Options of the CUDA provider that are no user's: the pipeline's stream, and what ``device`` says."""
 PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
@@ -181,7 +180,7 @@ def placed(
     Raises:
         UnavailableError, UsageError: as provider_for.
     """
-    onnx = graph.file_for(TARGET)
+    onnx = graph.file_for(ONNXRUNTIME_CUDA)
     fitted = onnx != graph.onnx
     provider = provider_for(ort, device, bundle.manifest.precision, options, fitted=fitted)
     if provider is None or provider.name != CUDA or provider.options.get("prefer_nhwc") != "1":

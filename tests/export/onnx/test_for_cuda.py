@@ -1,7 +1,5 @@
 """The form of a graph for ONNX Runtime's CUDA provider, computed on a CPU: its GroupNorm is written out for that."""
 
-import shutil
-
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -13,9 +11,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from e2e_deploy.assets.pictures import reference_frames
-from e2e_deploy.bundle.bundle import open_bundle
 from e2e_deploy.bundle.onnx_paths import external_locations
-from e2e_deploy.errors import BundleError
 from e2e_deploy.export.exporter import export_bundle
 from e2e_deploy.export.graph.attention import attend
 from e2e_deploy.export.graph.precision import Fp32Island
@@ -26,7 +22,6 @@ from e2e_deploy.export.onnx.trace import trace
 from e2e_deploy.model.checkpoint import bundled_id, open_checkpoint
 from e2e_deploy.model.loading import load_model
 from e2e_deploy.model.single_step import FrameModel
-from tests.plain_bundle import edit_manifest, rehash
 
 HW = (64, 96)
 HALF_STEP = 2.0**-10
@@ -450,31 +445,3 @@ def test_an_fp16_bundle_holds_it_with_the_same_weights(exported):
 
 def weights(path):
     return [value.const_value for value in ir.load(path).graph.initializers.values()]
-
-
-def test_only_a_variant_may_have_its_operators(exported, tmp_path):
-    root = shutil.copytree(exported.root, tmp_path / "b")
-    (graph,), name = exported.manifest.graphs, "model.onnx"
-    shutil.copy(root / graph.variants[0].onnx, root / name)
-    rehash(root, name)
-    with pytest.raises(BundleError, match=r"GroupNorm\), which is no operator of our graphs"):
-        open_bundle(root)
-
-
-@pytest.mark.parametrize(
-    ("change", "match"),
-    [
-        (lambda g: g["variants"][0].update(target="npu"), "target is 'npu'"),
-        (lambda g: g["variants"][0].update(onnx="model.data"), "must be an .onnx file of its own"),
-        (lambda g: g["variants"][0].update(onnx=g["onnx"]), "must be an .onnx file of its own"),
-        (lambda g: g["variants"].append(g["variants"][0]), "two variants for onnxruntime-cuda"),
-        (lambda g: g["variants"][0].update(onnx="gone.onnx"), "gone.onnx is not listed"),
-        (lambda g: g["variants"][0].update(onnx="../a.onnx"), "not listed"),
-        (lambda g: g.pop("variants"), "variants is missing"),
-    ],
-)
-def test_a_manifest_that_lies_about_it(exported, tmp_path, change, match):
-    root = shutil.copytree(exported.root, tmp_path / "b")
-    edit_manifest(root, lambda m: change(m["graphs"][0]))
-    with pytest.raises(BundleError, match=match):
-        open_bundle(root)

@@ -22,7 +22,14 @@ from e2e_deploy.runtime.backends.onnxruntime import cuda as cuda_module
 from e2e_deploy.runtime.backends.onnxruntime import provider as provider_module
 from e2e_deploy.runtime.backends.onnxruntime.backend import load_onnxruntime
 from tests.fake_cuda import FakeDriver
-from tests.plain_bundle import HW, edit_manifest, plain_depth, rehash, write_plain_bundle
+from tests.plain_bundle import (
+    HW,
+    add_variant,
+    edit_manifest,
+    plain_depth,
+    rehash,
+    write_plain_bundle,
+)
 from tests.runtime.fake_plans import frames
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -127,15 +134,7 @@ def gpu(monkeypatch):
 @pytest.fixture
 def varied(root):
     """The plain bundle in fp16 by name, with a variant that is the same graph."""
-    shutil.copy(root / "model_24x32.onnx", root / VARIANT)
-    rehash(root, VARIANT)
-    entry = {"target": "onnxruntime-cuda", "onnx": VARIANT, "operators": {"GroupNorm": 0}}
-
-    def change(manifest):
-        manifest["graphs"][0]["variants"] = [entry]
-        manifest["precision"] = "fp16"
-
-    edit_manifest(root, change)
+    assert add_variant(root) == VARIANT
     return root
 
 
