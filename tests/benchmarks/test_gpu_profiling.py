@@ -140,7 +140,7 @@ def test_the_norm_written_by_hand_in_tritons_interpreter():
 
 @pytest.mark.slow
 def test_the_product_is_asked_too(ask):
-    (way,) = ask("product")["gpu_profile_onnxruntime_product"]["ways"].values()
+    (way,) = ask("product")["gpu_profile_backend_onnxruntime"]["ways"].values()
     assert way["runs_on"].startswith("CPU")
     assert way["host_to_host"]["p50_ms"] > 0
     assert way["parity"]["abs_rel"] < 0.005

@@ -163,6 +163,22 @@ def test_variants_are_sorted_and_what_differed_from_the_commit_stands_beside_the
     assert "| copy |" not in text  # less than is shown
 
 
+def test_the_backend_stands_below_the_variants(write):
+    ways = {
+        "as it is": {
+            "host_to_host": {"p50_ms": 35.04},
+            "device_to_device": {"p50_ms": 36.0},
+            "two_on_their_way_ms": 34.5,
+            "parity": {"abs_rel": 7.4e-4},
+            "runs_on": "a GPU, one CUDA graph",
+        },
+        "fused bias": {"error": "CUDNN_STATUS"},
+    }
+    text = profiling_tables.onnx_runtime(write("profile_backend_onnxruntime", {"ways": ways}))
+    assert "| as it is | 35.0 | 34.5 | 36.0 | 7.4e-04 | a GPU, one CUDA graph |" in text
+    assert "Not measured here: fused bias (CUDNN_STATUS)." in text
+
+
 def test_stages_and_the_package(write):
     folder = write("profile_torch", {"stages": {"encoder": PROFILE, "unet": PROFILE}})
     assert "| convolution | 8.0 | 8.0 |" in profiling_tables.stages(folder)

@@ -101,4 +101,4 @@ def product(job: Job) -> None:
                 f"their way, {on_gpu:.1f} on the GPU; AbsRel {row['parity']['abs_rel']:.2e}; {name}: {row['runs_on']}"
             )
             job.say(table(name, row["profile"], 20 if name == "as it is" else 4))
-        job.write("gpu_profile_onnxruntime_product", result)
+        job.write("gpu_profile_backend_onnxruntime", result)

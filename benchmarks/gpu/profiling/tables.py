@@ -77,7 +77,28 @@ def onnx_runtime(folder: Path) -> str:
     if profiles:
         ordered = {name: profiles[name] for name in SHOWN if name in profiles}
         blocks.append(["Their kernels:", "", *_by_kind(ordered), "", *_top(ordered, 4)])
+    for result in on_gpu(folder, "profile_backend_onnxruntime"):
+        lines = broken(result) or [*_ways(result), *reasons(result["ways"]), "", where(result)]
+        blocks.append(lines)
     return joined(blocks)
+
+
+def _ways(result: Result) -> list[str]:
+    """The product's backend: its times and how it ran."""
+    rows = [
+        [
+            name,
+            f"{row['host_to_host']['p50_ms']:.1f}",
+            f"{row['two_on_their_way_ms']:.1f}",
+            f"{row['device_to_device']['p50_ms']:.1f}" if "device_to_device" in row else "",
+            f"{row['parity']['abs_rel']:.1e}",
+            row["runs_on"],
+        ]
+        for name, row in result["ways"].items()
+        if "host_to_host" in row
+    ]
+    head = ["the backend", "ms, host to host", "a frame, two on their way", "ms, on the GPU"]
+    return table([*head, "AbsRel to fp32", "runs on"], rows)
 
 
 def stages(folder: Path) -> str:
