@@ -12,7 +12,6 @@ from e2e_deploy.nvidia.cuda_driver import Gpu
 SERVED = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 NOT_SERVED = {
     "sm87": "Jetson Orin",
-    "sm88": "Ampere beside the RTX line",
     "sm90": "H100, H200",
     "sm100": "B200",
     "sm101": "Jetson Thor, as CUDA 12 counts it",

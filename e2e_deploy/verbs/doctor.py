@@ -174,7 +174,11 @@ def _auto_to_run() -> tuple[bool, str, str]:
 
     gpu = _gpu()
     if gpu is None:
-        return True, "onnxruntime, and openvino for bf16 bundles: no GPU for plans", ""
+        return (
+            True,
+            "onnxruntime; bf16 bundles: openvino, else their inductor plan; no GPU for others",
+            "",
+        )
     why = {kind: _why_not(kind, gpu) for kind in FASTEST_FIRST}
     plans = [kind for kind in FASTEST_FIRST if not why[kind]]
     _, fallback, _ = _onnxruntime_on_gpu()
