@@ -25,7 +25,7 @@ class InductorOnCpu(OneAtATime):
     Raises:
         UnavailableError: no package is for this CPU and this version of torch.
         BundleError: the package is not what the manifest says, or others could have written it.
-        E2EDeployError: when called: PyTorch fails while it computes.
+        E2EDeployError: PyTorch fails while it computes.
     """
 
     name = "inductor"
@@ -44,6 +44,8 @@ class InductorOnCpu(OneAtATime):
         self._package: Any = load_package(bundle, self.entry, data, load)
         self._torch, self._graph, self._task = torch, graph, bundle.manifest.task_info
         self.device = f"CPU, {torch.get_num_threads()} threads, {self.entry.target}"
+        # oneDNN makes its kernels at the first run, which takes several times as long; a camera should not wait for it.
+        self(np.zeros(graph.inputs[0].shape, np.uint8))
 
     def __call__(self, frame: npt.NDArray[Any], out: Result | None = None) -> Result:
         """Result of frames, uint8 RGB as the graph takes them."""

@@ -25,7 +25,7 @@ from e2e_deploy.system.cpu_targets import CPU_TARGETS
 from tests import fake_gpu
 from tests.fake_cuda import GPU, FakeDriver
 from tests.fake_torch import FakeTorch
-from tests.plain_bundle import rehash, write_plain_bundle
+from tests.plain_bundle import HW, rehash, write_plain_bundle
 from tests.runtime.packages import add_fake_package, list_package, load_on_gpu, says, zipped
 
 HASWELL = " ".join(CPU_TARGETS["x86-64-v3"])
@@ -36,11 +36,11 @@ ON_CPU = {"version": torch.__version__, "gpu": "", "cuda": 0}
 @pytest.fixture(autouse=True)
 def loaded(monkeypatch):
     """What reached torch's loader; it loads nothing."""
-    reached = []
+    reached, given_by_torch = [], (1, *HW)
 
     def load(bundle, entry, data, load):
         reached.append(entry)
-        return SimpleNamespace(run=None)
+        return SimpleNamespace(run=lambda tensors: [torch.zeros(given_by_torch)])
 
     monkeypatch.setattr(on_cpu, "load_package", load)
     return reached
@@ -249,6 +249,17 @@ class TestAttacks:
         with pytest.raises(BundleError, match="belongs to another user"):
             load(root)
         assert loaded == []
+
+
+@pytest.mark.usefixtures("cpu")
+def test_a_result_that_the_manifest_does_not_list_shows_at_load(root, monkeypatch):
+    on_this_cpu(root)
+    package_of_another_size = SimpleNamespace(run=lambda tensors: [torch.zeros(1, 9, 9)])
+    monkeypatch.setattr(on_cpu, "load_package", lambda *_: package_of_another_size)
+    with pytest.raises(
+        E2EDeployError, match=r"gives torch.float32 \[1, 9, 9\], the manifest lists"
+    ):
+        load(root)
 
 
 class TestFolder:

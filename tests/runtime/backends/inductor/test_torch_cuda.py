@@ -1,5 +1,6 @@
 """What is asked of torch.cuda, in which order: a torch that writes it down, as no GPU is here."""
 
+import inspect
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -157,3 +158,22 @@ def test_a_package_is_loaded_for_one_thread_on_its_device(tmp_path):
     assert TorchCuda(library, 1, exact=True).load(tmp_path / "frame.pt2") == "package"
     assert made == [(str(tmp_path / "frame.pt2"), "model", True, 1, 1)]
     assert library.said == ["device 1", "end of device 1"]
+
+
+def test_the_real_torch_takes_the_same(memory):
+    """What the double above was called with; nothing of it runs without a GPU."""
+    takes = inspect.signature
+    takes(torch.backends.cudnn.flags).bind(enabled=True, benchmark=True, allow_tf32=False)
+    takes(torch.cuda.ExternalStream.__new__).bind(None, 7, device=1)
+    graph = torch.cuda.CUDAGraph
+    takes(graph.capture_begin).bind(None, pool="pool", capture_error_mode="thread_local")
+    for method in (graph.capture_end, graph.replay, graph.reset):
+        takes(method).bind(None)
+    takes(torch.cuda.stream).bind("stream")
+    takes(torch.cuda.device).bind(1)
+    takes(torch.cuda.graph_pool_handle).bind()
+    takes(torch.cuda.empty_cache).bind()
+    frame = torch.from_dlpack(memory[0])
+    assert (frame.data_ptr(), tuple(frame.shape)) == (memory[0].address, memory[0].shape)
+    with pytest.raises(RuntimeError):
+        torch._C._aoti.AOTIModelPackageLoader("/nonexistent", "model", True, 1, 1)
