@@ -43,7 +43,7 @@ def verified_packages(
     try:
         where = packages[0].gpu or f"CPU, {packages[0].target}"
         with stages(f"verify with AOTInductor ({where})"):
-            entries = _verify_apart(folder, "cuda" if packages[0].gpu else "cpu")
+            entries = verify_apart(folder, "cuda" if packages[0].gpu else "cpu")
     except E2EDeployError as error:
         if engine != "auto":
             raise
@@ -54,8 +54,18 @@ def verified_packages(
     return replace(manifest, verification=[*manifest.verification, *entries]), []
 
 
-def _verify_apart(folder: Path, device: str) -> list[VerificationEntry]:
-    """The verdicts of a process of its own."""
+def verify_apart(folder: Path, device: str) -> list[VerificationEntry]:
+    """The verdicts of a process of its own on every package of the bundle in ``folder``.
+
+    Args:
+        folder: of the bundle.
+        device: cuda or cpu, as the packages are for.
+
+    Raises:
+        ParityError: one is outside its limit.
+        BuildError: one ends the process that runs it.
+        E2EDeployError: one does not load or run.
+    """
     with Child(__name__, str(folder.absolute()), device) as child:
         for event in child.events():
             return [VerificationEntry(**entry) for entry in event["entries"]]

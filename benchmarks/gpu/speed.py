@@ -17,8 +17,10 @@ from torch import Tensor
 from benchmarks.gpu.contenders.in_torch import RECIPES, Bodies, Contender, build, build_diffusers
 from benchmarks.gpu.contenders.models import WORK, make_inputs, make_model, own_size, shapes_only
 from benchmarks.gpu.contenders.of_bundles import (
+    COMPILING_S,
     LIBRARIES,
     SECONDS,
+    build_inductor,
     build_onnxruntime,
     build_plan,
     make_bundle,
@@ -102,6 +104,11 @@ def entries(case: Case, device: Device, plan: FramePlan, example: Tensor) -> lis
         found.append(
             Entry(name, make, SECONDS, partial(checked, require_backend, "onnxruntime", "cuda"))
         )
+    for name, on_host in (("inductor_bound", False), ("inductor_from_host", True)):
+        make = partial(bundled, build_inductor, on_host=on_host)
+        check = partial(checked, require_backend, "inductor", "cuda")
+        # The second finds what the first has compiled.
+        found.append(Entry(name, make, SECONDS if on_host else COMPILING_S, check))
     for library in LIBRARIES:
         check = partial(checked, require_backend, library, device.name)
         make = partial(bundled, build_plan, library)

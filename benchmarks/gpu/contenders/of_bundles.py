@@ -1,4 +1,4 @@
-"""The contenders that run a bundle, as a user loads it: ONNX Runtime on a GPU, and TensorRT's two libraries.
+"""The contenders that run a bundle, as a user loads it: ONNX Runtime on a GPU, TensorRT's two libraries, AOTInductor.
 
 A bundle takes one frame. Its weights come from the checkpoint it was exported from, so it brings its own reference.
 """
@@ -17,8 +17,9 @@ from e2e_deploy.bundle.bundle import Bundle, open_bundle
 from e2e_deploy.errors import UnavailableError
 from e2e_deploy.export.engines.replace_plan import replace_plan
 from e2e_deploy.export.exporter import export_bundle
+from e2e_deploy.export.verified_packages import verify_apart
 from e2e_deploy.model.checkpoint import Checkpoint, bundled_checkpoint, open_checkpoint
-from e2e_deploy.names import Precision
+from e2e_deploy.names import BackendName, Precision
 from e2e_deploy.nvidia.hardware import cuda_device_count
 from e2e_deploy.nvidia.trt_api import find_api
 from e2e_deploy.packages import import_onnxruntime
@@ -27,6 +28,8 @@ from e2e_deploy.runtime.backends.onnxruntime.provider import GpuProvider, find_g
 LIBRARIES = ("tensorrt", "tensorrt-rtx")
 SECONDS = 240.0
 """What an export of the full size and an engine may take."""
+COMPILING_S = 420.0
+"""The same with a package: an export took 138 s, compilation 240."""
 
 
 def find_provider(precision: Precision) -> GpuProvider:
@@ -99,10 +102,29 @@ def build_onnxruntime(bundle: Bundle, *, on_host: bool) -> Contender:
         UnavailableError: it cannot start on the GPU.
     """
     find_provider(bundle.manifest.precision)
-    engine = e2e.load(bundle, backend="onnxruntime", device="cuda")
     weights = sum(
         file.bytes for name, file in bundle.manifest.files.items() if name.startswith("model")
     )
+    return _loaded(bundle, "onnxruntime", weights, on_host=on_host)
+
+
+def build_inductor(bundle: Bundle, *, on_host: bool) -> Contender:
+    """AOTInductor's package as a user loads it, compiled for this GPU unless the user's cache has it.
+
+    Raises:
+        UnavailableError: torch reaches no GPU here.
+        E2EDeployError: it does not compile, or ends the process that runs it, which is another one first.
+    """
+    require_backend("inductor", "cuda")
+    bundle = replace_plan(bundle, bundle.manifest.graphs[0], "inductor")
+    verify_apart(bundle.root, "cuda")
+    weights = sum(bundle.manifest.files[plan.file].bytes for plan in bundle.manifest.plans)
+    return _loaded(bundle, "inductor", weights, on_host=on_host)
+
+
+def _loaded(bundle: Bundle, backend: BackendName, weights: int, *, on_host: bool) -> Contender:
+    """A backend on arrays of the GPU, or from host to host, where it is recorded."""
+    engine = e2e.load(bundle, backend=backend, device="cuda")
     if on_host:
         call = _from_host(engine)
     else:
