@@ -13,17 +13,17 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from e2e_deploy.errors import UsageError
-from e2e_deploy.export.graph.passes_layers import (
+from e2e_deploy.export.graph.passes.layers import (
     convolve_before_upsampling,
     drop_training_parts,
 )
-from e2e_deploy.export.graph.passes_unet import (
+from e2e_deploy.export.graph.passes.unet import (
     check_unet,
     fold_empty_prompt,
     fold_time_embedding,
     fold_zero_latent,
 )
-from e2e_deploy.export.graph.passes_vae import fold_latent_scales, merge_single_head_attention
+from e2e_deploy.export.graph.passes.vae import fold_latent_scales, merge_single_head_attention
 from e2e_deploy.export.graph.specialised_model import SpecialisedModel
 from e2e_deploy.model.single_step import SingleStepModel
 

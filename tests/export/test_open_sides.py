@@ -9,7 +9,7 @@ from torch import nn
 
 from e2e_deploy.export.graph.attention import SingleHeadAttention
 from e2e_deploy.export.graph.norms import ShortSumGroupNorm
-from e2e_deploy.export.graph.passes_layers import UpsampleConv
+from e2e_deploy.export.graph.passes.layers import UpsampleConv
 from e2e_deploy.export.onnx.lint import lint
 from e2e_deploy.export.onnx.trace import save, trace
 

@@ -18,8 +18,8 @@ from e2e_deploy.export.graph.attention import (
     TwoTokenAttention,
     attend,
 )
-from e2e_deploy.export.graph.passes_layers import UpsampleConv
-from e2e_deploy.export.graph.passes_unet import attend_to_constant
+from e2e_deploy.export.graph.passes.layers import UpsampleConv
+from e2e_deploy.export.graph.passes.unet import attend_to_constant
 from e2e_deploy.export.graph.specialise import (
     PASSES,
     UPSAMPLING,

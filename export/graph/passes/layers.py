@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from e2e_deploy.errors import UsageError
-from e2e_deploy.export.graph.folding import bias_of, replace_modules, set_weights
+from e2e_deploy.export.graph.passes.folding import bias_of, replace_modules, set_weights
 from e2e_deploy.export.graph.specialised_model import SpecialisedModel
 from e2e_deploy.packages import require
 

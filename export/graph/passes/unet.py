@@ -17,7 +17,7 @@ from e2e_deploy.export.graph.attention import (
     ConstantKeysAttention,
     TwoTokenAttention,
 )
-from e2e_deploy.export.graph.folding import bias_of, linear, replace_modules, set_weights
+from e2e_deploy.export.graph.passes.folding import bias_of, linear, replace_modules, set_weights
 from e2e_deploy.export.graph.specialised_model import SpecialisedModel
 from e2e_deploy.packages import require
 

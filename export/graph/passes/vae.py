@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from e2e_deploy.export.graph.attention import SingleHeadAttention
-from e2e_deploy.export.graph.folding import bias_of, fold_after, linear, replace_modules
+from e2e_deploy.export.graph.passes.folding import bias_of, fold_after, linear, replace_modules
 from e2e_deploy.export.graph.specialised_model import SpecialisedModel
 from e2e_deploy.packages import require
 
