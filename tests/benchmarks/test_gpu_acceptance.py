@@ -11,6 +11,9 @@ import pytest
 import torch
 
 from benchmarks.gpu import acceptance
+from benchmarks.gpu.parity import RANDOM_WEIGHTS
+from benchmarks.report import RESULTS
+from e2e_deploy.limits import LIMITS, Parity
 
 ROOT = Path(__file__).parents[2]
 ON = "cuda" if torch.cuda.is_available() else "cpu"
@@ -118,6 +121,21 @@ def test_parity_is_judged_by_precision(results):
         for precision in ("fp32", "fp16", "bf16")
     }
     assert worst["fp32"] < worst["fp16"] < worst["bf16"]
+
+
+def test_random_weights_are_held_to_what_rounding_makes_of_them():
+    """An H200's own results are inside; those of a type with fewer bits, which is what a wrong type looks like, not."""
+    rows = json.loads((RESULTS / "gpu_parity.json").read_text())["rows"]
+    found = {
+        (row["precision"], row["specialised"]): Parity(**row["parity"])
+        for row in rows
+        if "random" in row["model"]
+    }
+    assert len(found) == 6
+    for (precision, _), parity in found.items():
+        assert parity.breaks(RANDOM_WEIGHTS["torch", precision]) == []
+    assert len(found["bf16", True].breaks(RANDOM_WEIGHTS["torch", "fp16"])) == 2
+    assert RANDOM_WEIGHTS["torch", "fp32"] == LIMITS["torch", "fp32"]
 
 
 def test_the_loop_runs_every_engine_that_is_here(results):
