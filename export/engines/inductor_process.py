@@ -88,7 +88,8 @@ def compile_here(recipe: Recipe, file: Path, progress: Progress) -> None:
         sizes_hw=[subject.plan.padded_hw],
     )
     del model
-    module = subject.module(fit(body)).to(recipe.device)
+    # On the device before it is fitted: what is no parameter, such as the timestep, is made where the parameters are.
+    module = subject.module(fit(body.to(recipe.device))).to(recipe.device)
     say("trace")
     compile_package(
         module,
@@ -149,9 +150,10 @@ def _end_with_parent(folder: str) -> None:
 def _prepare_environment(folder: str, features: str) -> None:
     """Nothing is left elsewhere, and loops have vectors that every CPU of the target knows."""
     os.environ |= {"TORCHINDUCTOR_CACHE_DIR": folder, "TRITON_CACHE_DIR": f"{folder}/triton"}
-    # How inductor is told; the best vectors of this CPU are not those of the target.
-    os.environ["ATEN_CPU_CAPABILITY"] = "avx2"
-    if "asimd" in features:
+    # How inductor is told; the best vectors of this CPU are not those of the target, nor has it a name for NEON's.
+    if "avx2" in features.split():
+        os.environ["ATEN_CPU_CAPABILITY"] = "avx2"
+    elif "sve" in features.split():
         os.environ["ATEN_CPU_CAPABILITY"] = "default"
 
 
