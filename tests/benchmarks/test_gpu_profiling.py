@@ -5,13 +5,18 @@ import os
 import subprocess
 import sys
 
+import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
+from onnx import helper
 
 from benchmarks.gpu.profiling import __main__ as command
-from benchmarks.gpu.profiling import kernels
+from benchmarks.gpu.profiling import graphs, kernels
 from benchmarks.gpu.profiling.hand_norms import with_hand_norms
 from benchmarks.gpu.timing import Device
+from e2e_deploy.export.onnx.for_cuda import rewrite_norms, tidy
+from tests.export.onnx.test_for_cuda import graph_of, norm_nodes, run, written_out
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is asked for real")
 
@@ -144,3 +149,44 @@ def test_the_product_is_asked_too(ask):
     assert way["runs_on"].startswith("CPU")
     assert way["host_to_host"]["p50_ms"] > 0
     assert way["parity"]["abs_rel"] < 0.005
+
+
+def test_a_norm_of_a_sum_adds_it_itself(rng):
+    """SkipGroupNorm has no kernel on a CPU: taken apart into its sums and GroupNorm, the graph is what it was."""
+    shape = (1, 8, 4, 6)
+    gamma, beta, bias = (rng.standard_normal(8).astype(np.float32) for _ in "gbc")
+    norm, weights = norm_nodes(gamma, beta, shape, 4, 1e-5, silu=True, as_one=False)
+    norm[0].input[0] = "s"
+    norm[-1].output[0] = "activated"
+    kernel = rng.standard_normal((8, 8, 1, 1)).astype(np.float16)
+    weights |= {"kernel": kernel, "bias": bias.astype(np.float16)}
+    nodes = [
+        helper.make_node("Conv", ["x", "kernel", "bias"], ["c"]),
+        helper.make_node("Add", ["x", "c"], ["s"]),
+        *norm,
+        helper.make_node("Add", ["activated", "s"], ["y"]),
+    ]
+    model = graph_of(nodes, weights, shape)
+    x = rng.standard_normal(shape).astype(np.float16)
+    expected = run(model, x)
+    rewrite_norms(model)
+    assert graphs.skipped_norms(model) == 1
+    tidy(model)
+    assert [len(node.inputs) for node in model.graph if node.op_type == "Conv"] == [2]
+    (skip,) = [node for node in model.graph if node.op_type == "SkipGroupNorm"]
+    first, gamma_, beta_, second, added = skip.inputs
+    whole = ir.node("Add", [first, added])
+    total = ir.node("Add", [whole.outputs[0], second])
+    plain = ir.node(
+        "GroupNorm",
+        [total.outputs[0], gamma_, beta_],
+        {name: attribute.value for name, attribute in skip.attributes.items()},
+        domain="com.microsoft",
+    )
+    for at, node in enumerate((whole, total, plain)):
+        node.outputs[0].name = f"apart{at}"
+    model.graph.insert_before(skip, [whole, total, plain])
+    ir.convenience.replace_all_uses_with(skip.outputs[0], plain.outputs[0])
+    ir.convenience.replace_all_uses_with(skip.outputs[1], total.outputs[0])
+    tidy(model)
+    np.testing.assert_allclose(run(written_out(model), x), expected, atol=1e-2, rtol=4e-3)

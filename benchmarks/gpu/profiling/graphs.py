@@ -145,12 +145,65 @@ def channels_last_shuffles(model: ir.Model) -> int:
     return len(found)
 
 
+def _is_plain_sum(node: ir.Node | None) -> bool:
+    """Whether it adds two maps of one shape."""
+    if node is None or node.op_type != "Add":
+        return False
+    a, b = node.inputs
+    return a is not None and b is not None and a.shape is not None and a.shape == b.shape
+
+
+def _without_bias(value: ir.Value) -> ir.Value | None:
+    """The bias of the convolution whose sum alone takes ``value``, which it loses; None where there is none."""
+    conv = value.producer()
+    if conv is None or conv.op_type != "Conv" or len(conv.inputs) < 3 or len(value.uses()) != 1:
+        return None
+    bias = conv.inputs[2]
+    conv.resize_inputs(2)
+    return bias
+
+
+def skipped_norms(model: ir.Model) -> int:
+    """Every GroupNorm of a sum of two maps as SkipGroupNorm, which adds them and a convolution's bias; how many.
+
+    After rewrite_norms with ``fused``. The sum goes on from there, for there is always a residual that takes it.
+    """
+    count = 0
+    for norm in [node for node in model.graph if node.op_type == "GroupNorm"]:
+        turned, gamma, beta = norm.inputs
+        total = turned.producer().inputs[0] if turned is not None and turned.producer() else None
+        add = total.producer() if total is not None else None
+        if total is None or add is None or not _is_plain_sum(add):
+            continue
+        left, right = add.inputs
+        assert left is not None
+        assert right is not None
+        bias = _without_bias(left)
+        if bias is None and (bias := _without_bias(right)) is not None:
+            left, right = right, left
+        node = _Nodes(model, f"{norm.name}/skip")
+        maps = [node("Transpose", value, perm=TO_NHWC) for value in (left, right)]
+        inputs = [maps[0], gamma, beta, maps[1], *([] if bias is None else [bias])]
+        facts = {name: attribute.value for name, attribute in norm.attributes.items()}
+        name = f"{norm.name}/SkipGroupNorm"
+        made = ir.node("SkipGroupNorm", inputs, facts, domain=DOMAIN, name=name, num_outputs=2)
+        for value, what in zip(made.outputs, ("normed", "sum"), strict=True):
+            value.name = f"{name}.{what}"
+        node.made.append(made)
+        node("Transpose", made.outputs[1], perm=TO_NCHW)
+        _swap(model, add, node.made)
+        ir.convenience.replace_all_uses_with(norm.outputs[0], made.outputs[0])
+        count += 1
+    return count
+
+
 def rewritten(
     file: Path,
     name: str,
     *,
     norms: str = "",
     attention: bool = False,
+    skips: bool = False,
     convolutions: bool = False,
     shuffles: bool = False,
 ) -> tuple[Path, dict[str, int]]:
@@ -159,6 +212,8 @@ def rewritten(
     counts: dict[str, int] = {}
     if norms:
         counts["norms"] = rewrite_norms(model, NORMS[norms])
+    if skips:
+        counts["skips"] = skipped_norms(model)
     if attention:
         counts["attentions"] = narrow_attention(model)
     if convolutions:

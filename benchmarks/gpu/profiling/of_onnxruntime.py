@@ -72,6 +72,12 @@ VARIANTS = (
         NHWC | TF32,
         profile=True,
     ),
+    Variant(
+        "fused norms with sums, fp16 attention, nhwc, tf32",
+        BEST | {"skips": True},
+        NHWC | TF32,
+        profile=True,
+    ),
     Variant("fused norms, fp16 attention, nhwc, tf32, heuristic", BEST, NHWC | TF32 | HEURISTIC),
     Variant("fused norms, fp16 attention, tf32", BEST, TF32),
     Variant("fused norms, nhwc, tf32", FUSED, NHWC | TF32),
