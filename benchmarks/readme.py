@@ -13,6 +13,7 @@ from typing import Any
 from benchmarks.gain import in_words
 from benchmarks.gpu import tables as gpu_tables
 from benchmarks.gpu.profiling import tables as profiling_tables
+from benchmarks.speed import cpu_backends as cpu
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -52,6 +53,22 @@ def numbers() -> str:
             f"| e2e-tiny depth, {r['size'][0]}x{r['size'][1]}, one frame, CPU | {ours:.0f} ms; diffusers' Marigold "
             f"pipeline at one step {theirs:.0f} ms: {in_words(r['gain'], 1)}, medians of {r['rounds']}, in "
             f"turn | {where(r)} |"
+        )
+    if r := load("cpu_backends"):
+        best = {
+            precision: min(
+                (row["latency"]["p50_ms"], name, row["gain"])
+                for name, row in r["rows"].items()
+                if name.endswith(precision) and not name.startswith("diffusers")
+            )
+            for precision in ("fp32", "bf16")
+            if f"openvino {precision}" in r["rows"]
+        }
+        each = (f"{name} {ms:.0f} ms ({in_words(g, 1)})" for ms, name, g in best.values())
+        lines.append(
+            f"| e2e-tiny depth, {r['size'][0]}x{r['size'][1]}, one frame, CPU: the fastest backends against diffusers "
+            f"in fp32, {r['rows'][cpu.BASELINE]['latency']['p50_ms']:.0f} ms | {', '.join(each)}; medians of "
+            f"{r['rounds']}, in turn; [all of them](docs/performance.md#on-a-cpu) | {where(r)} |"
         )
     for precision in ("fp32", "fp16"):
         if r := load(f"export_full_size_{precision}"):
@@ -200,6 +217,14 @@ def accuracy() -> str:
     return "\n".join(lines) or "Not measured."
 
 
+def cpu_backends() -> str:
+    """The table of backends on a CPU."""
+    r = load("cpu_backends")
+    return (
+        "Not measured." if r is None else f"{cpu.table(r)}\n\n{where(r)}, medians of {r['rounds']}."
+    )
+
+
 def demo() -> str:
     """What ``make demo`` printed."""
     path = RESULTS / "demo.txt"
@@ -215,7 +240,8 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/performance.md": {
         name: lambda write=write: write(RESULTS)  # type: ignore[misc]  # each its own
         for name, write in (gpu_tables.BLOCKS | profiling_tables.BLOCKS).items()
-    },
+    }
+    | {"cpu-backends": cpu_backends},
 }
 """Page: marker: what stands between its two halves."""
 

@@ -199,7 +199,8 @@ def test_stages_and_the_package(write):
 def test_the_page_is_what_the_results_say():
     page = (ROOT / "docs" / "performance.md").read_text()
     blocks = readme.PAGES["docs/performance.md"]
-    assert set(blocks) == set(tables.BLOCKS) | set(profiling_tables.BLOCKS)
+    of_gpus = set(tables.BLOCKS) | set(profiling_tables.BLOCKS)
+    assert set(blocks) == of_gpus | {"cpu-backends"}
     assert all(page.count(f"<!-- begin {name} -->") == 1 for name in blocks)
     assert readme.fill(page, blocks) == page
 
@@ -211,3 +212,40 @@ def test_every_result_is_of_a_clean_commit_or_says_what_differed():
         differed = result.get("changed_on_the_machine")
         assert bool(differed) == result["commit"].endswith("-dirty"), path.name
         assert result["command"].startswith("python "), path.name
+
+
+def test_backends_of_a_cpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(readme, "RESULTS", tmp_path)
+    assert readme.cpu_backends() == "Not measured."
+
+    def backend(ms, ratio, failures=()):
+        return {
+            "latency": {"p50_ms": ms},
+            "gain": {"ratio": ratio, "low": ratio - 0.1, "high": ratio + 0.1},
+            "parity": {"relative": 1e-6, "abs_rel": 2e-6},
+            "failures": list(failures),
+        }
+
+    result = {
+        "size": [480, 640],
+        "rounds": 15,
+        "rows": {
+            "diffusers fp32": backend(400, 1.0),
+            "onnxruntime fp32": backend(200, 2.0),
+            "openvino fp32": backend(210, 1.9),
+            "openvino bf16": backend(80, 5.0, ["AbsRel 0.03 is not below 0.02"]),
+        },
+        "not_run": {"onnxruntime bf16": "no kernels; export fp32"},
+        "commit": "0123abcd",
+        "date": "2026-11-22T12:00:00+00:00",
+        "command": "python -m benchmarks.speed.cpu_backends",
+        "machine": {"cpu": "A CPU", "cores": 4},
+    }
+    (tmp_path / "cpu_backends.json").write_text(json.dumps(result))
+    lines = readme.cpu_backends().splitlines()
+    assert lines[2].startswith("| openvino bf16 | 80 | **5.00x** (4.90 to 5.10) |")
+    assert lines[2].endswith("AbsRel 0.03 is not below 0.02 |")
+    assert lines[5] == "| diffusers fp32 | 400 |  | 1.0e-06 | 2.0e-06 |  |"
+    assert lines[6].startswith("| onnxruntime bf16 | not run: no kernels |")
+    row = next(line for line in readme.numbers().splitlines() if "fastest backends" in line)
+    assert "onnxruntime fp32 200 ms (**2.0x** (1.9 to 2.1)), openvino bf16 80 ms (**5.0x**" in row
