@@ -120,7 +120,9 @@ def known_geometry(maps: list[Map], clip: list[RenderedFrame]) -> dict[str, floa
         depth_metrics(m, t, k, max_depth=80.0).abs_rel
         for m, t, k in zip(maps, truth, valid, strict=True)
     ]
-    scale, offset = align_scale_shift(*everything, np.ones(everything[0].shape, bool))
+    scale, offset = align_scale_shift(
+        everything[0], everything[1], np.ones(everything[0].shape, bool)
+    )
     whole = np.abs(scale * everything[0] + offset - everything[1]) / everything[1]
     return {
         "temporal_error_percent": 100 * float(np.mean(errors)) / spread(maps),
@@ -132,7 +134,9 @@ def known_geometry(maps: list[Map], clip: list[RenderedFrame]) -> dict[str, floa
 
 def flow_and_static(maps: list[Map], frames: list[Rgb]) -> dict[str, float]:
     """Temporal error along optical flow, and in pixels whose colour stays the same."""
-    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    dis = cv2.DISOpticalFlow_create(  # type: ignore[attr-defined]  # OpenCV's stubs lack it
+        cv2.DISOPTICAL_FLOW_PRESET_MEDIUM
+    )
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
     height, width = grey[0].shape
     v, u = np.mgrid[:height, :width].astype(np.float32)

@@ -17,6 +17,7 @@ import json
 import logging
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -197,7 +198,7 @@ def main() -> None:
     chosen = spread_indices(len(held_out), arguments.images)
     samples = [fit(held_out.read(i), *parse_size(arguments.size)) for i in chosen]
 
-    def score(predicted: list[npt.NDArray[np.float32]]) -> dict[str, float]:
+    def score(predicted: Sequence[npt.NDArray[np.floating[Any]]]) -> dict[str, float]:
         """AbsRel and delta1, means over pictures."""
         rows = [
             depth_metrics(

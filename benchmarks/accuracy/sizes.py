@@ -62,7 +62,8 @@ def agreement(folder: Path, task: str, work: Path) -> list[dict[str, Any]]:
 def speed(hw: tuple[int, int], rounds: int, work: Path) -> dict[str, Any]:
     """Both paddings of e2e-tiny at one frame size, timed in turn."""
     frame = reference_frames(hw, 1)[0]
-    engines, seen, seconds = {}, {}, {}
+    engines, seen = {}, {}
+    seconds: dict[str, list[float]] = {}
     for name, pad in (("as diffusers", 0), ("to 64", 64)):
         bundle = export_bundle(
             open_checkpoint(bundled_checkpoint("depth")),

@@ -16,7 +16,12 @@ import torch
 
 import e2e_deploy as e2e
 from benchmarks.gpu.contenders.in_torch import RECIPES, Bodies, Contender, build
-from benchmarks.gpu.contenders.of_bundles import LIBRARIES, make_bundle, require_backend
+from benchmarks.gpu.contenders.of_bundles import (
+    LIBRARIES,
+    find_library,
+    make_bundle,
+    require_backend,
+)
 from benchmarks.gpu.timing import Device, exact_and_tuned, in_words
 from benchmarks.speed.loop_overhead import write_clip
 from e2e_deploy.bundle.bundle import Bundle
@@ -178,9 +183,10 @@ def run_loop(
             return in_memory(device, bundle, frame_hw, small=small)
         require_backend(name, device.name)
         held = bundle
-        if name in LIBRARIES:
-            held = replace_plan(bundle, bundle.manifest.graphs[0], name)
-        return e2e.load(held, backend=name, device=device.name)
+        if library := find_library(name):
+            held = replace_plan(bundle, bundle.manifest.graphs[0], library)
+        backend = next(known for known in BACKENDS if known == name)
+        return e2e.load(held, backend=backend, device=device.name)
 
     rows: dict[str, Any] = {}
     for name in (*BACKENDS, IN_TORCH, *(library + GPU_DECODED for library in LIBRARIES)):

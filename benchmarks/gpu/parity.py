@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from benchmarks.gpu.contenders.models import make_model
-from benchmarks.gpu.contenders.of_bundles import LIBRARIES, make_bundle, require_backend
+from benchmarks.gpu.contenders.of_bundles import find_library, make_bundle, require_backend
 from benchmarks.gpu.timing import Device, exact_and_tuned, in_words
 from e2e_deploy.assets.pictures import reference_frames
 from e2e_deploy.errors import UnavailableError
@@ -27,11 +27,11 @@ from e2e_deploy.limits import LIMITS, Limit, Parity, measure_parity
 from e2e_deploy.model.checkpoint import bundled_checkpoint, open_checkpoint
 from e2e_deploy.model.loading import load_model
 from e2e_deploy.model.single_step import FrameModel, SingleStepModel
-from e2e_deploy.names import BACKENDS
+from e2e_deploy.names import BACKENDS, BackendName, Precision
 from e2e_deploy.runtime.checks.verify import compare, worst
 
 Row = dict[str, Any]
-PRECISIONS = ("fp32", "fp16", "bf16")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16")
 TASKS = ("depth", "normals")
 TINY_HW, FULL_HW, SMALL_HW = (256, 320), (576, 768), (64, 96)
 
@@ -122,17 +122,17 @@ def module_rows(
 
 
 def bundle_rows(
-    device: Device, task: str, precision: str, frame_hw: tuple[int, int], work: Path
+    device: Device, task: str, precision: Precision, frame_hw: tuple[int, int], work: Path
 ) -> list[Row]:
     """Each backend on e2e-tiny's bundle, against the reference that the bundle carries; as ``verify`` runs them."""
     facts: Row = {"model": "bundle of e2e-tiny", "task": task, "precision": precision}
     facts |= {"frame_size": list(frame_hw), "specialised": True}
 
-    def measure(backend: str) -> Row:
+    def measure(backend: BackendName) -> Row:
         require_backend(backend, device.name)
         bundle = make_bundle(work, frame_hw, precision=precision, small=True, task=task)
-        if backend in LIBRARIES:
-            bundle = replace_plan(bundle, bundle.manifest.graphs[0], backend)
+        if library := find_library(backend):
+            bundle = replace_plan(bundle, bundle.manifest.graphs[0], library)
         verdict = compare(bundle, backend, device.name)[0]
         return {"on": verdict.device, **judged(verdict.parity, verdict.limit)}
 

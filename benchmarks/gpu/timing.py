@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from e2e_deploy.names import Precision
 from e2e_deploy.nvidia.hardware import cpu_name
 from e2e_deploy.runtime.timing import summarise
 
@@ -39,7 +40,7 @@ class Device:
     def __init__(self, name: str) -> None:
         self.name = name
         self.is_cuda = name == "cuda"
-        self.precision = "fp16" if self.is_cuda else "fp32"
+        self.precision: Precision = "fp16" if self.is_cuda else "fp32"
         self.dtype = torch.float16 if self.is_cuda else torch.float32
         self.clock = "CUDA events" if self.is_cuda else "host clock"
 

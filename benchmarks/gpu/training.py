@@ -178,7 +178,7 @@ def measure(
         "seconds_per_step": median,
         "images_per_second": effective_batch / median,
         "losses": losses,
-        "skipped_steps": int(sum(not np.isfinite(loss) for loss in losses)),
+        "skipped_steps": int(sum(loss is None or not np.isfinite(loss) for loss in losses)),
     }
     if device.is_cuda:
         found["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30

@@ -35,7 +35,7 @@ def main() -> None:
     arguments = parser.parse_args()
     height, width = parse_size(arguments.size)
     folder = bundled_checkpoint("depth")
-    frames = reference_frames((height, width))
+    frames = list(reference_frames((height, width)))
     with_diffusers = DiffusersPeer(open_checkpoint(folder))
     with tempfile.TemporaryDirectory() as work:
         bundle = export_bundle(

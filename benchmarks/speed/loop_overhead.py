@@ -17,6 +17,7 @@ from typing import Any
 import av
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 import e2e_deploy as e2e
 from benchmarks.accuracy.clips import Rgb, tiny_bundle
@@ -77,7 +78,8 @@ def plain(engine: Engine, clip: Path) -> None:
         ok, bgr = capture.read()
         if not ok:
             break
-        depth = engine(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
+        frame: npt.NDArray[np.uint8] = np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+        depth = engine(frame)
         colour_depth(depth, "turbo", float(depth.min()), float(depth.max()))
     capture.release()
 

@@ -15,13 +15,8 @@ import torch
 
 from benchmarks.full_size import UNET, VAE
 from benchmarks.report import write_result
-from e2e_deploy.export.graph.specialise import (
-    MACS_HW,
-    PASSES,
-    SpecialisedModel,
-    count_macs,
-    count_parameters,
-)
+from e2e_deploy.export.graph.specialise import MACS_HW, PASSES, count_macs, count_parameters
+from e2e_deploy.export.graph.specialised_model import SpecialisedModel
 from e2e_deploy.export.onnx import trace
 from e2e_deploy.model.checkpoint import open_checkpoint
 from e2e_deploy.model.families import FAMILIES

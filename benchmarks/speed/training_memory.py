@@ -34,11 +34,11 @@ ROWS = tuple(itertools.product(("fp32", "bf16"), (True, False), (("unet",), ("un
 PROMPT_TOKENS = 2
 
 
-class LiveMemory(TorchDispatchMode):
+class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
     """Bytes of the storages that operations have made and nothing has freed, and their peak."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = self.peak_bytes = 0
         self._live: dict[int, weakref.ref[Any]] = {}
 

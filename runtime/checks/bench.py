@@ -15,6 +15,7 @@ from e2e_deploy.errors import UsageError
 from e2e_deploy.names import OPPONENTS, BackendChoice, Opponent, Precision
 from e2e_deploy.packages import installed_versions, require
 from e2e_deploy.progress import Stages
+from e2e_deploy.runtime.backends.device import parse_device
 from e2e_deploy.runtime.backends.torch import original_checkpoint
 from e2e_deploy.runtime.checks.against import (
     Against,
@@ -163,6 +164,12 @@ def bench(
     opened = opened_bundle(bundle, checkpoint, has_use=bool(asked & {"torch", "diffusers"}))
     if loop:
         require_one_at_once(opened, "the loop is measured as a live source")
+    if against == "diffusers":
+        require("diffusers", "export")
+        if parse_device(device).is_intel:
+            raise UsageError(
+                f'diffusers does not reach {device}, and both must run on one device; use `device="cpu"`'
+            )
     if prepare is not None:
         opened = prepare(opened)
     load_for = partial(load, opened, device=device)
@@ -201,7 +208,6 @@ def _rival(
                 return against_backend(engine, other, pictures, count), None
 
         return beside
-    require("diffusers", "export")
     manifest, checkpoint = bundle.manifest, original_checkpoint(bundle)
 
     @cache  # one for all frame sizes

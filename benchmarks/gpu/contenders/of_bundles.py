@@ -19,13 +19,13 @@ from e2e_deploy.export.engines.replace_plan import replace_plan
 from e2e_deploy.export.exporter import export_bundle
 from e2e_deploy.export.verified_packages import verify_apart
 from e2e_deploy.model.checkpoint import Checkpoint, bundled_checkpoint, open_checkpoint
-from e2e_deploy.names import BackendName, Precision
+from e2e_deploy.names import BackendName, Precision, TrtKind
 from e2e_deploy.nvidia.hardware import cuda_device_count
 from e2e_deploy.nvidia.trt_api import find_api
 from e2e_deploy.packages import import_onnxruntime
 from e2e_deploy.runtime.backends.onnxruntime.provider import GpuProvider, find_gpu_provider
 
-LIBRARIES = ("tensorrt", "tensorrt-rtx")
+LIBRARIES: tuple[TrtKind, ...] = ("tensorrt", "tensorrt-rtx")
 SECONDS = 240.0
 """What an export of the full size and an engine may take."""
 COMPILING_S = 420.0
@@ -49,12 +49,17 @@ def find_provider(precision: Precision) -> GpuProvider:
     return provider
 
 
+def find_library(backend: str) -> TrtKind | None:
+    """The one of LIBRARIES that this backend is, by name; None for another backend."""
+    return next((library for library in LIBRARIES if library == backend), None)
+
+
 def require_backend(name: str, device: str) -> None:
     """Raise UnavailableError if the backend cannot run on that device here."""
-    if name in LIBRARIES:
+    if library := find_library(name):
         if device != "cuda" or not cuda_device_count():
             raise UnavailableError("no CUDA device")
-        find_api(name)
+        find_api(library)
     elif device == "cuda" and name == "onnxruntime":
         find_provider("fp32")
     elif device == "cuda" and not torch.cuda.is_available():
@@ -156,7 +161,7 @@ def _from_host(engine: e2e.Engine) -> Call:
     return call
 
 
-def build_plan(bundle: Bundle, library: str) -> Contender:
+def build_plan(bundle: Bundle, library: TrtKind) -> Contender:
     """An engine for this GPU, called as a user calls it: frame on the host to result on the host.
 
     Raises:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.autograd import DeviceType
+from torch.autograd import DeviceType  # type: ignore[attr-defined]  # torch's own name for it
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.timing import Call, Device

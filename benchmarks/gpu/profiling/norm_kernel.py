@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _sums(  # type: ignore[no-untyped-def]  # Triton reads it
     x,
     partial,
@@ -41,7 +41,7 @@ def _sums(  # type: ignore[no-untyped-def]  # Triton reads it
     tl.atomic_add(partial + G + group, squares, channel < C)
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _apply(  # type: ignore[no-untyped-def]
     x,
     y,

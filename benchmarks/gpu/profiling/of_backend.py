@@ -53,10 +53,11 @@ def _pipelined(engine: e2e.Engine, frames: list[Any], rounds: int) -> float:
 
 
 def _way(job: Job, bundle: Bundle, options: dict[str, Any], frames: list[Tensor]) -> Result:
-    given = {"provider_options": options} if options else {}
     start = time.perf_counter()
     on_host = [frame[0].cpu().numpy() for frame in frames]
-    with e2e.load(bundle, backend="onnxruntime", device=job.device.name, **given) as engine:
+    with e2e.load(
+        bundle, backend="onnxruntime", device=job.device.name, provider_options=options or None
+    ) as engine:
         backend = engine.backend
         row: Result = {"load_s": time.perf_counter() - start, "runs_on": backend.device}
         row["host_to_host"] = summary(_times(engine, on_host, job.rounds))

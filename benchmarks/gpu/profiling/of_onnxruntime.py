@@ -202,7 +202,8 @@ def _run_variant(
     job: Job, bundle: Bundle, variant: Variant, frames: list[Tensor], *, placed: bool
 ) -> tuple[Result, Any]:
     """All that is measured of one variant, and its result for the bundle's own frame."""
-    file, changed = bundle.file(bundle.manifest.graphs[0].onnx), {}
+    file = bundle.file(bundle.manifest.graphs[0].onnx)
+    changed: dict[str, Any] = {}
     start = time.perf_counter()
     if variant.graph:
         name = "-".join(f"{key}-{value}" for key, value in variant.graph.items())

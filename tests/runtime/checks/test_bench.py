@@ -50,6 +50,7 @@ def test_a_batch_counts_its_frames(tmp_path):
         ({"frames": 0}, "`frames` must be 1 or more"),
         ({"checkpoint": "x"}, "`checkpoint` is what PyTorch opens"),
         ({"against": "tpu"}, "unknown backend 'tpu'"),
+        ({"against": "diffusers", "device": "npu"}, "diffusers does not reach npu"),
         ({"loop": True, "rates": [0.0]}, "cannot be measured"),
     ],
 )
