@@ -238,7 +238,7 @@ def demo() -> str:
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"demo": demo, "numbers": numbers, "accuracy": accuracy},
     "docs/performance.md": {
-        name: lambda write=write: write(RESULTS)  # type: ignore[misc]  # each its own
+        name: lambda write=write: write(RESULTS)  # each its own
         for name, write in (gpu_tables.BLOCKS | profiling_tables.BLOCKS).items()
     }
     | {"cpu-backends": cpu_backends},

@@ -171,7 +171,8 @@ def skipped_norms(model: ir.Model) -> int:
     count = 0
     for norm in [node for node in model.graph if node.op_type == "GroupNorm"]:
         turned, gamma, beta = norm.inputs
-        total = turned.producer().inputs[0] if turned is not None and turned.producer() else None
+        turn = turned.producer() if turned is not None else None
+        total = turn.inputs[0] if turn is not None else None
         add = total.producer() if total is not None else None
         if total is None or add is None or not _is_plain_sum(add):
             continue
