@@ -33,8 +33,9 @@ def fit(body: nn.Module) -> nn.Module:
 def _configs(target: str, metadata: dict[str, str], *, autotune: bool) -> dict[str, Any]:
     """Settings of inductor.
 
-    Weights are mapped from behind the library, as torch itself does above 2 GB: as a section of it, 1.7 GB of them took
-    more than 50 s to load on a GPU and ended in a segmentation fault.
+    Weights are mapped from behind the library, as torch itself does above 2 GB. As a section of it, 1.7 GB of them were
+    not loaded within 50 s on a GPU, and once ended in a segmentation fault; its cause is not known, as on a CPU 1.7 GB
+    load either way. Mapped, no address of the code is beyond 2 GB of another, and what is not read costs no memory.
     """
     configs: dict[str, Any] = {
         "aot_inductor.metadata": metadata,

@@ -1,6 +1,9 @@
 """The process that compiles, and what becomes of an export when it goes wrong; nothing is compiled here."""
 
 import os
+import signal
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -98,6 +101,30 @@ def test_ctrl_c_ends_its_compilers_too(child_runs, recipe, tmp_path, temporary):
     else:
         pytest.fail("the compiler lives on")
     assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="groups of processes are POSIX's")
+def test_it_ends_with_whoever_asked(tmp_path):
+    """A parent that was killed closes the pipe, and nobody else removes the folder."""
+    folder = tmp_path / "compiling"
+    folder.mkdir()
+    script = (
+        "import sys, threading, time\n"
+        "from e2e_deploy.export.engines.inductor_process import _end_with_parent\n"
+        "threading.Thread(target=_end_with_parent, args=(sys.argv[1],), daemon=True).start()\n"
+        "print(flush=True); time.sleep(120)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, folder],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        process.stdout.readline()
+        assert process.poll() is None
+        process.stdin.close()
+        assert process.wait(60) == -signal.SIGKILL
+    assert not folder.exists()
 
 
 def test_its_errors_are_raised_here(recipe, tmp_path, temporary):
