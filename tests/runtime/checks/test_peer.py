@@ -130,3 +130,13 @@ def test_what_diffusers_does_not_load(small, tmp_path):
 def test_the_precision_class(precision, on_gpu, units, computed, monkeypatch):
     monkeypatch.setattr(module, "bf16_units", lambda: units)
     assert peer_precision(precision, on_gpu=on_gpu) == computed
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_on_a_gpu(small, frames, precision):
+    on_cpu = DiffusersPeer(open_checkpoint(small))(frames)
+    peer = DiffusersPeer(open_checkpoint(small), device="cuda:0", precision=precision)
+    assert peer.device == torch.cuda.get_device_name(0)
+    atol = {"fp32": 1e-4, "fp16": 0.02, "bf16": 0.1}[precision]
+    np.testing.assert_allclose(peer(frames), on_cpu, atol=atol)
