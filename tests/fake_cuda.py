@@ -170,6 +170,7 @@ class FakeDriver:
         self.run(mark[1], until=mark)
 
     def elapsed_ms(self, start, end):
+        self.note("elapsed_ms")
         assert {self.recorded[start], self.recorded[end]} <= self.passed, "not ready"
         return 1.5
 

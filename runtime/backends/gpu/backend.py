@@ -164,7 +164,9 @@ class GpuBackend(Closing, ABC):
     @property
     def gpu_ms(self) -> float:
         """Milliseconds that the last frame computed, without its copies and without waiting for another."""
-        return self._running.gpu_ms
+        with self._driver.unchanged():
+            self._driver.use()
+            return self._running.gpu_ms
 
     def close(self) -> None:
         """Wait, then release what depends before what it depends on; a second call does nothing."""
