@@ -24,6 +24,7 @@ Positive = Annotated[float, Limits(0, open_low=True)]
 Beta = Annotated[float, Limits(0, 1 - 1e-6)]
 Side = Annotated[int, Limits(1, 16_384)]
 Size = tuple[Side, Side]
+Switch = Literal[True, False, "auto"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,8 +78,9 @@ class ModelConfig:
     """``vae`` also trains encoder and decoder; random weights need it, the paper freezes them."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Autocast; weights, optimizer, last convolution and loss stay in float32. fp16 needs a GPU."""
-    gradient_checkpointing: bool = True
-    """Recompute activations of UNet and VAE in the backward pass: less memory, a third more time."""
+    gradient_checkpointing: Switch = "auto"
+    """Recompute activations of UNet and VAE in the backward pass: less memory, a third more time. ``auto``: where they
+    would not fit; the memory is counted as the run begins, and said."""
     resolution: Annotated[int, Limits(0, 16_384)] = 0
     """Default processing resolution written into the result; 0 keeps the start's."""
 
@@ -115,6 +117,18 @@ class OptimConfig:
     """Images per forward pass and process, all of one data set."""
     effective_batch: Annotated[int, Limits(1, 10**6)] = 32
     """Images per optimizer step over all processes; the rest is gradient accumulation."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpeedConfig:
+    """How the same steps take less time; what they compute changes by rounding alone."""
+
+    compile: Switch = "auto"
+    """Blocks of UNet and VAE by torch.compile, activations channels last. The first steps take minutes; a CPU needs a
+    C++ compiler. ``auto``: on a GPU with triton, for 500 steps or more; never on a CPU."""
+    images_per_pass: CountOrZero = 0
+    """Images of a step that are computed together, a multiple of ``optim.micro_batch``: consecutive micro-batches of
+    one size. 0: on a GPU as many as fit without gradient checkpointing, at most 16; on a CPU one micro-batch."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -182,6 +196,7 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    speed: SpeedConfig = field(default_factory=SpeedConfig)
     eval: EvalConfig | None = None
     pretrain: PretrainConfig | None = None
     then: tuple[ThenConfig, ...] = ()
@@ -189,7 +204,14 @@ class TrainConfig:
 
 
 # Keys that may differ between a run and its continuation: they do not change what a step computes.
-FREE_ON_RESUME = ("run.", "eval", "optim.steps", "model.resolution", "model.gradient_checkpointing")
+FREE_ON_RESUME = (
+    "run.",
+    "eval",
+    "speed.",
+    "optim.steps",
+    "model.resolution",
+    "model.gradient_checkpointing",
+)
 FIXED_ON_RESUME = ("run.seed",)
 LOWER_ON_RESUME = ("optim.lr",)
 """May become smaller, which is the way on after steps that gave NaN."""
@@ -327,6 +349,11 @@ def _contradictions_of_run(config: TrainConfig) -> list[str]:
     if not config.model.train or len(set(config.model.train)) < len(config.model.train):
         problems.append(
             f"model.train is {list(config.model.train)}; expected 'unet', 'vae' or both, each once"
+        )
+    if config.speed.images_per_pass % config.optim.micro_batch:
+        problems.append(
+            f"speed.images_per_pass {config.speed.images_per_pass} is not a multiple of "
+            f"optim.micro_batch {config.optim.micro_batch}"
         )
     if config.task != "depth" and config.loss.direction_weight is not None:
         problems.append("loss.direction_weight is for depth; normals have their sign in the loss")

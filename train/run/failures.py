@@ -12,12 +12,15 @@ from e2e_deploy.train.config import TrainConfig
 
 _LESS_MEMORY = (
     "use a smaller optim.micro_batch (the effective batch stays the same) or data.size, or turn "
-    "model.gradient_checkpointing on"
+    "model.gradient_checkpointing on, or give a smaller speed.images_per_pass"
 )
 _SENTENCES = {
     r"DataLoader worker \(pid|shared memory object|^(Connection\w+|EOF|BrokenPipe)Error": (
         "a process that reads data died (out of memory, or /dev/shm is too small?): use fewer run.workers ({workers} "
         "now) and run it again to go on from the newest checkpoint in {out}"
+    ),
+    r"(InductorError|BackendCompilerFailed|CppCompileError|TorchRuntimeError):": (
+        "torch could not compile the network: set speed.compile = false and run it again; the steps are the same"
     ),
     r"out of memory": f"the GPU's memory is too small: {_LESS_MEMORY}",
     r"can't allocate memory|MemoryError": f"the memory is too small: {_LESS_MEMORY}",

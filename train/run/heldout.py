@@ -56,7 +56,7 @@ class HeldOut:
 
         def predict(frame: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
             rgb = torch.from_numpy(frame).permute(2, 0, 1)[None].contiguous().to(stepper.device)
-            with torch.no_grad(), stepper.autocast():
+            with stepper.measuring():
                 result = stepper.forward(rgb.float() / 127.5 - 1, None)[0].float().cpu()
             array: npt.NDArray[Any] = result.permute(1, 2, 0).numpy()
             return array[..., 0] if stepper.config.task == "depth" else array

@@ -47,5 +47,6 @@ def _of_training(stepper: Stepper) -> Iterator[str]:
         f"{optim.steps} steps of {optim.effective_batch} images = {optim.micro_batch} x "
         f"{stepper.accumulation} x {stepper.accelerator.num_processes} processes"
     )
+    yield from (f"  {sentence}" for sentence in stepper.choices.sentences)
     if stepper.direction_weight:
         yield f"  and against inverted depth, with weight {stepper.direction_weight:g}"

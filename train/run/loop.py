@@ -36,8 +36,10 @@ from e2e_deploy.train.run.resume import (
     way_back,
 )
 from e2e_deploy.train.start import Start, load_start, pretraining_of
+from e2e_deploy.train.step.choices import choose, largest
 from e2e_deploy.train.step.forward import TrainingForward
-from e2e_deploy.train.step.step import Stepper
+from e2e_deploy.train.step.memory import free_bytes, need_of
+from e2e_deploy.train.step.step import DTYPES, Stepper, check_precision, share_of_process
 from e2e_deploy.train.step.step_report import StepReport
 
 UNTRAINED_DIRECTION_WEIGHT = 1.0
@@ -305,15 +307,21 @@ class _Run:
 
 
 def _stepper(config: TrainConfig, start: Start, accelerator: Any) -> Stepper:
-    forward = TrainingForward(
-        start.model,
-        train=config.model.train,
-        gradient_checkpointing=config.model.gradient_checkpointing,
+    forward = TrainingForward(start.model, train=config.model.train, gradient_checkpointing=False)
+    check_precision(config.model.precision, accelerator.device)
+    size_hw = largest([part.size for part in config.data])
+    dtype = DTYPES[config.model.precision]
+    choices = choose(
+        config,
+        accelerator.device,
+        accumulation=share_of_process(config, accelerator.num_processes),
+        need=lambda: size_hw and need_of(forward, size_hw, accelerator.device, dtype),
+        free=lambda: free_bytes(accelerator.device),
     )
     weight = config.loss.direction_weight or 0.0
     if config.loss.direction_weight is None and config.task == "depth":
         weight = UNTRAINED_DIRECTION_WEIGHT * start.is_untrained
-    return Stepper(forward, config, accelerator, direction_weight=weight)
+    return Stepper(forward, config, accelerator, direction_weight=weight, choices=choices)
 
 
 def _batches(config: TrainConfig, stepper: Stepper) -> MixedBatches:

@@ -1,6 +1,6 @@
 """The forward pass that is differentiated: rgb and noise in, the deployed reading out.
 
-Knows: which parts are trained, where gradients stop, what stays in float32.
+Knows: which parts are trained, where gradients stop, what stays in float32, what would make a GPU wait.
 Does not know: losses, data, devices.
 
 B images, H W pixels, h w latent pixels.
@@ -48,7 +48,12 @@ class TrainingForward(nn.Module):
         model: parts to train get ``requires_grad``, all others lose it.
         train: ``unet``, ``vae`` or both.
         gradient_checkpointing: recompute activations of UNet and VAE in the backward pass.
+
+    Attributes:
+        float32_layers: compute in float32 under autocast too.
     """
+
+    timestep_1: Tensor
 
     def __init__(
         self, model: SingleStepModel, *, train: Sequence[str], gradient_checkpointing: bool
@@ -59,11 +64,26 @@ class TrainingForward(nn.Module):
         for part in self.parts.values():
             part.requires_grad_(True)
         if gradient_checkpointing:
-            model.unet.enable_gradient_checkpointing()
-            model.vae.enable_gradient_checkpointing()
+            self.checkpoint_activations()
         # Older diffusers checkpoints only in training mode; these networks hold nothing else it changes.
         model.train()
-        _keep_float32(model.vae.decoder.conv_out)
+        for block in model.modules():
+            if type(block).__name__ == "ResnetBlock2D":
+                # In training mode, which tells it nothing else, it copies its input for DistributedDataParallel.
+                block.training = False
+        self.float32_layers: tuple[nn.Module, ...] = (model.vae.decoder.conv_out,)
+        for layer in self.float32_layers:
+            _keep_float32(layer)
+        # The UNet would copy a number to the GPU in every pass, and wait for it.
+        self.register_buffer("timestep_1", torch.tensor([model.timestep]), persistent=False)
+        model.unet.register_forward_pre_hook(
+            lambda _unet, given: (given[0], self.timestep_1, *given[2:])
+        )
+
+    def checkpoint_activations(self) -> None:
+        """Recompute activations of UNet and VAE in the backward pass from now on."""
+        self.model.unet.enable_gradient_checkpointing()
+        self.model.vae.enable_gradient_checkpointing()
 
     def named_trained(self) -> list[tuple[str, nn.Parameter]]:
         """Trained parameters with their names in the model, in a fixed order."""

@@ -1,12 +1,14 @@
 """One optimizer step: accumulation over micro-batches and processes, precision, NaN.
 
+A GPU is waited for once, when all of the step is on its way: what it found comes back in one piece.
 Knows: that a step is one mean over its valid pixels, however they are dealt to micro-batches and processes; that
 everything random in it comes from (seed, step, image of the step). Does not know: files, reports.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, contextmanager
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -16,9 +18,13 @@ from torch import Tensor, nn
 from e2e_deploy.errors import UnavailableError, UsageError
 from e2e_deploy.train.config import TrainConfig
 from e2e_deploy.train.data.batches import Batch
+from e2e_deploy.train.step.choices import Choices
+from e2e_deploy.train.step.compiled import compile_regions
 from e2e_deploy.train.step.forward import TrainingForward
+from e2e_deploy.train.step.half_weights import HalfWeights
 from e2e_deploy.train.step.losses import LossResult, depth_loss, normals_loss
 from e2e_deploy.train.step.noise import latent_noise
+from e2e_deploy.train.step.passes import in_passes
 from e2e_deploy.train.step.schedule import lr_factor
 from e2e_deploy.train.step.step_report import StepReport
 
@@ -35,8 +41,9 @@ class Stepper:
     Args:
         forward: the model, on the CPU; moved to the accelerator's device.
         config: of the run.
-        direction_weight: of the term against inverted depth; 0 for the paper's loss alone.
         accelerator: accelerate's Accelerator, without mixed precision of its own.
+        direction_weight: of the term against inverted depth; 0 for the paper's loss alone.
+        choices: how the steps are done; None computes them one micro-batch at a time, not compiled.
 
     Attributes:
         accumulation: micro-batches per step and process.
@@ -57,17 +64,28 @@ class Stepper:
         accelerator: Any,
         *,
         direction_weight: float = 0.0,
+        choices: Choices | None = None,
     ) -> None:
         optim = config.optim
         self.direction_weight = direction_weight
         self.config, self.accelerator = config, accelerator
         self.device: torch.device = accelerator.device
         self.accumulation = share_of_process(config, accelerator.num_processes)
-        _check_precision(config.model.precision, self.device)
-        self.forward = forward
+        self.choices = choices or Choices()
+        check_precision(config.model.precision, self.device)
+        self.forward = forward.to(self.device)
+        if self.choices.gradient_checkpointing:
+            forward.checkpoint_activations()
         self.named_parameters = forward.named_trained()
-        self._wrapped = accelerator.prepare_model(forward)  # moved and, for several, wrapped in DDP
         self._parameters = [parameter for _, parameter in self.named_parameters]
+        self._half_weights = HalfWeights(
+            forward,
+            DTYPES[config.model.precision],
+            channels_last=self.choices.compiled,
+            exclude=forward.float32_layers,
+        )
+        if self.choices.compiled:
+            compile_regions(forward)
         self.optimizer = torch.optim.AdamW(
             self._parameters,
             lr=optim.lr,
@@ -78,10 +96,19 @@ class Stepper:
         is_fp16 = config.model.precision == "fp16"
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=is_fp16)
 
-    def autocast(self) -> torch.autocast:
-        """The run's precision as a context."""
+    def _autocast(self) -> torch.autocast:
         dtype = DTYPES[self.config.model.precision]
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """``forward`` in the run's precision, without gradients, for pictures of any size: nothing is compiled."""
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(self._autocast())
+            if self.choices.compiled:
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            yield
 
     def run(
         self, step: int, batches: Iterator[Batch], should_stop: Callable[[], bool]
@@ -92,69 +119,103 @@ class Stepper:
         which no image has a usable truth.
         """
         world, sums = self.accelerator.num_processes, _StepSums(self.device)
-        per_micro_batch = self.config.loss.mean == "micro_batch"
         nominal = float(self.accumulation)
-        if not per_micro_batch:
+        if self.config.loss.mean != "micro_batch":
             nominal *= self.config.optim.micro_batch * NOMINAL_PIXELS
         self.optimizer.zero_grad()
-        for slot in range(self.accumulation):
-            # Several processes must agree to stop; they do after the step.
-            if world == 1 and should_stop():
-                return None
-            batch = next(batches)
-            is_last = slot == self.accumulation - 1
-            with nullcontext() if is_last else self.accelerator.no_sync(self._wrapped):
-                number = slot * world + self.accelerator.process_index
-                first = number * self.config.optim.micro_batch
-                seeds = [self._seed(step, first + i) for i in range(len(batch["paths"]))]
-                result = self._loss(batch, seeds)
-                share = sums.add(result, batch, per_micro_batch=per_micro_batch)
-                objective = result.error_sum + self.direction_weight * result.direction_sum
-                scaled: Tensor = self.scaler.scale(objective * share / nominal)
+        slot = 0
+        with self._half_weights.in_use():
+            passes = in_passes(
+                islice(batches, self.accumulation), self.choices.micro_batches_per_pass
+            )
+            for together in passes:
+                # Several processes must agree to stop; they do after the step.
+                if world == 1 and should_stop():
+                    return None
+                objective = self._objective(step, slot, together, sums)
+                scaled: Tensor = self.scaler.scale(objective / nominal)
                 scaled.backward()  # type: ignore[no-untyped-call]  # torch's
+                slot += len(together)
         lr = self._set_lr(step)
-        total = sums.over_processes(self.accelerator)
-        self.scaler.unscale_(self.optimizer)
-        # Several processes have averaged their gradients: the sum is world times as much.
-        correction = nominal * world / max(total["weight"], 1.0)
-        for parameter in self._parameters:
-            if parameter.grad is not None:
-                parameter.grad.mul_(correction)
-        grad_norm = float(
-            torch.nn.utils.clip_grad_norm_(self._parameters, self.config.optim.clip_norm)
-        )
+        found = self._update(nominal, sums.over_processes(self.accelerator))
+        total = dict(zip((*_StepSums.NAMES, "grad_norm"), found.tolist(), strict=True))
         loss, has_truth = total["error"] / max(total["weight"], 1.0), total["num_valid"] > 0
-        finite = math.isfinite(loss) and math.isfinite(grad_norm)
-        # The scaler skips by itself, and must see NaN to adapt.
-        if has_truth and (finite or self.scaler.is_enabled()):
-            self.scaler.step(self.optimizer)
-        self.scaler.update()
         return StepReport(
             step=step + 1,
             loss=loss if has_truth else None,
             direction=total["direction"] / max(total["weight"], 1.0),
-            grad_norm=grad_norm,
+            grad_norm=total["grad_norm"],
             lr=lr,
             **{name: int(total[name]) for name in _StepSums.COUNTS},
-            skipped=not finite,
+            skipped=not (math.isfinite(loss) and math.isfinite(total["grad_norm"])),
         )
 
-    def _loss(self, batch: Batch, seeds: Sequence[int]) -> LossResult:
-        rgb = batch["rgb"].to(self.device, non_blocking=True)
+    def _objective(
+        self, step: int, slot: int, together: Sequence[Batch], sums: "_StepSums"
+    ) -> Tensor:
+        """What is differentiated of a pass: micro-batches of the step, the first one being number ``slot``."""
+        accelerator, micro_batch = self.accelerator, self.config.optim.micro_batch
+        seeds = list[int]()
+        for number, batch in enumerate(together, slot):
+            first = (number * accelerator.num_processes + accelerator.process_index) * micro_batch
+            seeds += [self._seed(step, first + image) for image in range(len(batch["paths"]))]
+        rgb = torch.cat([self._sent(batch["rgb"]) for batch in together])
+        if self.choices.compiled:
+            rgb = rgb.contiguous(memory_format=torch.channels_last)
         torch.manual_seed(seeds[0])  # for a network that drops out
-        with self.autocast():
-            prediction = self._wrapped(rgb, self._noise(rgb, seeds))
-        self.last = batch, prediction.detach()
-        valid = batch["valid"].to(self.device, non_blocking=True)
+        with self._autocast():
+            predictions = self.forward(rgb, self._noise(rgb, seeds))
+        shares = predictions.split([len(batch["paths"]) for batch in together])
+        self.last = together[-1], shares[-1].detach()
+        objectives = []
+        for batch, prediction in zip(together, shares, strict=True):
+            result = self._loss(batch, prediction)
+            share = sums.add(result, batch, per_micro_batch=self.config.loss.mean == "micro_batch")
+            objective = result.error_sum + self.direction_weight * result.direction_sum
+            objectives.append(objective * share)
+        return torch.stack(objectives).sum()
+
+    def _sent(self, tensor: Tensor) -> Tensor:
+        """To the device, without waiting for it."""
+        return tensor.to(self.device, non_blocking=True)
+
+    def _loss(self, batch: Batch, prediction: Tensor) -> LossResult:
+        valid = self._sent(batch["valid"])
         if self.config.task == "depth":
-            return depth_loss(prediction, batch["depth_m"].to(self.device), valid)
-        return normals_loss(prediction, batch["normals"].to(self.device), valid)
+            return depth_loss(prediction, self._sent(batch["depth_m"]), valid)
+        return normals_loss(prediction, self._sent(batch["normals"]), valid)
+
+    def _update(self, nominal: float, total: Tensor) -> Tensor:
+        """Let the optimizer step, unless loss or gradient is no number or nothing was true; ``total`` and the norm."""
+        if self.accelerator.num_processes > 1:
+            for parameter in self._parameters:
+                if parameter.grad is not None:
+                    parameter.grad = self.accelerator.reduce(parameter.grad, "sum")
+        self.scaler.unscale_(self.optimizer)
+        gradients = [each.grad for each in self._parameters if each.grad is not None]
+        error, weight, num_valid = (total[_StepSums.NAMES.index(n)] for n in _StepSums.DECIDING)
+        correction = nominal / weight.clamp(min=1.0)
+        norm = torch.nn.utils.get_total_norm(gradients) * correction
+        # As clip_grad_norm_; both factors in one go.
+        clip = (self.config.optim.clip_norm / (norm + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_(gradients, (correction * clip).to(gradients[0].dtype))
+        if self.scaler.is_enabled():
+            # It skips by itself, and must see NaN to adapt.
+            if num_valid.item() > 0:
+                self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            is_wrong = ~(error.isfinite() & norm.isfinite()) | (num_valid == 0)
+            # AdamW's fused kernels leave everything as it is then, so nobody has to wait for the answer.
+            self.optimizer.found_inf = is_wrong.float()  # type: ignore[attr-defined]  # torch's, as by its scaler
+            self.optimizer.step()
+        return torch.cat([total, norm.double().reshape(1)])
 
     def why_broken(self) -> str | None:
         """What is NaN or infinite in the model after the last step, or None: a step with numbers may break it."""
         if weight := nonfinite_weight(self.forward.parts):
             return f"the weight {weight}"
-        with torch.no_grad(), self.autocast():
+        with self.measuring():
             prediction = self.forward(self.last[0]["rgb"].to(self.device), None)
         return None if prediction.isfinite().all() else "the prediction for the last images"
 
@@ -190,6 +251,7 @@ class _StepSums:
 
     COUNTS = ("num_degenerate", "num_flat", "num_negative", "num_images", "num_bad")
     NAMES = ("error", "direction", "weight", "num_valid", *COUNTS)
+    DECIDING = ("error", "weight", "num_valid")
 
     def __init__(self, device: torch.device) -> None:
         # float64 counts the pixels of any step exactly.
@@ -218,10 +280,10 @@ class _StepSums:
         )
         return share
 
-    def over_processes(self, accelerator: Any) -> dict[str, float]:
-        """The sums over all processes, by name."""
-        values = accelerator.reduce(self._sums, "sum").tolist()
-        return dict(zip(self.NAMES, values, strict=True))
+    def over_processes(self, accelerator: Any) -> Tensor:
+        """The sums over all processes, float64 in the order of NAMES."""
+        total: Tensor = accelerator.reduce(self._sums, "sum")
+        return total
 
 
 def nonfinite_weight(parts: Mapping[str, nn.Module]) -> str | None:
@@ -249,7 +311,8 @@ def share_of_process(config: TrainConfig, world: int) -> int:
     return share
 
 
-def _check_precision(precision: str, device: torch.device) -> None:
+def check_precision(precision: str, device: torch.device) -> None:
+    """UnavailableError if ``device`` does not compute in ``precision``."""
     if precision == "fp16" and device.type != "cuda":
         raise UnavailableError(f"model.precision fp16 needs a GPU, this is {device}; use bf16")
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():

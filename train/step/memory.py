@@ -1,0 +1,90 @@
+"""How much memory a pass needs, counted before the first one, and how much there is.
+
+Knows: weights, gradients, moments, and what the forward pass keeps for the backward pass, counted on tensors without
+contents. Does not know: what is chosen because of it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from e2e_deploy.packages import require
+from e2e_deploy.train.step.forward import TrainingForward
+from e2e_deploy.train.step.half_weights import cast_weights
+
+USABLE = 0.9
+"""Of the free memory: an allocator's gaps and libraries' workspaces take the rest."""
+
+TRANSIENT = 1.25
+"""Times what the backward pass is handed: gradients that live for a moment. Counted on SD2's size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Bytes on the device."""
+
+    fixed: int
+    """Weights, their copies in half precision, gradients and AdamW's moments."""
+    image: int
+    """What one image adds, without gradient checkpointing."""
+
+
+def need_of(
+    forward: TrainingForward, size_hw: tuple[int, int], device: torch.device, dtype: torch.dtype
+) -> Need:
+    """Counted for images of ``size_hw`` and a pass in ``dtype``; ``forward`` is not called, only its shapes are."""
+    weights = sum(each.numel() for each in forward.parameters())
+    trained = sum(each.numel() for _, each in forward.named_trained())
+    half = 0
+    if dtype != torch.float32:
+        half = sum(2 * each.numel() for _, _, each in cast_weights(forward, forward.float32_layers))
+    kept = _kept_for_backward(forward, size_hw, device, dtype)
+    return Need(4 * weights + half + 3 * 4 * trained, round(TRANSIENT * kept))
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that a run on ``device`` may use as it begins, before its weights are there."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(require("psutil", "train").virtual_memory().available)
+
+
+def _kept_for_backward(
+    forward: TrainingForward, size_hw: tuple[int, int], device: torch.device, dtype: torch.dtype
+) -> int:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    held: dict[int, int] = {}
+    alive: list[Tensor] = []  # or an address would be given twice
+
+    with FakeTensorMode() as mode:
+        named: Mapping[str, Tensor] = dict((*forward.named_parameters(), *forward.named_buffers()))
+        half = {id(each) for _, _, each in cast_weights(forward, forward.float32_layers)}
+        fakes: dict[str, Any] = {
+            name: mode.from_tensor(each)
+            .detach()
+            .to(device, dtype if id(each) in half else each.dtype)
+            .requires_grad_(each.requires_grad)
+            for name, each in named.items()
+        }
+        own = {each.untyped_storage()._cdata for each in fakes.values()}
+
+        def keep(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage._cdata not in own and storage._cdata not in held:
+                held[storage._cdata] = storage.nbytes()
+                alive.append(tensor)
+            return tensor
+
+        rgb = torch.zeros(1, 3, *size_hw, device=device)
+        with (
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+            torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32),
+        ):
+            functional_call(forward, fakes, (rgb, None))
+    return sum(held.values())
