@@ -85,6 +85,11 @@ def test_every_mistake_is_reported_at_once():
         ({"model": {"train": ["vae", "vae"]}}, "model.train is ['vae', 'vae']"),
         ({"eval": {"root": "d", "size": [8, 12]}}, "eval.size is [8, 12]"),
         ({"model": 3}, "model must be a table"),
+        ({"speed": {"images_per_pass": 3}}, "speed.images_per_pass 3 is not a multiple of"),
+        ({"speed": {"images_per_pass": -2}}, "speed.images_per_pass is -2; expected at least 0"),
+        ({"speed": {"compile": "yes"}}, "speed.compile is 'yes'; expected True or False or 'auto'"),
+        ({"speed": {"compile": 1}}, "speed.compile is 1; expected True or False or 'auto'"),
+        ({"model": {"gradient_checkpointing": "on"}}, "model.gradient_checkpointing is 'on'"),
         (
             {"optim": {"betas": [0.9, 1.0]}},
             "optim.betas[1] is 1.0; expected at least 0 and at most",
@@ -127,7 +132,11 @@ def test_configs_made_in_python_are_checked_too():
 def test_what_may_change_on_resume():
     old = config_table(parse_config(minimal()))
     free = minimal(
-        optim={"steps": 7}, run={"out": "elsewhere", "workers": 0}, eval={"root": "data"}
+        optim={"steps": 7},
+        run={"out": "elsewhere", "workers": 0},
+        eval={"root": "data"},
+        model={"gradient_checkpointing": True},
+        speed={"compile": True, "images_per_pass": 4},
     )
     assert changed_keys(old, config_table(parse_config(free))) == []
     other = minimal(optim={"lr": 1e-4}, run={"out": "out", "seed": 1}, task="normals")

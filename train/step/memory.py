@@ -20,7 +20,8 @@ USABLE = 0.9
 """Of the free memory: an allocator's gaps and libraries' workspaces take the rest."""
 
 TRANSIENT = 1.25
-"""Times what the backward pass is handed: gradients that live for a moment. Counted on SD2's size."""
+"""Times what the backward pass is handed: gradients that live for a moment. At SD2's size benchmarks/speed/
+training_memory.py counts 1.02 to 1.04 in all; torch.compile and libraries have buffers of their own."""
 
 
 @dataclass(frozen=True, slots=True)
