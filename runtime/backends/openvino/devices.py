@@ -23,7 +23,8 @@ def find_device(core: Any, asked: Device) -> str:
     """
     if asked.kind == "cuda":
         raise UsageError(
-            'openvino runs on CPUs, Intel GPUs and NPUs, not on cuda; use `device="cpu"`, "intel-gpu" or "npu"'
+            "openvino runs on CPUs, Intel GPUs and NPUs, not on cuda; use "
+            '`device="cpu"`, `device="intel-gpu"` or `device="npu"`'
         )
     kind = _NAMES[asked.kind]
     if kind == CPU:  # asking for the others loads their drivers

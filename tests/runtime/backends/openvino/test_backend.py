@@ -196,7 +196,7 @@ class TestAutoOfBf16:
         monkeypatch.setattr(backend_module, "precision_hint", lambda *_: "f32")
         with e2e.load(bf16, device="cpu") as engine:
             assert engine.backend.name == "openvino"
-            assert engine.reason.endswith("has no bf16 on a CPU, and this one has units for it")
+            assert engine.reason.endswith("ONNX Runtime has no bf16 on a CPU")
             np.testing.assert_allclose(engine(frame), plain_depth(frame), rtol=1e-6)
         names = [v.backend for v in e2e.verify_bundle(bf16, device="cpu").verdicts]
         assert "openvino" in names
