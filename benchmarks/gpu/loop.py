@@ -16,19 +16,13 @@ import torch
 
 import e2e_deploy as e2e
 from benchmarks.gpu.contenders.in_torch import RECIPES, Bodies, Contender, build
-from benchmarks.gpu.contenders.of_bundles import (
-    LIBRARIES,
-    find_library,
-    make_bundle,
-    require_backend,
-)
+from benchmarks.gpu.contenders.of_bundles import make_bundle, require_backend, with_plan
 from benchmarks.gpu.timing import Device, exact_and_tuned, in_words
 from benchmarks.speed.loop_overhead import write_clip
 from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.errors import UnavailableError
-from e2e_deploy.export.engines.replace_plan import replace_plan
 from e2e_deploy.frames import plan_frame
-from e2e_deploy.names import BACKENDS
+from e2e_deploy.names import BACKENDS, PLAN_KINDS
 from e2e_deploy.runtime import Engine
 from e2e_deploy.runtime.backends.backend import OneAtATime, Result
 from e2e_deploy.runtime.backends.gpu.transfers import Count, budget
@@ -46,9 +40,7 @@ FRAMES, SMALL_FRAMES = 300, 12
 FULL_RESOLUTION, TINY_RESOLUTION, SMALL_RESOLUTION = 768, 320, 0
 NETWORK_STRIDE, TINY_STRIDE = 64, 32
 IN_TORCH = "torch_in_memory"
-GPU_DECODED = (
-    "_gpu_decoded"  # the frames never are on the host; engines of TensorRT take them there
-)
+GPU_DECODED = "_gpu_decoded"  # the frames never are on the host; plans take them there
 
 
 class InMemory(OneAtATime):
@@ -182,14 +174,12 @@ def run_loop(
         if name == IN_TORCH:
             return in_memory(device, bundle, frame_hw, small=small)
         require_backend(name, device.name)
-        held = bundle
-        if library := find_library(name):
-            held = replace_plan(bundle, bundle.manifest.graphs[0], library)
+        held = with_plan(bundle, name, device.name)
         backend = next(known for known in BACKENDS if known == name)
         return e2e.load(held, backend=backend, device=device.name)
 
     rows: dict[str, Any] = {}
-    for name in (*BACKENDS, IN_TORCH, *(library + GPU_DECODED for library in LIBRARIES)):
+    for name in (*BACKENDS, IN_TORCH, *(kind + GPU_DECODED for kind in PLAN_KINDS)):
         model = "e2e-tiny, trained" if small or name != IN_TORCH else "SD2 size, random weights"
         rows[name] = {"model": model}
         try:

@@ -15,11 +15,10 @@ import numpy as np
 import torch
 
 from benchmarks.gpu.contenders.models import make_model
-from benchmarks.gpu.contenders.of_bundles import find_library, make_bundle, require_backend
+from benchmarks.gpu.contenders.of_bundles import make_bundle, require_backend, with_plan
 from benchmarks.gpu.timing import Device, exact_and_tuned, in_words
 from e2e_deploy.assets.pictures import reference_frames
 from e2e_deploy.errors import UnavailableError
-from e2e_deploy.export.engines.replace_plan import replace_plan
 from e2e_deploy.export.graph.precision import to_precision
 from e2e_deploy.export.graph.specialise import specialise
 from e2e_deploy.frames import plan_frame
@@ -131,8 +130,7 @@ def bundle_rows(
     def measure(backend: BackendName) -> Row:
         require_backend(backend, device.name)
         bundle = make_bundle(work, frame_hw, precision=precision, small=True, task=task)
-        if library := find_library(backend):
-            bundle = replace_plan(bundle, bundle.manifest.graphs[0], library)
+        bundle = with_plan(bundle, backend, device.name)
         verdict = compare(bundle, backend, device.name)[0]
         return {"on": verdict.device, **judged(verdict.parity, verdict.limit)}
 

@@ -19,7 +19,7 @@ from e2e_deploy.export.engines.replace_plan import replace_plan
 from e2e_deploy.export.exporter import export_bundle
 from e2e_deploy.export.verified_packages import verify_apart
 from e2e_deploy.model.checkpoint import Checkpoint, bundled_checkpoint, open_checkpoint
-from e2e_deploy.names import BackendName, Precision, TrtKind
+from e2e_deploy.names import PLAN_KINDS, BackendName, Precision, TrtKind
 from e2e_deploy.nvidia.hardware import cuda_device_count
 from e2e_deploy.nvidia.trt_api import find_api
 from e2e_deploy.packages import import_onnxruntime
@@ -64,6 +64,17 @@ def require_backend(name: str, device: str) -> None:
         find_provider("fp32")
     elif device == "cuda" and not torch.cuda.is_available():
         raise UnavailableError("torch sees no CUDA device")
+
+
+def with_plan(bundle: Bundle, name: str, device: str) -> Bundle:
+    """The bundle with a plan for that device, where the backend runs plans; of AOTInductor for GPUs alone.
+
+    On a CPU a package takes minutes to compile, and its backend then says that the bundle has none.
+    """
+    kind = next((kind for kind in PLAN_KINDS if kind == name), None)
+    if kind is None or (kind == "inductor" and device != "cuda"):
+        return bundle
+    return replace_plan(bundle, bundle.manifest.graphs[0], kind)
 
 
 def make_bundle(
