@@ -73,7 +73,7 @@ def choose(
     told = (
         f"gradient checkpointing {_on(checkpointing)}: "
         f"{why_memory if asked == 'auto' else 'as the config says'}",
-        f"{together * micro} images a pass",
+        f"{together * micro} image{'s' * (together * micro > 1)} a pass",
         f"compilation {_on(compiled)}: {why_compiled}",
     )
     return Choices(
