@@ -162,4 +162,5 @@ def test_the_command_that_rebuilds(cli, copy, checkpoint):
     ("task", "precision"), [("depth", "fp32"), ("depth", "bf16"), ("normals", "fp32")]
 )
 def test_each_task_and_precision(tmp_path, task, precision):
-    check(export(None, tmp_path / "b", task=task, precision=precision), precision)
+    given = {"task": task, "precision": precision, "frame_sizes": [(64, 96)]}
+    check(export(None, tmp_path / "b", **given), precision)
