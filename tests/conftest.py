@@ -69,6 +69,22 @@ def pytest_report_header():
     return ", ".join([*found, f"{cuda_device_count()} CUDA devices"])
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _graphs_that_openvino_compiled(tmp_path_factory):
+    """They are not kept in the user's own cache; a test that names another one has that."""
+    from e2e_deploy.runtime.backends.openvino import cache
+
+    users, at_first = cache.default_folder, os.environ.get("XDG_CACHE_HOME")
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            cache,
+            "default_folder",
+            lambda: folder if os.environ.get("XDG_CACHE_HOME") == at_first else users(),
+        )
+        yield
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
