@@ -46,6 +46,9 @@ def compile_regions(model: nn.Module) -> int:
     warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
     regions = list(_outermost(model))
     for region in regions:
+        if type(region).__name__ == "ResnetBlock2D":
+            # In training mode, which tells itself nothing else, it turns its input to channels first and back.
+            region.training = False
         region.compile(dynamic=False)
     return len(regions)
 

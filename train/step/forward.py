@@ -67,10 +67,6 @@ class TrainingForward(nn.Module):
             self.checkpoint_activations()
         # Older diffusers checkpoints only in training mode; these networks hold nothing else it changes.
         model.train()
-        for block in model.modules():
-            if type(block).__name__ == "ResnetBlock2D":
-                # In training mode, which tells it nothing else, it copies its input for DistributedDataParallel.
-                block.training = False
         self.float32_layers: tuple[nn.Module, ...] = (model.vae.decoder.conv_out,)
         for layer in self.float32_layers:
             _keep_float32(layer)
