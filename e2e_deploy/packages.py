@@ -105,6 +105,24 @@ def cpp_compiler() -> str:
     return found
 
 
+def cuda_toolkit() -> str:
+    """Folder of the CUDA toolkit, whose headers AOTInductor compiles code for a GPU with; found as PyTorch finds it.
+
+    Raises:
+        UnavailableError: it is not here: PyTorch's wheels bring CUDA's libraries and not all of its headers.
+    """
+    nvcc, usual = shutil.which("nvcc"), "/usr/local/cuda"
+    named = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    found = named or (os.path.dirname(os.path.dirname(nvcc)) if nvcc else usual)
+    if not os.path.isdir(found):
+        raise UnavailableError(
+            "AOTInductor compiles for a GPU with the CUDA toolkit's headers, and neither CUDA_HOME, nor nvcc on the "
+            f"PATH, nor {usual} leads to one: install the toolkit of the version that PyTorch was built with, or set "
+            "CUDA_HOME to its folder; to run a package needs none"
+        )
+    return found
+
+
 def require_compilers(*, for_gpu: bool) -> None:
     """Raise an UnavailableError where PyTorch's compiler cannot build, for a GPU without Triton."""
     if for_gpu:

@@ -12,7 +12,7 @@ from e2e_deploy.export.engines.tensorrt import DEFAULT_LEVEL, Progress
 from e2e_deploy.nvidia.cuda_driver import Gpu
 from e2e_deploy.nvidia.hardware import cpu_features, cpu_name
 from e2e_deploy.packages import cpp_compiler as compiler
-from e2e_deploy.packages import require
+from e2e_deploy.packages import cuda_toolkit, require
 from e2e_deploy.system.cpu_targets import cpu_targets
 from e2e_deploy.version import __version__
 
@@ -85,7 +85,7 @@ def inductor_job(gpu: Gpu | None) -> tuple[InductorJob, str]:
         gpu: the GPU at hand, None without one.
 
     Raises:
-        UnavailableError: torch or the compiler is not here, or this CPU is not one it compiles for.
+        UnavailableError: torch or a compiler is not here, or this CPU is not one it compiles for.
     """
     compiler()
     torch: Any = require("torch", "export")
@@ -93,6 +93,8 @@ def inductor_job(gpu: Gpu | None) -> tuple[InductorJob, str]:
     cpu_target = next((name for name in COMPILED_FOR if name in known), "")
     version = str(torch.__version__)
     if gpu is not None and torch.cuda.is_available() and torch.version.cuda:
+        require("triton", "export")
+        cuda_toolkit()
         cuda = int(str(torch.version.cuda).partition(".")[0])
         return _job(version, gpu.target, gpu, cuda, cpu_target), ""
     if not cpu_target:

@@ -5,6 +5,7 @@ between the two. It ends with whoever asked, and so do the compilers that it sta
 """
 
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -28,6 +29,7 @@ KILLED = (
 )
 STEPS = ("load", "specialise", "trace", "compile")
 _LONGEST = 500
+_TAKES_NO_FILES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +142,16 @@ def _in_words(error: Exception) -> str:
     return clean("; ".join(dict.fromkeys(wrong[:3])) or type(error).__name__, _LONGEST)
 
 
+def _explained(error: Exception) -> E2EDeployError:
+    """What went wrong while it compiled, in a sentence: a folder that takes no files is none of the graph's."""
+    if isinstance(error, OSError) and error.errno in _TAKES_NO_FILES:
+        return E2EDeployError(
+            f"AOTInductor cannot write into {tempfile.gettempdir()}: {error.strerror}; free some space there, or set "
+            "TMPDIR to another folder"
+        )
+    return BuildError(f"AOTInductor cannot compile the graph: {_in_words(error)}; {WAY_OUT}")
+
+
 def _end_with_parent(folder: str) -> None:
     """Wait until whoever asked has gone, then end with everything that was started here."""
     sys.stdin.read()
@@ -172,17 +184,10 @@ def main() -> None:
             compile_here(recipe, file, lambda *at: parent.tell(progress=list(at)))
         except E2EDeployError:
             raise
-        except OSError as error:
-            raise E2EDeployError(
-                f"AOTInductor cannot write into {tempfile.gettempdir()}: {error.strerror or error}; free some space "
-                "there, or set TMPDIR to another folder"
-            ) from error
         except MemoryError:
             raise BuildError(f"AOTInductor ran out of memory; {KILLED}") from None
         except Exception as error:  # inductor's, the compiler's and Triton's share no base class
-            raise BuildError(
-                f"AOTInductor cannot compile the graph: {_in_words(error)}; {WAY_OUT}"
-            ) from error
+            raise _explained(error) from error
         parent.tell(built=str(file))
     with contextlib.suppress(OSError):
         sys.stdout.flush()

@@ -143,12 +143,17 @@ class TorchCuda:
 
     @contextmanager
     def _in(self, stream: int) -> Iterator[Any]:
-        """A block whose work is queued in a stream of the driver's, with cuDNN's kernels found by trial."""
+        """A block whose work is queued in a stream of the driver's, with cuDNN's kernels found by trial.
+
+        Not in inference mode, whoever called: a graph that is recorded there makes the process's random state a tensor
+        that may be written to only there, so replaying it elsewhere fails, and so do other people's graphs.
+        """
         torch = self._torch
         external = torch.cuda.ExternalStream(stream, device=self._index)
         with (
             _refused("the package fails in PyTorch"),
-            torch.inference_mode(),
+            torch.inference_mode(False),
+            torch.no_grad(),
             torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=not self._exact),
             torch.cuda.stream(external),
         ):

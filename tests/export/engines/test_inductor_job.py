@@ -35,15 +35,17 @@ def torch_with(cuda=None, version="2.13.0"):
 
 
 @pytest.fixture
-def machine(monkeypatch):
-    """machine(...) that has a compiler, a CPU of that kind, and that torch; a GPU if one is given."""
+def machine(monkeypatch, tmp_path):
+    """machine(...) that has compilers, a CPU of that kind, and that torch; a GPU if one is given."""
 
-    def has(*, cpu="x86-64-v4", torch=None, gpu=None, march=True):
+    def has(*, cpu="x86-64-v4", torch=None, gpu=None, march=True, toolkit=tmp_path):
         cpp = SimpleNamespace(march=None) if march else SimpleNamespace()
         packages = {
             "torch": torch or torch_with(),
             "torch._inductor.config": SimpleNamespace(cpp=cpp),
+            "triton": SimpleNamespace(),
         }
+        monkeypatch.setenv("CUDA_HOME", str(toolkit))
         monkeypatch.setattr(module, "compiler", lambda: "g++")
         monkeypatch.setattr(module, "require", lambda name, extra: packages[name])
         monkeypatch.setattr(module, "cpu_features", lambda: " ".join(CPU_TARGETS.get(cpu, ())))
@@ -110,6 +112,13 @@ class TestJob:
         job, note = inductor_job(GPU)
         assert (job.target, job.gpu_name, job.cuda, note) == ("sm90", "NVIDIA H200", 13, "")
         assert job.device == "NVIDIA-H200-sm90"
+
+    def test_a_gpu_without_the_headers_it_is_compiled_with(self, machine):
+        machine(torch=torch_with("13.0"), gpu=GPU, toolkit="/nonexistent")
+        with pytest.raises(
+            UnavailableError, match=r"CUDA toolkit's headers, and neither CUDA_HOME"
+        ):
+            inductor_job(GPU)
 
     def test_a_gpu_that_torch_does_not_reach(self, machine):
         machine()

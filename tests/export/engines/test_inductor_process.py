@@ -1,5 +1,6 @@
 """The process that compiles, and what becomes of an export when it goes wrong; nothing is compiled here."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,7 +12,12 @@ from pathlib import Path
 import pytest
 
 from e2e_deploy.errors import CheckpointError, E2EDeployError
-from e2e_deploy.export.engines.inductor_process import Recipe, _in_words, compile_apart
+from e2e_deploy.export.engines.inductor_process import (
+    Recipe,
+    _explained,
+    _in_words,
+    compile_apart,
+)
 from e2e_deploy.nvidia.trt_messages import BuildError
 
 
@@ -146,3 +152,12 @@ def test_of_hundreds_of_lines_the_wrong_ones_are_said():
     )
     assert _in_words(RuntimeError("")) == "RuntimeError"
     assert len(_in_words(RuntimeError("error " * 1000))) <= 500
+
+
+def test_only_a_folder_that_takes_no_files_is_called_one(temporary):
+    full = _explained(OSError(errno.ENOSPC, "No space left on device"))
+    assert str(full).startswith(f"AOTInductor cannot write into {temporary}: No space left on")
+    assert not isinstance(full, BuildError)
+    other = _explained(OSError("CUDA_HOME environment variable is not set."))  # as torch says it
+    assert isinstance(other, BuildError)
+    assert str(other).startswith("AOTInductor cannot compile the graph: CUDA_HOME environment")

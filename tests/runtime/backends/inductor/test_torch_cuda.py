@@ -23,12 +23,14 @@ class Graph:
             raise RuntimeError(self.fails[name])
 
     def capture_begin(self, **given):
+        self.state = torch.empty(1)  # as the real one keeps the random state
         self._note("capture_begin", **given)
 
     def capture_end(self):
         self._note("capture_end")
 
     def replay(self):
+        self.state.fill_(0)
         self._note("replay")
 
     def reset(self):
@@ -49,7 +51,8 @@ class Written:
             empty_cache=lambda: self.said.append("empty_cache"),
         )
         self.backends = SimpleNamespace(cudnn=SimpleNamespace(flags=self._flags))
-        self.inference_mode, self.from_dlpack = torch.inference_mode, torch.from_dlpack
+        self.inference_mode, self.no_grad = torch.inference_mode, torch.no_grad
+        self.from_dlpack = torch.from_dlpack
 
     @contextmanager
     def _block(self, name):
@@ -111,6 +114,19 @@ def test_a_recording_is_one_that_torchs_allocator_knows_of(memory):
     recording.destroy()
     gpu.release()
     assert library.said == ["reset", "empty_cache"]
+
+
+@pytest.mark.parametrize("caller", [torch.inference_mode, torch.no_grad, torch.enable_grad])
+def test_a_recording_is_launched_in_any_mode(memory, caller):
+    """Made in inference mode, it could be launched in that mode alone."""
+    library = Written()
+    with caller():
+        gpu = TorchCuda(library, 1, exact=True)
+        recording = gpu.record(Package(library.said), *memory[:2], 7)
+    recording.launch()
+    with torch.inference_mode():
+        recording.launch()
+    assert library.said.count("replay") == 2
 
 
 def test_a_recording_that_fails_leaves_its_mode(memory):
