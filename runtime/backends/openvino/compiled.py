@@ -11,6 +11,7 @@ from e2e_deploy.runtime.backends.backend import failed
 from e2e_deploy.runtime.backends.openvino.cache import CompiledCache
 from e2e_deploy.runtime.backends.openvino.devices import CPU, said
 from e2e_deploy.runtime.backends.openvino.memory import needed_bytes, require_memory
+from e2e_deploy.runtime.backends.openvino.norms import split_norms
 from e2e_deploy.system.cache_folder import cache_key
 
 THREADS = "INFERENCE_NUM_THREADS"
@@ -40,9 +41,12 @@ def compile_graph(
     weights = [graph.onnx, *bundle.weights_of(graph.onnx)]
     is_kept = device != CPU or sum(files[name].bytes for name in weights) < LARGE_BYTES
     cache = CompiledCache() if is_kept else None
+    # In bf16 the means and variances of the channels would be rounded too, which doubles the error.
+    splits_norms = device == CPU and settings.get("INFERENCE_PRECISION_HINT") == "f32"
     key = cache_key(
         {
             "graph": graph_digest(bundle.root, graph.onnx, lambda name: files[name].sha256),
+            "norms": "by channel" if splits_norms else "as they are",
             "device": [device, *_identity_of(core, device)],
             # Threads are a matter of the load: the same compilation does for any number of them.
             "settings": {k: str(v) for k, v in settings.items() if k != THREADS},
@@ -60,6 +64,8 @@ def compile_graph(
         _check_signature(model, graph)
         needed = needed_bytes(model, graph.onnx, _shape(graph))
         require_memory(needed, graph.onnx)
+        if splits_norms:
+            split_norms(model)
         compiled = core.compile_model(model, device, dict(settings))
         if cache:
             cache.store(key, needed, compiled.export_model)
