@@ -72,8 +72,8 @@ def import_onnxruntime() -> ModuleType:
             del os.environ[_SWITCH]
 
 
-def import_openvino() -> ModuleType:
-    """The openvino package. A process that imported it, or its telemetry, before keeps what it chose.
+def import_openvino(module: str = "openvino") -> ModuleType:
+    """The openvino package, or a module of it. A process that has it, or its telemetry, already keeps what it chose.
 
     Raises:
         UnavailableError: it is not installed, or does not load.
@@ -82,7 +82,7 @@ def import_openvino() -> ModuleType:
     if is_ours:
         sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # what says that there is none
     try:
-        return require("openvino", "openvino")
+        return require(module, "openvino")
     finally:
         if is_ours:  # what else this process imports decides for itself
             del sys.modules[_TELEMETRY]

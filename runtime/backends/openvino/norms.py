@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from e2e_deploy.packages import require
+from e2e_deploy.packages import import_openvino
 
 SPATIAL = (2, 3)
 
@@ -46,12 +46,12 @@ def split_norms(model: Any) -> int:
     """
     if model.is_dynamic():
         return 0
-    passes = require("openvino.passes", "openvino")
+    passes = import_openvino("openvino.passes")
     manager = passes.Manager()
     manager.register_pass(passes.ConstantFolding())
     manager.run_passes(model)
     norms = find_norms(model)
-    ops = require("openvino.opset13", "openvino")
+    ops = import_openvino("openvino.opset13")
     for norm in norms:
         split = _by_channels(ops, norm)
         for reader in norm.result.get_target_inputs():
@@ -168,7 +168,7 @@ class _Reader:
     ) -> None:
         self._last, self._epsilon_of, self._by_group = last, epsilon_of, by_group
         self._named: dict[str, Any] = {}
-        passes = require("openvino.passes", "openvino")
+        passes = import_openvino("openvino.passes")
 
         def any_of(name: str) -> Any:
             return self._named.setdefault(name, passes.AnyInput())
