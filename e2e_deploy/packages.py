@@ -11,6 +11,7 @@ openvino_telemetry it takes a stub of its own in its place, and less time.
 import importlib
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
@@ -92,7 +93,7 @@ def cpp_compiler() -> str:
     """Path of the C++ compiler that PyTorch's compiler calls, for a GPU too; what was built needs none to run.
 
     Raises:
-        UnavailableError: it is not here.
+        UnavailableError: it is not here, or does not run.
     """
     usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
     name = os.environ.get("CXX") or usual
@@ -102,6 +103,13 @@ def cpp_compiler() -> str:
             f"PyTorch compiles with a C++ compiler, and {name} is not here: install it (on Debian and Ubuntu: "
             "apt install g++), or set CXX to another"
         )
+    try:
+        if sys.platform != "win32":  # cl has no such option
+            subprocess.run([found, "--version"], check=True, capture_output=True, timeout=30)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise UnavailableError(
+            f"PyTorch compiles with a C++ compiler, and `{name} --version` fails ({error}): set CXX to another"
+        ) from error
     return found
 
 

@@ -95,6 +95,20 @@ def make_folder(path: Path) -> None:
         raise E2EDeployError(f"nothing can be written into {path}: {os.strerror(errno.EACCES)}")
 
 
+def require_runnable(folder: Path) -> None:
+    """Refuse a temporary folder from which no code may be loaded, as on a disk mounted with noexec.
+
+    Raises:
+        E2EDeployError: says how to have another.
+    """
+    flag = getattr(os, "ST_NOEXEC", 0)
+    if flag and os.statvfs(folder).f_flag & flag:
+        raise E2EDeployError(
+            f"{folder.parent} is mounted with noexec, and compiled code is loaded from there: set TMPDIR to another "
+            "folder"
+        )
+
+
 def new_partial(path: Path) -> Path:
     """A new empty file <name>.partial.<suffix> beside ``path``, numbered where there is one or a link of that name.
 

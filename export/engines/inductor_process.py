@@ -21,6 +21,7 @@ from e2e_deploy.export.engines.tensorrt import Progress
 from e2e_deploy.names import Precision, TaskName
 from e2e_deploy.nvidia.trt_messages import BuildError
 from e2e_deploy.system.child import Child, Parent
+from e2e_deploy.system.files import require_runnable
 from e2e_deploy.system.text import clean
 
 WAY_OUT = 'export with `engine="onnx"` to have a bundle without a package'
@@ -114,7 +115,8 @@ def compile_apart(recipe: Recipe, plan: Path, progress: Progress | None) -> None
 
     Raises:
         BuildError: AOTInductor gives up, or the process crashed.
-        E2EDeployError: the checkpoint cannot be read, or the temporary folder cannot hold what is compiled.
+        E2EDeployError: the checkpoint cannot be read, or the temporary folder cannot hold what is compiled, or runs
+            no code.
         OSError: the disk is full.
     """
     with (
@@ -122,6 +124,8 @@ def compile_apart(recipe: Recipe, plan: Path, progress: Progress | None) -> None
         tempfile.TemporaryDirectory(prefix="e2e-deploy-", ignore_cleanup_errors=True) as folder,
         Child(__name__, folder, own_group=True) as child,
     ):
+        # Inductor tries vectors with code that it loads, and would go without them.
+        require_runnable(Path(folder))
         child.tell(recipe=asdict(recipe))
         for event in child.events():
             if "progress" in event and progress is not None:

@@ -4,7 +4,11 @@ A package is a zip file with shared libraries, which run as soon as they are loa
 from the very bytes whose hash the manifest lists, and those bytes are what is loaded, from a folder of this process.
 """
 
+import errno
 import json
+import os
+import re
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -26,6 +30,7 @@ from e2e_deploy.runtime.backends.plans import (
     require_built_from,
 )
 from e2e_deploy.system.cpu_targets import cpu_targets
+from e2e_deploy.system.files import require_runnable
 from e2e_deploy.system.json_files import parse_json
 
 _METADATA = "_metadata.json"
@@ -62,6 +67,8 @@ def metadata_of(data: bytes, what: str) -> dict[str, Any]:
     """
     try:
         with zipfile.ZipFile(BytesIO(data)) as archive:
+            if outside := [name for name in archive.namelist() if _leaves(name)]:
+                raise PlanDamagedError(f"{what} holds {outside[0]!r}, which lies outside of it")
             parts = [entry for entry in archive.infolist() if entry.filename.endswith(_METADATA)]
             if not parts or any(part.file_size > _MAX_METADATA_BYTES for part in parts):
                 raise PlanDamagedError(f"{what} is no package of AOTInductor")
@@ -75,6 +82,12 @@ def metadata_of(data: bytes, what: str) -> dict[str, Any]:
     if any(other != facts[0] for other in facts):
         raise PlanDamagedError(f"{what} holds parts of several packages")
     return facts[0]
+
+
+def _leaves(name: str) -> bool:
+    """Whether a file of a package would be unpacked elsewhere: torch looks at no names."""
+    steps = name.replace("\\", "/").split("/")
+    return not steps[0] or ".." in steps or ":" in steps[0]
 
 
 def _tensors_of(metadata: dict[str, Any]) -> Tensors:
@@ -147,12 +160,16 @@ def load_package(
     Raises:
         PlanDamagedError: torch does not load it.
         UnavailableError: it needs more memory than is free.
-        E2EDeployError: the temporary folder cannot hold it.
+        E2EDeployError: the temporary folder cannot hold it, or runs no code.
     """
     try:
         with tempfile.TemporaryDirectory(prefix="e2e-deploy-") as folder:
+            require_runnable(Path(folder))
             file = Path(folder) / "frame.pt2"
             file.write_bytes(data)
+            # Torch unpacks it beside this folder; a disk that is full looks to it like a package that is damaged.
+            if zipfile.is_zipfile(file) and _unpacked_bytes(file) > shutil.disk_usage(folder).free:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             return load(file)
     except OSError as error:
         raise E2EDeployError(
@@ -160,8 +177,20 @@ def load_package(
             "free some space there, or set TMPDIR to another folder"
         ) from error
     except RuntimeError as error:
+        _remove_unpacked(str(error))
         found = failed(f"PyTorch does not load {entry.file}", error, PlanDamagedError)
         if isinstance(found, PlanDamagedError):
             call = rebuild_call(bundle.root, "inductor")
             found = PlanDamagedError(f"{found}; rebuild it with: {call}")
         raise found from error
+
+
+def _unpacked_bytes(file: Path) -> int:
+    with zipfile.ZipFile(file) as archive:
+        return sum(entry.file_size for entry in archive.infolist())
+
+
+def _remove_unpacked(said: str) -> None:
+    """Remove the folder that torch names when it refuses what it unpacked there; it leaves it, gigabytes perhaps."""
+    for name in set(re.findall(r"\baotinductor_\w+(?=[/\\])", said)):
+        shutil.rmtree(Path(tempfile.gettempdir()) / name, ignore_errors=True)

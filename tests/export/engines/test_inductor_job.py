@@ -85,6 +85,14 @@ class TestCompiler:
         with pytest.raises(UnavailableError, match=r"g\+\+ is not here: install it"):
             inductor_job(None)
 
+    def test_one_that_does_not_run_is_said_before_a_minute_of_work(self, monkeypatch, tmp_path):
+        broken = tmp_path / "broken"
+        broken.write_text("#!/bin/sh\nexit 1\n")
+        broken.chmod(0o755)
+        monkeypatch.setenv("CXX", str(broken))
+        with pytest.raises(UnavailableError, match=r"broken --version` fails .*set CXX to another"):
+            inductor_job(None)
+
 
 class TestJob:
     @pytest.mark.parametrize(

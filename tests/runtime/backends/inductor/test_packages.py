@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import tempfile
+import zipfile
 from types import SimpleNamespace
 
 import pytest
@@ -191,6 +193,19 @@ class TestAttacks:
             load(root)
         assert loaded == []
 
+    @pytest.mark.parametrize(
+        "name", ["../../x", "frame/data/../../../x", "/tmp/x", "C:/x", "frame\\..\\x"]
+    )
+    def test_a_file_that_would_be_unpacked_elsewhere(self, root, loaded, name):
+        """Torch writes it there."""
+        file = on_this_cpu(root)
+        with zipfile.ZipFile(file, "a") as archive:
+            archive.writestr(name, "x")
+        rehash(root, file.relative_to(root).as_posix())
+        with pytest.raises(PlanDamagedError, match="which lies outside of it; rebuild it with"):
+            load(root)
+        assert loaded == []
+
     def test_truncated_with_a_forged_hash(self, root, loaded):
         file = on_this_cpu(root)
         file.write_bytes(file.read_bytes()[:-20])
@@ -286,6 +301,38 @@ class TestFolder:
             pytest.raises(E2EDeployError, match="cannot be unpacked in .*set TMPDIR to another"),
         ):
             package.load_package(bundle, bundle.manifest.plans[0], bytes(1000), lambda file: None)
+
+    def test_no_room_for_what_torch_unpacks(self, root, monkeypatch):
+        add_fake_package(root)
+        bundle = open_bundle(root)
+        monkeypatch.setattr(package.shutil, "disk_usage", lambda folder: SimpleNamespace(free=100))
+        with pytest.raises(E2EDeployError, match="No space left on device; free some space"):
+            package.load_package(
+                bundle, bundle.manifest.plans[0], zipped({"a": "b" * 100}), lambda file: None
+            )
+
+    @pytest.mark.skipif(not hasattr(os, "ST_NOEXEC"), reason="a flag of Linux")
+    def test_a_folder_from_which_no_code_is_loaded(self, root, monkeypatch):
+        add_fake_package(root)
+        bundle = open_bundle(root)
+        mounted = SimpleNamespace(f_flag=os.ST_NOEXEC)
+        monkeypatch.setattr(os, "statvfs", lambda folder: mounted)
+        with pytest.raises(E2EDeployError, match="is mounted with noexec.*set TMPDIR"):
+            package.load_package(bundle, bundle.manifest.plans[0], zipped(), lambda file: None)
+
+    def test_what_torch_leaves_of_a_package_that_it_refuses(self, root, monkeypatch, tmp_path):
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        add_fake_package(root)
+        bundle = open_bundle(root)
+
+        def load(file):
+            (tmp_path / "aotinductor_other").mkdir()
+            (tmp_path / "aotinductor_Ab3dEf").mkdir()
+            raise RuntimeError(f"Error in dlopen: {tmp_path}/aotinductor_Ab3dEf/frame/a.so: short")
+
+        with pytest.raises(PlanDamagedError, match=r"a\.so: short; rebuild it with"):
+            package.load_package(bundle, bundle.manifest.plans[0], b"bytes", load)
+        assert [path.name for path in tmp_path.glob("*aoti*")] == ["aotinductor_other"]
 
 
 @pytest.mark.usefixtures("cpu")
