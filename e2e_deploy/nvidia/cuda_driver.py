@@ -323,3 +323,18 @@ class CudaDriver:
         if self._context is not None:
             self._context = None
             self._call("cuDevicePrimaryCtxRelease", self._device)
+
+
+def current_gpu() -> Gpu | None:
+    """The GPU at hand, None without one.
+
+    Raises:
+        UnavailableError: one is there, and cuda-python is not.
+    """
+    if not cuda_device_count():
+        return None
+    driver = CudaDriver()
+    try:
+        return driver.gpu
+    finally:
+        driver.close()

@@ -19,7 +19,6 @@ from e2e_deploy.packages import require
 LIBRARIES: dict[TrtKind, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 """Name (also the name of the extra): module."""
 
-TITLES = PLAN_TITLES
 PORTABLE = "sm80+"
 """TensorRT-RTX's default target: one plan for compute capability 8.0, 8.6, 8.9, 12.0 and later."""
 
@@ -94,7 +93,7 @@ class TrtApi:
     @property
     def title(self) -> str:
         """Library and version for people."""
-        return f"{TITLES[self.name]} {self.version}"
+        return f"{PLAN_TITLES[self.name]} {self.version}"
 
     @property
     def builds_without_gpu(self) -> bool:

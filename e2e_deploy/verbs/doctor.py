@@ -80,17 +80,10 @@ def _cuda() -> tuple[bool, str, str]:
 
 
 def _gpu() -> "Gpu | None":
-    """The first GPU; None without one or without a driver that answers."""
-    from e2e_deploy.nvidia.cuda_driver import CudaDriver
-    from e2e_deploy.nvidia.hardware import cuda_device_count
+    """The first GPU; None without one."""
+    from e2e_deploy.nvidia.cuda_driver import current_gpu
 
-    if not cuda_device_count():
-        return None
-    driver = CudaDriver()
-    try:
-        return driver.gpu
-    finally:
-        driver.close()
+    return current_gpu()
 
 
 def _bf16() -> tuple[bool, str, str]:

@@ -24,8 +24,7 @@ from e2e_deploy.export.onnx.lint import TARGETS
 from e2e_deploy.export.open_sides import MAX_SIDE_PX, MIN_STEPS
 from e2e_deploy.model.checkpoint import Checkpoint
 from e2e_deploy.names import EngineChoice, GraphKind, PlanKind, Precision
-from e2e_deploy.nvidia.cuda_driver import CudaDriver, Gpu
-from e2e_deploy.nvidia.hardware import cuda_device_count
+from e2e_deploy.nvidia.cuda_driver import Gpu, current_gpu
 from e2e_deploy.nvidia.rtx_support import rtx_refusal
 from e2e_deploy.nvidia.trt_api import PORTABLE, find_api
 from e2e_deploy.nvidia.trt_messages import BuildError
@@ -56,17 +55,6 @@ class Plans:
 
     entries: list[PlanEntry] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-
-
-def current_gpu() -> Gpu | None:
-    """The GPU at hand, None without one."""
-    if not cuda_device_count():
-        return None
-    driver = CudaDriver()
-    try:
-        return driver.gpu
-    finally:
-        driver.close()
 
 
 def job_for(kind: PlanKind, gpu: Gpu | None) -> tuple[Job, str]:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from e2e_deploy.export.engines.tensorrt import BuildOptions, Network, Progress
-from e2e_deploy.names import PlanKind
-from e2e_deploy.nvidia.trt_api import LIBRARIES, TITLES, TrtApi, find_api, log
+from e2e_deploy.names import PLAN_TITLES, PlanKind
+from e2e_deploy.nvidia.trt_api import LIBRARIES, TrtApi, find_api, log
 from e2e_deploy.nvidia.trt_messages import BuildError, tidy
 from e2e_deploy.system.child import Child, Parent
 
@@ -69,7 +69,7 @@ def build_apart(library: PlanKind, request: Request, progress: Progress | None) 
     """build_here in another process; what ``progress`` raises, and Ctrl-C, end that process and are raised.
 
     Args:
-        library: a key of TITLES.
+        library: a key of PLAN_TITLES.
         request: what to build.
         progress: called in this process.
 
@@ -90,7 +90,7 @@ def build_apart(library: PlanKind, request: Request, progress: Progress | None) 
         crash = child.crash()
     words = f": {tidy(crash.said[-3:])}" if crash.said else ""
     remedy = KILLED if crash.was_killed else CRASHED
-    raise BuildError(f"{TITLES[library]}'s builder crashed with {crash.how}{words}; {remedy}")
+    raise BuildError(f"{PLAN_TITLES[library]}'s builder crashed with {crash.how}{words}; {remedy}")
 
 
 class _Forward(logging.Handler):
@@ -127,7 +127,7 @@ def main() -> None:
                 find_api(library), request, lambda *at: parent.tell(progress=list(at))
             )
         except MemoryError:
-            raise BuildError(f"{TITLES[library]} ran out of memory; {KILLED}") from None
+            raise BuildError(f"{PLAN_TITLES[library]} ran out of memory; {KILLED}") from None
         parent.tell(built=built)
 
 

@@ -10,10 +10,11 @@ from e2e_deploy.bundle.bundle import Bundle, open_bundle, sha256_of
 from e2e_deploy.bundle.manifest import MANIFEST, FileEntry, GraphEntry, PlanEntry
 from e2e_deploy.bundle.plan_files import graph_digest
 from e2e_deploy.errors import UsageError
-from e2e_deploy.export.engines.build import build_plan, current_gpu, job_for
+from e2e_deploy.export.engines.build import build_plan, job_for
 from e2e_deploy.export.engines.cache import PlanCache
 from e2e_deploy.export.engines.tensorrt import BuildOptions
 from e2e_deploy.names import PlanKind
+from e2e_deploy.nvidia.cuda_driver import current_gpu
 from e2e_deploy.progress import Stages
 from e2e_deploy.runtime.backends.torch import original_checkpoint
 from e2e_deploy.system.files import whole_file

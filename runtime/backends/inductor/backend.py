@@ -71,16 +71,18 @@ def load_inductor(
     return InductorOnGpu(bundle, graph, _torch_on(torch, bundle, asked.index), driver, asked.index)
 
 
-def inspect_package(bundle: Bundle, graph: GraphEntry, device: str = "auto") -> PlanEntry:
-    """The manifest's entry of the package that ``load_inductor`` would load; none of its code runs.
+def inspect_package(bundle: Bundle, graph: GraphEntry) -> PlanEntry:
+    """The manifest's entry of the package that fits what one is built for here; none of its code runs.
+
+    That is the GPU where torch reaches one, whatever the bundle has packages for, else the CPU.
 
     Raises:
         UnavailableError, BundleError: as load_inductor.
     """
-    torch, asked = require("torch", EXTRA), parse_device(device)
+    torch = require("torch", EXTRA)
     place = cpu_here()
-    if _on_gpu(torch, bundle, graph, asked):
-        driver = CudaDriver(EXTRA, asked.index)
+    if torch.cuda.is_available():
+        driver = CudaDriver(EXTRA)
         place = place_of(driver.gpu)
         driver.close()
     entry, _ = read_package(bundle, graph, str(torch.__version__), place)

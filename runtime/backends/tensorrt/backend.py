@@ -10,10 +10,10 @@ from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.bundle.manifest import GraphEntry, PlanEntry
 from e2e_deploy.bundle.plan_files import rebuild_call
 from e2e_deploy.errors import UnavailableError, UsageError
-from e2e_deploy.names import TrtKind
+from e2e_deploy.names import PLAN_TITLES, TrtKind
 from e2e_deploy.nvidia.cuda_driver import CudaDriver, Driver, Gpu
 from e2e_deploy.nvidia.rtx_support import rtx_refusal
-from e2e_deploy.nvidia.trt_api import TITLES, TrtApi, find_api
+from e2e_deploy.nvidia.trt_api import TrtApi, find_api
 from e2e_deploy.nvidia.trt_layers import summarise_layers
 from e2e_deploy.runtime.backends.device import parse_device
 from e2e_deploy.runtime.backends.gpu.backend import GpuBackend
@@ -93,7 +93,7 @@ class TrtBackend(GpuBackend):
         api: TrtApi | None = None,
         driver: Driver | None = None,
     ) -> None:
-        asked, title = parse_device(device), TITLES[library]
+        asked, title = parse_device(device), PLAN_TITLES[library]
         if asked.kind == "cpu":
             raise UsageError(f"{title} runs on a GPU only, not on {device}")
         self.name: str = library

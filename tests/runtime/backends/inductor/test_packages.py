@@ -152,10 +152,11 @@ class TestMismatch:
             load_on_gpu(root, driver)
         assert "load_package" not in driver.names()
 
-    def test_it_is_looked_at_without_being_loaded(self, root, loaded):
+    def test_it_is_looked_at_without_being_loaded(self, root, loaded, monkeypatch):
         on_this_cpu(root)
         bundle = open_bundle(root)
-        found = inspect_package(bundle, bundle.manifest.graphs[0], "cpu")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        found = inspect_package(bundle, bundle.manifest.graphs[0])
         assert found == bundle.manifest.plans[0]
         assert loaded == []
 
@@ -367,6 +368,13 @@ class TestDevice:
         found = inspect_package(bundle, bundle.manifest.graphs[0])
         assert found == bundle.manifest.plans[0]
         assert gpu.names() == ["use", "close"]
+
+    def test_a_package_for_the_cpu_is_none_for_the_gpu_that_one_is_built_for(self, root, gpu):
+        """Else the rebuild that `load` asks for would find nothing to do."""
+        on_this_cpu(root)
+        bundle = open_bundle(root)
+        with pytest.raises(PlanMismatchError, match="this GPU is sm89"):
+            inspect_package(bundle, bundle.manifest.graphs[0])
 
     def test_a_gpu_that_torch_does_not_reach(self, root, monkeypatch):
         away = SimpleNamespace(is_available=lambda: False, device_count=lambda: 0)

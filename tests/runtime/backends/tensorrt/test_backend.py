@@ -239,8 +239,9 @@ class TestThisMachine:
 
 def _for_real(tmp_path, library):
     """Frames that overlap on a GPU keep their order and their budget; test_parity.py says that results are right."""
-    from e2e_deploy.export.engines.build import build_plans, current_gpu
+    from e2e_deploy.export.engines.build import build_plans
     from e2e_deploy.export.engines.cache import PlanCache
+    from e2e_deploy.nvidia.cuda_driver import current_gpu
     from tests.small_graphs import drop_unread
 
     root = drop_unread(write_plain_bundle(tmp_path / "bundle"))
