@@ -61,7 +61,7 @@ class ExportOptions:
                 self.engine, "builds for the device at hand"
             )
             raise UsageError(
-                f'`targets` are for `engine="tensorrt-rtx"`; `engine="{self.engine}"` {has}'
+                f'`targets` only goes with `engine="tensorrt-rtx"`; `engine="{self.engine}"` {has}'
             )
         if self.precision == "int8" and (self.engine not in ("auto", "onnx") or self.targets):
             raise UsageError(

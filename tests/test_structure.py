@@ -80,7 +80,12 @@ def strings(tree):
 
 
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
-OTHER_PROGRAMS = {"--upgrade", "--force-reinstall", "--no-deps"}  # of pip
+OTHER_PROGRAMS = {
+    "--upgrade",
+    "--force-reinstall",
+    "--no-deps",
+    "--version",
+}  # of pip and compilers
 
 
 @pytest.mark.parametrize(("name", "file"), MODULES)

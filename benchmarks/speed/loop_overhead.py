@@ -3,7 +3,7 @@
 All read the same video file of the engine's size but the engine alone, which has its frames in memory. The plain loop
 is what a tutorial shows: read, convert, infer, colour, one after the other.
 
-    python -m benchmarks.speed.loop_overhead [--work DIR] [--size 240x320] [--frames 60] [--rounds 5] [--no-diffusers]
+    python -m benchmarks.speed.loop_overhead [--work DIR] [--size 240x320] [--frames 60] [--rounds 6] [--no-diffusers]
 """
 
 import argparse
@@ -163,7 +163,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "e2e-loop")
     parser.add_argument("--size", default="240x320")
     parser.add_argument("--frames", type=int, default=60)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--no-diffusers", action="store_true")
     arguments = parser.parse_args()
     size = parse_size(arguments.size)

@@ -39,7 +39,7 @@ def original_checkpoint(bundle: Bundle) -> "Checkpoint":
         if is_away and not spec.startswith(BUNDLED):
             raise CheckpointError(
                 f"the bundle names the checkpoint {named}, which is no folder here, and nothing is fetched because a "
-                "bundle names it: say yourself which checkpoint it was exported from"
+                "bundle names it: name what it was exported from with `checkpoint`"
             )
     checkpoint = open_checkpoint(spec, family=manifest.family, task=manifest.task)
     if checkpoint.sha256() != manifest.checkpoint.sha256:

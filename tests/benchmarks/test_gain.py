@@ -4,7 +4,7 @@ from benchmarks.gain import gain, in_words
 
 
 def test_a_gain_as_json_and_in_words():
-    found = gain([0.3, 0.3, 0.3], [0.2, 0.2, 0.2])
+    found = gain([0.3] * 6, [0.2] * 6)
     assert set(found) == {"ratio", "low", "high"}
     assert in_words(found, 1) == "**1.5x** (1.5 to 1.5)"
 

@@ -12,7 +12,10 @@ from e2e_deploy.model.checkpoint import open_checkpoint
     [
         ({"engine": "trt"}, "unknown engine 'trt'; supported: auto, onnx"),
         ({"graph": "half"}, "unknown graph 'half'"),
-        ({"engine": "onnx", "targets": ["sm89"]}, '`targets` are for .* `engine="onnx"` has none'),
+        (
+            {"engine": "onnx", "targets": ["sm89"]},
+            '`targets` only goes with .* `engine="onnx"` has none',
+        ),
         ({"engine": "tensorrt", "targets": ["sm89"]}, "builds for the GPU at hand"),
         ({"level": 6}, "`level` is 6; builders take 0 to 5"),
         ({"level": 5, "engine": "onnx"}, "`level` and `workspace_bytes` are a plan's"),

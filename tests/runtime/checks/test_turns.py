@@ -49,3 +49,10 @@ def test_calls_take_turns_in_both_orders_on_the_same_frame(rng):
     assert [len(each) for each in seconds] == [4, 4, 4]
     first, second, _ = map(summarise, seconds)
     assert second.p50_ms >= 10 > first.p50_ms >= 2
+
+
+@pytest.mark.parametrize(("rounds", "is_noise"), [(1, True), (5, True), (6, False)])
+def test_so_few_rounds_show_no_difference(rounds, is_noise):
+    found = gain([0.3] * rounds, [0.2] * rounds)
+    assert found.is_noise is is_noise
+    assert found.ratio == pytest.approx(1.5)
