@@ -361,6 +361,12 @@ def build_plans(
                     workspace_bytes=workspace_bytes,
                     shapes=open_shapes(graph),
                 )
+                if (
+                    fitted := job.fitted(options)
+                ) != options:  # with auto alone: named, it is refused
+                    done.notes.append(
+                        f"{what}: `level` and `workspace_bytes` are TensorRT's, not its"
+                    )
                 try:
                     with stages(f"build {what}") as say:
                         entry = build_plan(
@@ -369,7 +375,7 @@ def build_plans(
                             job,
                             precision=manifest.precision,
                             digest=digest,
-                            options=options,
+                            options=fitted,
                             cache=kept,
                             manifest=manifest,
                             checkpoint=checkpoint,

@@ -1,6 +1,6 @@
 """Packages of AOTInductor: compiled of the checkpoint's module for the device at hand. Imports no torch by itself."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ from e2e_deploy.bundle.plan_files import package_metadata
 from e2e_deploy.errors import UnavailableError, UsageError
 from e2e_deploy.export.engines.inductor_process import Recipe, compile_apart
 from e2e_deploy.export.engines.job import Built, Job, Order
-from e2e_deploy.export.engines.tensorrt import DEFAULT_LEVEL, Progress
+from e2e_deploy.export.engines.tensorrt import DEFAULT_LEVEL, BuildOptions, Progress
 from e2e_deploy.nvidia.cuda_driver import Gpu
 from e2e_deploy.nvidia.hardware import cpu_features, cpu_name
 from e2e_deploy.packages import cpp_compiler as compiler
@@ -53,6 +53,12 @@ class InductorJob(Job):
             raise UsageError(
                 f"`level={level}` tries kernels on a GPU, and the package is for a CPU"
             )
+
+    def fitted(self, options: BuildOptions) -> BuildOptions:
+        """What of the options it takes: the level if it is one of its own."""
+        autotuned = options.level == AUTOTUNED and self.gpu is not None
+        level = AUTOTUNED if autotuned else DEFAULT_LEVEL
+        return replace(options, level=level, workspace_bytes=None)
 
     def build(self, order: Order, plan: Path, progress: Progress | None) -> Built:
         """Write the package to ``plan``."""

@@ -89,6 +89,10 @@ class Job(ABC):
         """What decides a plan besides the graph, the options and what a Job is made of."""
         return {}
 
+    def fitted(self, options: BuildOptions) -> BuildOptions:
+        """What of the options this kind takes: all."""
+        return options
+
     @abstractmethod
     def build(self, order: Order, plan: Path, progress: Progress | None) -> Built:
         """Write the plan to ``plan``.

@@ -249,6 +249,23 @@ class TestPackages:
             build_plans(root, manifest, engine="inductor", **given)
         assert list((root / "plans").iterdir()) == []
 
+    def test_what_auto_was_given_for_another_builder_is_said(
+        self, machine, compiled, root, cache, small
+    ):
+        machine(torch=torch_with("13.0"), gpu=GPU)
+        manifest = parse_manifest((root / "manifest.json").read_text())
+        given = {"checkpoint": open_checkpoint(small), "cache": cache}
+        built = build_plans(root, manifest, level=2, workspace_bytes=2**20, **given)
+        wanted = (
+            "AOTInductor plan 24x32 sm90: `level` and `workspace_bytes` are TensorRT's, not its"
+        )
+        assert wanted in built.notes
+        assert built.entries[0].options["level"] == 3
+        assert built.entries[0].options["workspace_bytes"] is None
+        quiet = build_plans(root, manifest, level=5, **given)
+        assert not any("`level`" in note for note in quiet.notes)
+        assert compiled[-1].autotune
+
 
 def test_a_level_is_refused_before_the_work(machine, small, tmp_path):
     machine()
