@@ -93,10 +93,12 @@ def required_by_name(tree):
 
 
 def imported(tree):
-    """Names of the packages that a module imports, by ``require`` too."""
+    """Names of the packages that a module imports, by ``require`` and ``import_openvino`` too."""
     names = [module for module, _ in required_by_name(tree) if module]
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "import_openvino":
+            names += [a.value for a in node.args if isinstance(a, ast.Constant)]
+        elif isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             names.append(node.module or "")

@@ -69,7 +69,11 @@ def test_every_contender_is_measured_or_says_why_not(results):
     assert {"diffusers_eager", "plain", "specialised", "onnxruntime_bound", "tensorrt"} <= set(rows)
     for name, row in rows.items():
         assert ("latency" in row) != bool(row.get("not_run") or row.get("error")), name
-    needs_cuda = {name for name in rows if name.endswith(("_graph", "compiled", "_bound", "rtx"))}
+    needs_cuda = {
+        name
+        for name in rows
+        if name.endswith(("_graph", "compiled", "_bound", "_from_host", "rtx"))
+    }
     needs_cuda |= {"tensorrt"}
     if ON == "cpu":
         assert {name for name, row in rows.items() if "not_run" in row} == needs_cuda
