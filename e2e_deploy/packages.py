@@ -9,12 +9,14 @@ openvino_telemetry it takes a stub of its own in its place, and less time.
 """
 
 import importlib
+import logging
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
-from contextlib import suppress
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
@@ -87,6 +89,24 @@ def import_openvino(module: str = "openvino") -> ModuleType:
     finally:
         if is_ours:  # what else this process imports decides for itself
             del sys.modules[_TELEMETRY]
+
+
+@contextmanager
+def quiet(logger: str) -> Iterator[None]:
+    """A block in which a library keeps its warnings, and what it logs below errors, to itself.
+
+    Args:
+        logger: the library's, by name.
+    """
+    log = logging.getLogger(logger)
+    level = log.level
+    log.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            log.setLevel(level)
 
 
 def cpp_compiler() -> str:

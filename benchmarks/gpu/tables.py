@@ -30,20 +30,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def where(result: Result) -> str:
-    """Device, driver, versions, commit and command of a result, and what differed from the commit or is by hand."""
+    """Device, driver, versions, commit and command of a result, and what is by hand."""
     device, versions = result["device"], result["versions"]
     packages = ", ".join(f"{n} {versions[n]}" for n in ("torch", "diffusers") if n in versions)
-    said = [
-        f"; {title}: {result[key]}"
-        for key, title in (
-            ("changed_on_the_machine", "changed on the machine"),
-            ("added_by_hand", "added by hand"),
-        )
-        if key in result
-    ]
+    by_hand = f"; added by hand: {result['added_by_hand']}" if "added_by_hand" in result else ""
     return (
         f"{device['name']}, driver {device.get('driver_version', 'unknown')}, CUDA {device['cuda']}, {packages}, "
-        f"commit {result['commit']}, {result['date'][:10]}: `{result['command']}`{''.join(said)}"
+        f"commit {result['commit']}, {result['date'][:10]}: `{result['command']}`{by_hand}"
     )
 
 

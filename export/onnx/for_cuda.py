@@ -4,8 +4,8 @@ What a graph for every runtime says in standard operators and in float32 between
 each (read in its sources, contrib_ops/cuda, 1.31): ``com.microsoft.GroupNorm`` takes a channels-last half map, adds and
 squares in float32, and applies weights and SiLU before it rounds once; ``com.microsoft.MultiHeadAttention`` takes half
 queries, adds their products in float32 and has float32 logits (flash attention up to heads of 256, CUTLASS's up to
-1024). Nothing overflows that did not before: the operands are the very half numbers that were widened. On an H200 SD2
-at 576x768 took 84 ms as exported and 36 ms so (docs/performance.md).
+1024). Nothing overflows that did not before: the operands are the very half numbers that were widened. What was seen of
+it on an H200 stands in docs/performance.md.
 
 Neither kernel takes bfloat16. Knows ONNX graphs; knows nothing of bundles.
 """

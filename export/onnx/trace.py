@@ -5,11 +5,7 @@ Knows torch.onnx and onnx_ir; knows nothing of checkpoints, bundles or runtimes.
 
 import ast
 import hashlib
-import logging
-import warnings
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +15,7 @@ from torch import Tensor, nn
 
 from e2e_deploy.export.graph.multi_head import settle_attention
 from e2e_deploy.export.open_sides import MAX_SIDE_PX, MIN_STEPS
+from e2e_deploy.packages import quiet
 
 OPSET = 20
 """Understood by ONNX Runtime 1.17+, TensorRT 10 and 11, and TensorRT-RTX."""
@@ -29,20 +26,6 @@ MAX_INLINE_BYTES = 256 * 2**20
 _SCOPES = "pkg.torch.onnx.name_scopes"  # the exporter's note of the torch modules around a node
 _MIN_SHARED_BYTES = 1024
 _ALIGNMENT = 4096  # so that runtimes can map the weights instead of copying them
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter's remarks about packages and schemas that are not ours."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
 
 
 def trace(
@@ -70,7 +53,7 @@ def trace(
         steps = {"min": MIN_STEPS, "max": MAX_SIDE_PX // multiple_of}
         dims = [multiple_of * torch.export.Dim(name, **steps) for name in ("rows", "columns")]
         free = ({2: dims[0], 3: dims[1]},)
-    with _quiet(), torch.no_grad():
+    with quiet("torch.onnx"), torch.no_grad():
         program = torch.onnx.export(
             module,
             (example,),

@@ -5,8 +5,6 @@ N: frames at once. H, W: of a frame.
 
 import copy
 import importlib
-import logging
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
@@ -18,7 +16,7 @@ from e2e_deploy.errors import CheckpointError, E2EDeployError, UnavailableError,
 from e2e_deploy.frames import plan_frame
 from e2e_deploy.names import FamilyName, Precision, TaskName
 from e2e_deploy.nvidia.hardware import bf16_units, cpu_name
-from e2e_deploy.packages import require
+from e2e_deploy.packages import quiet, require
 from e2e_deploy.runtime.backends.backend import Result, failed
 from e2e_deploy.system.text import clean
 
@@ -61,20 +59,6 @@ def _without_bars() -> Iterator[None]:
         for log, was_shown in zip(logs, shown, strict=True):
             if was_shown:
                 log.enable_progress_bar()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the pipeline's remarks about its own options."""
-    logger = logging.getLogger("diffusers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
 
 
 class DiffusersPeer:
@@ -124,7 +108,7 @@ class DiffusersPeer:
             )
         names = [file.name for weights in checkpoint.weights.values() for file in weights.files]
         try:
-            with _quiet(), _without_bars():
+            with quiet("diffusers"), _without_bars():
                 pipeline: Any = getattr(diffusers, PIPELINES[family.name, task]).from_pretrained(
                     checkpoint.path,
                     torch_dtype=getattr(self._torch, _DTYPES[precision]),
@@ -188,7 +172,7 @@ class DiffusersPeer:
         )
         # As fast as it can be at the accuracy of the bundle's precision: TF32 has fewer bits than fp32.
         exact = torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False)
-        with _quiet(), exact:
+        with quiet("diffusers"), exact:
             prediction: Result = self._pipeline(
                 rgb_N3HW,
                 num_inference_steps=1,

@@ -78,14 +78,14 @@ def _register(ort: Any) -> str:
 
 
 def cuda_options(precision: Precision, *, fitted: bool = False) -> dict[str, str]:
-    """Options of the CUDA provider, each measured with SD2 in fp16 at 576x768 on an H200 (docs/performance.md).
+    """Options of the CUDA provider, each tried with SD2 in fp16 at 576x768 on an H200 (docs/performance.md).
 
-    use_tf32: without it ONNX Runtime runs no convolution on tensor cores, whatever its type: 818 ms as exported, and 84
-    with it. AbsRel was 9.6e-4 and is 1.0e-3: what such a bundle keeps in fp32 is computed with the 10 bits of mantissa
-    that fp16 has. fp32 and int8 stay exact.
-    cudnn_conv_algo_search: EXHAUSTIVE is as fast as HEURISTIC or faster, and its first run is 4 s longer.
-    prefer_nhwc: convolutions in the layout that the norms of the graph for this provider have: 36 ms, and 47 without.
-    With the portable graph it was not measured with TF32, and is off.
+    use_tf32: without it ONNX Runtime runs no convolution on tensor cores, whatever its type: 818 ms as exported, and
+    about a tenth of that with it. What a half-precision bundle keeps in fp32 is then computed with the 10 bits of
+    mantissa that fp16 has. fp32 and int8 stay exact.
+    cudnn_conv_algo_search: EXHAUSTIVE is as fast as HEURISTIC or faster, and its first run is longer.
+    prefer_nhwc: convolutions in the layout that the norms of the graph for this provider have, which was faster. With
+    the portable graph it was not tried with TF32, and is off.
 
     Args:
         precision: of the bundle.
