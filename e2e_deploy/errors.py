@@ -15,6 +15,8 @@
 A message says what was given, what was expected and how to fix it, in one sentence where that is possible.
 """
 
+from e2e_deploy.system.text import clean
+
 
 class E2EDeployError(Exception):
     """Base of all errors raised on purpose; the command line prints it as one line."""
@@ -68,3 +70,23 @@ class SourceError(InputError):
 
 class DataError(InputError):
     """A data set is missing files or holds damaged ones."""
+
+
+_MEMORY = (
+    *("Available memory of", "Failed to allocate", "bad_alloc", "bad allocation"),
+    *("out of memory", "can't allocate memory"),
+)
+
+
+def failed(what: str, error: Exception, kind: type[E2EDeployError]) -> E2EDeployError:
+    """A library's error as ours: ``kind``, or UnavailableError where memory did not do.
+
+    Those of ONNX Runtime share no public base class, and neither its nor torch's say in their type that it was memory.
+    """
+    said = clean(str(error))
+    if isinstance(error, MemoryError) or any(word in str(error) for word in _MEMORY):
+        return UnavailableError(
+            f"{what}, for it needs more memory than is free here: export for smaller pictures or another precision, "
+            f"or free some ({said})"
+        )
+    return kind(f"{what}: {said}")

@@ -12,9 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from e2e_deploy.bundle.manifest import GraphEntry
-from e2e_deploy.errors import E2EDeployError, UnavailableError
 from e2e_deploy.runtime.backends.dlpack import DEFAULT_STREAM, RawArray
-from e2e_deploy.system.text import clean
 from e2e_deploy.tasks import Task
 
 if TYPE_CHECKING:
@@ -92,26 +90,6 @@ class Backend(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None: ...
-
-
-_MEMORY = (
-    *("Available memory of", "Failed to allocate", "bad_alloc", "bad allocation"),
-    *("out of memory", "can't allocate memory"),
-)
-
-
-def failed(what: str, error: Exception, kind: type[E2EDeployError]) -> E2EDeployError:
-    """A library's error as ours: ``kind``, or UnavailableError where memory did not do.
-
-    Those of ONNX Runtime share no public base class, and neither its nor torch's say in their type that it was memory.
-    """
-    said = clean(str(error))
-    if isinstance(error, MemoryError) or any(word in str(error) for word in _MEMORY):
-        return UnavailableError(
-            f"{what}, for it needs more memory than is free here: export for smaller pictures or another precision, "
-            f"or free some ({said})"
-        )
-    return kind(f"{what}: {said}")
 
 
 class Closing:

@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.bundle.manifest import GraphEntry
-from e2e_deploy.errors import CheckpointError, E2EDeployError, UsageError
+from e2e_deploy.errors import CheckpointError, E2EDeployError, UsageError, failed
 from e2e_deploy.packages import require
-from e2e_deploy.runtime.backends.backend import OneAtATime, Result, failed
+from e2e_deploy.runtime.backends.backend import OneAtATime, Result
 from e2e_deploy.runtime.backends.device import parse_device, require_cuda
 from e2e_deploy.runtime.backends.dlpack import CPU, RawArray, read_dlpack
 from e2e_deploy.system.text import clean

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from e2e_deploy.errors import CheckpointError, E2EDeployError, UnavailableError, UsageError
+from e2e_deploy.errors import CheckpointError, E2EDeployError, UnavailableError, UsageError, failed
 from e2e_deploy.frames import plan_frame
 from e2e_deploy.names import FamilyName, Precision, TaskName
 from e2e_deploy.nvidia.hardware import bf16_units, cpu_name
 from e2e_deploy.packages import quiet, require
-from e2e_deploy.runtime.backends.backend import Result, failed
+from e2e_deploy.runtime.backends.backend import Result
 from e2e_deploy.system.text import clean
 
 if TYPE_CHECKING:

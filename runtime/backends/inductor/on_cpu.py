@@ -7,8 +7,8 @@ import numpy.typing as npt
 
 from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.bundle.manifest import GraphEntry
-from e2e_deploy.errors import E2EDeployError
-from e2e_deploy.runtime.backends.backend import OneAtATime, Result, failed, result_shape
+from e2e_deploy.errors import E2EDeployError, failed
+from e2e_deploy.runtime.backends.backend import OneAtATime, Result, result_shape
 from e2e_deploy.runtime.backends.dlpack import CPU, RawArray
 from e2e_deploy.runtime.backends.inductor.package import cpu_here, load_package, read_package
 

@@ -19,9 +19,8 @@ from typing import Any, TypeVar
 from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.bundle.manifest import GraphEntry, PlanEntry
 from e2e_deploy.bundle.plan_files import PACKAGE_GRAPH, PACKAGE_TENSORS, rebuild_call
-from e2e_deploy.errors import E2EDeployError, PlanDamagedError, PlanMismatchError
+from e2e_deploy.errors import E2EDeployError, PlanDamagedError, PlanMismatchError, failed
 from e2e_deploy.nvidia.hardware import cpu_features, cpu_name
-from e2e_deploy.runtime.backends.backend import failed
 from e2e_deploy.runtime.backends.plans import (
     Place,
     Tensors,

@@ -5,8 +5,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from e2e_deploy.errors import E2EDeployError
-from e2e_deploy.runtime.backends.backend import failed
+from e2e_deploy.errors import E2EDeployError, failed
 from e2e_deploy.runtime.backends.dlpack import RawArray
 from e2e_deploy.runtime.backends.gpu.computation import Recording
 

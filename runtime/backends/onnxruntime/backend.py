@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.bundle.manifest import GraphEntry
-from e2e_deploy.errors import E2EDeployError, UnavailableError, UsageError
+from e2e_deploy.errors import E2EDeployError, UnavailableError, UsageError, failed
 from e2e_deploy.packages import import_onnxruntime, require
-from e2e_deploy.runtime.backends.backend import Backend, OneAtATime, Result, failed, result_shape
+from e2e_deploy.runtime.backends.backend import Backend, OneAtATime, Result, result_shape
 from e2e_deploy.runtime.backends.device import parse_device
 from e2e_deploy.runtime.backends.dlpack import CUDA, RawArray
 from e2e_deploy.runtime.backends.onnxruntime.memory import return_memory

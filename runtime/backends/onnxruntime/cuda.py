@@ -15,10 +15,9 @@ import numpy as np
 
 from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.bundle.manifest import GraphEntry, TensorSpec
-from e2e_deploy.errors import BundleError, E2EDeployError
+from e2e_deploy.errors import BundleError, E2EDeployError, failed
 from e2e_deploy.nvidia.cuda_driver import CudaDriver, Driver
 from e2e_deploy.packages import import_onnxruntime
-from e2e_deploy.runtime.backends.backend import failed
 from e2e_deploy.runtime.backends.gpu.backend import GpuBackend
 from e2e_deploy.runtime.backends.gpu.computation import DriverRecording
 from e2e_deploy.runtime.backends.onnxruntime.memory import return_memory

@@ -5,8 +5,7 @@ from typing import Any
 
 from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.bundle.manifest import FREE, GraphEntry
-from e2e_deploy.errors import BundleError, E2EDeployError, UnavailableError, UsageError
-from e2e_deploy.runtime.backends.backend import failed
+from e2e_deploy.errors import BundleError, E2EDeployError, UnavailableError, UsageError, failed
 from e2e_deploy.runtime.backends.onnxruntime.provider import GpuProvider
 from e2e_deploy.system.interrupts import stoppable
 from e2e_deploy.system.text import clean

@@ -8,9 +8,9 @@ import numpy.typing as npt
 
 from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.bundle.manifest import GraphEntry
-from e2e_deploy.errors import E2EDeployError, UsageError
+from e2e_deploy.errors import E2EDeployError, UsageError, failed
 from e2e_deploy.packages import import_openvino
-from e2e_deploy.runtime.backends.backend import OneAtATime, Result, failed, result_shape
+from e2e_deploy.runtime.backends.backend import OneAtATime, Result, result_shape
 from e2e_deploy.runtime.backends.device import parse_device
 from e2e_deploy.runtime.backends.openvino.compiled import THREADS, compile_graph
 from e2e_deploy.runtime.backends.openvino.devices import (

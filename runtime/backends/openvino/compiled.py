@@ -6,8 +6,7 @@ from typing import Any
 from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.bundle.manifest import FREE, GraphEntry
 from e2e_deploy.bundle.plan_files import graph_digest
-from e2e_deploy.errors import BundleError, E2EDeployError, UsageError
-from e2e_deploy.runtime.backends.backend import failed
+from e2e_deploy.errors import BundleError, E2EDeployError, UsageError, failed
 from e2e_deploy.runtime.backends.openvino.cache import CompiledCache
 from e2e_deploy.runtime.backends.openvino.devices import CPU, said
 from e2e_deploy.runtime.backends.openvino.memory import needed_bytes, require_memory
