@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from e2e_deploy.train.accuracy import MAX_NEGATIVE_SCALES, NOTES, Evaluation
-from e2e_deploy.train.config import TrainConfig, config_sha256
+from e2e_deploy.train.config import config_sha256
 from e2e_deploy.train.data.batches import Part
 from e2e_deploy.train.run.best import CRITERION, Best
+from e2e_deploy.train.settings import TrainConfig
 from e2e_deploy.train.start import Start
 from e2e_deploy.train.step.step_report import StepReport
 

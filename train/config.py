@@ -1,207 +1,19 @@
-"""What a training run is: every setting, its default from the paper, and the TOML that holds them.
+"""A training run as a TOML file or a plain table, and which of its keys a continued run may change.
 
-Defaults are E2E-FT's (arXiv 2409.11355, section 5 and the published scripts), ``loss.mean`` apart. Paths are relative
-to the current folder. Knows: names, types, limits. Does not know: whether files exist, devices.
+Knows: reading, writing, comparing. Does not know: the settings (``settings``), devices.
 """
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from e2e_deploy.errors import InputError, UsageError
-from e2e_deploy.names import OnBad
-from e2e_deploy.system.records import Count, CountOrZero, Limits, read_record, read_toml
-from e2e_deploy.train.data.resize import STRIDE
-
-RANDOM = "random"
-"""A start: no checkpoint."""
-
-Positive = Annotated[float, Limits(0, open_low=True)]
-Beta = Annotated[float, Limits(0, 1 - 1e-6)]
-Side = Annotated[int, Limits(1, 16_384)]
-Size = tuple[Side, Side]
-Switch = Literal[True, False, "auto"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StartConfig:
-    """Where the weights come from."""
-
-    checkpoint: str
-    """A diffusers folder (Stable Diffusion 2, Marigold, E2E-FT), ``owner/name@<commit>`` on the hub,
-    the ``out`` folder of a finished run, or ``random``: e2e-tiny's small network with weights from ``run.seed``."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PretrainConfig:
-    """What random weights learn before they are trained end to end; Stable Diffusion brings both.
-
-    From one data set, at the size of the training.
-    """
-
-    autoencoder_steps: Count = 1200
-    """The VAE learns to reproduce pictures, depth and normals."""
-    unet_steps: Count = 12_000
-    """The UNet learns to turn the latent of a picture into that of its result, which costs no decoder."""
-    views: Annotated[int, Limits(1, 1000)] = 8
-    """Mirrored windows of every picture that the UNet sees."""
-    images: Count = 4000
-    """At most so many pictures, evenly spread; they are held in memory."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DataConfig:
-    """One folder data set of the mix."""
-
-    root: str
-    """Folder with ``dataset.toml``."""
-    split: str = "train"
-    ratio: Annotated[int, Limits(1, 10_000)] = 1
-    """Micro-batches out of every ``sum of ratios``: 9 and 1 mix Hypersim and Virtual KITTI 2."""
-    size: Size | None = None
-    """Training height and width, multiples of 8: scaled to cover, centre cut out. Left out: as stored."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelConfig:
-    """What is trained, and in which arithmetic."""
-
-    noise: Literal["zeros", "gaussian", "pyramid", "none"] = "zeros"
-    """Second half of the UNet's input; ``none`` trains a 4-channel UNet that sees the rgb latent alone, and writes
-    it with 8 channels, zero weights for the other half, which every pipeline runs. Engines feed zeros whatever the
-    training used."""
-    train: tuple[Literal["unet", "vae"], ...] = ("unet",)
-    """``vae`` also trains encoder and decoder; random weights need it, the paper freezes them."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Autocast; weights, optimizer, last convolution and loss stay in float32. fp16 needs a GPU."""
-    gradient_checkpointing: Switch = "auto"
-    """Recompute activations of UNet and VAE in the backward pass: less memory, a third more time. ``auto``: where they
-    would not fit; the memory is counted as the run begins, and said."""
-    resolution: Annotated[int, Limits(0, 16_384)] = 0
-    """Default processing resolution written into the result; 0 keeps the start's."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LossConfig:
-    """How the errors of pixels become the loss of an optimizer step."""
-
-    mean: Literal["step", "micro_batch"] = "step"
-    """Over all valid pixels of the step, whatever ``optim.micro_batch`` and the number of processes are; or, as the
-    paper's code, over those of each micro-batch and then over micro-batches, which gives the pixels of a sparse
-    one more weight."""
-    direction_weight: Annotated[float, Limits(0)] | None = None
-    """Depth only: weight of the term against inverted depth (near = 1), which the paper's loss cannot see. Left out:
-    1 where the run starts from random weights, 0 from a trained model, which has its direction."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OptimConfig:
-    """AdamW and its schedule."""
-
-    lr: Positive = 3e-5
-    betas: tuple[Beta, Beta] = (0.9, 0.999)
-    weight_decay: Annotated[float, Limits(0)] = 1e-2
-    clip_norm: Annotated[float, Limits(0, math.inf, open_low=True)] = 1.0
-    """Gradients are scaled down to this norm; inf leaves them as they are."""
-    steps: Count = 20_000
-    """Optimizer steps of the run."""
-    warmup_steps: CountOrZero = 100
-    decay_steps: Count = 20_000
-    """The learning rate has fallen to ``final_lr_ratio`` at this step."""
-    final_lr_ratio: Annotated[float, Limits(0, 1, open_low=True)] = 0.01
-    micro_batch: Annotated[int, Limits(1, 4096)] = 2
-    """Images per forward pass and process, all of one data set."""
-    effective_batch: Annotated[int, Limits(1, 10**6)] = 32
-    """Images per optimizer step over all processes; the rest is gradient accumulation."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SpeedConfig:
-    """How the same steps take less time; what they compute changes by rounding alone."""
-
-    compile: Switch = "auto"
-    """Blocks of UNet and VAE by torch.compile, activations channels last. The first steps take minutes; a CPU needs a
-    C++ compiler. ``auto``: on a GPU with triton, for 500 steps or more; never on a CPU."""
-    images_per_pass: CountOrZero = 0
-    """Images of a step that are computed together, a multiple of ``optim.micro_batch``: consecutive micro-batches of
-    one size. 0: on a GPU as many as fit without gradient checkpointing, at most 16; on a CPU one micro-batch."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EvalConfig:
-    """Held-out pictures that are measured during the run."""
-
-    root: str
-    split: str = "val"
-    every: Count = 1000
-    """Steps between evaluations; the last step is always evaluated."""
-    num_images: Count = 100
-    """Spread evenly over the split."""
-    size: Size | None = None
-    """As in the data; left out: as stored."""
-    select: Literal["last", "best"] = "last"
-    """Which weights become the model: those of the last step, or those with the best held-out number (abs_rel,
-    mean_deg) among the evaluations, kept in ``best.safetensors``. A continued run goes on from the newest checkpoint
-    and keeps the best so far, unless the held-out pictures changed."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RunConfig:
-    """Where the run lives and what it says."""
-
-    out: str
-    """Receives ``checkpoints/``, ``logs/`` (TensorBoard), ``log.jsonl`` and, at the end, ``model/``."""
-    seed: Annotated[int, Limits(0, 2**63 - 1)] = 0
-    """Of order, mirroring, noise and random weights."""
-    checkpoint_every: Count = 1000
-    keep: Count = 2
-    """Newest checkpoints that stay."""
-    workers: Annotated[int, Limits(0, 1024)] = 2
-    """Processes per training process that read data; 0 reads in the training process."""
-    log_every: Count = 10
-    panel_every: CountOrZero = 500
-    """Steps between pictures (rgb, target, prediction) in TensorBoard; 0 for none."""
-    on_bad: OnBad = "skip"
-    """What a damaged sample does."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ThenConfig:
-    """One more run, which goes on from the result of the one before: as that one but for what is said here."""
-
-    size: Size
-    """Of all data and of the held-out pictures."""
-    steps: Count
-    """Of the run; its learning rate warms up and decays within them."""
-    lr: Positive | None = None
-    """Left out: as before."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainConfig:
-    """A whole training run.
-
-    There is no joint task: one decoder gives three channels, so depth and normals together need a
-    model that is told which of the two to decode (GeoWizard), which the supported families are not.
-    """
-
-    task: Literal["depth", "normals"]
-    start: StartConfig
-    data: tuple[DataConfig, ...]
-    run: RunConfig
-    model: ModelConfig = field(default_factory=ModelConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    speed: SpeedConfig = field(default_factory=SpeedConfig)
-    eval: EvalConfig | None = None
-    pretrain: PretrainConfig | None = None
-    then: tuple[ThenConfig, ...] = ()
-    """Runs that follow, usually with larger pictures; the last one's model is the result."""
-
+from e2e_deploy.system.records import read_record, read_toml
+from e2e_deploy.train.contradictions import contradictions, contradictions_of_parts
+from e2e_deploy.train.settings import TrainConfig
 
 # Keys that may differ between a run and its continuation: they do not change what a step computes.
 FREE_ON_RESUME = (
@@ -238,9 +50,9 @@ def parse_config(table: Mapping[str, Any], *, name: str = "the config") -> Train
     """A run from a plain table; errors as in ``load_config``."""
     config, problems = read_record(TrainConfig, table)
     if config is not None:
-        problems = _contradictions(config)
+        problems = contradictions(config)
     else:
-        problems += _contradictions_of_parts(table)
+        problems += contradictions_of_parts(table)
     if config is None or problems:
         found = "one mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
         raise UsageError(f"{name} has {found}:" + "".join(f"\n  - {line}" for line in problems))
@@ -256,27 +68,6 @@ def config_table(config: TrainConfig) -> dict[str, Any]:
         }
 
     return asdict(config, dict_factory=drop)
-
-
-def runs_of(config: TrainConfig) -> list[TrainConfig]:
-    """The runs that ``config`` describes, in order, each without ``then``; the last one's folder is ``run.out``."""
-    folders = [Path(config.run.out, "runs", str(n)) for n in range(1, len(config.then) + 1)]
-    folders.append(Path(config.run.out))
-    runs = [replace(config, then=(), run=replace(config.run, out=str(folders[0])))]
-    for then, folder in zip(config.then, folders[1:], strict=True):
-        before = runs[-1]
-        optim = replace(before.optim, steps=then.steps, decay_steps=then.steps)
-        following = replace(
-            before,
-            start=StartConfig(checkpoint=before.run.out),
-            pretrain=None,
-            data=tuple(replace(part, size=then.size) for part in before.data),
-            eval=None if before.eval is None else replace(before.eval, size=then.size),
-            optim=optim if then.lr is None else replace(optim, lr=then.lr),
-            run=replace(before.run, out=str(folder)),
-        )
-        runs.append(following)
-    return runs
 
 
 def config_sha256(config: TrainConfig) -> str:
@@ -310,78 +101,3 @@ def _flat(table: Mapping[str, Any]) -> dict[str, str]:
         else:
             flat[key] = json.dumps(value)
     return flat
-
-
-def _contradictions_of_parts(table: Mapping[str, Any]) -> list[str]:
-    """Contradictions inside the sections that can be read although others cannot."""
-    optim, _ = read_record(OptimConfig, table.get("optim", {}))
-    return _optim_contradictions(optim) if optim is not None else []
-
-
-def _contradictions(config: TrainConfig) -> list[str]:
-    problems = _contradictions_of_run(config) + _contradictions_of_pretraining(config)
-    for number, following in enumerate(runs_of(config)[1:]):
-        problems += [
-            f"then[{number}]: {problem}"
-            for problem in _contradictions_of_run(following)
-            if problem not in problems
-        ]
-    return problems
-
-
-def _contradictions_of_pretraining(config: TrainConfig) -> list[str]:
-    if config.pretrain is None:
-        return []
-    problems = []
-    if config.start.checkpoint != RANDOM:
-        problems.append(
-            f"pretrain is for start.checkpoint = {RANDOM!r}; {config.start.checkpoint!r} has learned that before"
-        )
-    if len(config.data) != 1 or config.data[0].size is None:
-        problems.append("pretrain needs one [[data]] table with a size")
-    return problems
-
-
-def _contradictions_of_run(config: TrainConfig) -> list[str]:
-    problems = _optim_contradictions(config.optim)
-    if not config.data:
-        problems.append("data is empty; expected at least one [[data]] table")
-    if not config.model.train or len(set(config.model.train)) < len(config.model.train):
-        problems.append(
-            f"model.train is {list(config.model.train)}; expected 'unet', 'vae' or both, each once"
-        )
-    if config.speed.images_per_pass % config.optim.micro_batch:
-        problems.append(
-            f"speed.images_per_pass {config.speed.images_per_pass} is not a multiple of "
-            f"optim.micro_batch {config.optim.micro_batch}"
-        )
-    if config.task != "depth" and config.loss.direction_weight is not None:
-        problems.append("loss.direction_weight is for depth; normals have their sign in the loss")
-    sizes = [(f"data[{i}].size", part.size) for i, part in enumerate(config.data)]
-    if config.eval is not None:
-        sizes.append(("eval.size", config.eval.size))
-    problems += [
-        f"{name} is {list(size)}; both sides must be multiples of {STRIDE}"
-        for name, size in sizes
-        if size is not None and any(side % STRIDE for side in size)
-    ]
-    if config.model.resolution % STRIDE:
-        problems.append(
-            f"model.resolution is {config.model.resolution}; not a multiple of {STRIDE}"
-        )
-    return problems
-
-
-def _optim_contradictions(optim: OptimConfig) -> list[str]:
-    problems = []
-    if optim.effective_batch % optim.micro_batch:
-        problems.append(
-            f"optim.effective_batch {optim.effective_batch} is not a multiple of "
-            f"optim.micro_batch {optim.micro_batch}"
-        )
-    if optim.warmup_steps >= optim.decay_steps:
-        problems.append(
-            f"optim.warmup_steps {optim.warmup_steps} must be below "
-            f"optim.decay_steps {optim.decay_steps}"
-        )
-    return problems

@@ -24,8 +24,8 @@ from e2e_deploy.frames import parse_size
 from e2e_deploy.model.families import get_family
 from e2e_deploy.model.single_step import SingleStepModel
 from e2e_deploy.packages import require
+from e2e_deploy.train.objectives.losses import depth_loss
 from e2e_deploy.train.step.forward import TrainingForward
-from e2e_deploy.train.step.losses import depth_loss
 
 LIMIT_GB = 24.0
 ROWS = tuple(itertools.product(("fp32", "bf16"), (True, False), (("unet",), ("unet", "vae"))))

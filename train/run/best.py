@@ -18,7 +18,7 @@ from e2e_deploy.system.files import whole_file
 from e2e_deploy.system.json_files import parse_json
 from e2e_deploy.system.records import Limits, read_record
 from e2e_deploy.train.accuracy import Evaluation
-from e2e_deploy.train.config import EvalConfig
+from e2e_deploy.train.settings import EvalConfig
 
 CRITERION: dict[TaskName, str] = {"depth": "abs_rel", "normals": "mean_deg"}
 """The metric that decides, smaller is better."""

@@ -14,10 +14,10 @@ from e2e_deploy.errors import DataError, E2EDeployError
 from e2e_deploy.names import TaskName
 from e2e_deploy.packages import require
 from e2e_deploy.train.accuracy import Evaluation, Measurement, Predict, spread_indices
-from e2e_deploy.train.config import EvalConfig, TrainConfig
 from e2e_deploy.train.data.folder import FolderDataset
 from e2e_deploy.train.data.resize import STRIDE, crop, fit
 from e2e_deploy.train.data.sample import Sample
+from e2e_deploy.train.settings import EvalConfig, TrainConfig
 from e2e_deploy.train.step.step import Stepper
 
 

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from e2e_deploy.errors import DataError, E2EDeployError, UsageError
 from e2e_deploy.train.accuracy import Evaluation
 from e2e_deploy.train.card import RecentDirection, training_facts
-from e2e_deploy.train.config import TrainConfig, changed_keys, config_table
+from e2e_deploy.train.config import changed_keys, config_table
 from e2e_deploy.train.data.batches import Batch, MixedBatches, Part
 from e2e_deploy.train.data.folder import FolderDataset
 from e2e_deploy.train.model_folder import write_model
@@ -35,6 +35,7 @@ from e2e_deploy.train.run.resume import (
     save_checkpoint,
     way_back,
 )
+from e2e_deploy.train.settings import TrainConfig
 from e2e_deploy.train.start import Start, load_start, pretraining_of
 from e2e_deploy.train.step.choices import choose, largest
 from e2e_deploy.train.step.forward import TrainingForward

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from e2e_deploy.errors import UnavailableError, UsageError
-from e2e_deploy.train.config import TrainConfig
 from e2e_deploy.train.data.batches import Batch
+from e2e_deploy.train.objectives.losses import LossResult, depth_loss, normals_loss
+from e2e_deploy.train.objectives.noise import latent_noise
+from e2e_deploy.train.settings import TrainConfig
 from e2e_deploy.train.step.choices import Choices
 from e2e_deploy.train.step.compiled import compile_regions
 from e2e_deploy.train.step.forward import TrainingForward
 from e2e_deploy.train.step.half_weights import HalfWeights
-from e2e_deploy.train.step.losses import LossResult, depth_loss, normals_loss
-from e2e_deploy.train.step.noise import latent_noise
 from e2e_deploy.train.step.passes import in_passes
 from e2e_deploy.train.step.schedule import lr_factor
 from e2e_deploy.train.step.step_report import StepReport

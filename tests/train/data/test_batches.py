@@ -7,7 +7,7 @@ from e2e_deploy.errors import DataError, UsageError
 from e2e_deploy.train.data.batches import MixedBatches, Part, collate, flip
 from e2e_deploy.train.data.folder import FolderDataset
 from e2e_deploy.train.data.sample import Sample, depth_target
-from e2e_deploy.train.step.losses import depth_loss, normals_loss
+from e2e_deploy.train.objectives.losses import depth_loss, normals_loss
 from tests.train.fixtures import plane_scene, write_folder
 
 

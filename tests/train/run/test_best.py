@@ -5,8 +5,8 @@ from torch import nn
 from e2e_deploy import metrics
 from e2e_deploy.errors import CheckpointError
 from e2e_deploy.train.accuracy import Evaluation
-from e2e_deploy.train.config import EvalConfig
 from e2e_deploy.train.run.best import BestWeights
+from e2e_deploy.train.settings import EvalConfig
 
 HELD_OUT = EvalConfig(root="data", select="best")
 

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from e2e_deploy.train.objectives.losses import depth_loss
 from e2e_deploy.train.start import load_start
 from e2e_deploy.train.step.forward import TrainingForward, clamp_inward
-from e2e_deploy.train.step.losses import depth_loss
 from tests.train.small_runs import small_config
 
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from e2e_deploy.train.step.losses import depth_loss, normals_loss
+from e2e_deploy.train.objectives.losses import depth_loss, normals_loss
 
 
 def plain_depth_loss(pred, depth, valid):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from e2e_deploy.train.step.noise import latent_noise
+from e2e_deploy.train.objectives.noise import latent_noise
 
 SHAPE = (2, 4, 60, 80)
 

@@ -1,0 +1,1 @@
+"""What training makes small: losses of decoded results, and of noisy latents."""
