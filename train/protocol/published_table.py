@@ -76,10 +76,8 @@ def published_table(
     names = SETS[measure]
     measured = [name for name in names if any(name in row.values for row in own)]
     lead = measured[0] if measured else names[0]
-    rows = sorted(
-        [*own, *published],
-        key=lambda row: row.values[lead][0] if lead in row.values else float("inf"),
-    )
+    rows: list[OwnRow | PublishedRow] = [*own, *published]
+    rows.sort(key=lambda row: row.values[lead][0] if lead in row.values else float("inf"))
     sources = list(dict.fromkeys(row.source for row in published))
     head = ["method", "steps", "time", *names, "source"]
     cells = [_cells(row, names, sources, style) for row in rows]
