@@ -33,8 +33,12 @@ DEVICES = "auto, cpu, cuda, cuda:N, intel-gpu, intel-gpu:N, npu"
 """Devices as users name them: as a regular expression and in words. The last three are OpenVINO's."""
 
 Opponent = BackendChoice | Literal["diffusers"]
-"""What a bundle is timed against: another backend, or diffusers' own pipeline on its checkpoint."""
+"""What a bundle is timed or measured beside: another backend, or diffusers' own pipeline on its checkpoint."""
 OPPONENTS: tuple[Opponent, ...] = (*BACKEND_CHOICES, "diffusers")
+
+Spacing = Literal["leading", "trailing"]
+"""Where a DDIM scheduler puts its steps: from t = 1 up (of Stable Diffusion), or from the last t, 999, down."""
+SPACINGS: tuple[Spacing, ...] = get_args(Spacing)
 
 TrtKind = Literal["tensorrt", "tensorrt-rtx"]
 """NVIDIA's two builders of plans."""
@@ -56,18 +60,6 @@ ENGINE_CHOICES: tuple[EngineChoice, ...] = get_args(EngineChoice)
 DataKind = Literal["hypersim", "vkitti2"]
 """Official data sets that can be prepared."""
 DATA_KINDS: tuple[DataKind, ...] = get_args(DataKind)
-
-SetName = Literal["nyuv2", "kitti", "eth3d", "scannet", "diode"]
-"""Evaluation sets of the published protocol; train/protocol/sets.py says what each is."""
-SET_NAMES: tuple[SetName, ...] = get_args(SetName)
-
-KittiMask = Literal["eigen", "garg"]
-"""Which part of KITTI's pictures counts; eigen as published."""
-KITTI_MASKS: tuple[KittiMask, ...] = get_args(KittiMask)
-
-ProtocolName = Literal["e2e-ft"]
-"""Published ways to measure accuracy: data sets, crops, alignment and averaging."""
-PROTOCOLS: tuple[ProtocolName, ...] = get_args(ProtocolName)
 
 OnBad = Literal["skip", "stop"]
 """What a damaged sample does: it is named and left out, or ends the work."""

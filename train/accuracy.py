@@ -77,6 +77,8 @@ class Evaluation:
     """Paths of the worst images, worst first."""
     problem: str | None
     """A sentence if the numbers belong to inverted depth or to normals in other axes, which makes them worthless."""
+    ran: str = ""
+    """What was measured, in words: a backend, a checkpoint in PyTorch, or diffusers' pipeline and how it samples."""
 
     def values(self) -> dict[str, float]:
         """The metrics by name, the pixel count left out."""

@@ -32,7 +32,7 @@ class Predictor:
     def __init__(
         self, checkpoint: Checkpoint, *, resolution: int | None = None, device: str = "auto"
     ) -> None:
-        self._device = _device(device)
+        self._device = torch_device(device)
         self._resolution = checkpoint.resolution if resolution is None else resolution
         self._network = load_model(checkpoint)
         self._models: dict[FramePlan, FrameModel] = {}
@@ -53,7 +53,13 @@ class Predictor:
         return result
 
 
-def _device(name: str) -> torch.device:
+def torch_device(name: str) -> torch.device:
+    """PyTorch's device called ``name``: auto, cpu, cuda or cuda:N.
+
+    Raises:
+        UsageError: an unknown name.
+        UnavailableError: it is not here.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

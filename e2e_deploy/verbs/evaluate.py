@@ -1,15 +1,17 @@
-"""Accuracy of what is deployed, a bundle, or of what it was exported from, a checkpoint, on a folder data set.
+"""Accuracy of what is deployed, a bundle, or of a checkpoint, ours or in diffusers' pipeline, on a folder data set.
 
 Knows: which of the two a name is, and what belongs to which. Does not know: how a number is computed.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from e2e_deploy.bundle.bundle import is_bundle
 from e2e_deploy.errors import UsageError
-from e2e_deploy.names import BackendChoice, TaskName
+from e2e_deploy.names import BackendChoice, Opponent, Spacing, TaskName
 from e2e_deploy.packages import require
 from e2e_deploy.system.files import require_writable
 from e2e_deploy.tasks import get_task
@@ -17,7 +19,12 @@ from e2e_deploy.train.accuracy import Evaluation, Predict, measure_accuracy
 from e2e_deploy.train.data.folder import FolderDataset, split_folder
 from e2e_deploy.train.data.folder_spec import load_spec
 
-_Ready = tuple[TaskName, Predict]
+
+class _Ready(NamedTuple):
+    task: TaskName
+    predict: Predict
+    ran: str
+    """What runs, in one line."""
 
 
 def evaluate(
@@ -26,11 +33,15 @@ def evaluate(
     *,
     split: str = "test",
     limit: int | None = None,
-    backend: BackendChoice = "auto",
+    backend: Opponent = "auto",
     device: str = "auto",
     task: TaskName | None = None,
     family: str | None = None,
     resolution: int | None = None,
+    steps: int | None = None,
+    spacing: Spacing | None = None,
+    ensemble: int | None = None,
+    seed: int | None = None,
     csv: str | Path | None = None,
     worst: str | Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -43,22 +54,28 @@ def evaluate(
 
     Args:
         model: a bundle's folder, which runs as deployed; or a checkpoint (folder or ``owner/name@revision``), which
-            runs in PyTorch float32.
+            runs in PyTorch float32, in our single step or with ``backend="diffusers"`` in diffusers' own pipeline.
         data: folder data set, see ``train/data/folder.py``.
         split: its part.
         limit: measure this many pictures, evenly spread; None for all.
-        backend: of a bundle; a named one that is not here is an error.
+        backend: of a bundle; a named one that is not here is an error. Of a checkpoint: auto, or diffusers for the
+            published baselines, Marigold or its LCM in several steps and in ensembles.
         device: auto, cpu, cuda or cuda:N.
         task: of a checkpoint whose configs do not tell: depth or normals.
         family: of a checkpoint whose configs do not tell.
         resolution: of a checkpoint: longest edge that the network sees, in pixels; 0 keeps the pictures' own.
+        steps: of diffusers' pipeline; None for the checkpoint's ``default_denoising_steps``.
+        spacing: of its DDIM timesteps; None for what the checkpoint's scheduler says.
+        ensemble: predictions that it aligns and merges for each picture; None for one.
+        seed: of its noise, the same for every picture; None for 1234, as the published evaluations have it.
         csv: file for one row of metrics per picture.
         worst: PNG with the eight worst pictures: rgb, target, prediction.
         on_progress: called with (pictures done, pictures in all).
-        on_note: told what runs, in one line, before the first picture.
+        on_note: told what runs, in one line, before the first picture, and what must be known of it.
 
     Returns:
-        The metrics. ``problem`` says if they belong to inverted depth or to normals in other axes.
+        The metrics. ``ran`` says what ran, a seed included; ``problem`` says if they belong to inverted depth or to
+        normals in other axes.
 
     Raises:
         UsageError: an argument that has no use for this model, no such split or no truth for the task, or a file
@@ -70,21 +87,24 @@ def evaluate(
     """
     data, opened = Path(data), is_bundle(model)
     files = [None if path is None else Path(path) for path in (csv, worst)]
-    _check_arguments(
-        is_bundle=opened, backend=backend, task=task, family=family, resolution=resolution
-    )
+    drawn: dict[str, Any] = {"steps": steps, "spacing": spacing, "ensemble": ensemble, "seed": seed}
+    drawn = {name: value for name, value in drawn.items() if value is not None}
+    of_checkpoints = {"task": task, "family": family, "resolution": resolution}
+    _check_arguments(opened, backend, drawn, of_checkpoints)
     for path, suffix in zip(files, (".csv", ".png"), strict=True):
         if path is not None:
             require_writable(path, suffix, outside=data)
     split_folder(data, load_spec(data), split)  # a wrong name is said before the model is loaded
-    ready = (
-        _bundle(model, backend, device, on_note)
-        if opened
-        else _checkpoint(model, task, family, resolution, device, on_note)
-    )
-    with ready as (found, predict):
+    if backend == "diffusers":
+        ready = _baseline(model, task, family, resolution, device, drawn, on_note)
+    elif opened:
+        ready = _bundle(model, backend, device)
+    else:
+        ready = _checkpoint(model, task, family, resolution, device)
+    with ready as (found, predict, ran):
+        on_note(ran)
         dataset = FolderDataset(data, split, task=found)
-        return measure_accuracy(
+        evaluation = measure_accuracy(
             predict,
             dataset,
             task=found,
@@ -94,30 +114,44 @@ def evaluate(
             csv_path=files[0],
             worst_sheet=files[1],
         )
+    return replace(evaluation, ran=ran)
 
 
-def _check_arguments(*, is_bundle: bool, backend: str, **of_checkpoints: object) -> None:
+def _check_arguments(
+    is_bundle: bool,
+    backend: Opponent,
+    drawn: Mapping[str, object],
+    of_checkpoints: Mapping[str, object],
+) -> None:
     """Refuse what would change nothing."""
     given = [name for name, value in of_checkpoints.items() if value is not None]
+    if is_bundle and backend == "diffusers":
+        raise UsageError(
+            '`backend="diffusers"` runs a checkpoint in its own pipeline, and this is a bundle; give the checkpoint '
+            "that it was exported from"
+        )
+    if drawn and backend != "diffusers":
+        raise UsageError(
+            f'`{next(iter(drawn))}` is for `backend="diffusers"`; without it a model runs in one step, without noise'
+        )
     if is_bundle and given:
         raise UsageError(
             f"`{given[0]}` is for checkpoints; a bundle has its own, fixed when it was exported"
         )
-    if not is_bundle and backend != "auto":
+    if not is_bundle and backend not in ("auto", "diffusers"):
         raise UsageError(
-            f'`backend="{backend}"` is for bundles; a checkpoint runs in PyTorch float32'
+            f'`backend="{backend}"` is for bundles; a checkpoint runs in PyTorch float32, or with '
+            '`backend="diffusers"` in diffusers\' pipeline'
         )
 
 
 @contextmanager
-def _bundle(
-    folder: str | Path, backend: BackendChoice, device: str, on_note: Callable[[str], None]
-) -> Iterator[_Ready]:
+def _bundle(folder: str | Path, backend: BackendChoice, device: str) -> Iterator[_Ready]:
     from e2e_deploy.runtime.engine import load
 
     with load(folder, backend=backend, device=device) as engine:
-        on_note(f"backend: {engine.describe()}")
-        yield get_task(engine.manifest.task).name, engine.predict
+        ran = f"backend: {engine.describe()}"
+        yield _Ready(get_task(engine.manifest.task).name, engine.predict, ran)
 
 
 @contextmanager
@@ -127,13 +161,33 @@ def _checkpoint(
     family: str | None,
     resolution: int | None,
     device: str,
-    on_note: Callable[[str], None],
 ) -> Iterator[_Ready]:
     require("torch", "export")
     from e2e_deploy.model.checkpoint import open_checkpoint
     from e2e_deploy.model.predictor import Predictor
 
     checkpoint = open_checkpoint(spec, family=family, task=task)
-    on_note(checkpoint.describe())
     predictor = Predictor(checkpoint, resolution=resolution, device=device)
-    yield predictor.task, predictor
+    yield _Ready(predictor.task, predictor, checkpoint.describe())
+
+
+@contextmanager
+def _baseline(
+    spec: str | Path,
+    task: TaskName | None,
+    family: str | None,
+    resolution: int | None,
+    device: str,
+    drawn: Mapping[str, Any],
+    on_note: Callable[[str], None],
+) -> Iterator[_Ready]:
+    require("torch", "export")
+    from e2e_deploy.baselines.baseline import Baseline, Sampling
+    from e2e_deploy.model.checkpoint import open_checkpoint
+
+    sampling = Sampling(**drawn)
+    checkpoint = open_checkpoint(spec, family=family, task=task)
+    baseline = Baseline(checkpoint, sampling, resolution=resolution, device=device)
+    for note in baseline.notes:
+        on_note(note)
+    yield _Ready(baseline.task, baseline, f"{checkpoint.describe()}; {baseline.describe()}")

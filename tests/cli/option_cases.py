@@ -225,6 +225,10 @@ CASES = {
             "--task": "normals",
             "--family": "marigold",
             "--backend": "torch",
+            "--steps": "4",
+            "--spacing": "leading",
+            "--ensemble": "3",
+            "--seed": "7",
             "--device": "cpu",
         }.items()
     }

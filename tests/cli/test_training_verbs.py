@@ -116,7 +116,13 @@ def test_files_that_cannot_be_written_are_refused_before_the_work(
         (True, ["--task", "depth"], "--task is for checkpoints"),
         (True, ["--family", "marigold"], "--family is for checkpoints"),
         (True, ["--resolution", 0], "--resolution is for checkpoints"),
+        (True, ["--backend", "diffusers"], "--backend diffusers runs a checkpoint"),
+        (True, ["--steps", 4], "--steps is for --backend diffusers"),
         (False, ["--backend", "onnxruntime"], "--backend onnxruntime is for bundles"),
+        (False, ["--steps", 4], "--steps is for --backend diffusers"),
+        (False, ["--spacing", "leading"], "--spacing is for --backend diffusers"),
+        (False, ["--ensemble", 10], "--ensemble is for --backend diffusers"),
+        (False, ["--seed", 0], "--seed is for --backend diffusers"),
     ],
 )
 def test_eval_refuses_what_would_change_nothing(tmp_path, capsys, is_bundle, option, reason):

@@ -6,7 +6,8 @@ from pathlib import Path
 import click
 
 from e2e_deploy.cli import options
-from e2e_deploy.names import BackendChoice, TaskName
+from e2e_deploy.cli.wording import with_options
+from e2e_deploy.names import OPPONENTS, SPACINGS, Opponent, Spacing, TaskName
 from e2e_deploy.system.json_files import to_json
 
 
@@ -25,7 +26,29 @@ from e2e_deploy.system.json_files import to_json
 @click.option("--worst", type=options.PATH, help="Write a PNG with the eight worst images.")
 @options.task
 @options.family
-@options.backend
+@click.option(
+    "--backend",
+    type=click.Choice(OPPONENTS),
+    default="auto",
+    show_default=True,
+    help="Of a bundle; diffusers runs a checkpoint in diffusers' own pipeline, for the published baselines.",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(1, 1000),
+    help="Of diffusers' pipeline.  [default: the checkpoint's]",
+)
+@click.option(
+    "--spacing",
+    type=click.Choice(SPACINGS),
+    help="Of its DDIM timesteps.  [default: the checkpoint's]",
+)
+@click.option(
+    "--ensemble",
+    type=click.IntRange(1, 100),
+    help="Predictions that it aligns and merges for each image.  [default: 1]",
+)
+@click.option("--seed", type=options.SEED, help="Of its noise.  [default: 1234]")
 @options.device
 @options.as_json
 def command(
@@ -38,7 +61,11 @@ def command(
     worst: Path | None,
     task: TaskName | None,
     family: str | None,
-    backend: BackendChoice,
+    backend: Opponent,
+    steps: int | None,
+    spacing: Spacing | None,
+    ensemble: int | None,
+    seed: int | None,
     device: str,
     as_json: bool,
 ) -> None:
@@ -58,10 +85,14 @@ def command(
             task=task,
             family=family,
             resolution=resolution,
+            steps=steps,
+            spacing=spacing,
+            ensemble=ensemble,
+            seed=seed,
             csv=csv,
             worst=worst,
             on_progress=count,
-            on_note=count.say,
+            on_note=lambda note: count.say(with_options(note)),
         )
     if as_json:
         click.echo(to_json({"model": model, "data": str(data), "split": split} | asdict(result)))

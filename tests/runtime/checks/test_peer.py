@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from e2e_deploy.baselines.pipeline import PIPELINES
 from e2e_deploy.errors import CheckpointError, UnavailableError, UsageError
 from e2e_deploy.model.checkpoint import open_checkpoint
 from e2e_deploy.model.loading import load_model
@@ -66,9 +67,9 @@ def test_compiled_is_the_same_function_and_leaves_the_eager_one_as_it_is(
     before = peer(frames[0])
     compiled = peer.compiled()
     np.testing.assert_allclose(compiled(frames[0]), before, atol=1e-4)
-    assert type(peer._pipeline.unet).__name__ == "UNet2DConditionModel"
-    assert type(peer._pipeline.vae.decoder).__name__ == "Decoder"
-    for network in (compiled._pipeline.unet, compiled._pipeline.vae.decoder):
+    assert type(peer._own.pipeline.unet).__name__ == "UNet2DConditionModel"
+    assert type(peer._own.pipeline.vae.decoder).__name__ == "Decoder"
+    for network in (compiled._own.pipeline.unet, compiled._own.pipeline.vae.decoder):
         assert type(network).__name__ == "OptimizedModule"
     np.testing.assert_array_equal(peer(frames[0]), before)
 
@@ -82,7 +83,7 @@ def test_half_precision_on_the_cpu(small, frames):
 
 
 def test_a_family_without_a_pipeline_is_refused_by_name(small, monkeypatch):
-    monkeypatch.delitem(module.PIPELINES, ("marigold", "depth"))
+    monkeypatch.delitem(PIPELINES, ("marigold", "depth"))
     with pytest.raises(UsageError, match="no pipeline for depth of the family marigold"):
         DiffusersPeer(open_checkpoint(small))
 
