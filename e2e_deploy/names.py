@@ -61,6 +61,18 @@ DataKind = Literal["hypersim", "vkitti2"]
 """Official data sets that can be prepared."""
 DATA_KINDS: tuple[DataKind, ...] = get_args(DataKind)
 
+SetName = Literal["nyuv2", "kitti", "eth3d", "scannet", "diode"]
+"""Evaluation sets of the published protocol; train/protocol/sets.py says what each is."""
+SET_NAMES: tuple[SetName, ...] = get_args(SetName)
+
+KittiMask = Literal["eigen", "garg"]
+"""Which part of KITTI's pictures counts; eigen as published."""
+KITTI_MASKS: tuple[KittiMask, ...] = get_args(KittiMask)
+
+ProtocolName = Literal["e2e-ft"]
+"""Published ways to measure accuracy: data sets, crops, alignment and averaging."""
+PROTOCOLS: tuple[ProtocolName, ...] = get_args(ProtocolName)
+
 OnBad = Literal["skip", "stop"]
 """What a damaged sample does: it is named and left out, or ends the work."""
 ON_BAD: tuple[OnBad, ...] = get_args(OnBad)

@@ -48,7 +48,11 @@ def read_picture(path: Path) -> Array:
     Raises:
         DataError: missing, damaged, or neither one nor three channels.
     """
-    content = read_bytes(path)
+    return decode_picture(path, read_bytes(path))
+
+
+def decode_picture(path: Path, content: bytes) -> Array:
+    """As ``read_picture``, of the ``content`` that messages call ``path``."""
     picture = None
     try:
         with warnings.catch_warnings():
@@ -75,7 +79,12 @@ def read_rgb(path: Path) -> npt.NDArray[np.uint8]:
     Raises:
         DataError: as in ``read_picture``, or not 8-bit colour.
     """
-    picture = read_picture(path)
+    return decode_rgb(path, read_bytes(path))
+
+
+def decode_rgb(path: Path, content: bytes) -> npt.NDArray[np.uint8]:
+    """As ``read_rgb``, of the ``content`` that messages call ``path``."""
+    picture = decode_picture(path, content)
     if picture.ndim != 3 or picture.dtype != np.uint8:
         raise DataError(
             f"{path}: expected 8-bit RGB [H, W, 3], got {picture.dtype} {picture.shape}"
@@ -96,12 +105,26 @@ def read_array(path: Path) -> Array:
             _check_size(path, *_exr_size(content))
             # OpenCV's wheels come with or without EXR; mitsuba is in the train extra anyway.
             return np.array(require("mitsuba", "train").Bitmap(str(path)), dtype=np.float32)
-        return _read_npy(path, content)
     except _DAMAGED as error:
-        raise DataError(f"{path}: not a readable {path.suffix[1:]} file ({error})") from error
+        raise DataError(f"{path}: not a readable exr file ({error})") from error
+    return decode_npy(path, content)
 
 
-def _read_npy(path: Path, content: bytes) -> Array:
+def decode_npy(path: Path, content: bytes, kinds: str = "fiu") -> Array:
+    """The array of an NPY file's ``content``, which messages call ``path``; bounds as of ``read_array``.
+
+    ``kinds`` are NumPy's letters of the types it may have.
+
+    Raises:
+        DataError: damaged, or no such array.
+    """
+    try:
+        return _read_npy(path, content, kinds)
+    except _DAMAGED as error:
+        raise DataError(f"{path}: not a readable npy file ({error})") from error
+
+
+def _read_npy(path: Path, content: bytes, kinds: str) -> Array:
     stream = io.BytesIO(content)
     version = np.lib.format.read_magic(stream)
     readers = {
@@ -111,7 +134,7 @@ def _read_npy(path: Path, content: bytes) -> Array:
     if version not in readers:
         raise ValueError(f"version {version[0]}.{version[1]}, expected 1.0 or 2.0")
     shape, is_fortran, dtype = readers[version](stream)
-    if dtype.kind not in "fiu":
+    if dtype.kind not in kinds:
         raise ValueError(
             f"it holds {dtype}, expected real numbers; Python objects are never loaded"
         )

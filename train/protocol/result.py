@@ -1,0 +1,126 @@
+"""What one model got on one set, as a JSON file: what a row of any page of results is made of.
+
+    <folder>/<model>-<8 hex>/<set>.json          the result
+    <folder>/<model>-<8 hex>/<set>.rows.jsonl    one line an image, see ``rows``
+
+The eight digits are of everything that decides the numbers: model, backend, device, precision, settings.
+Knows: the record and its file. Does not know: how it is measured or shown.
+"""
+
+import hashlib
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from e2e_deploy.errors import DataError
+from e2e_deploy.names import ProtocolName, SetName
+from e2e_deploy.system.files import whole_file
+from e2e_deploy.system.json_files import read_json, to_json
+from e2e_deploy.system.records import Count, CountOrZero, Limits, read_record
+
+Setting = bool | int | float | str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contender:
+    """What is measured: everything about a model that decides its numbers."""
+
+    model: str
+    """As it was named: a folder or ``owner/name``."""
+    identity: str
+    """SHA-256 of the bundle's manifest, or of what the checkpoint is made of."""
+    family: str
+    task: str
+    kind: str
+    """What the measured numbers are: depth, disparity, sqrt-disparity or normals."""
+    backend: str
+    """pytorch for a checkpoint, diffusers for its own pipeline, else the bundle's backend."""
+    device: str
+    precision: str
+    settings: dict[str, Setting]
+    """What was asked for besides: ``steps`` and ``ensemble`` of a baseline, for example. In order, as told."""
+
+    def key(self) -> str:
+        """Eight hex digits of all of it but the name."""
+        told = asdict(self) | {"model": ""}
+        return hashlib.sha256(to_json(told).encode()).hexdigest()[:8]
+
+    def folder_name(self) -> str:
+        """Name of its folder of results: the model's own and ``key``."""
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(self.model).name).strip("-.")
+        return f"{name[:60] or 'model'}-{self.key()}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SetResult:
+    """One row: a model on a set."""
+
+    schema: Literal[1] = 1
+    protocol: ProtocolName
+    set: SetName
+    contender: Contender
+    num_images: Count
+    """Images measured."""
+    num_published: Count
+    """Images that the published numbers are of."""
+    left_out: dict[str, CountOrZero]
+    """Images that were not measured, by reason."""
+    metrics: dict[str, float]
+    """``DepthMetrics`` or ``NormalsMetrics`` by name; shares are fractions, angles degrees, lengths metres."""
+    ms_per_image: Annotated[float, Limits(0)]
+    """Median time of one prediction from frame to result in the host's memory, without reading and measuring."""
+    differences: list[str]
+    """What is not as published, a clause each; empty: nothing is known to differ."""
+    problem: str | None
+    """A sentence if the numbers belong to inverted depth or to normals in other axes, which makes them worthless."""
+    versions: dict[str, str]
+    """Of the packages that computed it, and of Python."""
+    measured_at: str
+    """UTC, ISO 8601."""
+
+    def file(self, folder: Path) -> Path:
+        """Where it lies below the folder of all results."""
+        return result_file(folder, self.contender, self.set)
+
+
+def result_file(folder: Path, contender: Contender, name: SetName) -> Path:
+    """Where the result of a model on a set lies below the folder of all results."""
+    return folder / contender.folder_name() / f"{name}.json"
+
+
+def write_result(folder: Path, result: SetResult) -> Path:
+    """Write it, whole or not at all; gives the file.
+
+    Raises:
+        E2EDeployError: it cannot be written.
+    """
+    path = result.file(folder)
+    with whole_file(path) as partial:
+        partial.write_text(to_json(asdict(result), indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def read_result(path: Path) -> SetResult:
+    """The result in ``path``.
+
+    Raises:
+        DataError: missing, damaged, or no such record; all mistakes are named.
+    """
+    table = read_json(path, error=DataError)
+    result, problems = read_record(SetResult, table, complete=True, clean_texts=True)
+    if result is None:
+        raise DataError(f"{path} is no result of an evaluation: {'; '.join(problems)}")
+    return result
+
+
+def read_results(folder: Path) -> list[SetResult]:
+    """Every result below ``folder``, by model and set.
+
+    Raises:
+        DataError: it is no folder, holds no result, or a damaged one.
+    """
+    files = sorted(folder.glob("*/*.json")) if folder.is_dir() else []
+    if not files:
+        raise DataError(f"{folder} holds no results; evaluate a model with `protocol` first")
+    return [read_result(path) for path in files]
