@@ -122,6 +122,7 @@ def depth_metrics(
     space: Literal["depth", "disparity"] = "depth",
     min_depth: float = 1e-5,
     max_depth: float = float("inf"),
+    fit_where: Array | None = None,
 ) -> DepthMetrics:
     """Align ``pred`` to ``target`` and measure it (protocol of arXiv 2409.11355, section 5).
 
@@ -134,19 +135,27 @@ def depth_metrics(
             and inverts.
         min_depth: lower end of the data set's range, in the target's unit.
         max_depth: upper end of it.
+        fit_where: [H, W] bool, the pixels whose valid ones scale and shift are fitted on; None takes all.
 
     Raises:
-        ValueError: shapes differ, no pixel is valid, a valid pixel is NaN or infinite, or a valid
+        ValueError: shapes differ, no pixel is valid or fitted on, a valid pixel is NaN or infinite, or a valid
             target is not positive.
     """
     x, y = _valid_pixels(pred, target, valid)
     if y.min() <= 0:
         raise ValueError(f"target depth must be positive where valid, got a minimum of {y.min():g}")
+    if fit_where is None:
+        fitted, known = x, y
+    else:
+        chosen = np.asarray(fit_where, dtype=bool)[np.asarray(valid, dtype=bool)]
+        fitted, known = x[chosen], y[chosen]
+    if known.size == 0:
+        raise ValueError("there is no valid pixel to fit scale and shift on")
     if space == "depth":
-        scale, shift = _fit(x, y)
+        scale, shift = _fit(fitted, known)
         aligned = scale * x + shift
     elif space == "disparity":
-        scale, shift = _fit(x, 1.0 / y)
+        scale, shift = _fit(fitted, 1.0 / known)
         aligned = 1.0 / np.maximum(scale * x + shift, MIN_DISPARITY)
     else:
         raise ValueError(f"space must be 'depth' or 'disparity', got {space!r}")

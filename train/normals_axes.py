@@ -68,6 +68,19 @@ class AxesComparison:
         self._sums += other._sums
         self._products += other._products
 
+    def numbers(self) -> npt.NDArray[np.float64]:
+        """All of it as 43 numbers, for ``from_numbers``."""
+        return np.concatenate([[self._count], self._sums.ravel(), self._products.ravel()])
+
+    @classmethod
+    def from_numbers(cls, numbers: npt.NDArray[np.float64]) -> "AxesComparison":
+        """What ``numbers`` gave, means taken out."""
+        comparison = cls()
+        comparison._count = int(numbers[0])
+        comparison._sums = numbers[1:7].reshape(2, 3).copy()
+        comparison._products = numbers[7:].reshape(6, 6).copy()
+        return comparison
+
     def result(self) -> AxesFit | None:
         """The best axes; None where either side does not vary, so that there is nothing to compare."""
         if not self._count:

@@ -3,7 +3,7 @@
     <folder>/<model>-<8 hex>/<set>.json          the result
     <folder>/<model>-<8 hex>/<set>.rows.jsonl    one line an image, see ``rows``
 
-The eight digits are of everything that decides the numbers: model, backend, device, precision, settings.
+The eight digits are of everything that decides the numbers: model, kind, backend, device, precision, settings.
 Knows: the record and its file. Does not know: how it is measured or shown.
 """
 
@@ -64,6 +64,8 @@ class SetResult:
     """Images measured."""
     num_published: Count
     """Images that the published numbers are of."""
+    pictures: str
+    """SHA-256 of the names of the images that were asked for, in order."""
     left_out: dict[str, CountOrZero]
     """Images that were not measured, by reason."""
     metrics: dict[str, float]
