@@ -5,9 +5,8 @@ Knows: rows and their file. Does not know: what a metric means.
 """
 
 import fcntl
-import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -59,7 +58,7 @@ class RowLog:
         on_note: Callable[[str], None] = lambda note: None,
     ) -> None:
         self.rows: list[Row] = []
-        self._path = path
+        self._path, self._ends = path, [0]
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             check_target(path)
@@ -74,8 +73,11 @@ class RowLog:
         except OSError:
             os.close(self._descriptor)
             raise UsageError(f"{path} is being written: another process measures this") from None
-        self.rows = self._picked_up(expected, on_note)
-        self.keep(len(self.rows))
+        lines = self._picked_up(expected, on_note)
+        for row, size in lines:
+            self.rows.append(row)
+            self._ends.append(self._ends[-1] + size)
+        self.keep(len(lines))
 
     def __enter__(self) -> Self:
         return self
@@ -90,23 +92,22 @@ class RowLog:
 
     def append(self, row: Row) -> None:
         """Add one; E2EDeployError where it cannot be written."""
-        self._write(_line(row))
+        content = to_json(asdict(row)).encode() + b"\n"
+        try:
+            written = 0
+            while written < len(content):
+                written += os.write(self._descriptor, content[written:])
+        except OSError as error:
+            raise self._failed(error) from error
         self.rows.append(row)
+        self._ends.append(self._ends[-1] + len(content))
 
     def keep(self, count: int) -> None:
         """Drop every row but the first ``count``."""
-        del self.rows[count:]
+        del self.rows[count:], self._ends[count + 1 :]
         try:
-            os.ftruncate(self._descriptor, 0)
-            os.lseek(self._descriptor, 0, os.SEEK_SET)
-        except OSError as error:
-            raise self._failed(error) from error
-        self._write(b"".join(map(_line, self.rows)))
-
-    def _write(self, content: bytes) -> None:
-        try:
-            while content:
-                content = content[os.write(self._descriptor, content) :]
+            os.ftruncate(self._descriptor, self._ends[-1])
+            os.lseek(self._descriptor, 0, os.SEEK_END)
         except OSError as error:
             raise self._failed(error) from error
 
@@ -115,18 +116,19 @@ class RowLog:
 
     def _picked_up(
         self, expected: Sequence[tuple[int, str]], on_note: Callable[[str], None]
-    ) -> list[Row]:
+    ) -> list[tuple[Row, int]]:
+        """Rows that were there and their sizes in bytes."""
         try:
-            rows = read_rows(self._path)
+            lines = _read_lines(self._path)
         except DataError as error:
             on_note(f"{error}; measured anew")
             return []
-        if [(row.index, row.picture) for row in rows] != list(expected[: len(rows)]):
+        if [(row.index, row.picture) for row, _ in lines] != list(expected[: len(lines)]):
             on_note(f"{self._path} has rows of other images; measured anew")
             return []
-        if rows:
-            on_note(f"{self._path}: {len(rows)} of {len(expected)} images were measured before")
-        return rows
+        if lines:
+            on_note(f"{self._path}: {len(lines)} of {len(expected)} images were measured before")
+        return lines
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -135,16 +137,18 @@ def read_rows(path: Path) -> list[Row]:
     Raises:
         DataError: it cannot be read, or is damaged before its end.
     """
+    return [row for row, _ in _read_lines(path)]
+
+
+def _read_lines(path: Path) -> list[tuple[Row, int]]:
     try:
         content = read_bytes(path, MAX_BYTES)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     *lines, _ = content.split(b"\n")
-    return [_parsed(path, number, line) for number, line in enumerate(lines, start=1)]
-
-
-def _line(row: Row) -> bytes:
-    return to_json(asdict(row)).encode() + b"\n"
+    return [
+        (_parsed(path, number, line), len(line) + 1) for number, line in enumerate(lines, start=1)
+    ]
 
 
 def _parsed(path: Path, number: int, line: bytes) -> Row:

@@ -1,0 +1,254 @@
+"""One model on one set: predictions made comparable, measured and averaged as the protocol says.
+
+Knows: spaces of alignment, rows that are picked up, which pixels scale and shift are fitted on.
+Does not know: models, backends, folders of sets.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from e2e_deploy.errors import DataError, E2EDeployError, UsageError
+from e2e_deploy.metrics import DepthMetrics, depth_metrics, mean_depth_metrics, why_unmeasurable
+from e2e_deploy.train.accuracy import Predict, axes_problem, depth_problem
+from e2e_deploy.train.data.sample import Sample
+from e2e_deploy.train.protocol.angles import PooledAngles
+from e2e_deploy.train.protocol.rows import Row, RowLog
+from e2e_deploy.train.protocol.sets import EvaluationSet
+
+Array = npt.NDArray[Any]
+
+SPACES = {"depth": "depth", "disparity": "disparity", "sqrt-disparity": "disparity"}
+"""Where scale and shift of a kind of distance are fitted; the square root is squared first."""
+
+
+class Samples(Protocol):
+    """What is measured on: ``PairedSet`` and anything like it."""
+
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        """Images of the set that can never be read, by reason."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """Of the picture of sample ``index``, the same wherever the set lies."""
+        ...
+
+    def read(self, index: int) -> Sample:
+        """Sample ``index``."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """What was measured on a set."""
+
+    metrics: dict[str, float]
+    rows: list[Row]
+    left_out: dict[str, int]
+    problem: str | None
+
+
+def truth_for(kind: str) -> str:
+    """What sets must have truth for to measure a result of ``kind``: depth or normals.
+
+    Raises:
+        UsageError: the protocol measures no such result.
+    """
+    if kind in SPACES:
+        return "depth"
+    if kind == "normals":
+        return "normals"
+    raise UsageError(
+        f"a result of the kind {kind} is not measured by the protocol; it measures {', '.join([*SPACES, 'normals'])}"
+    )
+
+
+def measure_set(
+    predict: Predict,
+    samples: Samples,
+    each: EvaluationSet,
+    kind: str,
+    indices: Sequence[int],
+    log: Path,
+    *,
+    on_progress: Callable[[int], None] = lambda done: None,
+    on_note: Callable[[str], None] = lambda note: None,
+) -> Measured:
+    """Measure what ``log`` has no row of yet, then average everything.
+
+    Args:
+        predict: uint8 RGB [H, W, 3] to the result of ``kind`` at that size.
+        samples: of the set.
+        each: what the set is.
+        kind: depth, disparity, sqrt-disparity or normals.
+        indices: of the samples to measure.
+        log: file of the rows; pooled angles lie beside it until every image is measured.
+        on_progress: called with the images done.
+        on_note: told what was picked up.
+
+    Raises:
+        DataError: a sample cannot be read, or none can be measured.
+        E2EDeployError: a prediction has a wrong shape, is NaN or infinite where it counts, or a file cannot be
+            written.
+        UsageError: another process measures the same.
+    """
+    expected = [(index, samples.name(index)) for index in indices]
+    with RowLog(log, expected, on_note) as rows:
+        pool = _Pool(log.with_suffix(".angles.npz"), rows, on_note) if kind == "normals" else None
+        for index, name in expected[len(rows.rows) :]:
+            on_progress(len(rows.rows))
+            row = _measure(predict, samples.read(index), each, kind, pool, index, name)
+            rows.append(row)
+            if pool is not None:
+                pool.save()
+        on_progress(len(expected))
+        return _average(rows.rows, samples, pool)
+
+
+class _Pool:
+    """Pooled angles beside the rows, brought to the same number of images."""
+
+    def __init__(self, path: Path, log: RowLog, on_note: Callable[[str], None]) -> None:
+        self.path, self.angles = path, PooledAngles()
+        if not log.rows:
+            return
+        try:
+            self.angles = PooledAngles.load(path)
+            if self.angles.images > len(log.rows):
+                raise DataError(
+                    f"{path}: of {self.angles.images} images, of which rows are missing"
+                )
+        except DataError as error:
+            on_note(f"{error}; measured anew")
+            self.angles = PooledAngles()
+        log.keep(self.angles.images)
+
+    def save(self) -> None:
+        self.angles.save(self.path)
+
+
+def _measure(
+    predict: Predict,
+    sample: Sample,
+    each: EvaluationSet,
+    kind: str,
+    pool: _Pool | None,
+    index: int,
+    name: str,
+) -> Row:
+    target, valid = truth_of(sample, kind)
+    reason = why_unmeasurable(target, valid) if pool is None else None
+    if pool is not None and not valid.any():
+        reason = "no valid pixel"
+    if reason is not None:
+        if pool is not None:
+            pool.angles.images += 1
+        return Row(index=index, picture=name, ms=None, metrics=None, left_out=reason)
+    start = time.perf_counter()
+    prediction = np.asarray(predict(sample.rgb))
+    ms = 1000 * (time.perf_counter() - start)
+    try:
+        metrics = (
+            aligned_metrics(prediction, target, valid, each, kind)
+            if pool is None
+            else pool.angles.add(prediction, target, valid)
+        )
+    except ValueError as error:
+        raise E2EDeployError(
+            f"{sample.path}: the prediction cannot be measured: {error}"
+        ) from error
+    numbers = {key: float(value) for key, value in asdict(metrics).items()}
+    return Row(index=index, picture=name, ms=ms, metrics=numbers, left_out=None)
+
+
+def truth_of(sample: Sample, kind: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """What a result of ``kind`` is measured against, and where: depth in metres [H, W], or normals [H, W, 3].
+
+    Raises:
+        DataError: the sample has none.
+    """
+    if kind != "normals":
+        return sample.depth_m, sample.valid
+    if sample.normals is None:
+        raise DataError(f"{sample.path} has no normals to measure against")
+    return sample.normals, sample.known("normals")
+
+
+def aligned_metrics(
+    prediction: Array, depth_m: Array, valid: Array, each: EvaluationSet, kind: str
+) -> DepthMetrics:
+    """Metrics of one prediction of distance, aligned in the space of its kind.
+
+    Args:
+        prediction: [H, W] of ``kind``.
+        depth_m: [H, W], metres.
+        valid: [H, W] bool.
+        each: for its range and where it is aligned.
+        kind: depth, disparity or sqrt-disparity.
+
+    Raises:
+        ValueError: as of ``metrics.depth_metrics``.
+    """
+    values = np.asarray(prediction, dtype=np.float64)
+    if kind == "sqrt-disparity":
+        values = values**2
+    low, high = each.range_m
+    return depth_metrics(
+        values,
+        depth_m,
+        valid,
+        space="depth" if SPACES[kind] == "depth" else "disparity",
+        min_depth=low,
+        max_depth=high,
+        fit_where=fitted_pixels(depth_m.shape, each.align_longest_px),
+    )
+
+
+def fitted_pixels(shape: tuple[int, ...], longest_px: int | None) -> Array | None:
+    """Pixels that scale and shift are fitted on, bool [H, W]; None: all.
+
+    Published: a nearest-neighbour upsampling by ``longest_px / max(H, W)`` of an array [1, H, W], which torch takes
+    for signals of H channels: it leaves out columns and keeps every row.
+    """
+    if longest_px is None or max(shape) <= longest_px:
+        return None
+    factor = longest_px / max(shape)
+    count = int(np.floor(shape[1] * factor))
+    columns = np.floor(np.arange(count, dtype=np.float32) * np.float32(1 / factor)).astype(np.int64)
+    chosen = np.zeros(shape, bool)
+    chosen[:, np.minimum(columns, shape[1] - 1)] = True
+    return chosen
+
+
+def _depth_metrics(numbers: Mapping[str, float]) -> DepthMetrics:
+    values: dict[str, Any] = {**numbers, "num_valid": int(numbers["num_valid"])}
+    return DepthMetrics(**values)
+
+
+def _average(rows: Sequence[Row], samples: Samples, pool: _Pool | None) -> Measured:
+    left_out = Counter(dict(samples.left_out))
+    left_out.update(row.left_out for row in rows if row.left_out is not None)
+    measured = [row.metrics for row in rows if row.metrics is not None]
+    if not measured:
+        counts = "; ".join(f"{reason}: {count}" for reason, count in left_out.items())
+        raise DataError(f"none of the {len(rows)} images can be measured ({counts})")
+    if pool is not None:
+        metrics, problem = asdict(pool.angles.result()), axes_problem(pool.angles.axes())
+    else:
+        images = [DepthMetrics(**(row | {"num_valid": int(row["num_valid"])})) for row in measured]
+        metrics, problem = asdict(mean_depth_metrics(images)), depth_problem(images)
+    return Measured(
+        metrics={name: float(value) for name, value in metrics.items()},
+        rows=list(rows),
+        left_out=dict(left_out),
+        problem=problem,
+    )
