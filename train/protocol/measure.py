@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from e2e_deploy.errors import DataError, E2EDeployError, UsageError
 from e2e_deploy.metrics import DepthMetrics, depth_metrics, mean_depth_metrics, why_unmeasurable
+from e2e_deploy.system.records import read_record
 from e2e_deploy.train.accuracy import Predict, axes_problem, depth_problem
 from e2e_deploy.train.data.sample import Sample
 from e2e_deploy.train.protocol.angles import PooledAngles
@@ -229,15 +230,19 @@ def fitted_pixels(shape: tuple[int, ...], longest_px: int | None) -> Array | Non
     return chosen
 
 
-def _depth_metrics(numbers: Mapping[str, float]) -> DepthMetrics:
-    values: dict[str, Any] = {**numbers, "num_valid": int(numbers["num_valid"])}
-    return DepthMetrics(**values)
+def _depth_metrics(row: Row) -> DepthMetrics:
+    numbers = dict[str, Any](row.metrics or {})
+    numbers["num_valid"] = int(numbers.get("num_valid", 0))
+    metrics, problems = read_record(DepthMetrics, numbers, complete=True)
+    if metrics is None:
+        raise DataError(f"the row of {row.picture} is damaged ({problems[0]}); remove its file")
+    return metrics
 
 
 def _average(rows: Sequence[Row], samples: Samples, pool: _Pool | None) -> Measured:
     left_out = Counter(dict(samples.left_out))
     left_out.update(row.left_out for row in rows if row.left_out is not None)
-    measured = [row.metrics for row in rows if row.metrics is not None]
+    measured = [row for row in rows if row.left_out is None]
     if not measured:
         counts = "; ".join(f"{reason}: {count}" for reason, count in left_out.items())
         raise DataError(f"none of the {len(rows)} images can be measured ({counts})")
