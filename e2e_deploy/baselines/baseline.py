@@ -130,8 +130,27 @@ class Baseline:
             f"ensemble of {self._sampling.ensemble}, seed {self._sampling.seed}, fp32, {self._pipeline.device}"
         )
 
-    def __call__(self, picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    @property
+    def device(self) -> str:
+        """What it runs on."""
+        return self._pipeline.device
+
+    @property
+    def settings(self) -> dict[str, int | str | None]:
+        """Everything that decides its results besides the checkpoint and the resolution."""
+        return {
+            "steps": self._steps,
+            "spacing": self._pipeline.spacing,
+            "ensemble": self._sampling.ensemble,
+            "seed": self._sampling.seed,
+        }
+
+    def __call__(
+        self, picture: npt.NDArray[np.uint8], *, resolution: int | None = None
+    ) -> npt.NDArray[np.float32]:
         """uint8 RGB [H, W, 3] to depth [H, W] in [0, 1] or unit normals [H, W, 3], float32.
+
+        ``resolution`` is for this picture, instead of the one given when it was made.
 
         Raises:
             E2EDeployError: the pipeline fails.
@@ -141,7 +160,7 @@ class Baseline:
         results = self._pipeline(
             picture[None],
             steps=self._steps,
-            resolution=self._resolution,
+            resolution=self._resolution if resolution is None else resolution,
             ensemble_size=self._sampling.ensemble,
             generator=generator,
         )

@@ -38,13 +38,24 @@ class Predictor:
         self._models: dict[FramePlan, FrameModel] = {}
 
     @property
+    def device(self) -> str:
+        """What it runs on."""
+        return str(self._device)
+
+    @property
     def task(self) -> TaskName:
         """What it predicts."""
         return get_task(self._network.task).name
 
-    def __call__(self, picture: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
-        """uint8 RGB [H, W, 3] to depth [H, W] in [0, 1] or unit normals [H, W, 3], float32."""
-        plan = self._network.plan((picture.shape[0], picture.shape[1]), self._resolution)
+    def __call__(
+        self, picture: npt.NDArray[np.uint8], *, resolution: int | None = None
+    ) -> npt.NDArray[Any]:
+        """uint8 RGB [H, W, 3] to depth [H, W] in [0, 1] or unit normals [H, W, 3], float32.
+
+        ``resolution`` is for this picture, instead of the one given when it was made.
+        """
+        seen = self._resolution if resolution is None else resolution
+        plan = self._network.plan((picture.shape[0], picture.shape[1]), seen)
         if plan not in self._models:
             self._models[plan] = FrameModel(self._network, plan, self.task).to(self._device)
         with torch.inference_mode():

@@ -1,30 +1,20 @@
 """Accuracy of what is deployed, a bundle, or of a checkpoint, ours or in diffusers' pipeline, on a folder data set.
 
-Knows: which of the two a name is, and what belongs to which. Does not know: how a number is computed.
+Knows: what is measured on what. Does not know: how a model is opened, how a number is computed.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from e2e_deploy.bundle.bundle import is_bundle
-from e2e_deploy.errors import UsageError
-from e2e_deploy.names import BackendChoice, Opponent, Spacing, TaskName
-from e2e_deploy.packages import require
+from e2e_deploy.names import Opponent, Spacing, TaskName
 from e2e_deploy.system.files import require_writable
-from e2e_deploy.tasks import get_task
-from e2e_deploy.train.accuracy import Evaluation, Predict, measure_accuracy
+from e2e_deploy.train.accuracy import Evaluation, measure_accuracy
 from e2e_deploy.train.data.folder import FolderDataset, split_folder
 from e2e_deploy.train.data.folder_spec import load_spec
-
-
-class _Ready(NamedTuple):
-    task: TaskName
-    predict: Predict
-    ran: str
-    """What runs, in one line."""
+from e2e_deploy.verbs.subject import check_arguments, open_subject
 
 
 def evaluate(
@@ -85,109 +75,35 @@ def evaluate(
         DataError: a sample cannot be read, or none can be measured.
         E2EDeployError: a prediction is NaN or infinite, or a file cannot be written after all.
     """
-    data, opened = Path(data), is_bundle(model)
+    data = Path(data)
     files = [None if path is None else Path(path) for path in (csv, worst)]
     drawn: dict[str, Any] = {"steps": steps, "spacing": spacing, "ensemble": ensemble, "seed": seed}
     drawn = {name: value for name, value in drawn.items() if value is not None}
     of_checkpoints = {"task": task, "family": family, "resolution": resolution}
-    _check_arguments(opened, backend, drawn, of_checkpoints)
+    check_arguments(is_bundle(model), backend, drawn, of_checkpoints)
     for path, suffix in zip(files, (".csv", ".png"), strict=True):
         if path is not None:
             require_writable(path, suffix, outside=data)
     split_folder(data, load_spec(data), split)  # a wrong name is said before the model is loaded
-    if backend == "diffusers":
-        ready = _baseline(model, task, family, resolution, device, drawn, on_note)
-    elif opened:
-        ready = _bundle(model, backend, device)
-    else:
-        ready = _checkpoint(model, task, family, resolution, device)
-    with ready as (found, predict, ran):
-        on_note(ran)
-        dataset = FolderDataset(data, split, task=found)
+    with open_subject(
+        model,
+        backend=backend,
+        device=device,
+        task=task,
+        family=family,
+        resolution=resolution,
+        drawn=drawn,
+        on_note=on_note,
+    ) as subject:
+        dataset = FolderDataset(data, split, task=subject.task)
         evaluation = measure_accuracy(
-            predict,
+            subject.predict,
             dataset,
-            task=found,
+            task=subject.task,
             limit=limit,
             depth_range_m=(max(dataset.spec.min_m, 1e-5), dataset.spec.max_m),
             on_progress=on_progress,
             csv_path=files[0],
             worst_sheet=files[1],
         )
-    return replace(evaluation, ran=ran)
-
-
-def _check_arguments(
-    is_bundle: bool,
-    backend: Opponent,
-    drawn: Mapping[str, object],
-    of_checkpoints: Mapping[str, object],
-) -> None:
-    """Refuse what would change nothing."""
-    given = [name for name, value in of_checkpoints.items() if value is not None]
-    if is_bundle and backend == "diffusers":
-        raise UsageError(
-            '`backend="diffusers"` runs a checkpoint in its own pipeline, and this is a bundle; give the checkpoint '
-            "that it was exported from"
-        )
-    if drawn and backend != "diffusers":
-        raise UsageError(
-            f'`{next(iter(drawn))}` is for `backend="diffusers"`; without it a model runs in one step, without noise'
-        )
-    if is_bundle and given:
-        raise UsageError(
-            f"`{given[0]}` is for checkpoints; a bundle has its own, fixed when it was exported"
-        )
-    if not is_bundle and backend not in ("auto", "diffusers"):
-        raise UsageError(
-            f'`backend="{backend}"` is for bundles; a checkpoint runs in PyTorch float32, or with '
-            '`backend="diffusers"` in diffusers\' pipeline'
-        )
-
-
-@contextmanager
-def _bundle(folder: str | Path, backend: BackendChoice, device: str) -> Iterator[_Ready]:
-    from e2e_deploy.runtime.engine import load
-
-    with load(folder, backend=backend, device=device) as engine:
-        ran = f"backend: {engine.describe()}"
-        yield _Ready(get_task(engine.manifest.task).name, engine.predict, ran)
-
-
-@contextmanager
-def _checkpoint(
-    spec: str | Path,
-    task: TaskName | None,
-    family: str | None,
-    resolution: int | None,
-    device: str,
-) -> Iterator[_Ready]:
-    require("torch", "export")
-    from e2e_deploy.model.checkpoint import open_checkpoint
-    from e2e_deploy.model.predictor import Predictor
-
-    checkpoint = open_checkpoint(spec, family=family, task=task)
-    predictor = Predictor(checkpoint, resolution=resolution, device=device)
-    yield _Ready(predictor.task, predictor, checkpoint.describe())
-
-
-@contextmanager
-def _baseline(
-    spec: str | Path,
-    task: TaskName | None,
-    family: str | None,
-    resolution: int | None,
-    device: str,
-    drawn: Mapping[str, Any],
-    on_note: Callable[[str], None],
-) -> Iterator[_Ready]:
-    require("torch", "export")
-    from e2e_deploy.baselines.baseline import Baseline, Sampling
-    from e2e_deploy.model.checkpoint import open_checkpoint
-
-    sampling = Sampling(**drawn)
-    checkpoint = open_checkpoint(spec, family=family, task=task)
-    baseline = Baseline(checkpoint, sampling, resolution=resolution, device=device)
-    for note in baseline.notes:
-        on_note(note)
-    yield _Ready(baseline.task, baseline, f"{checkpoint.describe()}; {baseline.describe()}")
+    return replace(evaluation, ran=subject.ran)

@@ -249,7 +249,7 @@ def _average(rows: Sequence[Row], samples: Samples, pool: _Pool | None) -> Measu
     if pool is not None:
         metrics, problem = asdict(pool.angles.result()), axes_problem(pool.angles.axes())
     else:
-        images = [DepthMetrics(**(row | {"num_valid": int(row["num_valid"])})) for row in measured]
+        images = [_depth_metrics(row) for row in measured]
         metrics, problem = asdict(mean_depth_metrics(images)), depth_problem(images)
     return Measured(
         metrics={name: float(value) for name, value in metrics.items()},
