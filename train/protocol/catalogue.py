@@ -6,10 +6,10 @@ from pathlib import Path
 
 from e2e_deploy.errors import DataError, UsageError
 from e2e_deploy.names import KittiMask, SetName
-from e2e_deploy.train.protocol.depth_readers import layout as depth_layout
 from e2e_deploy.train.protocol.depth_sets import DEPTH_SETS
-from e2e_deploy.train.protocol.pairs import PairedSet, read_list
-from e2e_deploy.train.protocol.set_files import open_files
+from e2e_deploy.train.protocol.layouts.depth import layout as depth_layout
+from e2e_deploy.train.protocol.layouts.pairs import PairedSet, read_list
+from e2e_deploy.train.protocol.layouts.set_files import open_files
 from e2e_deploy.train.protocol.sets import EvaluationSet
 
 SETS: dict[SetName, EvaluationSet] = {each.name: each for each in DEPTH_SETS}

@@ -19,8 +19,8 @@ from e2e_deploy.metrics import DepthMetrics, depth_metrics, mean_depth_metrics, 
 from e2e_deploy.system.records import read_record
 from e2e_deploy.train.accuracy import Predict, axes_problem, depth_problem
 from e2e_deploy.train.data.sample import Sample
-from e2e_deploy.train.protocol.angles import PooledAngles
-from e2e_deploy.train.protocol.rows import Row, RowLog
+from e2e_deploy.train.protocol.measuring.angles import PooledAngles
+from e2e_deploy.train.protocol.measuring.rows import Row, RowLog
 from e2e_deploy.train.protocol.sets import EvaluationSet
 
 Array = npt.NDArray[Any]

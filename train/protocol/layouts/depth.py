@@ -13,8 +13,8 @@ from e2e_deploy.errors import DataError
 from e2e_deploy.names import KittiMask, SetName
 from e2e_deploy.train.data.files import decode_npy, decode_picture, decode_rgb
 from e2e_deploy.train.data.sample import Sample
-from e2e_deploy.train.protocol.pairs import Layout
-from e2e_deploy.train.protocol.set_files import SetFiles
+from e2e_deploy.train.protocol.layouts.pairs import Layout
+from e2e_deploy.train.protocol.layouts.set_files import SetFiles
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]

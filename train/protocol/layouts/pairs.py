@@ -13,7 +13,7 @@ from pathlib import Path
 from e2e_deploy.errors import DataError
 from e2e_deploy.system.files import read_bytes
 from e2e_deploy.train.data.sample import Sample
-from e2e_deploy.train.protocol.set_files import SetFiles
+from e2e_deploy.train.protocol.layouts.set_files import SetFiles
 
 MAX_LIST_BYTES = 2**24
 NO_TRUTH = "no ground truth, as published"

@@ -1,0 +1,1 @@
+"""Files of evaluation sets in the layouts of their archives, and the samples in them."""
