@@ -23,8 +23,6 @@ class EvaluationSet:
     """As papers print it."""
     task: Literal["depth", "normals"]
     """What its truth is."""
-    column: str
-    """Its name in the published tables of that task (``published.SETS``)."""
     num_images: int
     """How many the published numbers are of."""
     places: tuple[str, ...]
