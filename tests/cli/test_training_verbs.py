@@ -208,3 +208,24 @@ def test_check_names_what_is_damaged(tmp_path, capsys):
     assert code == 5
     assert json.loads(stdout)["ok"] is False
     assert "bad: s001" in stderr
+
+
+def test_eval_in_diffusers_own_pipeline(small, tmp_path, capsys):
+    data = write_folder(tmp_path / "data", num_samples=2)
+    options = ("--split", "train", "--backend", "diffusers", "--steps", 2, "--ensemble", 2)
+    results = []
+    for seed in (7, 7, 8):
+        command = ["eval", small, data, *options, "--spacing", "leading", "--seed", seed, "--json"]
+        code, stdout, stderr = call(capsys, *command)
+        assert code in (0, 3)  # weights from a seed may well be inverted
+        results.append(json.loads(stdout))
+        told = "2 steps (leading spacing, t = 501 to 1), ensemble of 2, seed 7, fp32"
+        assert told.replace("7", str(seed)) in results[-1]["ran"]
+        assert results[-1]["ran"] in stderr
+    first, again, other = (result["metrics"]["abs_rel"] for result in results)
+    assert first == again != other
+    code, _, stderr = call(
+        capsys, "eval", small, data, *options[:4], "--steps", 1, "--spacing", "leading"
+    )
+    assert code in (0, 3)
+    assert "--spacing trailing starts at the last t" in stderr
