@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from e2e_deploy.kinds import KINDS
 from e2e_deploy.metrics import aligned_abs_rel, angular_error_deg, psnr, share_within
-from e2e_deploy.names import BACKENDS
+from e2e_deploy.names import BACKENDS, ResultKind
 
 Array = npt.NDArray[np.float32]
 
@@ -24,12 +25,13 @@ class Limit:
     abs_rel: float | None = None
     share_within_2pct: float | None = None
     mean_angle_deg: float | None = None
+    mean_abs: float | None = None
 
 
 _FP32 = Limit(relative=1e-4)
-_FP16 = Limit(abs_rel=0.005, share_within_2pct=0.999, mean_angle_deg=0.5)
+_FP16 = Limit(abs_rel=0.005, share_within_2pct=0.999, mean_angle_deg=0.5, mean_abs=0.0025)
 _BF16 = Limit(
-    abs_rel=0.02, share_within_2pct=0.996, mean_angle_deg=2.0
+    abs_rel=0.02, share_within_2pct=0.996, mean_angle_deg=2.0, mean_abs=0.01
 )  # four times fp16: 8 bits instead of 11
 
 _BY_PRECISION = {"fp32": _FP32, "fp16": _FP16, "bf16": _BF16}
@@ -52,10 +54,11 @@ class Parity:
         relative: relative error in the Euclidean norm, |result - reference| / |reference|. One wrong pixel in
             480x640 shows (0.03 gives 1e-4), and a normal that is made unit length from a vector near zero,
             which multiplies rounding a thousand times, does not decide alone.
-        abs_rel: affine-aligned AbsRel (depth), else None.
-        share_within_2pct: share of pixels within 2 % of the reference (depth), else None.
+        abs_rel: affine-aligned AbsRel (distances), else None.
+        share_within_2pct: share of pixels within 2 % of the reference (distances), else None.
         mean_angle_deg: mean angle in degrees (normals), else None.
-        psnr_db: peak signal-to-noise ratio over the task's range.
+        mean_abs: mean absolute difference (pictures), else None.
+        psnr_db: peak signal-to-noise ratio over the kind's range.
         finite: no NaN and no infinity.
     """
 
@@ -66,6 +69,7 @@ class Parity:
     mean_angle_deg: float | None
     psnr_db: float
     finite: bool
+    mean_abs: float | None = None
 
     def breaks(self, limit: Limit) -> list[str]:
         """What is outside ``limit``, in words; empty when all is inside."""
@@ -76,6 +80,7 @@ class Parity:
             ("relative error", self.relative, limit.relative),
             ("AbsRel", self.abs_rel, limit.abs_rel),
             ("mean angle", self.mean_angle_deg, limit.mean_angle_deg),
+            ("mean difference", self.mean_abs, limit.mean_abs),
         ):
             if value is not None and bound is not None and value >= bound:
                 found.append(f"{name} {value:.3g} is not below {bound:g}")
@@ -85,11 +90,11 @@ class Parity:
         return found
 
 
-def measure_parity(task: str, candidate: Array, reference: Array) -> Parity:
+def measure_parity(kind: ResultKind, candidate: Array, reference: Array) -> Parity:
     """Parity of a result with its reference.
 
     Args:
-        task: depth ([H, W]) or normals ([H, W, 3]).
+        kind: of both.
         candidate: the backend's result.
         reference: the fp32 PyTorch result, same shape.
 
@@ -111,16 +116,18 @@ def measure_parity(task: str, candidate: Array, reference: Array) -> Parity:
         )
     difference = candidate.astype(np.float64) - reference
     max_abs = float(np.abs(difference).max())
-    depth = task == "depth"
+    info = KINDS[kind]
+    is_distance, low, high = info.form == "distance", *info.value_range
     everywhere = np.ones(reference.shape[:2], dtype=bool)
     return Parity(
         max_abs=max_abs,
         relative=float(np.linalg.norm(difference)) / max(float(np.linalg.norm(reference)), 1e-12),
-        abs_rel=aligned_abs_rel(candidate, reference) if depth else None,
-        share_within_2pct=share_within(candidate, reference) if depth else None,
-        mean_angle_deg=None
-        if depth
-        else float(np.nanmean(angular_error_deg(candidate, reference, everywhere))),
-        psnr_db=psnr(candidate, reference, peak=1.0 if depth else 2.0),
+        abs_rel=aligned_abs_rel(candidate, reference) if is_distance else None,
+        share_within_2pct=share_within(candidate, reference) if is_distance else None,
+        mean_angle_deg=float(np.nanmean(angular_error_deg(candidate, reference, everywhere)))
+        if info.form == "vectors"
+        else None,
+        mean_abs=float(np.abs(difference).mean()) if info.form == "picture" else None,
+        psnr_db=psnr(candidate, reference, peak=high - low),
         finite=True,
     )

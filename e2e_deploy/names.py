@@ -2,8 +2,33 @@
 
 from typing import Literal, get_args
 
-TaskName = Literal["depth", "normals"]
+TaskName = Literal[
+    "depth",
+    "disparity",
+    "normals",
+    "geometry",
+    "segmentation",
+    "matting",
+    "appearance",
+    "lighting",
+]
+"""What a checkpoint does; e2e_deploy/tasks.py says what each gives."""
 TASK_NAMES: tuple[TaskName, ...] = get_args(TaskName)
+
+ResultKind = Literal[
+    "depth",
+    "disparity",
+    "sqrt-disparity",
+    "normals",
+    "mask",
+    "matte",
+    "albedo",
+    "material",
+    "shading",
+    "residual",
+]
+"""What the numbers of one result are; e2e_deploy/kinds.py says it of each."""
+RESULT_KINDS: tuple[ResultKind, ...] = get_args(ResultKind)
 
 FamilyName = Literal["e2e-ft", "marigold"]
 """Kinds of checkpoint that are supported; e2e_deploy/model/families.py says what each is."""

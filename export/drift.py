@@ -123,9 +123,9 @@ def layer_drift(
         model = load_model(checkpoint)
         longest_edge = checkpoint.resolution if resolution is None else resolution
         plan = model.plan((frame.shape[0], frame.shape[1]), longest_edge, pad)
-        task = checkpoint.identity.task
+        outputs = [kind.name for kind in model.kinds]
         body, _ = prepare(model, precision=each, specialised=True, sizes_hw=[plan.padded_hw])
-        frame_model = FrameModel(body, plan, task).eval()
+        frame_model = FrameModel(body, plan, outputs).eval()
         recorded.append(_record(body, frame_model, torch.from_numpy(frame)[None]))
         del model, body, frame_model
     (reference, largest, kinds), (candidate, _, _) = recorded

@@ -21,11 +21,11 @@ from e2e_deploy.bundle.reference import in_batches
 from e2e_deploy.errors import UsageError
 from e2e_deploy.export.open_sides import MAX_SIDE_PX, MIN_STEPS, STEP_PX, check_sizes
 from e2e_deploy.frames import FramePlan, plan_frame
+from e2e_deploy.kinds import KINDS
 from e2e_deploy.limits import LIMITS, measure_parity
 from e2e_deploy.model.single_step import FrameModel, SingleStepModel
-from e2e_deploy.names import GraphKind, Precision, TaskName
+from e2e_deploy.names import GraphKind, Precision, ResultKind
 from e2e_deploy.runtime.checks.verify import Verdict, as_map, worst
-from e2e_deploy.tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class Subject:
 
     Attributes:
         plan: how a frame of this size reaches the network and comes back.
-        task: depth or normals.
+        outputs: kinds of its results.
         entry: what the manifest says of it.
     """
 
     plan: FramePlan
-    task: TaskName
+    outputs: tuple[ResultKind, ...]
     entry: GraphEntry
 
     @property
@@ -50,13 +50,13 @@ class Subject:
     def module(self, model: nn.Module) -> nn.Module:
         """What is traced, around or of ``model``, rgb to result."""
         frame = self.entry.kind == "frame"
-        return (FrameModel(model, self.plan, self.task) if frame else model).eval()
+        return (FrameModel(model, self.plan, self.outputs) if frame else model).eval()
 
     def inputs(self, frames_NHW3: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
         """Frames of the plan's size as the graph takes them: themselves, or rgb float32 [N, 3, H', W'] in [-1, 1]."""
         if self.entry.kind == "frame":
             return frames_NHW3
-        steps = FrameModel(nn.Identity(), self.plan, self.task)
+        steps = FrameModel(nn.Identity(), self.plan, self.outputs)
         return steps.to_network(torch.from_numpy(frames_NHW3)).numpy()
 
     def example(self) -> torch.Tensor:
@@ -88,7 +88,9 @@ class Subject:
         with np.load(folder / self.entry.reference, allow_pickle=False) as stored:
             inputs, references = stored["frames"], stored["results"]
         parities = [
-            measure_parity(self.task, as_map(self.entry, result), as_map(self.entry, reference))
+            measure_parity(
+                self.outputs[0], as_map(self.entry, result), as_map(self.entry, reference)
+            )
             for result, reference in zip(
                 self.run(body, inputs, self.entry.batch), references, strict=True
             )
@@ -98,9 +100,15 @@ class Subject:
 
 
 def _subject(
-    plan: FramePlan, task: TaskName, kind: GraphKind, multiple_of: int, *, batch: int, single: bool
+    plan: FramePlan,
+    outputs: tuple[ResultKind, ...],
+    kind: GraphKind,
+    multiple_of: int,
+    *,
+    batch: int,
+    single: bool,
 ) -> Subject:
-    info = TASKS[task]
+    info = KINDS[outputs[0]]
     height, width = size = plan.frame_hw if kind == "frame" else plan.padded_hw
     shapes: dict[str, Any] = {
         "kind": kind,
@@ -118,9 +126,12 @@ def _subject(
         else TensorSpec(name="rgb", dtype="float32", shape=takes, meaning=f"RGB, -1 to 1{sides}")
     )
     result = TensorSpec(
-        name=task, dtype="float32", shape=gives, meaning=f"{info.meaning}; units: {info.units}"
+        name=info.output,
+        dtype="float32",
+        shape=gives,
+        meaning=f"{info.meaning}; units: {info.units}",
     )
-    return Subject(plan, task, GraphEntry(**shapes, inputs=[given], outputs=[result]))
+    return Subject(plan, outputs, GraphEntry(**shapes, inputs=[given], outputs=[result]))
 
 
 def _dynamic_plans(plans: list[FramePlan], step: int) -> list[FramePlan]:
@@ -182,4 +193,5 @@ def plan_subjects(
     if dynamic:
         plans = _dynamic_plans(plans, step)
     single = dynamic or len(plans) == 1
-    return [_subject(plan, model.task, kind, step, batch=batch, single=single) for plan in plans]
+    outputs = tuple(each.name for each in model.kinds)
+    return [_subject(plan, outputs, kind, step, batch=batch, single=single) for plan in plans]

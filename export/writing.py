@@ -259,6 +259,8 @@ def _manifest(
     """What the bundle is, before it is verified and plans are built."""
     return Manifest(
         task=checkpoint.identity.task,
+        outputs=list(checkpoint.identity.outputs),
+        settings=dict(checkpoint.settings),
         family=checkpoint.identity.family.name,
         checkpoint=CheckpointEntry(id=checkpoint.id, sha256=digest, note=checkpoint.note),
         resolution=_resolution(checkpoint, options),

@@ -160,7 +160,7 @@ class Engine(Closing):
     def _check(self, dtype: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of the result for frames of this kind; UsageError where the engine takes others."""
         check_frames(dtype, shape, self.frame_size, self.batch)
-        return result_shape(self.graph, self.manifest.task_info, shape)
+        return result_shape(self.graph, self.manifest.kinds[0], shape)
 
     def submit(self, frame: DLPackArray | GpuPicture) -> int:
         """Begin a frame; up to ``backend.slots`` may be on their way, so that copies and computation overlap.

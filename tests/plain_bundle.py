@@ -95,6 +95,8 @@ def write_plain_bundle(root: Path, sizes=(HW,), task="depth", note=NOTE, batch=1
                 )
             )
         manifest = Manifest(
+            outputs=["depth"],
+            settings={},
             task=task,
             family="marigold",
             checkpoint=CheckpointEntry(id="plain", sha256="0" * 64, note=note),

@@ -99,7 +99,7 @@ class Subject:
         plan = plan_frame(frame_hw, 0, model.network_stride)
         self.body = specialise(model)[0]
         set_attention(self.body, fused=True)
-        self.whole = FrameModel(self.body, plan, model.task).eval()
+        self.whole = FrameModel(self.body, plan, [kind.name for kind in model.kinds]).eval()
         self.frame = torch.from_numpy(reference_frames(frame_hw, 1))
         self.reference = self.run()
 

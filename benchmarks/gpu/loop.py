@@ -33,7 +33,6 @@ from e2e_deploy.runtime.sinks.sink import CallbackSink
 from e2e_deploy.runtime.sources.gpu_video import GpuVideoSource
 from e2e_deploy.runtime.sources.source import Source
 from e2e_deploy.runtime.sources.video_source import VideoSource
-from e2e_deploy.tasks import TASKS
 
 FULL_HW, SMALL_HW = (1080, 1920), (64, 96)
 FRAMES, SMALL_FRAMES = 300, 12
@@ -116,7 +115,7 @@ def run_clip(engine: Engine, source: Source, warm_up: int) -> dict[str, Any]:
     after, wall_s = memory_now(), at["end"] - at["time"]
     counted = report.frames - warm_up
     height, width = engine.frame_size
-    task = TASKS[engine.manifest.task]
+    task = engine.manifest.kinds[0]
     found: dict[str, Any] = {
         "engine": report.engine,
         "frames": report.frames,

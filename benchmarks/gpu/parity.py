@@ -90,12 +90,12 @@ def module_rows(
 
     def results(body: Any, model_facts: SingleStepModel, where: str) -> list[Any]:
         plan = plan_frame(frame_hw, 0, model_facts.network_stride)
-        whole = FrameModel(body, plan, model_facts.task).eval().to(where)
+        whole = FrameModel(body, plan, [kind.name for kind in model_facts.kinds]).eval().to(where)
         return [whole(picture[None].to(where))[0].float().cpu().numpy() for picture in pictures]
 
     model = make("cpu")
     references = results(model, model, "cpu")
-    task = model.task
+    task, kind = model.task, model.kinds[0].name
     del model
 
     def measure(precision: str, specialised: bool) -> Row:
@@ -104,7 +104,7 @@ def module_rows(
             specialise(fresh)[0] if specialised else fresh, precision, fused_attention=True
         )
         parities = [
-            measure_parity(task, result, reference)
+            measure_parity(kind, result, reference)
             for result, reference in zip(results(body, fresh, device.name), references, strict=True)
         ]
         return judged(worst(parities), limits["torch", precision])

@@ -138,7 +138,7 @@ def counted(
 def reference_of(case: Case, device: Device, plan: FramePlan, frames: Tensor) -> Any:
     """Depth [N, H, W] of the plain model in fp32 on the same device, without TF32."""
     model = make_model(device.name, small=case.small)
-    whole = FrameModel(model, plan, "depth").eval().to(device.name)
+    whole = FrameModel(model, plan, ("depth",)).eval().to(device.name)
     return np.concatenate([whole(frames[i : i + 1]).cpu().numpy() for i in range(len(frames))])
 
 

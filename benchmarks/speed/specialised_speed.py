@@ -62,7 +62,7 @@ def write_graph(
         body, _ = specialise(model, sizes_hw=[plan.padded_hw], upsample=upsample)
     shorten_sums(body)  # as every fp32 export
     graph = trace.trace(
-        FrameModel(body, plan, checkpoint.identity.task).eval(),
+        FrameModel(body, plan, checkpoint.identity.outputs).eval(),
         torch.from_numpy(reference_frames(frame_hw, 1)),
         input_name="frame",
         output_name="result",

@@ -200,7 +200,7 @@ class Bundle:
         Raises:
             BundleError: the file does not hold these arrays.
         """
-        takes, gives = graph.shapes(self.manifest.task_info)
+        takes, gives = graph.shapes(self.manifest.kinds[0])
         dtype = np.uint8 if graph.kind == "frame" else np.float32
         return read_reference(graph.reference, self.read(graph.reference), dtype, takes, gives)
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from e2e_deploy.errors import BundleError
-from e2e_deploy.names import GraphKind, GraphTarget, PlanKind, Precision, TaskName
+from e2e_deploy.kinds import KINDS, Kind
+from e2e_deploy.names import GraphKind, GraphTarget, PlanKind, Precision, ResultKind, TaskName
 from e2e_deploy.system.json_files import parse_json
 from e2e_deploy.system.records import Form, Items, Limits, read_record
 from e2e_deploy.system.text import clean
-from e2e_deploy.tasks import TASKS, Task
 
-SCHEMA = 5
+SCHEMA = 6
 MANIFEST = "manifest.json"
 MAX_BATCH = 64
 """Pictures a graph takes at once."""
@@ -88,19 +88,19 @@ class GraphEntry:
         """Pictures it takes at once: N of ``inputs[0].shape``."""
         return self.inputs[0].shape[0]
 
-    def shapes(self, task: Task) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def shapes(self, kind: Kind) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Shapes of its input and its result at ``frame_size``, without the batch axis."""
         if self.kind == "core":
-            return (3, *self.frame_hw), (task.channels, *self.frame_hw)
-        return (*self.frame_hw, 3), task.result_shape(*self.frame_hw)
+            return (3, *self.frame_hw), (kind.channels, *self.frame_hw)
+        return (*self.frame_hw, 3), kind.result_shape(*self.frame_hw)
 
-    def declared(self, task: Task, batch: int) -> tuple[list[int], list[int]]:
+    def declared(self, kind: Kind, batch: int) -> tuple[list[int], list[int]]:
         """Shapes of its input and output for ``batch`` pictures, as they must stand in the manifest."""
 
         def free(shape: tuple[int, ...]) -> list[int]:
             return [batch, shape[0], FREE, FREE] if self.multiple_of else [batch, *shape]
 
-        takes, gives = self.shapes(task)
+        takes, gives = self.shapes(kind)
         return free(takes), free(gives)
 
 
@@ -166,7 +166,11 @@ class Manifest:
     """Everything there is to know about a bundle without opening its other files."""
 
     task: TaskName
+    outputs: Annotated[list[ResultKind], Items(1, "kinds of result")]
+    """What one frame gives, in the order of the graphs' outputs."""
     family: str
+    settings: dict[str, str]
+    """What was chosen among the family's settings and is fixed in the graphs."""
     checkpoint: CheckpointEntry
     resolution: Annotated[int, Limits(0, MAX_SIDE_PX)]
     """Longest edge the network sees; 0: the frame's own size."""
@@ -192,9 +196,9 @@ class Manifest:
         return [graph.frame_hw for graph in self.graphs]
 
     @property
-    def task_info(self) -> Task:
-        """What the results mean."""
-        return TASKS[self.task]
+    def kinds(self) -> tuple[Kind, ...]:
+        """What the results are."""
+        return tuple(KINDS[name] for name in self.outputs)
 
 
 def parse_manifest(text: str) -> Manifest:
@@ -217,11 +221,11 @@ def parse_manifest(text: str) -> Manifest:
     if not manifest.graphs:
         raise BundleError("the manifest lists no graph")
     for graph in manifest.graphs:
-        _check_graph(graph, manifest.task_info)
+        _check_graph(graph, manifest.kinds[0])
     return manifest
 
 
-def _check_graph(graph: GraphEntry, task: Task) -> None:
+def _check_graph(graph: GraphEntry, kind: Kind) -> None:
     """Refuse an entry whose fields contradict each other."""
     if graph.multiple_of and graph.kind != "core":
         raise BundleError(
@@ -233,7 +237,7 @@ def _check_graph(graph: GraphEntry, task: Task) -> None:
         raise BundleError(
             f"{graph.onnx} in the manifest takes {batch} pictures at once; expected 1 to {MAX_BATCH}"
         )
-    takes, gives = graph.declared(task, batch)
+    takes, gives = graph.declared(kind, batch)
     if (
         [spec.shape for spec in graph.inputs] != [takes]
         or [spec.shape for spec in graph.outputs] != [gives]

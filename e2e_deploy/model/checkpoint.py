@@ -16,21 +16,19 @@ from typing import Any
 
 from e2e_deploy.errors import CheckpointError, UsageError
 from e2e_deploy.model.checkpoint_configs import read_config
-from e2e_deploy.model.families import Identity, identify
+from e2e_deploy.model.families import Family
+from e2e_deploy.model.recognition import Configs, Identity, identify
 from e2e_deploy.model.weights import Weights, check_layers, find_weights
 from e2e_deploy.packages import require
 from e2e_deploy.system.text import clean
-from e2e_deploy.tasks import get_task
 
 CARD = "e2e_deploy.json"
 DEFAULT_RESOLUTION = 768
 DEFAULT_LATENT_CHANNELS = 4
 
-_STEMS = {
-    "unet": "diffusion_pytorch_model",
-    "vae": "diffusion_pytorch_model",
-    "text_encoder": "model",
-}
+_STEMS = {"text_encoder": "model", "image_encoder": "model"}
+"""Of the weight files of transformers' parts; those of diffusers' have another."""
+_DIFFUSERS_STEM = "diffusion_pytorch_model"
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(@(?P<revision>\S+))?$")
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
 
@@ -43,33 +41,36 @@ class Checkpoint:
         path: the diffusers folder.
         id: how the user named it.
         identity: family and task, with the reasons.
+        settings: what was chosen among the family's settings.
         resolution: default processing resolution, longest edge in pixels; 0 for the frame's own size.
         full_z_range: False for normals whose z was trained on [0, 1].
         note: what must be said with every output, for example "untrained weights"; empty when nothing.
-        unet: unet/config.json.
-        vae: vae/config.json.
         scheduler: scheduler/scheduler_config.json.
-        text_encoder: text_encoder/config.json.
-        weights: of unet, vae and text_encoder.
+        configs: config.json by part, for example unet.
+        weights: by part, likewise.
     """
 
     path: Path
     id: str
     identity: Identity
+    settings: Mapping[str, str]
     resolution: int
     full_z_range: bool
     note: str
-    unet: Mapping[str, Any]
-    vae: Mapping[str, Any]
     scheduler: Mapping[str, Any]
-    text_encoder: Mapping[str, Any]
+    configs: Mapping[str, Mapping[str, Any]]
     weights: Mapping[str, Weights]
+
+    @property
+    def unet(self) -> Mapping[str, Any]:
+        """unet/config.json."""
+        return self.configs["unet"]
 
     def sha256(self) -> str:
         """SHA-256 over the weights and configs that decide the result, in a fixed order."""
         total = hashlib.sha256()
-        paths = [file for part in _STEMS for file in self.weights[part].files]
-        paths += [self.path / part / "config.json" for part in _STEMS]
+        paths = [file for weights in self.weights.values() for file in weights.files]
+        paths += [self.path / part / "config.json" for part in self.weights]
         paths.append(self.path / "scheduler" / "scheduler_config.json")
         for file in paths:
             with file.open("rb") as stream:
@@ -84,20 +85,29 @@ class Checkpoint:
 
 
 BUNDLED = "bundled:e2e-tiny-"
+BUNDLED_TASKS = ("depth", "normals")
+
+
+def _bundled(task: str) -> str:
+    if task not in BUNDLED_TASKS:
+        raise UsageError(
+            f"no checkpoint in the package does {task!r}; they do {' and '.join(BUNDLED_TASKS)}"
+        )
+    return task
 
 
 def bundled_checkpoint(task: str = "depth") -> Path:
     """The packaged folder of the small checkpoint for ``task``, trained on rendered scenes (its README has scores).
 
     Raises:
-        UsageError: an unknown task.
+        UsageError: none of the packaged ones does it.
     """
-    return Path(str(files("e2e_deploy.assets"))) / f"e2e-tiny-{get_task(task).name}"
+    return Path(str(files("e2e_deploy.assets"))) / f"e2e-tiny-{_bundled(task)}"
 
 
 def bundled_id(task: str) -> str:
     """Name of the bundled checkpoint in manifests, which open_checkpoint takes; it holds no path of this machine."""
-    return BUNDLED + get_task(task).name
+    return BUNDLED + _bundled(task)
 
 
 def _download(spec: str) -> Path:
@@ -156,8 +166,38 @@ def _check_tokenizer(folder: Path) -> None:
             )
 
 
+def _check_channels(
+    folder: Path, unet: Mapping[str, Any], vae: Mapping[str, Any], family: Family
+) -> None:
+    """Refuse a UNet that takes or gives other numbers of channels than the family's latents have."""
+    latent = vae.get("latent_channels") or DEFAULT_LATENT_CHANNELS
+    takes, gives = unet.get("in_channels"), unet.get("out_channels")
+    if takes not in [latent * count for count in family.latents] or gives != latent:
+        words = {1: "rgb latent", 2: "rgb latent and noise"}
+        expected = " or ".join(f"{latent * n} ({words[n]})" for n in sorted(family.latents)[::-1])
+        raise CheckpointError(
+            f"{folder} has {takes} input and {gives} output channels; expected {expected} in, {latent} out"
+        )
+
+
+def _settings(family: Family, chosen: Mapping[str, str]) -> dict[str, str]:
+    """Every setting of the family with its value."""
+    for name, value in chosen.items():
+        if name not in family.settings:
+            raise UsageError(f"`{name}` has no effect on {family.title} checkpoints")
+        if value not in family.settings[name]:
+            raise UsageError(
+                f"`{name}` is {value!r}; expected one of {', '.join(family.settings[name])}"
+            )
+    return {name: values[0] for name, values in family.settings.items()} | dict(chosen)
+
+
 def open_checkpoint(
-    spec: str | Path, *, family: str | None = None, task: str | None = None
+    spec: str | Path,
+    *,
+    family: str | None = None,
+    task: str | None = None,
+    settings: Mapping[str, str] | None = None,
 ) -> Checkpoint:
     """Find, identify and check a checkpoint without loading its weights.
 
@@ -165,40 +205,39 @@ def open_checkpoint(
         spec: a diffusers folder, ``owner/name@<commit>`` on the hub, or ``bundled:e2e-tiny-<task>``.
         family: named family, or None to infer it.
         task: named task, or None to infer it.
+        settings: chosen among the family's; what is not named takes the family's first value.
 
     Raises:
         CheckpointError: missing, foreign, damaged or pickled.
-        UsageError: an unknown family or task, or a hub id without a commit.
+        UsageError: an unknown family, task or setting, or a hub id without a commit.
     """
     root = _find(text := str(spec))
     _check_tokenizer(root / "tokenizer")
     model_index = read_config(root, "model_index.json")
-    unet, vae = read_config(root, "unet/config.json"), read_config(root, "vae/config.json")
+    unet = read_config(root, "unet/config.json")
     scheduler = read_config(root, "scheduler/scheduler_config.json")
-    text_encoder = read_config(root, "text_encoder/config.json")
     # What this toolkit wrote beside the others; a checkpoint from elsewhere has none.
     card = read_config(root, CARD) if (root / CARD).exists() else {}
-    identity = identify(model_index, scheduler, unet, card, family=family, task=task)
-    latent = vae.get("latent_channels") or DEFAULT_LATENT_CHANNELS
-    if unet.get("in_channels") not in (latent, 2 * latent) or unet.get("out_channels") != latent:
-        raise CheckpointError(
-            f"{root / 'unet'} has {unet.get('in_channels')} input and {unet.get('out_channels')} output channels; "
-            f"expected {2 * latent} (rgb latent and noise) or {latent} (rgb latent) in, {latent} out"
-        )
-    weights = {part: find_weights(root / part, stem) for part, stem in _STEMS.items()}
-    for config, part in ((unet, "unet"), (vae, "vae"), (text_encoder, "text_encoder")):
-        check_layers(config, weights[part])
+    there = frozenset(entry.name for entry in root.iterdir())
+    identity = identify(
+        Configs(model_index, scheduler, unet, card, there), family=family, task=task
+    )
+    parts = identity.family.parts
+    configs = {part: read_config(root, f"{part}/config.json") for part in parts}
+    _check_channels(root / "unet", unet, configs["vae"], identity.family)
+    weights = {part: find_weights(root / part, _STEMS.get(part, _DIFFUSERS_STEM)) for part in parts}
+    for part in parts:
+        check_layers(configs[part], weights[part])
     resolution = model_index.get("default_processing_resolution")
     return Checkpoint(
         path=root,
         id=text,
         identity=identity,
+        settings=_settings(identity.family, settings or {}),
         resolution=DEFAULT_RESOLUTION if resolution is None else resolution,
         full_z_range=model_index.get("use_full_z_range") is not False,
         note=clean(card.get("note") or ""),
-        unet=unet,
-        vae=vae,
         scheduler=scheduler,
-        text_encoder=text_encoder,
+        configs=configs,
         weights=weights,
     )

@@ -11,8 +11,7 @@ from e2e_deploy.frames import FramePlan
 from e2e_deploy.model.checkpoint import Checkpoint
 from e2e_deploy.model.loading import load_model
 from e2e_deploy.model.single_step import FrameModel
-from e2e_deploy.names import TaskName
-from e2e_deploy.tasks import get_task
+from e2e_deploy.names import ResultKind, TaskName
 
 
 class Predictor:
@@ -43,25 +42,40 @@ class Predictor:
         return str(self._device)
 
     @property
+    def outputs(self) -> tuple[ResultKind, ...]:
+        """The kinds of its results, in order."""
+        return tuple(kind.name for kind in self._network.kinds)
+
+    @property
     def task(self) -> TaskName:
         """What it predicts."""
-        return get_task(self._network.task).name
+        return self._network.task
 
     def __call__(
         self, picture: npt.NDArray[np.uint8], *, resolution: int | None = None
     ) -> npt.NDArray[Any]:
-        """uint8 RGB [H, W, 3] to depth [H, W] in [0, 1] or unit normals [H, W, 3], float32.
+        """uint8 RGB [H, W, 3] to the one result [H, W] or [H, W, 3], float32; UsageError where there are several.
 
         ``resolution`` is for this picture, instead of the one given when it was made.
         """
+        if len(self.outputs) > 1:
+            raise UsageError(f"it gives {' and '.join(self.outputs)}: use `results`")
+        return next(iter(self.results(picture, resolution=resolution).values()))
+
+    def results(
+        self, picture: npt.NDArray[np.uint8], *, resolution: int | None = None
+    ) -> dict[str, npt.NDArray[Any]]:
+        """uint8 RGB [H, W, 3] to every result, float32 [H, W] or [H, W, 3], by the name of its output."""
         seen = self._resolution if resolution is None else resolution
         plan = self._network.plan((picture.shape[0], picture.shape[1]), seen)
         if plan not in self._models:
-            self._models[plan] = FrameModel(self._network, plan, self.task).to(self._device)
+            self._models[plan] = FrameModel(self._network, plan, self.outputs).to(self._device)
         with torch.inference_mode():
             frame = torch.from_numpy(picture)[None].to(self._device)
-            result: npt.NDArray[Any] = self._models[plan](frame)[0].cpu().numpy()
-        return result
+            results = self._models[plan](frame)
+        each = results if isinstance(results, tuple) else (results,)
+        kinds = self._network.kinds
+        return {kind.output: one[0].cpu().numpy() for kind, one in zip(kinds, each, strict=True)}
 
 
 def torch_device(name: str) -> torch.device:

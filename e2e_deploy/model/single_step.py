@@ -1,26 +1,29 @@
-"""The single-step model as mathematics: rgb in, depth or normals out, one network evaluation.
+"""The single-step model as mathematics: rgb in, results out, one network evaluation.
 
 z = VAE encoder mean(rgb) x scaling_factor; v = UNet([z, x_T], T, empty prompt); x0 from v by the scheduler's prediction
 type; image = VAE decoder(x0 / scaling_factor); result by task. E2E-FT, arXiv 2409.11355, section 4; zeros for x_T.
 Knows no files and no frames sizes beyond a FramePlan.
 
-N batch, H W pixels, h w latent pixels (8 times smaller), L prompt tokens, C prompt width.
+N batch, K results, H W pixels, h w latent pixels (8 times smaller), L prompt tokens, C prompt width, D numbers of a
+class.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from e2e_deploy.frames import FramePlan, plan_frame
+from e2e_deploy.kinds import KINDS, Kind
 from e2e_deploy.model.families import Family
-from e2e_deploy.names import TaskName
+from e2e_deploy.names import ResultKind, TaskName
 
 MIN_NORM = 1e-6
 
 
-def read_depth(image_N3HW: Tensor) -> Tensor:
-    """Depth [N, H, W] in [0, 1], 0 = near: channel mean, clip to [-1, 1], shift to [0, 1].
+def read_mean(image_N3HW: Tensor) -> Tensor:
+    """A map [N, H, W] in [0, 1], such as depth: channel mean, clip to [-1, 1], shift to [0, 1].
 
     An image of one channel is a mean that was taken before.
     """
@@ -45,13 +48,60 @@ def read_normals(image_N3HW: Tensor, family: Family, *, full_z_range: bool = Tru
     return unit_length(torch.stack([x, y, z], dim=1))
 
 
+def read_result(
+    image_N3HW: Tensor, kind: Kind, family: Family, *, full_z_range: bool = True
+) -> Tensor:
+    """A decoded image as one result [N, 1 or 3, H, W] of ``kind``."""
+    if kind.form == "vectors":
+        return read_normals(image_N3HW, family, full_z_range=full_z_range)
+    if kind.channels == 1:
+        return read_mean(image_N3HW).unsqueeze(1)
+    return (image_N3HW.clamp(-1.0, 1.0) + 1.0) / 2.0
+
+
+def read_results(
+    image_NKHW: Tensor, kinds: Sequence[Kind], family: Family, *, full_z_range: bool = True
+) -> Tensor:
+    """Decoded images of K results side by side to the results, one after the other along the channels."""
+    if len(kinds) == 1:
+        return read_result(image_NKHW, kinds[0], family, full_z_range=full_z_range)
+    images = image_NKHW.chunk(len(kinds), dim=1)
+    return torch.cat(
+        [
+            read_result(image, kind, family, full_z_range=full_z_range)
+            for image, kind in zip(images, kinds, strict=True)
+        ],
+        dim=1,
+    )
+
+
+def each_alone(x_NKhw: Tensor, count: int) -> Tensor:
+    """[N, K C, h, w] as [N K, C, h, w]: ``count`` K latents or images as ones of their own."""
+    return (
+        x_NKhw if count == 1 else _shaped(x_NKhw, x_NKhw.shape[0] * count, x_NKhw.shape[1] // count)
+    )
+
+
+def _shaped(x: Tensor, batch: int, channels: int) -> Tensor:
+    return x.reshape(batch, channels, *x.shape[2:])
+
+
+def side_by_side(x_MChw: Tensor, count: int) -> Tensor:
+    """[N K, C, h, w] as [N, K C, h, w]; undoes ``each_alone``."""
+    return (
+        x_MChw if count == 1 else _shaped(x_MChw, x_MChw.shape[0] // count, x_MChw.shape[1] * count)
+    )
+
+
 class SingleStepModel(nn.Module):
-    """One network evaluation from rgb to depth or normals.
+    """One network evaluation from rgb to one result, or to K of them.
 
     Attributes:
         unet: diffusers UNet2DConditionModel with 8 (rgb latent, then x_T) or 4 (rgb latent only) input channels.
         vae: diffusers AutoencoderKL.
         context_1LC: text encoding of the empty prompt, [1, L, C].
+        class_labels_1D: what the UNet's class embedding is given, [1, D]; None where it has none.
+        kinds: of the K results, in order; each is decoded from a latent of its own.
         stride: pixels a side of one latent pixel.
         network_stride: where the processing size is a multiple of this, every level of the UNet is exactly twice the
             next. Elsewhere levels of odd size are upsampled to the size of their skip connection.
@@ -60,6 +110,7 @@ class SingleStepModel(nn.Module):
     unet: Any  # diffusers is untyped
     vae: Any
     context_1LC: Tensor
+    class_labels_1D: Tensor | None
 
     def __init__(
         self,
@@ -72,14 +123,17 @@ class SingleStepModel(nn.Module):
         timestep: int,
         x0_from_xt: float,
         x0_from_output: float,
+        class_labels_1D: Tensor | None = None,
         full_z_range: bool = True,
     ) -> None:
         super().__init__()
         self.unet = unet
         self.vae = vae
         self.register_buffer("context_1LC", context_1LC, persistent=False)
+        self.register_buffer("class_labels_1D", class_labels_1D, persistent=False)
         self.task = task
         self.family = family
+        self.kinds = tuple(KINDS[name] for name in family.outputs(task))
         self.timestep = timestep
         self.x0_from_xt = x0_from_xt
         self.x0_from_output = x0_from_output
@@ -100,29 +154,36 @@ class SingleStepModel(nn.Module):
         return mean * self.scaling_factor
 
     def predict_x0(self, z_N4hw: Tensor, xt_N4hw: Tensor | None = None) -> Tensor:
-        """Clean result latent [N, 4, h, w] from the rgb latent; ``xt_N4hw`` None means zeros."""
+        """Clean result latents [N, 4 K, h, w] from the rgb latent; ``xt_N4hw`` None means zeros."""
         network_in = z_N4hw
         if self.in_channels == 2 * self.latent_channels:
             second = torch.zeros_like(z_N4hw) if xt_N4hw is None else xt_N4hw
             network_in = torch.cat([z_N4hw, second], dim=1)
-        context = self.context_1LC.expand(z_N4hw.shape[0], -1, -1)
-        output: Tensor = self.unet(network_in, self.timestep, context, return_dict=False)[0]
+        count = z_N4hw.shape[0]
+        context = self.context_1LC.expand(count, -1, -1)
+        labels = self.class_labels_1D
+        output: Tensor = self.unet(
+            network_in,
+            self.timestep,
+            context,
+            class_labels=None if labels is None else labels.expand(count, -1),
+            return_dict=False,
+        )[0]
         x0 = output * self.x0_from_output
         return x0 if xt_N4hw is None else x0 + xt_N4hw * self.x0_from_xt
 
-    def decode(self, x0_N4hw: Tensor) -> Tensor:
-        """Decoded image [N, 3, H, W] of a scaled latent; not clipped."""
-        image: Tensor = self.vae.decode(x0_N4hw / self.scaling_factor, return_dict=False)[0]
-        return image
+    def decode(self, x0_NKhw: Tensor) -> Tensor:
+        """Decoded images [N, 3 K, H, W] of scaled latents [N, 4 K, h, w]; not clipped."""
+        latents = each_alone(x0_NKhw / self.scaling_factor, len(self.kinds))
+        image: Tensor = self.vae.decode(latents, return_dict=False)[0]
+        return side_by_side(image, len(self.kinds))
 
-    def read(self, image_N3HW: Tensor) -> Tensor:
-        """Decoded image to result: depth [N, 1, H, W] in [0, 1] or unit normals [N, 3, H, W]."""
-        if self.task == "depth":
-            return read_depth(image_N3HW).unsqueeze(1)
-        return read_normals(image_N3HW, self.family, full_z_range=self.full_z_range)
+    def read(self, image_NKHW: Tensor) -> Tensor:
+        """Decoded images [N, 3 K, H, W] to results, one after the other: [N, channels of every kind, H, W]."""
+        return read_results(image_NKHW, self.kinds, self.family, full_z_range=self.full_z_range)
 
     def forward(self, rgb_N3HW: Tensor) -> Tensor:
-        """Result [N, 1 or 3, H, W] of rgb in [-1, 1]; sides are rounded down to a multiple of ``stride``."""
+        """Results [N, channels of every kind, H, W] of rgb in [-1, 1]; sides round down to a multiple of ``stride``."""
         return self.read(self.decode(self.predict_x0(self.encode(rgb_N3HW))))
 
 
@@ -136,9 +197,10 @@ def resample(x_NCHW: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 class FrameModel(nn.Module):
-    """Frame in, result out: the one pre- and post-processing, around any rgb-to-result model.
+    """Frame in, results out: the one pre- and post-processing, around any rgb-to-result model.
 
-    ``model`` maps rgb [N, 3, H, W] in [-1, 1] at the plan's padded size to [N, 1 or 3, H, W] of its result size.
+    ``model`` maps rgb [N, 3, H, W] in [-1, 1] at the plan's padded size to the results of ``outputs``, one after the
+    other, [N, channels of every kind, H, W] of its result size.
     Resizing is two constant matrices, exact to torch's antialiased bilinear and free of resize operators, whose
     rules differ between runtimes. When the sizes are equal, padding and cropping are plain slices.
     """
@@ -148,11 +210,11 @@ class FrameModel(nn.Module):
     rows_out: Tensor
     columns_out: Tensor
 
-    def __init__(self, model: nn.Module, plan: FramePlan, task: str) -> None:
+    def __init__(self, model: nn.Module, plan: FramePlan, outputs: Sequence[ResultKind]) -> None:
         super().__init__()
         self.model = model
         self.plan = plan
-        self.task = task
+        self.kinds = tuple(KINDS[name] for name in outputs)
         matrices = []
         if plan.resizes:
             matrices += [("rows_in", plan.to_network(0)), ("columns_in", plan.to_network(1))]
@@ -183,11 +245,20 @@ class FrameModel(nn.Module):
         height, width = self.plan.frame_hw
         return result_NCHW[:, :, :height, :width]
 
-    def forward(self, frame_NHW3: Tensor) -> Tensor:
-        """uint8 frames [N, H, W, 3] to depth [N, H, W] in [0, 1] or unit normals [N, H, W, 3], float32."""
-        result = self.to_frame(self.model(self.to_network(frame_NHW3)).float())
-        if self.task == "depth":
-            return result.squeeze(1)
-        if self.plan.resizes_back:  # interpolated unit vectors are shorter than one
-            result = unit_length(result)
-        return result.permute(0, 2, 3, 1)
+    def forward(self, frame_NHW3: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """uint8 frames [N, H, W, 3] to a result [N, H, W] or [N, H, W, 3], float32; of several kinds a tuple."""
+        results = self.to_frame(self.model(self.to_network(frame_NHW3)).float())
+        if len(self.kinds) == 1:
+            return self._finish(results, self.kinds[0])
+        each = torch.split(results, [kind.channels for kind in self.kinds], dim=1)
+        return tuple(
+            self._finish(result, kind) for result, kind in zip(each, self.kinds, strict=True)
+        )
+
+    def _finish(self, result_NCHW: Tensor, kind: Kind) -> Tensor:
+        if kind.channels == 1:
+            return result_NCHW.squeeze(1)
+        # Interpolated unit vectors are shorter than one.
+        if kind.form == "vectors" and self.plan.resizes_back:
+            result_NCHW = unit_length(result_NCHW)
+        return result_NCHW.permute(0, 2, 3, 1)

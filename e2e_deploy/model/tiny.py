@@ -13,10 +13,9 @@ from pathlib import Path
 import torch
 
 from e2e_deploy.errors import E2EDeployError, UsageError
-from e2e_deploy.model.checkpoint import CARD
+from e2e_deploy.model.checkpoint import BUNDLED_TASKS, CARD
 from e2e_deploy.packages import require
 from e2e_deploy.system.whole_folder import whole_folder
-from e2e_deploy.tasks import get_task
 
 RESOLUTION = 320
 UNTRAINED = "untrained weights"
@@ -168,7 +167,8 @@ def build_tiny(folder: Path, task: str, *, seed: int = 0) -> Path:
         UsageError: an unknown task.
         E2EDeployError: the folder cannot be written, or the disk is full.
     """
-    get_task(task)
+    if task not in BUNDLED_TASKS:
+        raise UsageError(f"e2e-tiny does {' or '.join(BUNDLED_TASKS)}, not {task!r}")
     if folder.exists():
         return folder
     try:

@@ -18,7 +18,6 @@ from e2e_deploy.bundle.manifest import MANIFEST
 from e2e_deploy.errors import UsageError
 from e2e_deploy.names import BackendChoice, Opponent, TaskName
 from e2e_deploy.packages import require
-from e2e_deploy.tasks import get_task
 
 if TYPE_CHECKING:
     from e2e_deploy.runtime.engine import Engine
@@ -131,7 +130,7 @@ def _bundle(folder: Path, backend: BackendChoice, device: str) -> Iterator[Subje
             name=str(folder),
             identity=lambda: hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest(),
             family=manifest.family,
-            task=get_task(manifest.task).name,
+            task=manifest.task,
             kinds=(manifest.task,),
             backend=engine.backend.name,
             device=engine.backend.device,

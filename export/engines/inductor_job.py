@@ -69,6 +69,7 @@ class InductorJob(Job):
             checkpoint=str(opened.path.absolute()),
             family=manifest.family,
             task=manifest.task,
+            settings=manifest.settings,
             precision=manifest.precision,
             specialised=bool(manifest.passes),
             resolution=manifest.resolution,

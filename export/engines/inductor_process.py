@@ -49,6 +49,7 @@ class Recipe:
     checkpoint: str
     family: str
     task: TaskName
+    settings: dict[str, str]
     precision: Precision
     specialised: bool
     resolution: int
@@ -74,7 +75,9 @@ def compile_here(recipe: Recipe, file: Path, progress: Progress) -> None:
         progress(step, STEPS.index(step) + 1, len(STEPS))
 
     say("load")
-    opened = open_checkpoint(recipe.checkpoint, family=recipe.family, task=recipe.task)
+    opened = open_checkpoint(
+        recipe.checkpoint, family=recipe.family, task=recipe.task, settings=recipe.settings
+    )
     model = load_model(opened)
     (subject,) = plan_subjects(
         [recipe.frame_hw],

@@ -24,7 +24,7 @@ from e2e_deploy.export.graph.passes.unet import (
     fold_zero_latent,
 )
 from e2e_deploy.export.graph.passes.vae import fold_latent_scales, merge_single_head_attention
-from e2e_deploy.export.graph.specialised_model import SpecialisedModel
+from e2e_deploy.export.graph.specialised_model import SPECIALISED, SpecialisedModel
 from e2e_deploy.model.single_step import SingleStepModel
 
 MACS_HW = (576, 768)
@@ -137,7 +137,7 @@ def specialise(
             f"both sides must be multiples of {model.network_stride}, or the size one of sizes_hw"
         )
     check_unet(model.unet)
-    special = SpecialisedModel(model, sizes_hw).requires_grad_(False)
+    special = SPECIALISED[type(model)](model, sizes_hw).requires_grad_(False)
 
     def measure() -> tuple[int, int | None]:
         macs = None if macs_hw is None else count_macs(special, macs_hw)[""]

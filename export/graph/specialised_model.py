@@ -2,7 +2,7 @@
 
 Knows how a SingleStepModel is put together; knows nothing of the passes, of ONNX or of frames.
 
-N batch, H W pixels, h w latent pixels, L prompt tokens, C prompt width.
+N batch, K results, H W pixels, h w latent pixels, L prompt tokens, C prompt width.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from e2e_deploy.model.single_step import SingleStepModel, read_depth, read_normals
+from e2e_deploy.model.single_step import (
+    SingleStepModel,
+    each_alone,
+    read_results,
+    side_by_side,
+)
 
 
 class SpecialisedModel(nn.Module):
@@ -21,6 +26,7 @@ class SpecialisedModel(nn.Module):
         unet: the UNet2DConditionModel of the SingleStepModel, changed in place by the passes.
         vae: its AutoencoderKL, likewise; ``quant_conv`` and ``post_quant_conv`` may be None.
         context_1LC: text encoding of the empty prompt, None once no layer reads it.
+        class_labels_1D: what the UNet's class embedding is given, None once it is folded or where there is none.
         timestep: what the UNet is conditioned on; without effect once the time embedding is folded.
         latent_scale: factor on the encoder's mean latent.
         zero_channels: channels of zeros that follow the rgb latent into the UNet.
@@ -32,13 +38,15 @@ class SpecialisedModel(nn.Module):
     unet: Any  # diffusers is untyped
     vae: Any
     context_1LC: Tensor | None
+    class_labels_1D: Tensor | None
 
     def __init__(self, model: SingleStepModel, sizes_hw: Sequence[tuple[int, int]] = ()) -> None:
         super().__init__()
         self.unet = model.unet
         self.vae = model.vae
         self.register_buffer("context_1LC", model.context_1LC, persistent=False)
-        self.task = model.task
+        self.register_buffer("class_labels_1D", model.class_labels_1D, persistent=False)
+        self.kinds = model.kinds
         self.family = model.family
         self.full_z_range = model.full_z_range
         self.timestep = model.timestep
@@ -65,23 +73,36 @@ class SpecialisedModel(nn.Module):
             latent = torch.cat([latent, zeros], dim=1)
         return latent
 
-    def decode(self, output_N4hw: Tensor) -> Tensor:
-        """Decoded image of the UNet's output, not clipped: [N, 3, H, W], or [N, 1, H, W] if only its mean is left."""
-        latent = output_N4hw
+    def run_unet(self, latent_N8hw: Tensor) -> Tensor:
+        """The UNet's output [N, 4 K, h, w] for what it takes."""
+        count = latent_N8hw.shape[0]
+        context, labels = self.context_1LC, self.class_labels_1D
+        output: Tensor = self.unet(
+            latent_N8hw,
+            self.timestep,
+            None if context is None else context.expand(count, -1, -1),
+            class_labels=None if labels is None else labels.expand(count, -1),
+            return_dict=False,
+        )[0]
+        return output
+
+    def decode(self, output_NKhw: Tensor) -> Tensor:
+        """Decoded images of the UNet's output, not clipped: [N, 3 K, H, W], or [N, K, H, W] if only means are left."""
+        latent = each_alone(output_NKhw, len(self.kinds))
         if self.output_scale != 1.0:
             latent = latent * self.output_scale
         if self.vae.post_quant_conv is not None:
             latent = self.vae.post_quant_conv(latent)
         image: Tensor = self.vae.decoder(latent)
-        return image
+        return side_by_side(image, len(self.kinds))
 
     def forward(self, rgb_N3HW: Tensor) -> Tensor:
-        """Result [N, 1 or 3, H, W] of rgb in [-1, 1], as SingleStepModel.forward."""
-        latent = self.encode(rgb_N3HW)
-        context = None
-        if self.context_1LC is not None:
-            context = self.context_1LC.expand(latent.shape[0], -1, -1)
-        image = self.decode(self.unet(latent, self.timestep, context, return_dict=False)[0])
-        if self.task == "depth":
-            return read_depth(image).unsqueeze(1)
-        return read_normals(image, self.family, full_z_range=self.full_z_range)
+        """Results [N, channels of every kind, H, W] of rgb in [-1, 1], as SingleStepModel.forward."""
+        image = self.decode(self.run_unet(self.encode(rgb_N3HW)))
+        return read_results(image, self.kinds, self.family, full_z_range=self.full_z_range)
+
+
+SPECIALISED: dict[type[SingleStepModel], type[SpecialisedModel]] = {
+    SingleStepModel: SpecialisedModel
+}
+"""Which class takes which model's networks."""

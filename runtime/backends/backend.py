@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from e2e_deploy.bundle.manifest import GraphEntry
+from e2e_deploy.kinds import Kind
 from e2e_deploy.runtime.backends.dlpack import DEFAULT_STREAM, RawArray
-from e2e_deploy.tasks import Task
 
 if TYPE_CHECKING:
     from e2e_deploy.runtime.backends.gpu.transfers import Transfers
@@ -140,7 +140,7 @@ class OneAtATime(HostOnly, ABC):
         return result
 
 
-def result_shape(graph: GraphEntry, task: Task, frame_shape: tuple[int, ...]) -> tuple[int, ...]:
+def result_shape(graph: GraphEntry, kind: Kind, frame_shape: tuple[int, ...]) -> tuple[int, ...]:
     """Shape of the result for frames of ``frame_shape``: without the axis of N where they are without it."""
-    _, gives = graph.shapes(task)
+    _, gives = graph.shapes(kind)
     return gives if len(frame_shape) == 3 else (frame_shape[0], *gives)

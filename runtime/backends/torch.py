@@ -41,7 +41,9 @@ def original_checkpoint(bundle: Bundle) -> "Checkpoint":
                 f"the bundle names the checkpoint {named}, which is no folder here, and nothing is fetched because a "
                 "bundle names it: name what it was exported from with `checkpoint`"
             )
-    checkpoint = open_checkpoint(spec, family=manifest.family, task=manifest.task)
+    checkpoint = open_checkpoint(
+        spec, family=manifest.family, task=manifest.task, settings=manifest.settings
+    )
     if checkpoint.sha256() != manifest.checkpoint.sha256:
         raise CheckpointError(
             f"{clean(spec, 200)} is not the checkpoint this bundle was exported from: its SHA-256 differs"
@@ -98,7 +100,7 @@ class TorchBackend(OneAtATime):
         self._torch = torch
         self._device = f"cuda:{asked.index}" if on_gpu else "cpu"
         self._model: FrameModel | None = (
-            FrameModel(model, plan, manifest.task).eval().to(self._device)
+            FrameModel(model, plan, manifest.outputs).eval().to(self._device)
         )
         self.device = f"CPU, {torch.get_num_threads()} threads"
         if on_gpu:

@@ -180,7 +180,7 @@ class ParityWatch:
     def _compare(self, engine: Engine, result: Result, expected: Result) -> bool:
         """Keep the comparison; whether it is the worst so far."""
         report = self.report
-        parity = measure_parity(engine.manifest.task, result, expected)
+        parity = measure_parity(engine.manifest.outputs[0], result, expected)
         report.last = parity
         if broken := parity.breaks(limit_of(engine)):
             report.outside += 1

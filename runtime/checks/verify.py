@@ -79,6 +79,7 @@ def worst(parities: list[Parity]) -> Parity:
         mean_angle_deg=over("mean_angle_deg", max),
         psnr_db=float(np.min([p.psnr_db for p in parities])),
         finite=all(p.finite for p in parities),
+        mean_abs=over("mean_abs", max),
     )
 
 
@@ -192,7 +193,7 @@ def _compare(
             results = given if graph.batch > 1 else given[None]
             for index, result in zip(indices, results, strict=True):
                 pair = as_map(graph, result), as_map(graph, references[index])
-                parities.append(measure_parity(manifest.task, *pair))
+                parities.append(measure_parity(manifest.outputs[0], *pair))
                 if watch is not None:
                     watch(graph, opened.name, inputs[index], *pair)
         precision = precision_of(opened, manifest)

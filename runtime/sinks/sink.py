@@ -128,7 +128,7 @@ def known_pixels(result: Result) -> npt.NDArray[np.bool_]:
 
 def about(manifest: Manifest, frame: SourceFrame, result: Result, facts: Facts) -> dict[str, Any]:
     """What a sidecar says of a result: the task's meaning, or what the steps made of it."""
-    info = manifest.task_info
+    info = manifest.kinds[0]
     told: dict[str, Any] = {
         "task": manifest.task,
         "meaning": info.meaning,

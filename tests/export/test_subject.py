@@ -44,7 +44,7 @@ def test_a_frame_graph_takes_frames_and_a_core_graph_what_the_network_sees():
     assert frame.inputs(frames) is frames
     rgb = core.inputs(frames)
     assert (rgb.shape, rgb.dtype) == ((2, 3, 28, 40), np.float32)
-    expected = FrameModel(torch.nn.Identity(), core.plan, "depth").to_network(
+    expected = FrameModel(torch.nn.Identity(), core.plan, ("depth",)).to_network(
         torch.from_numpy(frames)
     )
     np.testing.assert_array_equal(rgb, expected.numpy())

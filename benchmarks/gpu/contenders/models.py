@@ -21,7 +21,7 @@ from e2e_deploy.export.graph.specialise import specialise
 from e2e_deploy.frames import FramePlan, plan_frame
 from e2e_deploy.model.checkpoint import bundled_checkpoint, open_checkpoint
 from e2e_deploy.model.loading import load_model
-from e2e_deploy.model.single_step import FrameModel, SingleStepModel, read_depth
+from e2e_deploy.model.single_step import FrameModel, SingleStepModel, read_mean
 
 TOKENS = 2  # of the empty prompt
 STAGES = ("encoder", "unet", "decoder")
@@ -69,7 +69,7 @@ class Staged(nn.Module):
         super().__init__()
         self.body = body
         device = next(body.parameters()).device
-        self.steps = FrameModel(nn.Identity(), plan, body.task).to(device)
+        self.steps = FrameModel(nn.Identity(), plan, [kind.name for kind in body.kinds]).to(device)
         self.dtype = dtype
         self.order = torch.channels_last if channels_last else torch.contiguous_format
 
@@ -92,7 +92,7 @@ class Staged(nn.Module):
 
     def decoder(self, output: Tensor) -> Tensor:
         """Depth float32 [N, H, W] in [0, 1]."""
-        depth_N1HW = read_depth(self.body.decode(output)).unsqueeze(1)
+        depth_N1HW = read_mean(self.body.decode(output)).unsqueeze(1)
         return self.steps.to_frame(depth_N1HW.float()).squeeze(1)
 
     def stages(self) -> dict[str, Call]:

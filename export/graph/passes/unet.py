@@ -25,7 +25,8 @@ from e2e_deploy.packages import require
 _EXPECTED = {
     "addition_embed_type": (None,),
     "center_input_sample": (None, False),
-    "class_embed_type": (None,),
+    "class_embed_type": ("projection", None),
+    "class_embeddings_concat": (None, False),
     "dual_cross_attention": (None, False),
     "encoder_hid_dim_type": (None,),
     "num_class_embeds": (None,),
@@ -62,12 +63,16 @@ class NoEmbedding(nn.Module):
 
 
 def fold_time_embedding(model: SpecialisedModel) -> None:
-    """Each residual block's time_emb_proj(silu(emb(T))) becomes part of its conv1 bias; T is fixed."""
+    """Each residual block's time_emb_proj(silu(emb(T))) becomes part of its conv1 bias; T and the class are fixed."""
     resnet_class = require("diffusers.models.resnet", "export").ResnetBlock2D
     unet = model.unet
     sample = torch.empty(1, dtype=torch.float64, device=unet.conv_in.weight.device)
     embedding = copy.deepcopy(unet.time_embedding).double()
     time = embedding(unet.get_time_embed(sample, model.timestep))
+    if model.class_labels_1D is not None:
+        of_class = copy.deepcopy(unet.class_embedding).double()
+        time = time + of_class(model.class_labels_1D.double())
+        unet.class_embedding = model.class_labels_1D = None
     if unet.time_embed_act is not None:
         time = unet.time_embed_act(time)
     for block in unet.modules():

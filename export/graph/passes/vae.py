@@ -28,16 +28,18 @@ def fold_latent_scales(model: SpecialisedModel) -> None:
         fold_after(encoder_out, matrix[:channels], offset[:channels])
         vae.quant_conv = None
 
+    each = torch.eye(len(model.kinds), **exact)  # every result's latent on its own
     scale = model.output_scale * torch.eye(channels, **exact)
     if vae.post_quant_conv is None:
-        fold_after(unet.conv_out, scale)
+        fold_after(unet.conv_out, torch.kron(each, scale))
     else:
-        matrix = vae.post_quant_conv.weight.double().flatten(1)
-        fold_after(unet.conv_out, matrix @ scale, bias_of(vae.post_quant_conv))
+        matrix = vae.post_quant_conv.weight.double().flatten(1) @ scale
+        offset = bias_of(vae.post_quant_conv).repeat(len(model.kinds))
+        fold_after(unet.conv_out, torch.kron(each, matrix), offset)
         vae.post_quant_conv = None
     model.output_scale = 1.0
 
-    if model.task == "depth":
+    if len(model.kinds) == 1 and model.kinds[0].channels == 1:
         images = decoder_out.out_channels
         fold_after(decoder_out, torch.full((1, images), 1.0 / images, **exact))
 

@@ -67,7 +67,7 @@ class GpuBackend(Closing, ABC):
     def __init__(
         self, bundle: Bundle, graph: GraphEntry, driver: Driver, index: int, title: str
     ) -> None:
-        self._graph, self._task = graph, bundle.manifest.task_info
+        self._graph, self._kind = graph, bundle.manifest.kinds[0]
         self._single: set[int] = set()  # slots whose frame came without the axis of N
         self._pipeline: Pipeline | None = None
         self._closing = ExitStack()  # undoes in reverse, also what comes after a step that fails
@@ -157,7 +157,7 @@ class GpuBackend(Closing, ABC):
 
     def _new_result(self, frame: RawArray) -> RawArray:
         """Memory for the result of frames, of a driver of its own: it may outlive this one."""
-        shape = result_shape(self._graph, self._task, frame.shape)
+        shape = result_shape(self._graph, self._kind, frame.shape)
         memory = _Memory(self._driver.share(), 4 * int(np.prod(shape)))
         return RawArray(memory.address, shape, "float32", (CUDA, self.gpu or 0), owner=memory)
 

@@ -42,7 +42,7 @@ class InductorOnCpu(OneAtATime):
             return torch._C._aoti.AOTIModelPackageLoader(str(file), "model", False, 1, -1)
 
         self._package: Any = load_package(bundle, self.entry, data, load)
-        self._torch, self._graph, self._task = torch, graph, bundle.manifest.task_info
+        self._torch, self._graph, self._kind = torch, graph, bundle.manifest.kinds[0]
         self.device = f"CPU, {torch.get_num_threads()} threads, {self.entry.target}"
         # oneDNN makes its kernels at the first run, which takes several times as long; a camera should not wait for it.
         self(np.zeros(graph.inputs[0].shape, np.uint8))
@@ -66,7 +66,7 @@ class InductorOnCpu(OneAtATime):
             raise E2EDeployError(
                 f"{self.entry.file} gives {made.dtype} {list(made.shape)}, the manifest lists float32 {gives.shape}"
             )
-        shape = result_shape(self._graph, self._task, frame.shape)
+        shape = result_shape(self._graph, self._kind, frame.shape)
         result: Result = made.contiguous().numpy().reshape(shape)
         if out is None:
             return result

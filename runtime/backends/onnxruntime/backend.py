@@ -114,7 +114,7 @@ class OrtBackend(OneAtATime):
         if provider is not None and provider.options.get("enable_cuda_graph", "0") != "0":
             raise UsageError(f"`enable_cuda_graph` of `provider_options` needs {_CUDA_PYTHON}")
         self._session = open_session(ort, bundle, graph, options, provider)
-        self._graph, self._task = graph, bundle.manifest.task_info
+        self._graph, self._kind = graph, bundle.manifest.kinds[0]
         self.device = provider.title if provider else f"CPU, {options.intra_op_num_threads} threads"
         if provider is not None and not provider.devices:
             self.gpu = asked.index
@@ -125,7 +125,7 @@ class OrtBackend(OneAtATime):
 
     def __call__(self, frame: npt.NDArray[Any], out: Result | None = None) -> Result:
         """Result of frames, uint8 RGB as the graph takes them; of a core graph's rgb float32 [3, H, W]."""
-        shape = result_shape(self._graph, self._task, frame.shape)
+        shape = result_shape(self._graph, self._kind, frame.shape)
         result = np.empty(shape, np.float32) if out is None else out
         frame = np.ascontiguousarray(frame)
         self._run("cpu", frame.ctypes.data, frame.shape, result.ctypes.data, shape)
@@ -133,7 +133,7 @@ class OrtBackend(OneAtATime):
 
     def on_gpu(self, frame: RawArray, out: RawArray | None = None) -> RawArray:
         """Result of frames in the provider's own memory."""
-        shape = result_shape(self._graph, self._task, frame.shape)
+        shape = result_shape(self._graph, self._kind, frame.shape)
         if out is None:
             value = self._ort.OrtValue.ortvalue_from_shape_and_type(
                 shape, np.float32, "cuda", self.gpu

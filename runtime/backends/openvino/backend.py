@@ -70,14 +70,14 @@ class OpenVinoBackend(OneAtATime):
         compiled = compile_graph(
             core, bundle, graph, where, settings | dict(provider_options or {})
         )
-        self._graph, self._task = graph, bundle.manifest.task_info
+        self._graph, self._kind = graph, bundle.manifest.kinds[0]
         self.device = describe(compiled, core, where)
         self._compiled: Any = compiled
         self._request: Any = compiled.create_infer_request()
 
     def __call__(self, frame: npt.NDArray[Any], out: Result | None = None) -> Result:
         """Result of frames, uint8 RGB as the graph takes them; of a core graph's rgb float32 [3, H, W]."""
-        shape = result_shape(self._graph, self._task, frame.shape)
+        shape = result_shape(self._graph, self._kind, frame.shape)
         result = np.empty(shape, np.float32) if out is None else out
         # OpenVINO takes no memory that may not be written to.
         given = frame if frame.flags.writeable else frame.copy()

@@ -34,7 +34,7 @@ def test_what_was_written_is_read_back(bundle):
     assert manifest == parse_manifest((bundle / MANIFEST).read_text())
     assert set(manifest.files) == {GRAPH, REFERENCE}
     assert manifest.frame_sizes == [HW]
-    assert manifest.task_info.name == "depth"
+    assert manifest.kinds[0].name == "depth"
     frames, results = opened.reference(opened.graph_for(HW))
     assert (frames.shape, frames.dtype) == ((2, *HW, 3), np.uint8)
     assert (results.shape, results.dtype) == ((2, *HW), np.float32)

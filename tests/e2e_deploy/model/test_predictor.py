@@ -15,7 +15,7 @@ def test_pictures_of_any_size_go_through_the_reference(small, rng):
     assert predict.task == "depth"
     for size in ((40, 64), (64, 40), (40, 64)):
         picture = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
-        reference = FrameModel(model, model.plan(size, 48), "depth")
+        reference = FrameModel(model, model.plan(size, 48), ("depth",))
         expected = reference(torch.from_numpy(picture)[None])[0].detach().numpy()
         np.testing.assert_array_equal(predict(picture), expected)
 

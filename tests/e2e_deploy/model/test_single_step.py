@@ -20,7 +20,7 @@ from e2e_deploy.model.loading import load_model
 from e2e_deploy.model.schedule import terminal_alpha_bar, x0_coefficients
 from e2e_deploy.model.single_step import (
     FrameModel,
-    read_depth,
+    read_mean,
     read_normals,
     resample,
 )
@@ -89,7 +89,7 @@ def ours(folder, frame, *, resolution=0, pad=0, factor=1.0, **named):
     model.x0_from_output *= factor
     plan = model.plan(frame.shape[:2], resolution, pad)
     with torch.inference_mode():
-        frames = FrameModel(InFloat64(model), plan, checkpoint.identity.task)
+        frames = FrameModel(InFloat64(model), plan, checkpoint.identity.outputs)
         return frames(torch.from_numpy(frame)[None])[0].numpy()
 
 
@@ -190,8 +190,8 @@ def test_the_reference_is_exact_to_float32_at_large_sizes(tiny_depth):
     plan = model.plan(picture.shape[:2], 0)
     with torch.inference_mode():
         frame = torch.from_numpy(picture)[None]
-        single = FrameModel(model, plan, "depth")(frame)
-        double = FrameModel(InFloat64(model), plan, "depth")(frame)
+        single = FrameModel(model, plan, ("depth",))(frame)
+        double = FrameModel(InFloat64(model), plan, ("depth",))(frame)
     assert float((single - double).norm() / double.norm()) < 1e-5
 
 
@@ -302,7 +302,7 @@ def test_stride_and_context(small):
 def test_depth_is_clipped_mean():
     image = torch.tensor([0.0, 0.5, 4.0, -9.0])[None, None, None].expand(1, 3, 1, 4).clone()
     image[0, 0, 0, 0], image[0, 1, 0, 0] = 0.9, -0.3
-    assert read_depth(image).flatten().tolist() == pytest.approx([0.6, 0.75, 1.0, 0.0])
+    assert read_mean(image).flatten().tolist() == pytest.approx([0.6, 0.75, 1.0, 0.0])
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)

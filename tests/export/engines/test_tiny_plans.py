@@ -47,7 +47,7 @@ def graph(tmp_path_factory):
         folder = tmp_path_factory.mktemp(f"{task}-{precision}-{kind}")
         module = body(task, precision, [HW] if kind == "frame" else [])
         if kind == "frame":
-            module = FrameModel(module, plan_frame(HW, 0, 8), task).eval()
+            module = FrameModel(module, plan_frame(HW, 0, 8), (task,)).eval()
             example, options = torch.zeros(1, *HW, 3, dtype=torch.uint8), {"input_name": "frame"}
         else:
             example = torch.zeros(1, 3, 128, 192)

@@ -419,7 +419,7 @@ def test_e2e_tiny_normals_is_the_same_model():
     plan = model.plan(HW, 0)
     body, _ = prepare(model, precision="fp16", specialised=True, sizes_hw=[plan.padded_hw])
     frame = reference_frames(HW, 1)
-    module = FrameModel(body, plan, "normals").eval()
+    module = FrameModel(body, plan, ("normals",)).eval()
     names = {"input_name": "frame", "output_name": "normals"}
     portable = trace(module, torch.from_numpy(frame), **names)
     fitted = portable.clone()

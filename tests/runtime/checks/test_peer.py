@@ -26,7 +26,7 @@ def frames(rng):
 
 def ours(checkpoint, frames, resolution=0):
     plan = load_model(checkpoint).plan(frames.shape[1:3], resolution, 0)
-    model = FrameModel(load_model(checkpoint), plan, checkpoint.identity.task)
+    model = FrameModel(load_model(checkpoint), plan, checkpoint.identity.outputs)
     with torch.inference_mode():
         return model(torch.from_numpy(frames.copy())).numpy()
 

@@ -1,15 +1,18 @@
 import pytest
 
 from e2e_deploy.errors import CheckpointError, UsageError
-from e2e_deploy.model.families import UNSUPPORTED, get_family, identify
+from e2e_deploy.model.families import FAMILIES, REFUSED, get_family
+from e2e_deploy.model.recognition import Configs, identify
+from e2e_deploy.names import FAMILY_NAMES
 
 MARIGOLD = {"_class_name": "MarigoldDepthPipeline"}
 SD = {"_class_name": "StableDiffusionPipeline"}
-UNET = {"in_channels": 8, "cross_attention_dim": 1024}
+UNET = {"in_channels": 8, "out_channels": 4, "cross_attention_dim": 1024}
 
 
 def told(model_index, *, scheduler=(), unet=(), card=(), **named):
-    found = identify(model_index, dict(scheduler), UNET | dict(unet), dict(card), **named)
+    configs = Configs(model_index, dict(scheduler), UNET | dict(unet), dict(card))
+    found = identify(configs, **named)
     return found.family.name, found.task
 
 
@@ -37,7 +40,7 @@ def test_a_name_beats_the_card_and_the_card_beats_the_pipeline():
 
 
 def test_every_decision_has_its_reason():
-    reasons = identify(SD, {}, UNET, {}, task="normals").reasons
+    reasons = identify(Configs(SD, {}, UNET, {}), task="normals").reasons
     assert reasons == (
         "family e2e-ft: the default, StableDiffusionPipeline does not tell",
         "task normals: named by you",
@@ -73,18 +76,48 @@ def test_relatives_are_refused_by_name(scheduler, unet, name, index):
         told(index, scheduler=scheduler, unet=unet)
 
 
-@pytest.mark.parametrize("index", [{}, {"_class_name": "FluxPipeline"}])
+@pytest.mark.parametrize("index", [{}, {"_class_name": "KandinskyPipeline"}])
 def test_an_unknown_pipeline_is_named(index):
     with pytest.raises(CheckpointError, match=str(index.get("_class_name", "none"))):
         told(index)
 
 
-@pytest.mark.parametrize("name", [*UNSUPPORTED, "marigold-v1", ""])
+@pytest.mark.parametrize("name", ["marigold-v1", ""])
 def test_a_family_that_cannot_be_used(name):
     with pytest.raises(UsageError, match="supported: e2e-ft, marigold"):
         get_family(name)
 
 
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_known_family_that_is_refused_says_why(name):
+    with pytest.raises(UsageError, match=REFUSED[name].split("(")[0]):
+        get_family(name)
+
+
 def test_an_unknown_task():
-    with pytest.raises(UsageError, match="disparity"):
-        told(SD, task="disparity")
+    with pytest.raises(UsageError, match="unknown task 'heat'"):
+        told(SD, task="heat")
+
+
+def test_a_task_that_the_family_does_not_do():
+    with pytest.raises(UsageError, match="do not do matting; they do depth, normals"):
+        told(SD, task="matting")
+
+
+@pytest.mark.parametrize("index", [SD, {"_class_name": "MarigoldPipeline"}])
+def test_a_folder_of_four_channels_tells_no_family(index):
+    four = {"in_channels": 4}
+    with pytest.raises(CheckpointError, match="does not tell its family.*`family`: .*e2e-ft"):
+        told(index, unet=four)
+    assert told(index, unet=four, family="e2e-ft") == ("e2e-ft", "depth")
+    assert told(index, unet=four, card={"family": "e2e-ft"}) == ("e2e-ft", "depth")
+
+
+def test_a_flux_pipeline_is_refused_with_its_reason():
+    with pytest.raises(CheckpointError, match="a FluxPipeline: Lotus-2 is a FLUX model"):
+        told({"_class_name": "FluxPipeline"})
+
+
+def test_every_family_has_a_row_and_its_name():
+    assert set(FAMILIES) == set(FAMILY_NAMES)
+    assert all(family.name == name and family.tasks for name, family in FAMILIES.items())

@@ -1,0 +1,182 @@
+"""How a folder's configs reveal its family and task, or why they do not. Reads plain config dictionaries; no torch."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from e2e_deploy.errors import CheckpointError
+from e2e_deploy.model.families import FAMILIES, REFUSED, Family, get_family
+from e2e_deploy.names import FamilyName, ResultKind, TaskName
+from e2e_deploy.tasks import get_task
+
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Configs:
+    """What recognition may look at; a config that is not there is empty.
+
+    Attributes:
+        model_index: model_index.json.
+        scheduler: scheduler/scheduler_config.json.
+        unet: unet/config.json.
+        card: e2e_deploy.json, which this toolkit writes beside model_index.json.
+        folders: names of the folders and files that lie there.
+    """
+
+    model_index: Config
+    scheduler: Config
+    unet: Config
+    card: Config
+    folders: frozenset[str] = frozenset()
+
+    @property
+    def pipeline(self) -> str:
+        """Class of the pipeline that model_index.json names."""
+        return str(self.model_index.get("_class_name", "none"))
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a checkpoint was taken for, and which facts decided it."""
+
+    family: Family
+    task: TaskName
+    reasons: tuple[str, ...]
+
+    @property
+    def outputs(self) -> tuple[ResultKind, ...]:
+        """Kinds of its results, in order."""
+        return self.family.outputs(self.task)
+
+
+@dataclass(frozen=True)
+class Sign:
+    """What only one family's configs have. The first sign that is seen decides."""
+
+    family: str
+    """Of families.FAMILIES or families.REFUSED, or of _UNSUPPORTED."""
+    seen: str
+    """In words."""
+    is_seen: Callable[[Configs], bool]
+
+
+def _class_inputs(configs: Configs) -> object:
+    if configs.unet.get("class_embed_type") != "projection":
+        return None
+    return configs.unet.get("projection_class_embeddings_input_dim")
+
+
+def _constant_betas(configs: Configs) -> bool:
+    betas = configs.scheduler.get("beta_start"), configs.scheduler.get("beta_end")
+    return betas[0] is not None and betas[0] == betas[1]
+
+
+SIGNS: tuple[Sign, ...] = (
+    Sign(
+        *("lcm", "an LCMScheduler"),
+        lambda c: c.scheduler.get("_class_name") == "LCMScheduler",
+    ),
+    Sign("geowizard", "a class embedding of 10 numbers", lambda c: _class_inputs(c) == 10),
+    Sign("lotus", "a class embedding", lambda c: _class_inputs(c) is not None),
+    Sign(
+        *("geowizard", "8 input channels and a context of 768"),
+        lambda c: c.unet.get("cross_attention_dim") == 768 and c.unet.get("in_channels") == 8,
+    ),
+    Sign("genpercept", "beta_start equal to beta_end", _constant_betas),
+    Sign("lotus-2", "a FluxPipeline", lambda c: c.pipeline.startswith("Flux")),
+    Sign("dvd", "a WanPipeline", lambda c: c.pipeline.startswith("Wan")),
+)
+
+_UNSUPPORTED = {
+    "lcm": "Marigold LCM",
+    "genpercept": "GenPercept",
+    "geowizard": "GeoWizard",
+    "lotus": "Lotus",
+}
+
+_PIPELINES: dict[str, tuple[FamilyName | None, TaskName | None]] = {
+    # class name in model_index.json: (family, task); None = it cannot tell
+    "MarigoldDepthPipeline": ("marigold", "depth"),
+    "MarigoldNormalsPipeline": ("marigold", "normals"),
+    "MarigoldPipeline": (None, None),
+    "StableDiffusionPipeline": (None, None),
+}
+_KINDS: Mapping[str, TaskName] = {"depth": "depth", "normals": "normals"}
+"""Tasks by ``prediction_type`` of model_index.json."""
+
+
+def identify(configs: Configs, *, family: str | None = None, task: str | None = None) -> Identity:
+    """Decide family and task: what the caller names, else the toolkit's own card, else the configs, else the defaults.
+
+    Args:
+        configs: of the folder.
+        family: named by the caller, or None.
+        task: named by the caller, or None.
+
+    Raises:
+        CheckpointError: the configs show a family that is not supported, tell too little, or contradict a named task.
+        UsageError: an unknown family or task was named, or one that the family does not do.
+    """
+    named = family or configs.card.get("family")
+    sign = next((sign for sign in SIGNS if sign.is_seen(configs)), None)
+    if sign is not None and sign.family in REFUSED:
+        raise CheckpointError(
+            f"the checkpoint has {sign.seen}: {REFUSED[sign.family]}; supported: {', '.join(FAMILIES)}"
+        )
+    if sign is not None and sign.family in _UNSUPPORTED:
+        raise CheckpointError(
+            f"the checkpoint is {_UNSUPPORTED[sign.family]} ({sign.seen}), which is not supported; "
+            f"supported: {', '.join(FAMILIES)}"
+        )
+    if sign is None and configs.pipeline not in _PIPELINES:
+        raise CheckpointError(
+            f"model_index.json names the pipeline {configs.pipeline!r}; expected one of {', '.join(_PIPELINES)}"
+        )
+    if sign is not None and named is not None and named != sign.family:
+        raise CheckpointError(
+            f"the checkpoint has {sign.seen}, as {sign.family} has, but the family named is {named}"
+        )
+    by_pipeline = _PIPELINES.get(configs.pipeline, (None, None))
+    from_configs = by_pipeline[0] if sign is None else sign.family
+    why = f"from {configs.pipeline}" if sign is None else f"from {sign.seen}"
+    if named is None and from_configs is None and _takes_rgb_alone(configs):
+        raise CheckpointError(
+            f"a {configs.pipeline} with {configs.unet.get('in_channels')} input channels does not tell its family: "
+            "E2E-FT started from SD without noise, GenPercept and others look the same and need other timesteps; "
+            f"name it with `family`: {', '.join(_rgb_alone())}"
+        )
+    task_from_configs = by_pipeline[1] or _KINDS.get(
+        str(configs.model_index.get("prediction_type") or "")
+    )
+    if task is not None and task_from_configs is not None and task != task_from_configs:
+        raise CheckpointError(
+            f"the checkpoint says it predicts {task_from_configs} ({configs.pipeline}), but the task named is {task}"
+        )
+
+    reasons: list[str] = []
+
+    def decide(what: str, named: str | None, found: str | None, default: str) -> str:
+        for value, reason in (
+            (named, "named by you"),
+            (configs.card.get(what), "from e2e_deploy.json"),
+            (found, why),
+        ):
+            if value is not None:
+                reasons.append(f"{what} {value}: {reason}")
+                return str(value)
+        reasons.append(f"{what} {default}: the default, {configs.pipeline} does not tell")
+        return default
+
+    chosen = get_family(decide("family", family, from_configs, "e2e-ft"))
+    chosen_task = get_task(decide("task", task, task_from_configs, next(iter(chosen.tasks))))
+    chosen.outputs(chosen_task)
+    return Identity(chosen, chosen_task, tuple(reasons))
+
+
+def _takes_rgb_alone(configs: Configs) -> bool:
+    return configs.unet.get("in_channels") == configs.unet.get("out_channels")
+
+
+def _rgb_alone() -> list[str]:
+    return [name for name, family in FAMILIES.items() if 1 in family.latents]
