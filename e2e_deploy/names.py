@@ -86,7 +86,11 @@ DataKind = Literal["hypersim", "vkitti2"]
 """Official data sets that can be prepared."""
 DATA_KINDS: tuple[DataKind, ...] = get_args(DataKind)
 
-SetName = Literal["nyuv2", "kitti", "eth3d", "scannet", "diode"]
+Measure = Literal["depth", "normals"]
+"""What the published protocol measures."""
+MEASURES: tuple[Measure, ...] = get_args(Measure)
+
+SetName = Literal["nyuv2", "kitti", "eth3d", "scannet", "diode", "ibims", "sintel"]
 """Evaluation sets of the published protocol; train/protocol/sets.py says what each is."""
 SET_NAMES: tuple[SetName, ...] = get_args(SetName)
 

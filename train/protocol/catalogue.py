@@ -5,14 +5,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from e2e_deploy.errors import DataError, UsageError
-from e2e_deploy.names import KittiMask, SetName
+from e2e_deploy.names import KittiMask, Measure, SetName
 from e2e_deploy.train.protocol.depth_sets import DEPTH_SETS
 from e2e_deploy.train.protocol.layouts.depth import layout as depth_layout
+from e2e_deploy.train.protocol.layouts.normals import layout as normals_layout
 from e2e_deploy.train.protocol.layouts.pairs import PairedSet, read_list
 from e2e_deploy.train.protocol.layouts.set_files import open_files
+from e2e_deploy.train.protocol.normals_sets import NORMALS_SETS
 from e2e_deploy.train.protocol.sets import EvaluationSet
 
-SETS: dict[SetName, EvaluationSet] = {each.name: each for each in DEPTH_SETS}
+SETS: dict[Measure, dict[SetName, EvaluationSet]] = {
+    "depth": {each.name: each for each in DEPTH_SETS},
+    "normals": {each.name: each for each in NORMALS_SETS},
+}
+"""By what is measured: NYUv2 and ScanNet are two sets each, with other pictures and other truth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,53 +26,62 @@ class SetVariants:
     """What a set may be read as besides what is published."""
 
     kitti_mask: KittiMask = "eigen"
+    published_input: bool = True
+    """Normals: the picture is shown as the published evaluation shows it, see ``layouts.normals.published_input``."""
 
 
-def find_set(root: Path, name: SetName) -> Path | None:
+def find_set(root: Path, measure: Measure, name: SetName) -> Path | None:
     """Where the set lies below the folder of all sets, or None if it is not there."""
-    for place in SETS[name].places:
+    for place in SETS[measure][name].places:
         found = root / place
         if found.is_file() or (found.is_dir() and any(found.iterdir())):
             return found
     return None
 
 
-def open_set(root: Path, name: SetName, variants: SetVariants = SetVariants()) -> PairedSet:
-    """The samples of the set ``name`` below the folder ``root`` of all sets.
+def open_set(
+    root: Path, measure: Measure, name: SetName, variants: SetVariants = SetVariants()
+) -> PairedSet:
+    """The samples of the set ``name``, with the truth of ``measure``, below the folder ``root`` of all sets.
 
     Raises:
         DataError: it is not there, damaged, or holds no complete image.
     """
-    place = find_set(root, name)
+    place = find_set(root, measure, name)
     if place is None:
-        raise DataError(not_here(root, name))
-    layout = depth_layout(name, variants.kitti_mask)
-    return PairedSet(open_files(place), layout, _listed(root, name, place))
+        raise DataError(not_here(root, measure, name))
+    layout = (
+        depth_layout(name, variants.kitti_mask)
+        if measure == "depth"
+        else normals_layout(name, stretched=variants.published_input)
+    )
+    return PairedSet(open_files(place), layout, _listed(SETS[measure][name], place))
 
 
-def not_here(root: Path, name: SetName) -> str:
+def not_here(root: Path, measure: Measure, name: SetName) -> str:
     """What is missing, and how to get it, in a sentence or two."""
-    each = SETS[name]
+    each = SETS[measure][name]
     return f"{each.title} is not in {root} (expected {' or '.join(each.places)}). {each.how_to_get}"
 
 
-def wanted(task: str, names: Sequence[SetName] | None) -> list[SetName]:
-    """The sets to measure a model of ``task`` on: those named, in the order of the protocol, or all of its truth.
+def wanted(measure: Measure, names: Sequence[SetName] | None) -> list[SetName]:
+    """The sets to measure ``measure`` on: those named, in the order of the protocol, or all that have its truth.
 
     Raises:
-        UsageError: a set has another truth.
+        UsageError: a set has no such truth.
     """
-    fitting = [name for name, each in SETS.items() if each.task == task]
+    fitting = list(SETS[measure])
     for name in names or ():
         if name not in fitting:
             raise UsageError(
-                f"{name} has truth for {SETS[name].task}, and the model gives {task}; its sets are "
+                f"{name} has no truth for {measure}, which the model gives; the sets that have are "
                 f"{', '.join(fitting)}"
             )
     return [name for name in fitting if names is None or name in names]
 
 
-def _listed(root: Path, name: SetName, place: Path) -> list[str] | None:
-    list_file = SETS[name].list_file
-    beside = [] if list_file is None else [place.parent / list_file, place / list_file]
+def _listed(each: EvaluationSet, place: Path) -> list[str] | None:
+    beside = (
+        [] if each.list_file is None else [place.parent / each.list_file, place / each.list_file]
+    )
     return next((read_list(path) for path in beside if path.is_file()), None)

@@ -5,16 +5,14 @@ Knows: numbers and where they come from. Does not know: files, models, how a num
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-Measure = Literal["depth", "normals"]
-"""What a table is about."""
+from e2e_deploy.names import Measure, SetName
 
 Pair = tuple[float, float | None]
 """Depth: AbsRel and delta1, both in per cent. Normals: mean error in degrees and the share below 11.25 degrees in
 per cent. The second is None where the source has only the first."""
 
-SETS: dict[Measure, tuple[str, ...]] = {
+COLUMNS: dict[Measure, tuple[SetName, ...]] = {
     "depth": ("nyuv2", "kitti", "eth3d", "scannet", "diode"),
     "normals": ("nyuv2", "scannet", "ibims", "sintel"),
 }
@@ -27,7 +25,7 @@ class PublishedRow:
 
     measure: Measure
     method: str
-    values: dict[str, Pair]
+    values: dict[SetName, Pair]
     """By set; a set that the source leaves out is not here."""
     source: str
     """Paper and table, or README and commit."""
@@ -66,7 +64,7 @@ class _Table:
     differs: str = ""
 
     def parsed(self) -> Iterator[PublishedRow]:
-        sets = SETS[self.measure]
+        sets = COLUMNS[self.measure]
         for line in self.rows.strip().splitlines():
             cells = [cell.strip() for cell in line.split("|")]
             method, runs, seconds, numbers, trained_on, note = (*cells, "", "")[:6]
@@ -279,7 +277,7 @@ def disagreements(rows: Sequence[PublishedRow]) -> list[str]:
         for other in rows[index + 1 :]:
             if (row.measure, row.method, row.runs) != (other.measure, other.method, other.runs):
                 continue
-            for name in SETS[row.measure]:
+            for name in COLUMNS[row.measure]:
                 one, two = row.values.get(name), other.values.get(name)
                 if one and two and one[0] != two[0]:
                     sentences.append(

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from e2e_deploy.names import Measure, SetName
 from e2e_deploy.system.text import clean
 from e2e_deploy.train.protocol.published import (
-    SETS,
-    Measure,
+    COLUMNS,
     Pair,
     PublishedRow,
     disagreements,
@@ -32,9 +32,9 @@ class OwnRow:
 
     method: str
     """Its name, and where needed the backend and precision."""
-    values: Mapping[str, Pair]
+    values: Mapping[SetName, Pair]
     """By set, in the units of the published tables (``UNITS``)."""
-    missing: Mapping[str, str] = field(default_factory=dict)
+    missing: Mapping[SetName, str] = field(default_factory=dict)
     """Why a set was not measured, in a few words: data not here."""
     runs: str = "-"
     """Steps and ensemble as ``1x1``."""
@@ -73,7 +73,7 @@ def published_table(
         same_protocol: leave out what was measured by another protocol; else it is said below the table.
     """
     published = rows_for(measure, same_protocol=same_protocol)
-    names = SETS[measure]
+    names = COLUMNS[measure]
     measured = [name for name in names if any(name in row.values for row in own)]
     lead = measured[0] if measured else names[0]
     rows: list[OwnRow | PublishedRow] = [*own, *published]
@@ -103,7 +103,7 @@ def published_table(
 
 
 def _cells(
-    row: OwnRow | PublishedRow, names: Sequence[str], sources: Sequence[str], style: TableStyle
+    row: OwnRow | PublishedRow, names: Sequence[SetName], sources: Sequence[str], style: TableStyle
 ) -> list[str]:
     if isinstance(row, PublishedRow):
         values = [shown_pair(row.values.get(name)) for name in names]

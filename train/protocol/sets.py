@@ -8,7 +8,7 @@ from DSINE.
 from dataclasses import dataclass
 from typing import Literal
 
-from e2e_deploy.names import SetName
+from e2e_deploy.names import Measure, SetName
 
 Averaging = Literal["images", "pixels"]
 """images: metrics of each image, then the mean over images. pixels: pooled over every valid pixel of the set."""
@@ -21,7 +21,7 @@ class EvaluationSet:
     name: SetName
     title: str
     """As papers print it."""
-    task: Literal["depth", "normals"]
+    task: Measure
     """What its truth is."""
     num_images: int
     """How many the published numbers are of."""
@@ -29,8 +29,8 @@ class EvaluationSet:
     """Where it lies below the folder of all sets: an archive (``.tar``) or a folder with the same content. The first
     that is there is read."""
     list_file: str | None
-    """Name of the published list of its files, which is followed where it lies beside the archive; None: there is
-    none."""
+    """Name of the published list of its files, which is followed where it lies beside the archive; None: what is
+    there is the list."""
     layout: str
     """The files of one image, in words."""
     how_to_get: str

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from e2e_deploy.train.protocol.published import ROWS, SETS, disagreements, rows_for
+from e2e_deploy.train.protocol.published import COLUMNS, ROWS, disagreements, rows_for
 from e2e_deploy.train.protocol.published_table import (
     OwnRow,
     published_table,
@@ -47,7 +47,7 @@ def test_rows_are_as_printed_in_the_papers():
 def test_every_row_is_plausible_and_has_a_source():
     for row in ROWS:
         assert row.values, row
-        assert set(row.values) <= set(SETS[row.measure]), row
+        assert set(row.values) <= set(COLUMNS[row.measure]), row
         assert row.source, row
         for first, second in row.values.values():
             assert 0 < first < 60, row
