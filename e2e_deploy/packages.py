@@ -14,11 +14,14 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
+from typing import Any
 
 from e2e_deploy.errors import UnavailableError
 
@@ -89,6 +92,29 @@ def import_openvino(module: str = "openvino") -> ModuleType:
     finally:
         if is_ours:  # what else this process imports decides for itself
             del sys.modules[_TELEMETRY]
+
+
+_one_core = threading.Lock()
+
+
+def openvino_core() -> Any:
+    """OpenVINO's Core, one for the whole process and alive as long as it: call it where a Core is needed.
+
+    A Core that loads the plugin of the CPU gives the thread a stack for signals, and puts back the one before when it
+    ends (OpenVINO 2026.4, Linux). Of two that end in the order they came in, the second puts back what the first has
+    freed, and the next signal that Python handles, such as Ctrl-C, is a segmentation fault.
+
+    Raises:
+        UnavailableError: openvino is not installed, or does not load.
+    """
+    openvino = import_openvino()
+    with _one_core:  # a cache alone would make two for two threads
+        return _core_of(openvino)
+
+
+@cache
+def _core_of(openvino: ModuleType) -> Any:
+    return openvino.Core()
 
 
 @contextmanager

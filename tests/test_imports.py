@@ -118,8 +118,9 @@ def test_onnx_runtime_is_imported_in_one_place(name, file):
 
 @pytest.mark.parametrize(("name", "file"), MODULES)
 def test_openvino_is_imported_in_one_place(name, file):
-    """Where its telemetry is left out."""
+    """Where its telemetry is left out, and where the one Core of a process is made."""
     if name != "e2e_deploy.packages":
+        assert ".Core(" not in file.read_text(encoding="utf-8")
         assert not [other for other in imported(file) if other.split(".")[0] == "openvino"]
 
 

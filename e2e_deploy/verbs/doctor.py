@@ -56,13 +56,13 @@ def _onnxruntime() -> tuple[bool, str, str]:
 
 
 def _openvino() -> tuple[bool, str, str]:
-    from e2e_deploy.packages import import_openvino
+    from e2e_deploy.packages import import_openvino, openvino_core
 
     try:
         openvino = import_openvino()
     except UnavailableError as error:
         return False, str(error), "pip install 'e2e-deploy[openvino]'"
-    core = openvino.Core()
+    core = openvino_core()
     units = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     bf16 = "runs bf16 bundles" if "BF16" in units else "no units for bf16 on this CPU"
     return True, f"{openvino.__version__} on {', '.join(core.available_devices)}; {bf16}", ""

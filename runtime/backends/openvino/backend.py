@@ -9,7 +9,7 @@ import numpy.typing as npt
 from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.bundle.manifest import GraphEntry
 from e2e_deploy.errors import E2EDeployError, UsageError, failed
-from e2e_deploy.packages import import_openvino
+from e2e_deploy.packages import import_openvino, openvino_core
 from e2e_deploy.runtime.backends.backend import OneAtATime, Result, result_shape
 from e2e_deploy.runtime.backends.device import parse_device
 from e2e_deploy.runtime.backends.openvino.compiled import THREADS, compile_graph
@@ -54,7 +54,7 @@ class OpenVinoBackend(OneAtATime):
     ) -> None:
         asked = parse_device(device)
         self._openvino = import_openvino()
-        core = self._openvino.Core()
+        core = openvino_core()
         where = find_device(core, asked)
         settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",

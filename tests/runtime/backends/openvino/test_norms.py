@@ -8,7 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 import e2e_deploy as e2e
 from e2e_deploy.assets import READY_BUNDLE
 from e2e_deploy.assets.pictures import reference_frames
-from e2e_deploy.packages import import_openvino
+from e2e_deploy.packages import openvino_core
 from e2e_deploy.runtime.backends.openvino import compiled
 from e2e_deploy.runtime.backends.openvino.norms import split_norms
 
@@ -94,12 +94,12 @@ def group_norm(x, groups, scale, bias):
 
 
 def read(model):
-    return import_openvino().Core().read_model(model.SerializeToString())
+    return openvino_core().read_model(model.SerializeToString())
 
 
 def run(model, x):
     settings = {"INFERENCE_PRECISION_HINT": "f32"}
-    return import_openvino().Core().compile_model(model, "CPU", settings)([x])[0]
+    return openvino_core().compile_model(model, "CPU", settings)([x])[0]
 
 
 @pytest.fixture
