@@ -8,12 +8,10 @@ from diffusers import (
     MarigoldDepthPipeline,
     MarigoldNormalsPipeline,
 )
-from torch import nn
 from torch.nn import functional
 
 from e2e_deploy.assets.pictures import reference_frames
 from e2e_deploy.errors import CheckpointError
-from e2e_deploy.frames import plan_frame
 from e2e_deploy.model.checkpoint import open_checkpoint
 from e2e_deploy.model.families import FAMILIES
 from e2e_deploy.model.loading import load_model
@@ -24,6 +22,7 @@ from e2e_deploy.model.single_step import (
     read_normals,
     resample,
 )
+from tests.peers import InFloat64, assert_equal_to_its_pipeline, our_results, pipeline_results
 from tests.small_checkpoint import NETWORK_STRIDE, SD2_SCHEDULER, STRIDE, write_small
 
 PIPELINES = {"depth": MarigoldDepthPipeline, "normals": MarigoldNormalsPipeline}
@@ -53,44 +52,14 @@ def one_step(config):
     return scheduler
 
 
-def peer(folder, task, frame, *, resolution=0, match=True):
+def peer(folder, task, frame, **named):
     """Diffusers' own pipeline at one step from a zero latent: [H, W] or [H, W, 3]."""
-    pipe = PIPELINES[task].from_pretrained(folder).to(torch.float64)
-    pipe.set_progress_bar_config(disable=True)
-    image = torch.from_numpy(frame).permute(2, 0, 1)[None].double() / 255
-    down = pipe.vae_scale_factor
-    plan = plan_frame(frame.shape[:2], resolution, down)
-    result = pipe(
-        image,
-        num_inference_steps=1,
-        processing_resolution=resolution,
-        match_input_resolution=match,
-        latents=torch.zeros(1, 4, *(side // down for side in plan.padded_hw), dtype=torch.float64),
-        output_type="pt",
-    ).prediction[0]
-    return result[0].numpy() if task == "depth" else result.permute(1, 2, 0).numpy()
+    return pipeline_results(PIPELINES[task], folder, frame, **named)[0]
 
 
-class InFloat64(nn.Module):
-    """The network in double precision, so that the comparison measures mathematics and not rounding."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model.double()
-
-    def forward(self, rgb_N3HW):
-        return self.model(rgb_N3HW.double())
-
-
-def ours(folder, frame, *, resolution=0, pad=0, factor=1.0, **named):
+def ours(folder, frame, **named):
     """Our torch model on the same frame; ``factor`` scales x0."""
-    checkpoint = open_checkpoint(folder, **named)
-    model = load_model(checkpoint)
-    model.x0_from_output *= factor
-    plan = model.plan(frame.shape[:2], resolution, pad)
-    with torch.inference_mode():
-        frames = FrameModel(InFloat64(model), plan, checkpoint.identity.outputs)
-        return frames(torch.from_numpy(frame)[None])[0].numpy()
+    return our_results(folder, frame, **named)[0]
 
 
 @pytest.fixture
@@ -119,6 +88,16 @@ def test_we_agree_with_diffusers_up_to_its_final_step(tmp_path, frame, task, sch
             {"sd2": 2.42e-3, "zero terminal snr, as released": 4.25e-4}[scheduler], rel=0.01
         )
         assert plain > (1e-4 if scheduler == "sd2" else 10 * explained)
+
+
+@pytest.mark.parametrize("scheduler", ["sd2, alpha to one", "zero terminal snr"])
+@pytest.mark.parametrize("task", PIPELINES)
+def test_from_noise_too_we_agree_with_diffusers(tmp_path, frame, task, scheduler):
+    """What x0 takes of x_T: SD2's schedule leaves 7 % of the signal at the last step, the other none."""
+    folder = write_small(tmp_path / "c", task, scheduler=SCHEDULERS[scheduler])
+    noise = torch.randn((1, 4, 24, 32), generator=torch.Generator().manual_seed(0))
+    assert_equal_to_its_pipeline(PIPELINES[task], folder, frame, latents=noise)
+    assert np.abs(ours(folder, frame, latents=noise) - ours(folder, frame)).max() > 0.01
 
 
 @pytest.mark.parametrize("task", PIPELINES)
@@ -232,7 +211,7 @@ def test_a_four_channel_unet_takes_the_rgb_latent_alone(tmp_path, frame):
         unet={"in_channels": 4},
         index={"_class_name": "StableDiffusionPipeline", "prediction_type": None},
     )
-    model = load_model(open_checkpoint(folder)).double()
+    model = load_model(open_checkpoint(folder, family="e2e-ft")).double()
     rgb = torch.from_numpy(frame).permute(2, 0, 1)[None].double() / 127.5 - 1
     with torch.inference_mode():
         z = model.vae.encode(rgb).latent_dist.mode() * 0.18215
@@ -240,7 +219,8 @@ def test_a_four_channel_unet_takes_the_rgb_latent_alone(tmp_path, frame):
         x0 = one_step(SD2_SCHEDULER).step(v, 999, torch.zeros_like(z)).pred_original_sample
         image = model.vae.decode(x0 / 0.18215).sample
     expected = (image.mean(dim=1)[0].clip(-1, 1) + 1) / 2
-    np.testing.assert_allclose(ours(folder, frame), expected.numpy(), atol=ROUNDING)
+    found = ours(folder, frame, family="e2e-ft")
+    np.testing.assert_allclose(found, expected.numpy(), atol=ROUNDING)
 
 
 @pytest.mark.parametrize("prediction_type", ["v_prediction", "epsilon", "sample"])
