@@ -51,13 +51,13 @@ if TYPE_CHECKING:
     from e2e_deploy.runtime.sources.source import SourceFrame as SourceFrame
     from e2e_deploy.runtime.steps.intrinsics import Intrinsics as Intrinsics
     from e2e_deploy.train.accuracy import Evaluation as Evaluation
+    from e2e_deploy.train.config.settings import TrainConfig as TrainConfig
     from e2e_deploy.train.data.check import CheckReport as CheckReport
     from e2e_deploy.train.data.check import check_data as check_data
     from e2e_deploy.train.preparation.conversion import PrepareReport as PrepareReport
     from e2e_deploy.train.preparation.prepare import prepare_data as prepare_data
     from e2e_deploy.train.rendering.render import render_data as render_data
     from e2e_deploy.train.run.loop import TrainResult as TrainResult
-    from e2e_deploy.train.settings import TrainConfig as TrainConfig
     from e2e_deploy.train.training import train_model as train_model
     from e2e_deploy.verbs.demo import DemoReport as DemoReport
     from e2e_deploy.verbs.demo import demo as demo
@@ -98,7 +98,7 @@ _WHERE = {
     "Engine": "runtime.engine",
     "load": "runtime.engine",
     "train_model": "train.training",
-    "TrainConfig": "train.settings",
+    "TrainConfig": "train.config.settings",
     "TrainResult": "train.run.loop",
     "prepare_data": "train.preparation.prepare",
     "render_data": "train.rendering.render",

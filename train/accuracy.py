@@ -1,7 +1,8 @@
 """Accuracy of any predictor on a data set, by the published protocols.
 
-Depth: scale and shift per image, clip to the data set's range, mean over images. Normals: angles
-pooled over all valid pixels. Knows no backend: a predictor is a function from frame to result.
+Depth: scale and shift per image, clip to the data set's range, mean over images; disparity is fitted as disparity.
+Normals: angles pooled over all valid pixels. Masks and mattes: as they are, mean over images. Knows no backend: a
+predictor is a function from frame to result.
 """
 
 import csv
@@ -9,14 +10,15 @@ import heapq
 import io
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from e2e_deploy.errors import DataError, E2EDeployError
+from e2e_deploy.kinds import KINDS
 from e2e_deploy.metrics import (
     DepthMetrics,
     NormalsAccumulator,
@@ -25,22 +27,42 @@ from e2e_deploy.metrics import (
     mean_depth_metrics,
     why_unmeasurable,
 )
-from e2e_deploy.names import TaskName
+from e2e_deploy.names import ResultKind, TaskName
 from e2e_deploy.train.data.files import write_bytes, write_picture
 from e2e_deploy.train.data.sample import Sample
 from e2e_deploy.train.normals_axes import AxesComparison, AxesFit
+from e2e_deploy.train.picture_metrics import (
+    PictureMetrics,
+    mean_picture_metrics,
+    picture_metrics,
+)
 from e2e_deploy.train.pictures import Picture, captioned_rows, comparison_row
 
 Array = npt.NDArray[Any]
-Metrics = DepthMetrics | NormalsMetrics
+Metrics = DepthMetrics | NormalsMetrics | PictureMetrics
 
 Predict = Callable[[npt.NDArray[np.uint8]], npt.NDArray[Any]]
-"""Frame uint8 [H, W, 3] to depth [H, W] or normals [H, W, 3], at frame size."""
+"""Frame uint8 [H, W, 3] to one result, [H, W] or [H, W, 3], at frame size."""
 
 NUM_WORST = 8
 
-NOTES: dict[TaskName, str] = {"depth": "inverted depth", "normals": "normals in other axes"}
+NOTES: dict[ResultKind, str] = {
+    "depth": "inverted depth",
+    "disparity": "inverted disparity",
+    "sqrt-disparity": "inverted disparity",
+    "normals": "normals in other axes",
+}
 """What a ``problem`` is in a few words, for what is said with every output of such a model."""
+
+CRITERION: dict[ResultKind, str] = {
+    "depth": "abs_rel",
+    "disparity": "abs_rel",
+    "sqrt-disparity": "abs_rel",
+    "normals": "mean_deg",
+    "mask": "mae",
+    "matte": "mae",
+}
+"""The metric that tells a better model, smaller is better."""
 
 MAX_NEGATIVE_SCALES = 0.25
 """Largest share of images whose fitted scale may be negative. Chance gives a half and an inverted model gives nearly
@@ -63,11 +85,20 @@ class Readable(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class JointMetrics:
+    """Of a model that gives depth and normals at once."""
+
+    depth: DepthMetrics
+    normals: NormalsMetrics
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
     """Accuracy over a data set."""
 
-    task: TaskName
-    metrics: Metrics
+    kinds: tuple[ResultKind, ...]
+    """Of the results that were measured."""
+    metrics: Metrics | JointMetrics
     num_images: int
     """Images measured."""
     left_out: dict[str, int]
@@ -81,8 +112,38 @@ class Evaluation:
     """What was measured, in words: a backend, a checkpoint in PyTorch, or diffusers' pipeline and how it samples."""
 
     def values(self) -> dict[str, float]:
-        """The metrics by name, the pixel count left out."""
-        return {k: float(v) for k, v in asdict(self.metrics).items() if k != "num_valid"}
+        """The metrics by name, after their result's where there are several; the pixel count left out."""
+        if isinstance(self.metrics, JointMetrics):
+            of_kind = asdict(self.metrics)
+            return {
+                f"{kind}_{name}": value
+                for kind, values in of_kind.items()
+                for name, value in _numbers(values).items()
+            }
+        return _numbers(asdict(self.metrics))
+
+
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {k: float(v) for k, v in metrics.items() if k != "num_valid"}
+
+
+def criterion_of(kinds: Sequence[ResultKind]) -> str:
+    """Name, in ``Evaluation.values``, of the metric that decides: that of the first result."""
+    name = CRITERION[kinds[0]]
+    return name if len(kinds) == 1 else f"{kinds[0]}_{name}"
+
+
+def joined(depth: Evaluation, normals: Evaluation) -> Evaluation:
+    """Two results of the same images as one evaluation."""
+    assert isinstance(depth.metrics, DepthMetrics)
+    assert isinstance(normals.metrics, NormalsMetrics)
+    problems = [each.problem for each in (depth, normals) if each.problem]
+    return replace(
+        depth,
+        kinds=("depth", "normals"),
+        metrics=JointMetrics(depth=depth.metrics, normals=normals.metrics),
+        problem="; ".join(problems) or None,
+    )
 
 
 def spread_indices(length: int, limit: int | None) -> Sequence[int]:
@@ -96,7 +157,7 @@ def measure_accuracy(
     predict: Predict,
     dataset: Readable,
     *,
-    task: TaskName,
+    kind: ResultKind,
     limit: int | None = None,
     depth_range_m: tuple[float, float] = (1e-5, float("inf")),
     on_progress: Callable[[int, int], None] | None = None,
@@ -108,7 +169,7 @@ def measure_accuracy(
     Args:
         predict: frame to result; called once an image.
         dataset: samples with ground truth.
-        task: depth or normals.
+        kind: of the result: a distance, normals, a mask or a matte.
         limit: measure this many images, evenly spread; None for all.
         depth_range_m: aligned depth is clipped to it, as the published protocol does per data set.
         on_progress: called with (images done, images in all).
@@ -119,7 +180,7 @@ def measure_accuracy(
         DataError: a sample cannot be read, or no image has a valid pixel.
         E2EDeployError: a prediction has a wrong shape, or is NaN or infinite where it counts.
     """
-    measured = Measurement(task, depth_range_m=depth_range_m)
+    measured = Measurement(kind, depth_range_m=depth_range_m)
     measured.left_out.update(dataset.left_out)
     worst: list[tuple[float, int, Picture]] = []  # a heap, the least bad on top
     indices = spread_indices(len(dataset), limit)
@@ -127,8 +188,8 @@ def measure_accuracy(
         sample = dataset.read(index)
         prediction = measured.add(index, sample, predict)
         if worst_sheet is not None and prediction is not None:
-            target, valid = _target(sample, task)
-            picture = comparison_row(sample.rgb, target, prediction, valid)
+            target, valid = _target(sample, kind)
+            picture = comparison_row(sample.rgb, target, prediction, valid, kind)
             heapq.heappush(worst, (_badness(measured.rows[index][1]), index, picture))
             if len(worst) > NUM_WORST:
                 heapq.heappop(worst)
@@ -157,13 +218,13 @@ class Measurement:
 
     def __init__(
         self,
-        task: TaskName,
+        kind: ResultKind,
         *,
         depth_range_m: tuple[float, float] = (1e-5, float("inf")),
     ) -> None:
         self.rows: dict[int, tuple[str, Metrics]] = {}
         self.left_out = Counter[str]()
-        self._task, self._range_m = task, depth_range_m
+        self._kind, self._range_m = kind, depth_range_m
         self._pooled, self._axes = NormalsAccumulator(), AxesComparison()
 
     def add(self, index: int, sample: Sample, predict: Predict) -> Array | None:
@@ -172,19 +233,21 @@ class Measurement:
         Raises:
             E2EDeployError: the prediction has a wrong shape, or is NaN or infinite where it counts.
         """
-        target, valid = _target(sample, self._task)
-        reason = _why_left_out(target, valid, self._task)
+        target, valid = _target(sample, self._kind)
+        reason = _why_left_out(target, valid, self._kind)
         if reason is not None:
             self.left_out[reason] += 1
             return None
         prediction = np.asarray(predict(sample.rgb))
         metrics: Metrics
         try:
-            if self._task == "depth":
-                metrics = _depth(prediction, target, valid, self._range_m)
-            else:
+            if KINDS[self._kind].form == "distance":
+                metrics = _depth(prediction, target, valid, self._range_m, self._kind)
+            elif self._kind == "normals":
                 metrics = _normals(prediction, target, valid, self._pooled)
                 self._axes.add(prediction, target, valid)
+            else:
+                metrics = picture_metrics(prediction, target, valid)
         except ValueError as error:
             raise E2EDeployError(
                 f"{sample.path}: the prediction cannot be measured: {error}"
@@ -208,19 +271,27 @@ class Measurement:
         if not self.rows:
             counts = "; ".join(f"{reason}: {count}" for reason, count in self.left_out.items())
             num = sum(self.left_out.values())
-            raise DataError(f"none of the {num} images can be measured for {self._task} ({counts})")
-        is_depth, rows = self._task == "depth", list(self.rows.values())
-        depth_rows = [metrics for _, metrics in rows if isinstance(metrics, DepthMetrics)]
-        problem = depth_problem(depth_rows) if is_depth else axes_problem(self._axes.result())
+            raise DataError(f"none of the {num} images can be measured for {self._kind} ({counts})")
+        metrics, problem = self._over_all([metrics for _, metrics in self.rows.values()])
         worst = sorted(self.rows, key=lambda i: (_badness(self.rows[i][1]), i), reverse=True)
         return Evaluation(
-            task=self._task,
-            metrics=mean_depth_metrics(depth_rows) if is_depth else self._pooled.result(),
-            num_images=len(rows),
+            kinds=(self._kind,),
+            metrics=metrics,
+            num_images=len(self.rows),
             left_out=dict(self.left_out),
             worst=tuple(self.rows[i][0] for i in worst[:NUM_WORST]),
             problem=problem,
         )
+
+    def _over_all(self, rows: Sequence[Metrics]) -> tuple[Metrics, str | None]:
+        """The metrics of the set, and its problem."""
+        if KINDS[self._kind].form == "distance":
+            depth_rows = [row for row in rows if isinstance(row, DepthMetrics)]
+            return mean_depth_metrics(depth_rows), depth_problem(depth_rows)
+        if self._kind == "normals":
+            return self._pooled.result(), axes_problem(self._axes.result())
+        pictures = [row for row in rows if isinstance(row, PictureMetrics)]
+        return mean_picture_metrics(pictures), None
 
 
 def depth_problem(per_image: Sequence[DepthMetrics]) -> str | None:
@@ -245,8 +316,8 @@ def axes_problem(fit: AxesFit | None) -> str | None:
     )
 
 
-def _why_left_out(target: Array, valid: Array, task: TaskName) -> str | None:
-    if task == "depth":
+def _why_left_out(target: Array, valid: Array, kind: ResultKind) -> str | None:
+    if KINDS[kind].form == "distance":
         return why_unmeasurable(target, valid)
     return None if valid.any() else "no valid pixel"
 
@@ -256,9 +327,13 @@ def _depth(
     target: Array,
     valid: Array,
     range_m: tuple[float, float],
+    kind: ResultKind,
 ) -> Metrics:
     low, high = range_m
-    return depth_metrics(prediction, target, valid, min_depth=low, max_depth=high)
+    if kind == "sqrt-disparity":
+        prediction = np.square(prediction, dtype=np.float64)
+    space: Literal["depth", "disparity"] = "depth" if kind == "depth" else "disparity"
+    return depth_metrics(prediction, target, valid, space=space, min_depth=low, max_depth=high)
 
 
 def _normals(prediction: Array, target: Array, valid: Array, pooled: NormalsAccumulator) -> Metrics:
@@ -269,17 +344,25 @@ def _normals(prediction: Array, target: Array, valid: Array, pooled: NormalsAccu
 
 
 def _target(
-    sample: Sample, task: TaskName
+    sample: Sample, kind: ResultKind
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-    if task == "depth":
+    if KINDS[kind].form == "distance":
         return sample.depth_m, sample.valid
-    if sample.normals is None:
-        raise DataError(f"{sample.path} has no normals to measure against")
-    return sample.normals, sample.known(task)
+    truths: dict[ResultKind, tuple[npt.NDArray[np.float32] | None, TaskName]] = {
+        "normals": (sample.normals, "normals"),
+        "mask": (sample.mask, "segmentation"),
+        "matte": (sample.matte, "matting"),
+    }
+    target, task = truths.get(kind, (None, "depth"))
+    if target is None:
+        raise DataError(f"{sample.path} has no {kind} to measure against")
+    return target, sample.known(task)
 
 
 def _badness(metrics: Metrics) -> float:
-    return metrics.abs_rel if isinstance(metrics, DepthMetrics) else metrics.mean_deg
+    if isinstance(metrics, DepthMetrics):
+        return metrics.abs_rel
+    return metrics.mean_deg if isinstance(metrics, NormalsMetrics) else metrics.mae
 
 
 def _write_csv(path: Path, rows: Sequence[tuple[str, Metrics]]) -> None:

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from e2e_deploy.colormap import colour_depth, colour_normals
+from e2e_deploy.kinds import KINDS
 from e2e_deploy.metrics import align_scale_shift
-from e2e_deploy.names import Colormap
+from e2e_deploy.names import Colormap, ResultKind
 from e2e_deploy.system.opencv import cv2
 
 Array = npt.NDArray[Any]
@@ -22,21 +23,30 @@ ROW_WIDTH = 960
 CAPTION_HEIGHT = 18
 
 
-def comparison_row(rgb: Picture, target: Array, prediction: Array, valid: Array) -> Picture:
+def comparison_row(
+    rgb: Picture, target: Array, prediction: Array, valid: Array, kind: ResultKind
+) -> Picture:
     """A row of rgb | target | prediction, side by side, uint8 [H, 3 W, 3]; targets are black where invalid.
 
     Args:
         rgb: uint8 [H, W, 3].
-        target: depth in metres [H, W], or unit normals [H, W, 3].
-        prediction: same shape; depth is aligned to the target by scale and shift and shares its
+        target: depth in metres [H, W], unit normals [H, W, 3], or values in [0, 1].
+        prediction: same shape; depth and disparity are aligned to the target by scale and shift and share its
             colours, vectors are made unit length.
         valid: bool [H, W].
+        kind: of the prediction; disparity has depth as its target.
     """
-    prediction = np.nan_to_num(prediction)
-    if target.ndim == 3:
+    prediction, target = np.nan_to_num(prediction), np.nan_to_num(target)
+    form = KINDS[kind].form
+    if form == "vectors":
         length = np.linalg.norm(prediction, axis=-1, keepdims=True)
         coloured = colour_normals(target), colour_normals(prediction / np.maximum(length, 1e-6))
+    elif form == "picture":
+        coloured = _grey_or_colour(target), _grey_or_colour(prediction)
     else:
+        if kind != "depth":
+            # As disparity, and turned round, so that near has the colour of near.
+            target = (-1.0 / np.where(valid, np.maximum(target, 1e-6), 1.0)).astype(np.float32)
         near, far, scale, shift = 0.0, 1.0, 1.0, 0.0
         if valid.any():
             near, far = np.quantile(target[valid], [0.02, 0.98]).tolist()
@@ -48,6 +58,12 @@ def comparison_row(rgb: Picture, target: Array, prediction: Array, valid: Array)
         )
     columns = [rgb, coloured[0] * valid[..., None], coloured[1]]
     return np.concatenate(columns, axis=1).astype(np.uint8)
+
+
+def _grey_or_colour(values: Array) -> Picture:
+    """Values in [0, 1] as a picture."""
+    stored = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
+    return stored if stored.ndim == 3 else np.repeat(stored[..., None], 3, axis=-1)
 
 
 def captioned_rows(rows: Sequence[Picture], captions: Sequence[str]) -> Picture:

@@ -19,9 +19,9 @@ from e2e_deploy.model.families import FAMILIES
 from e2e_deploy.model.loading import load_model
 from e2e_deploy.model.single_step import SingleStepModel
 from e2e_deploy.model.tiny import UNTRAINED, build_tiny
+from e2e_deploy.train.config.settings import RANDOM, TrainConfig
 from e2e_deploy.train.conv_in import cut_second_half, ignores_second_half, widen_conv_in
 from e2e_deploy.train.pretraining.pretrain import FOLDER, pretrained
-from e2e_deploy.train.settings import RANDOM, TrainConfig
 
 FAMILY = FAMILIES["marigold"]
 """What trained models are saved as: normals with x right, y up, z toward the viewer, clipped."""

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from e2e_deploy.errors import UsageError
 from e2e_deploy.packages import require
-from e2e_deploy.train.config import config_table, load_config, parse_config
-from e2e_deploy.train.settings import TrainConfig, runs_of
+from e2e_deploy.train.config.reading import config_table, load_config, parse_config
+from e2e_deploy.train.config.settings import TrainConfig, runs_of
 
 if TYPE_CHECKING:
     from e2e_deploy.train.run.loop import TrainResult
@@ -28,7 +28,7 @@ def train_model(
     The first Ctrl-C, SIGTERM or SIGHUP saves a checkpoint and leaves; the same call continues.
 
     Args:
-        config: TOML file, or a config made in Python; every key is described in ``train/settings.py``.
+        config: TOML file, or a config made in Python; every key is described in ``train/config/settings.py``.
         out: folder of the run, instead of ``run.out``.
         steps: optimizer steps, instead of ``optim.steps``.
         resume: continue from the newest checkpoint in the run's folder; False refuses if there is one.

@@ -37,7 +37,7 @@ from e2e_deploy.model.checkpoint import open_checkpoint
 from e2e_deploy.model.loading import load_model
 from e2e_deploy.model.tiny import RESOLUTION
 from e2e_deploy.train.accuracy import spread_indices
-from e2e_deploy.train.config import parse_config
+from e2e_deploy.train.config.reading import parse_config
 from e2e_deploy.train.data.folder import FolderDataset
 from e2e_deploy.train.data.resize import fit
 from e2e_deploy.train.model_folder import write_model

@@ -54,7 +54,7 @@ def measured(predict: Predict, data: "Known", task: str) -> dict[str, float]:
     return measure_accuracy(
         predict,
         data,
-        task=task,  # type: ignore[arg-type]  # a key of the table below
+        kind=task,  # type: ignore[arg-type]  # a key of the table below
         limit=NUM_IMAGES,
         depth_range_m=(max(spec.min_m, 1e-5), spec.max_m),
     ).values()

@@ -16,7 +16,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from e2e_deploy.model.checkpoint import CARD
-from e2e_deploy.train.config import config_table, load_config
+from e2e_deploy.train.config.reading import config_table, load_config
 from e2e_deploy.train.training import train_model
 
 ROOT = Path(__file__).parents[2]

@@ -32,9 +32,7 @@ from benchmarks.gpu.results import writer
 from benchmarks.gpu.timing import Device, find_device, in_words
 from e2e_deploy.errors import UnavailableError
 from e2e_deploy.packages import require
-from e2e_deploy.train.data.batches import Batch, collate
-from e2e_deploy.train.data.sample import Sample
-from e2e_deploy.train.settings import (
+from e2e_deploy.train.config.settings import (
     DataConfig,
     ModelConfig,
     OptimConfig,
@@ -42,6 +40,8 @@ from e2e_deploy.train.settings import (
     StartConfig,
     TrainConfig,
 )
+from e2e_deploy.train.data.batches import Batch, collate
+from e2e_deploy.train.data.sample import Sample
 from e2e_deploy.train.step.choices import Choices
 from e2e_deploy.train.step.forward import TrainingForward
 from e2e_deploy.train.step.step import Stepper

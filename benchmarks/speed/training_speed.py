@@ -20,7 +20,7 @@ from benchmarks.report import write_result
 from e2e_deploy.frames import parse_size
 from e2e_deploy.packages import require
 from e2e_deploy.runtime.timing import summarise
-from e2e_deploy.train.config import parse_config
+from e2e_deploy.train.config.reading import parse_config
 from e2e_deploy.train.step.choices import Choices
 from e2e_deploy.train.step.forward import TrainingForward
 from e2e_deploy.train.step.step import Stepper

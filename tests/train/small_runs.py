@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from e2e_deploy.model import tiny
-from e2e_deploy.train.config import parse_config
+from e2e_deploy.train.config.reading import parse_config
 from tests.train.fixtures import write_folder
 
 SMALL_VAE = {"block_out_channels": (8, 8, 8, 8), "norm_num_groups": 4}

@@ -45,7 +45,7 @@ def test_depth_is_the_mean_over_images(dataset, tmp_path):
     result = measure_accuracy(
         predict,
         dataset,
-        task="depth",
+        kind="depth",
         on_progress=lambda done, total: seen.append((done, total)),
         csv_path=tmp_path / "rows.csv",
         worst_sheet=tmp_path / "worst.png",
@@ -74,7 +74,7 @@ def inverted(truth, count):
 
 
 def test_perfect_affine_depth_has_no_error(dataset):
-    result = measure_accuracy(inverted(Truth(dataset, "depth"), 0), dataset, task="depth")
+    result = measure_accuracy(inverted(Truth(dataset, "depth"), 0), dataset, kind="depth")
     assert result.metrics.abs_rel < 1e-6
     assert result.metrics.delta1 == 1
     assert result.metrics.negative_scale == 0
@@ -82,7 +82,7 @@ def test_perfect_affine_depth_has_no_error(dataset):
 
 
 def test_inverted_depth_has_no_error_but_a_problem(dataset):
-    result = measure_accuracy(inverted(Truth(dataset, "depth"), 10), dataset, task="depth")
+    result = measure_accuracy(inverted(Truth(dataset, "depth"), 10), dataset, kind="depth")
     assert result.metrics.abs_rel < 1e-6
     assert result.metrics.negative_scale == 1
     assert "negative in 10 of 10 images" in result.problem
@@ -90,9 +90,9 @@ def test_inverted_depth_has_no_error_but_a_problem(dataset):
 
 def test_a_few_hard_pictures_do_not_make_a_model_inverted(dataset):
     truth = Truth(dataset, "depth")
-    few = measure_accuracy(inverted(truth, 2), dataset, task="depth")
+    few = measure_accuracy(inverted(truth, 2), dataset, kind="depth")
     assert (few.metrics.negative_scale, few.problem) == (0.2, None)
-    many = measure_accuracy(inverted(truth, 3), dataset, task="depth")
+    many = measure_accuracy(inverted(truth, 3), dataset, kind="depth")
     assert "negative in 3 of 10 images" in many.problem
 
 
@@ -108,8 +108,8 @@ def test_normals_in_other_axes_are_told(tmp_path):
     def mirrored(frame):
         return truth.answers[frame.tobytes()][1].normals * [-1, 1, 1]
 
-    assert measure_accuracy(truth, dataset, task="normals").problem is None
-    assert "are -x y z of the model" in measure_accuracy(mirrored, dataset, task="normals").problem
+    assert measure_accuracy(truth, dataset, kind="normals").problem is None
+    assert "are -x y z of the model" in measure_accuracy(mirrored, dataset, kind="normals").problem
 
 
 def test_truths_that_fit_anything_never_score(tmp_path):
@@ -122,7 +122,7 @@ def test_truths_that_fit_anything_never_score(tmp_path):
         np.save(depth / f"{stem}.npy", sparse)
     (depth / "s003.npy").unlink()
     dataset = FolderDataset(root)
-    result = measure_accuracy(Truth(dataset, "depth"), dataset, task="depth")
+    result = measure_accuracy(Truth(dataset, "depth"), dataset, kind="depth")
     assert result.num_images == 2
     assert result.left_out == {
         "truth file missing": 1,
@@ -130,12 +130,12 @@ def test_truths_that_fit_anything_never_score(tmp_path):
         "fewer than 3 valid pixels": 2,
     }
     with pytest.raises(DataError, match="the same depth everywhere: 1"):
-        measure_accuracy(Truth(dataset, "depth"), dataset, task="depth", limit=1)
+        measure_accuracy(Truth(dataset, "depth"), dataset, kind="depth", limit=1)
 
 
 def test_normals_are_pooled_over_pixels(dataset):
     predict = Truth(dataset, "normals")
-    result = measure_accuracy(predict, dataset, task="normals")
+    result = measure_accuracy(predict, dataset, kind="normals")
     pooled = NormalsAccumulator()
     for index in range(10):
         sample = dataset.read(index)
@@ -146,8 +146,8 @@ def test_normals_are_pooled_over_pixels(dataset):
 
 def test_depth_is_clipped_to_the_range(dataset):
     truth = Truth(dataset, "depth")
-    far = measure_accuracy(truth, dataset, task="depth", depth_range_m=(1e-5, 4.0))
-    assert far.metrics.abs_rel > measure_accuracy(truth, dataset, task="depth").metrics.abs_rel
+    far = measure_accuracy(truth, dataset, kind="depth", depth_range_m=(1e-5, 4.0))
+    assert far.metrics.abs_rel > measure_accuracy(truth, dataset, kind="depth").metrics.abs_rel
 
 
 @pytest.mark.parametrize("task", ["depth", "normals"])
@@ -159,20 +159,20 @@ def test_shares_add_up_to_the_whole(dataset, task):
             share.add(index, dataset.read(index), predict)
     for share in others:
         total.merge(share)
-    assert total.result() == measure_accuracy(predict, dataset, task=task)
+    assert total.result() == measure_accuracy(predict, dataset, kind=task)
 
 
 def test_limit_spreads_over_the_set(dataset):
     assert list(spread_indices(10, 4)) == [0, 2, 5, 7]
     assert list(spread_indices(3, 7)) == [0, 1, 2]
-    assert measure_accuracy(Truth(dataset, "depth"), dataset, task="depth", limit=4).num_images == 4
+    assert measure_accuracy(Truth(dataset, "depth"), dataset, kind="depth", limit=4).num_images == 4
 
 
 def test_predictions_that_cannot_be_measured(dataset, tmp_path):
     with pytest.raises(E2EDeployError, match=r"s000\.png: the prediction .* NaN"):
-        measure_accuracy(lambda frame: np.full(frame.shape[:2], np.nan), dataset, task="depth")
+        measure_accuracy(lambda frame: np.full(frame.shape[:2], np.nan), dataset, kind="depth")
     with pytest.raises(E2EDeployError, match="one shape"):
-        measure_accuracy(lambda frame: np.zeros((4, 4)), dataset, task="depth")
+        measure_accuracy(lambda frame: np.zeros((4, 4)), dataset, kind="depth")
     bare = FolderDataset(write_folder(tmp_path / "bare", normals_format=None))
     with pytest.raises(DataError, match="has no normals"):
-        measure_accuracy(lambda frame: frame, bare, task="normals")
+        measure_accuracy(lambda frame: frame, bare, kind="normals")

@@ -18,7 +18,7 @@ from e2e_deploy.names import OnBad, TaskName
 from e2e_deploy.train.data.folder import FolderDataset
 from e2e_deploy.train.data.mixing import MixingPlan
 from e2e_deploy.train.data.resize import STRIDE, fit
-from e2e_deploy.train.data.sample import Sample, depth_target
+from e2e_deploy.train.data.sample import TRUTHS, Sample, depth_target
 
 
 class Batch(TypedDict):
@@ -30,6 +30,9 @@ class Batch(TypedDict):
     """float32 [B, 1, H, W], metres, clamped; the far value where invalid"""
     normals: torch.Tensor
     """float32 [B, 3, H, W], x right, y up, z toward the viewer; zero where unknown or absent"""
+    picture: torch.Tensor
+    """float32 [B, 3 or 1, H, W] in [-1, 1], the mask or matte; zero where unknown, and without channels in a batch for
+    another task"""
     valid: torch.Tensor
     """bool [B, 1, H, W], where the truth of the task is known; nowhere in an image of flat depth"""
     paths: list[str]
@@ -180,6 +183,8 @@ def flip(sample: Sample) -> Sample:
         depth_m=sample.depth_m[:, ::-1],
         normals=normals,
         valid=sample.valid[:, ::-1],
+        mask=None if sample.mask is None else sample.mask[:, ::-1],
+        matte=None if sample.matte is None else sample.matte[:, ::-1],
     )
 
 
@@ -188,9 +193,9 @@ def collate(
 ) -> Batch:
     """Samples of one size as a batch for ``task``; targets are prepared here."""
     targets = [depth_target(sample.depth_m, sample.valid) for sample in samples]
-    masks = [mask for _, mask in targets]
-    if task == "normals":
-        masks = [sample.known(task) for sample in samples]
+    known = [sample.known(task) for sample in samples]
+    if "depth" in TRUTHS[task]:
+        known = [mask & usable for mask, (_, usable) in zip(known, targets, strict=True)]
     normals = [
         np.zeros((*sample.valid.shape, 3), np.float32) if sample.normals is None else sample.normals
         for sample in samples
@@ -200,10 +205,20 @@ def collate(
         rgb=_channels_first(rgb).float() / 127.5 - 1,
         depth_m=torch.from_numpy(np.stack([depth for depth, _ in targets]))[:, None],
         normals=_channels_first(np.stack(normals)),
-        valid=torch.from_numpy(np.stack(masks))[:, None],
+        picture=_channels_first(np.stack([_picture(sample, task) for sample in samples])),
+        valid=torch.from_numpy(np.stack(known))[:, None],
         paths=[sample.path for sample in samples],
         bad=list(bad),
     )
+
+
+def _picture(sample: Sample, task: TaskName) -> npt.NDArray[np.float32]:
+    """Mask or matte as [H, W, C] in [-1, 1]."""
+    values = {"segmentation": sample.mask, "matting": sample.matte}.get(task)
+    size = sample.valid.shape
+    if values is None:
+        return np.zeros((*size, 0), np.float32)
+    return np.nan_to_num(2 * values.reshape(*size, -1) - 1).astype(np.float32)
 
 
 def _channels_first(images: npt.NDArray[Any]) -> torch.Tensor:

@@ -58,6 +58,21 @@ def decode_normals(stored: Array, axes: Axes = "right-up-back") -> Float32:
     return unit_or_zero(np.where(known, vectors, 0.0))
 
 
+def decode_values(stored: Array) -> Float32:
+    """A stored mask or matte to [0, 1]: whole numbers fill the range of their type, others are as they stand.
+
+    Raises:
+        ValueError: a number is outside [0, 1]; NaN is unknown.
+    """
+    if stored.dtype in (np.uint8, np.uint16):
+        return (stored / np.iinfo(stored.dtype).max).astype(np.float32)
+    if not ((stored >= 0) & (stored <= 1) | np.isnan(stored)).all():
+        raise ValueError(
+            f"its values go from {np.nanmin(stored):g} to {np.nanmax(stored):g}, expected [0, 1]"
+        )
+    return stored.astype(np.float32)
+
+
 def unit_or_zero(vectors: Array, shortest: float = 0.0) -> Float32:
     """Normalise [H, W, 3]; vectors not longer than ``shortest`` become zero."""
     largest = np.abs(vectors).max(axis=-1, keepdims=True)

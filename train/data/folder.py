@@ -4,12 +4,14 @@
     <root>/<split>/rgb/<stem>.png                   8-bit RGB
     <root>/<split>/depth/<stem>.png|.npy|.exr       one kind per data set
     <root>/<split>/normals/<stem>.png|.npy|.exr     optional
+    <root>/<split>/mask/<stem>.png|.npy             optional: segments, each in a colour of its own
+    <root>/<split>/matte/<stem>.png|.npy            optional: opacity of the foreground
 
 ``dataset.toml`` (an unknown key is an error; all mistakes are reported at once)::
 
     name = "rendered"
 
-    [depth]                 # may be left out of a set that has normals
+    [depth]                 # may be left out of a set that has another truth
     format = "png16"        # png16 | npy | exr
     unit_m = 0.001          # metres per stored unit: 0.001 for millimetres, 1.0 for metres
     min_m = 0.05            # optional valid range, both ends excluded
@@ -19,6 +21,12 @@
     [normals]               # optional
     format = "png8"         # png8 | png16 | npy | exr; png holds (n + 1) / 2 in the type's range
     axes = "right-up-back"  # x right, y up, z toward the viewer | right-down-front (OpenCV)
+
+    [mask]                  # optional; [H, W, 3], for segmentation
+    format = "png8"         # png8 | png16 | npy; png holds [0, 1] in the type's range
+
+    [matte]                 # optional; [H, W], for matting
+    format = "png8"
 
     [camera]                # optional; one camera for the whole set, in pixels of the stored image
     fx = 300.0
@@ -31,7 +39,8 @@
 
 ``kind = "ray"`` needs ``[camera]``. Invalid depth: 0, negative, NaN, infinite, or 65535 in a 16-bit
 PNG (saturated). Unknown normals: the zero vector (black or mid grey in a PNG), NaN, infinite; all other
-lengths are normalised. Each truth counts by itself: normals where depth is unknown, depth where normals are.
+lengths are normalised. Unknown in masks and mattes: NaN. Each truth counts by itself: normals where depth is unknown,
+depth where normals are.
 Knows: this layout. Does not know: training sizes, tensors.
 """
 
@@ -44,10 +53,10 @@ import numpy.typing as npt
 
 from e2e_deploy.errors import DataError, UsageError
 from e2e_deploy.names import TaskName
-from e2e_deploy.train.data.encoding import decode_depth, decode_normals
+from e2e_deploy.train.data.encoding import decode_depth, decode_normals, decode_values
 from e2e_deploy.train.data.files import read_array, read_picture, read_rgb
 from e2e_deploy.train.data.folder_spec import DEFAULT_SPLITS, FolderSpec, load_spec
-from e2e_deploy.train.data.sample import Sample, ray_to_planar, valid_depth
+from e2e_deploy.train.data.sample import TRUTHS, Sample, ray_to_planar, valid_depth
 
 SUFFIX = {"png8": ".png", "png16": ".png", "npy": ".npy", "exr": ".exr"}
 
@@ -104,11 +113,7 @@ class FolderDataset:
         self.spec = load_spec(self.root)
         self.folder = split_folder(self.root, self.spec, split)
         self.has_normals = self.spec.normals_format is not None
-        formats = {"depth": self.spec.depth_format, "normals": self.spec.normals_format}
-        stored = {kind: SUFFIX[name] for kind, name in formats.items() if name is not None}
-        if task is not None and task not in stored:
-            raise UsageError(f"{self.root} has no {task}, which this task needs")
-        self._suffix = {"rgb": ".png"} | {k: v for k, v in stored.items() if task in (None, k)}
+        self._suffix = {"rgb": ".png"} | self._stored(task)
         found = {kind: self._list(kind) for kind in self._suffix}
         every = set[str]().union(*found.values())
         complete = set.intersection(*found.values())
@@ -128,6 +133,24 @@ class FolderDataset:
         if not self.stems:
             raise DataError(f"{self.folder}: no sample with {', '.join(self._suffix)} of one stem")
 
+    def _stored(self, task: TaskName | None) -> dict[str, str]:
+        """Suffix of every truth that is read."""
+        spec = self.spec
+        formats: dict[str, str | None] = {
+            "depth": spec.depth_format,
+            "normals": spec.normals_format,
+            "mask": spec.mask_format,
+            "matte": spec.matte_format,
+        }
+        stored = {kind: SUFFIX[name] for kind, name in formats.items() if name is not None}
+        if task is None:
+            return stored
+        needed = TRUTHS.get(task, (task,))
+        for kind in needed:
+            if kind not in stored:
+                raise UsageError(f"{self.root} has no {kind}, which this task needs")
+        return {kind: stored[kind] for kind in needed}
+
     def __len__(self) -> int:
         return len(self.stems)
 
@@ -144,14 +167,15 @@ class FolderDataset:
 
     def fingerprint(self) -> str:
         """SHA-256 of what the set is: ``dataset.toml`` and the name and size of every file that is read."""
-        lines = [repr(self.spec)]
+        # Without what older versions did not know of, so that their runs go on.
+        lines = [repr(self.spec).replace("mask_format=None, matte_format=None, ", "")]
         for kind in self._suffix:
             files = (self.file(kind, stem) for stem in self.stems)
             lines += [f"{kind}/{path.name} {path.stat().st_size}" for path in files]
         return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
 
     def file(self, kind: str, stem: str) -> Path:
-        """Where ``kind`` (rgb, depth, normals) of ``stem`` lies."""
+        """Where ``kind`` (rgb or a truth) of ``stem`` lies."""
         return self.folder / kind / (stem + self._suffix[kind])
 
     def read(self, index: int) -> Sample:
@@ -168,6 +192,11 @@ class FolderDataset:
             depth_m = self._read_depth(self.file("depth", stem), rgb.shape[:2])
         if "normals" in self._suffix:
             normals = self._read_normals(self.file("normals", stem), rgb.shape[:2])
+        pictures = {
+            kind: self._read_values(self.file(kind, stem), kind, (*rgb.shape[:2], *channels))
+            for kind, channels in (("mask", (3,)), ("matte", ()))
+            if kind in self._suffix
+        }
         valid = valid_depth(depth_m, self.spec.min_m, self.spec.max_m)
         return Sample(
             rgb=rgb,
@@ -175,6 +204,8 @@ class FolderDataset:
             normals=normals,
             valid=valid,
             path=str(rgb_path),
+            mask=pictures.get("mask"),
+            matte=pictures.get("matte"),
         )
 
     def _list(self, kind: str) -> set[str]:
@@ -206,3 +237,19 @@ class FolderDataset:
         if stored.shape != (*size, 3):
             raise DataError(f"{path}: normals are {stored.shape}, expected {(*size, 3)}")
         return decode_normals(stored, self.spec.normals_axes)
+
+    def _read_values(
+        self, path: Path, kind: str, shape: tuple[int, ...]
+    ) -> npt.NDArray[np.float32]:
+        """A mask or matte."""
+        stored = read_picture(path) if path.suffix == ".png" else read_array(path)
+        kinds = {"mask": self.spec.mask_format, "matte": self.spec.matte_format}
+        expected = {"png8": np.uint8, "png16": np.uint16}.get(str(kinds[kind]))
+        if expected is not None and stored.dtype != expected:
+            raise DataError(f"{path}: expected {kinds[kind]}, got {stored.dtype}")
+        if stored.shape != shape:
+            raise DataError(f"{path}: the {kind} is {stored.shape}, expected {shape}")
+        try:
+            return decode_values(stored)
+        except ValueError as error:
+            raise DataError(f"{path}: {error}") from None

@@ -22,6 +22,7 @@ DEFAULT_SPLITS = ("train", "val", "test")
 
 DepthFormat = Literal["png16", "npy", "exr"]
 NormalsFormat = Literal["png8", "png16", "npy", "exr"]
+PictureFormat = Literal["png8", "png16", "npy"]
 DepthKind = Literal["z", "ray"]
 
 
@@ -31,13 +32,15 @@ class FolderSpec:
 
     name: str
     depth_format: DepthFormat | None = None
-    """None: the set has normals alone."""
+    """None: the set has no depth, as with the formats below."""
     unit_m: float = 1.0
     min_m: float = 0.0
     max_m: float = math.inf
     depth_kind: DepthKind = "z"
     normals_format: NormalsFormat | None = None
     normals_axes: Axes = "right-up-back"
+    mask_format: PictureFormat | None = None
+    matte_format: PictureFormat | None = None
     camera: Camera | None = None
     splits: Mapping[str, str] = field(default_factory=dict)
     """Split name to folder name; empty means train, val and test as present."""
@@ -59,12 +62,19 @@ class _Normals:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class _Picture:
+    format: PictureFormat
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Tables:
     """The file as it is laid out."""
 
     name: str
     depth: _Depth | None = None
     normals: _Normals | None = None
+    mask: _Picture | None = None
+    matte: _Picture | None = None
     camera: Camera | None = None
     split: dict[str, str] = field(default_factory=dict)
 
@@ -100,7 +110,11 @@ def load_spec(root: Path) -> FolderSpec:
         )
     if normals is not None:
         spec = replace(spec, normals_format=normals.format, normals_axes=normals.axes)
-    return spec
+    return replace(
+        spec,
+        mask_format=None if tables.mask is None else tables.mask.format,
+        matte_format=None if tables.matte is None else tables.matte.format,
+    )
 
 
 def save_spec(root: Path, spec: FolderSpec) -> None:
@@ -113,6 +127,9 @@ def save_spec(root: Path, spec: FolderSpec) -> None:
     if spec.normals_format:
         lines += ["", "[normals]", f'format = "{spec.normals_format}"']
         lines += [f'axes = "{spec.normals_axes}"']
+    for kind, picture_format in (("mask", spec.mask_format), ("matte", spec.matte_format)):
+        if picture_format:
+            lines += ["", f"[{kind}]", f'format = "{picture_format}"']
     if spec.camera:
         lines += ["", "[camera]"]
         lines += [
@@ -129,8 +146,10 @@ def save_spec(root: Path, spec: FolderSpec) -> None:
 
 def _contradictions(tables: _Tables) -> list[str]:
     lines, depth = [], tables.depth
-    if depth is None and tables.normals is None:
-        lines.append("it describes no truth; expected a table [depth], [normals] or both")
+    if not (depth or tables.normals or tables.mask or tables.matte):
+        lines.append(
+            "it describes no truth; expected a table [depth], [normals], [mask] or [matte]"
+        )
     if depth is not None and not depth.min_m < depth.max_m:
         lines.append(f"depth.min_m {depth.min_m:g} must be below depth.max_m {depth.max_m:g}")
     if depth is not None and depth.kind == "ray" and tables.camera is None:

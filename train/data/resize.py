@@ -34,15 +34,17 @@ def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample
         depth_m=cut(sample.depth_m),
         normals=None if sample.normals is None else cut(sample.normals),
         valid=cut(sample.valid),
+        mask=None if sample.mask is None else cut(sample.mask),
+        matte=None if sample.matte is None else cut(sample.matte),
     )
 
 
 def resize(sample: Sample, height: int, width: int) -> Sample:
     """Resample to ``height`` x ``width``, aspect not kept.
 
-    Colour: area average when shrinking, bilinear when growing. Depth and mask: nearest, so that no
-    depth appears between two surfaces. Normals: bilinear, renormalised, zero where the nearest
-    one is zero.
+    Colour and mattes: area average when shrinking, bilinear when growing. Depth, what is valid, and masks: nearest, so
+    that no depth appears between two surfaces and no colour that is no segment's. Normals: bilinear, renormalised,
+    zero where the nearest one is zero.
     """
     if sample.valid.shape == (height, width):
         return sample
@@ -55,11 +57,15 @@ def resize(sample: Sample, height: int, width: int) -> Sample:
             cv2.resize(normals, size, interpolation=cv2.INTER_LINEAR), SHORTEST_BLEND
         )
         normals = blended * np.any(nearest != 0, axis=-1, keepdims=True)
+    smooth = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    mask, matte = sample.mask, sample.matte
+    if mask is not None:
+        mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT).astype(np.float32)
+    if matte is not None:
+        matte = cv2.resize(matte, size, interpolation=smooth).astype(np.float32)
     return replace(
         sample,
-        rgb=cv2.resize(
-            sample.rgb, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        ).astype(np.uint8),
+        rgb=cv2.resize(sample.rgb, size, interpolation=smooth).astype(np.uint8),
         depth_m=cv2.resize(sample.depth_m, size, interpolation=cv2.INTER_NEAREST_EXACT).astype(
             np.float32
         ),
@@ -67,6 +73,8 @@ def resize(sample: Sample, height: int, width: int) -> Sample:
         valid=cv2.resize(
             sample.valid.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT
         ).astype(bool),
+        mask=mask,
+        matte=matte,
     )
 
 

@@ -5,7 +5,7 @@ Does not know: files, tensors, augmentation.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,19 @@ from e2e_deploy.system.records import Limits
 
 NEAR_QUANTILE, FAR_QUANTILE = 0.02, 0.98
 """Metric depth is clamped to these quantiles of the image's valid pixels (E2E-FT, Marigold)."""
+
+TruthName = Literal["depth", "normals", "mask", "matte"]
+"""What a data set can store beside pictures."""
+
+TRUTHS: dict[TaskName, tuple[TruthName, ...]] = {
+    "depth": ("depth",),
+    "disparity": ("depth",),
+    "normals": ("normals",),
+    "geometry": ("depth", "normals"),
+    "segmentation": ("mask",),
+    "matting": ("matte",),
+}
+"""What the truth of a task is made of; nothing is stored for the others."""
 
 SUSPECT_BELOW_M, SUSPECT_ABOVE_M = 0.05, 200.0
 """A median depth outside this range is more likely a wrong unit than a real scene."""
@@ -44,14 +57,29 @@ class Sample:
     """[H, W], where depth is known and inside the data set's range."""
     path: str
     """Where the image came from, for messages."""
+    mask: npt.NDArray[np.float32] | None = None
+    """[H, W, 3] in [0, 1], a colour for each segment, NaN where unknown; None if not read."""
+    matte: npt.NDArray[np.float32] | None = None
+    """[H, W] in [0, 1], opacity of the foreground, NaN where unknown; None if not read."""
 
     def known(self, task: TaskName) -> npt.NDArray[np.bool_]:
         """[H, W], where the truth of ``task`` is known: normals need no depth, and depth no normals."""
-        if task == "depth":
+        known = np.stack([self._known(truth) for truth in TRUTHS[task]])
+        of_all: npt.NDArray[np.bool_] = np.all(known, axis=0)
+        return of_all
+
+    def _known(self, truth: TruthName) -> npt.NDArray[np.bool_]:
+        if truth == "depth":
             return self.valid
-        if self.normals is None:
+        array = {"normals": self.normals, "mask": self.mask, "matte": self.matte}[truth]
+        if array is None:
             return np.zeros_like(self.valid)
-        known: npt.NDArray[np.bool_] = (self.normals != 0).any(axis=-1)
+        known: npt.NDArray[np.bool_]
+        if truth == "normals":
+            known = (array != 0).any(axis=-1)
+        else:
+            finite: npt.NDArray[np.bool_] = np.isfinite(array.reshape(*self.valid.shape, -1))
+            known = np.logical_and.reduce(finite, axis=-1)
         return known
 
 

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-MIN_STD = 1e-6
-"""A prediction (in [-1, 1]) or a target (in metres) that varies less than this is flat: there is no
-scale to fit, and the gradient through the fit grows with 1 / std."""
+from e2e_deploy.train.objectives.terms import MIN_STD, moments
 
 MIN_NORMAL_LENGTH = 0.5
 """Target normals are unit vectors, or zero where invalid; the threshold tells the two apart."""
@@ -28,7 +26,7 @@ class LossResult:
     """
 
     error_sum: torch.Tensor
-    """Of the valid pixels: metres for depth, radians for normals."""
+    """Of the valid pixels: metres for depth, radians for normals, or what the terms of a config give."""
     direction_sum: torch.Tensor
     """Of the valid pixels, metres: ``depth_loss`` says what it is; zero for normals."""
     num_valid: torch.Tensor
@@ -39,6 +37,8 @@ class LossResult:
     """int64: images whose truth is usable and whose prediction is flat; they add an error and no gradient."""
     num_negative: torch.Tensor
     """int64: images whose fitted scale is negative: near and far are exchanged."""
+    parts: tuple[torch.Tensor, ...] = ()
+    """float64: what the terms of a loss of several add up to, each before its weight."""
 
     @property
     def loss(self) -> torch.Tensor:
@@ -71,25 +71,14 @@ def depth_loss(
             f"{tuple(pred_B1HW.shape)}, {tuple(depth_m_B1HW.shape)}, {tuple(valid_B1HW.shape)}"
         )
     with torch.autocast(pred_B1HW.device.type, enabled=False):
-        valid = valid_B1HW.flatten(1).bool()
-        # float64 costs little on one channel and removes every question of cancellation.
-        x = torch.where(valid, pred_B1HW.flatten(1).double(), 0.0)
-        y = torch.where(valid, depth_m_B1HW.flatten(1).double(), 0.0)
-        count = valid.sum(dim=1, keepdim=True).clamp(min=1)
-        x_mean, y_mean = x.sum(1, keepdim=True) / count, y.sum(1, keepdim=True) / count
-        x_centred = torch.where(valid, x - x_mean, 0.0)
-        y_centred = torch.where(valid, y - y_mean, 0.0)
-        x_variance = x_centred.square().sum(1, keepdim=True) / count
-        y_variance = y_centred.square().sum(1, keepdim=True) / count
-        # NaN compares false here, so it is not hidden as degenerate.
-        degenerate = y_variance <= MIN_STD**2
-        flat = ~degenerate & (x_variance <= MIN_STD**2)
-        x_variance = torch.where(degenerate | flat, 1.0, x_variance)
-        covariance = (x_centred * y_centred).sum(1, keepdim=True) / count
-        covariance = torch.where(flat, 0.0, covariance)
-        used = valid & ~degenerate
+        found = moments(pred_B1HW, depth_m_B1HW, valid_B1HW)
+        degenerate = found.is_degenerate
+        flat = ~degenerate & (found.x_variance <= MIN_STD**2)
+        x_variance = torch.where(degenerate | flat, 1.0, found.x_variance)
+        covariance = torch.where(flat, 0.0, found.covariance)
+        used = valid_B1HW.flatten(1).bool() & ~degenerate
         # scale * x + shift - y, with shift = y_mean - scale * x_mean.
-        error = (covariance / x_variance * x_centred - y_centred).abs()
+        error = (covariance / x_variance * found.x_centred - found.y_centred).abs()
         wrong = (-covariance / x_variance.sqrt()).clamp(min=0).expand_as(error)
         return LossResult(
             error_sum=torch.where(used, error, 0.0).sum(),

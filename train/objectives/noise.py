@@ -12,7 +12,7 @@ NoiseKind = Literal["zeros", "gaussian", "pyramid"]
 
 NUM_LEVELS = 10
 DISCOUNT = 0.9
-"""Weight of pyramid level i is DISCOUNT**i."""
+"""Weight of pyramid level i is this to the power of i, where nothing else is asked for."""
 
 
 def latent_noise(
@@ -20,6 +20,7 @@ def latent_noise(
     shape: tuple[int, int, int, int],
     *,
     generator: torch.Generator,
+    strength: float = DISCOUNT,
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
     """Latent of ``kind`` on the generator's device.
@@ -31,6 +32,8 @@ def latent_noise(
         kind: zeros, gaussian or pyramid.
         shape: [B, C, H, W].
         generator: the only source of randomness; its device is the result's.
+        strength: weight of pyramid level i is this to the power of i; at 0 the first level alone is left, which is
+            as fine as the noise itself.
         dtype: of the result; noise is drawn in float32.
 
     Raises:
@@ -42,11 +45,13 @@ def latent_noise(
     if kind == "gaussian":
         return torch.randn(shape, generator=generator, device=device).to(dtype)
     if kind == "pyramid":
-        return _pyramid(shape, generator).to(dtype)
+        return _pyramid(shape, generator, strength).to(dtype)
     raise ValueError(f"noise must be zeros, gaussian or pyramid, got {kind!r}")
 
 
-def _pyramid(shape: tuple[int, int, int, int], generator: torch.Generator) -> torch.Tensor:
+def _pyramid(
+    shape: tuple[int, int, int, int], generator: torch.Generator, strength: float
+) -> torch.Tensor:
     batch, channels, full_height, full_width = shape
     device = generator.device
     noise = torch.randn(shape, generator=generator, device=device)
@@ -56,7 +61,7 @@ def _pyramid(shape: tuple[int, int, int, int], generator: torch.Generator) -> to
         height, width = max(1, int(height / ratio)), max(1, int(width / ratio))
         coarse = torch.randn((batch, channels, height, width), generator=generator, device=device)
         upsampled = functional.interpolate(coarse, size=(full_height, full_width), mode="bilinear")
-        noise = noise + DISCOUNT**level * upsampled
+        noise = noise + strength**level * upsampled
         if height == 1 or width == 1:
             break
     return noise / noise.std()

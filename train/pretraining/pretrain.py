@@ -27,6 +27,7 @@ from e2e_deploy.model.single_step import SingleStepModel
 from e2e_deploy.model.tiny import RESOLUTION, UNTRAINED, build_tiny
 from e2e_deploy.progress import Count
 from e2e_deploy.system.json_files import read_json
+from e2e_deploy.train.config.settings import TrainConfig
 from e2e_deploy.train.data.folder import FolderDataset
 from e2e_deploy.train.model_folder import write_model
 from e2e_deploy.train.pretraining.losses import (
@@ -44,7 +45,6 @@ from e2e_deploy.train.run.resume import (
     read_state,
     save_checkpoint,
 )
-from e2e_deploy.train.settings import TrainConfig
 
 FOLDER = "pretrain"
 BATCHES = {"autoencoder": 8, "unet": 16}

@@ -12,16 +12,12 @@ from typing import Annotated
 from torch import nn
 
 from e2e_deploy.errors import CheckpointError
-from e2e_deploy.names import TaskName
 from e2e_deploy.packages import require
 from e2e_deploy.system.files import whole_file
 from e2e_deploy.system.json_files import parse_json
 from e2e_deploy.system.records import Limits, read_record
-from e2e_deploy.train.accuracy import Evaluation
-from e2e_deploy.train.settings import EvalConfig
-
-CRITERION: dict[TaskName, str] = {"depth": "abs_rel", "normals": "mean_deg"}
-"""The metric that decides, smaller is better."""
+from e2e_deploy.train.accuracy import Evaluation, criterion_of
+from e2e_deploy.train.config.settings import EvalConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +68,7 @@ class BestWeights:
         Raises:
             E2EDeployError: the file cannot be written; the one before is whole.
         """
-        values, criterion = result.values(), CRITERION[result.task]
+        values, criterion = result.values(), criterion_of(result.kinds)
         if result.problem or (self.best and values[criterion] >= self.best.values[criterion]):
             return False
         best = Best(step=step, values=values, measured_on=self._measured_on)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from e2e_deploy.errors import E2EDeployError
-from e2e_deploy.train.settings import TrainConfig
+from e2e_deploy.train.config.settings import TrainConfig
 
 _LESS_MEMORY = (
     "use a smaller optim.micro_batch (the effective batch stays the same) or data.size, or turn "

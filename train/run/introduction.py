@@ -48,5 +48,9 @@ def _of_training(stepper: Stepper) -> Iterator[str]:
         f"{stepper.accumulation} x {stepper.accelerator.num_processes} processes"
     )
     yield from (f"  {sentence}" for sentence in stepper.choices.sentences)
+    if config.diffusion is not None:
+        yield f"  on noisy latents ({config.diffusion.noise} noise), which a pipeline uses in several steps"
+    elif stepper.objective.names:
+        yield f"  the loss has the terms {', '.join(stepper.objective.names)}"
     if stepper.direction_weight:
         yield f"  and against inverted depth, with weight {stepper.direction_weight:g}"

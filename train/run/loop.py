@@ -7,20 +7,23 @@ a checkpoint or a data set.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
+
+import numpy as np
 
 from e2e_deploy.errors import DataError, E2EDeployError, UsageError
 from e2e_deploy.train.accuracy import Evaluation
-from e2e_deploy.train.card import RecentDirection, training_facts
-from e2e_deploy.train.config import changed_keys, config_table
+from e2e_deploy.train.config.reading import changed_keys, config_table
+from e2e_deploy.train.config.settings import TrainConfig
 from e2e_deploy.train.data.batches import Batch, MixedBatches, Part
 from e2e_deploy.train.data.folder import FolderDataset
 from e2e_deploy.train.model_folder import write_model
 from e2e_deploy.train.pictures import Picture, comparison_row
 from e2e_deploy.train.run.best import BestWeights
+from e2e_deploy.train.run.card import RecentDirection, training_facts
 from e2e_deploy.train.run.failures import failures_said
 from e2e_deploy.train.run.health import Health
-from e2e_deploy.train.run.heldout import HeldOut
+from e2e_deploy.train.run.heldout import HeldOut, results_of
 from e2e_deploy.train.run.interruption import Interruption
 from e2e_deploy.train.run.introduction import introduction
 from e2e_deploy.train.run.processes import agree, join_processes
@@ -35,17 +38,10 @@ from e2e_deploy.train.run.resume import (
     save_checkpoint,
     way_back,
 )
-from e2e_deploy.train.settings import TrainConfig
 from e2e_deploy.train.start import Start, load_start, pretraining_of
-from e2e_deploy.train.step.choices import choose, largest
-from e2e_deploy.train.step.forward import TrainingForward
-from e2e_deploy.train.step.memory import free_bytes, need_of
-from e2e_deploy.train.step.step import DTYPES, Stepper, check_precision, share_of_process
+from e2e_deploy.train.step.ready import ready_stepper
+from e2e_deploy.train.step.step import Stepper
 from e2e_deploy.train.step.step_report import StepReport
-
-UNTRAINED_DIRECTION_WEIGHT = 1.0
-"""The term is zero wherever the scale is positive; at this weight it outweighs the paper's loss where that one is
-undecided, so that no picture settles on the wrong side."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +78,7 @@ class _Run:
         self.out.mkdir(parents=True, exist_ok=True)
         with self.accelerator.main_process_first():
             self.start: Start = load_start(config, self.accelerator.device)
-        self.stepper = _stepper(config, self.start, self.accelerator)
+        self.stepper = ready_stepper(config, self.start, self.accelerator)
         self.data = _batches(config, self.stepper)
         self.data_states = _states(self.data.parts) if self.is_main else {}
         self.held_out = HeldOut(config.eval, config.task) if config.eval else None
@@ -261,14 +257,20 @@ class _Run:
             reporter.say(f"step {step}  held-out: the best so far, kept in {self.best.file}")
 
     def _panel(self) -> Picture:
-        """The first picture of the last micro-batch: rgb, target, prediction."""
-        batch, prediction = self.stepper.last
+        """The first picture of the last micro-batch: rgb, target, prediction; a row for every result."""
+        batch = self.stepper.last
         rgb = ((batch["rgb"][0].permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()
-        guess = prediction[0].float().cpu().permute(1, 2, 0).numpy()
-        valid = batch["valid"][0, 0].numpy()
-        if self.config.task == "depth":
-            return comparison_row(rgb, batch["depth_m"][0, 0].numpy(), guess[..., 0], valid)
-        return comparison_row(rgb, batch["normals"][0].permute(1, 2, 0).numpy(), guess, valid)
+        valid, rows = batch["valid"][0, 0].numpy(), []
+        for kind, result in zip(self.start.model.kinds, results_of(self.stepper, rgb), strict=True):
+            target = batch["depth_m"][0]
+            if kind.form == "vectors":
+                target = batch["normals"][0]
+            elif kind.form == "picture":
+                target = (batch["picture"][0] + 1) / 2
+            truth = target.permute(1, 2, 0).numpy()
+            truth = truth[..., 0] if kind.channels == 1 else truth
+            rows.append(comparison_row(rgb, truth, result, valid, kind.name))
+        return np.concatenate(rows)
 
     def _write(self, model: Path, say: Callable[[str], None]) -> None:
         if self.last is None and (model / "model_index.json").is_file():
@@ -305,24 +307,6 @@ class _Run:
             raise E2EDeployError(
                 f"{error}; step {self.progress.step} is saved: free space and run it again to write the model"
             ) from error
-
-
-def _stepper(config: TrainConfig, start: Start, accelerator: Any) -> Stepper:
-    forward = TrainingForward(start.model, train=config.model.train, gradient_checkpointing=False)
-    check_precision(config.model.precision, accelerator.device)
-    size_hw = largest([part.size for part in config.data])
-    dtype = DTYPES[config.model.precision]
-    choices = choose(
-        config,
-        accelerator.device,
-        accumulation=share_of_process(config, accelerator.num_processes),
-        need=lambda: size_hw and need_of(forward, size_hw, accelerator.device, dtype),
-        free=lambda: free_bytes(accelerator.device),
-    )
-    weight = config.loss.direction_weight or 0.0
-    if config.loss.direction_weight is None and config.task == "depth":
-        weight = UNTRAINED_DIRECTION_WEIGHT * start.is_untrained
-    return Stepper(forward, config, accelerator, direction_weight=weight, choices=choices)
 
 
 def _batches(config: TrainConfig, stepper: Stepper) -> MixedBatches:

@@ -112,10 +112,14 @@ class Reporter:
         if not self._count.on_terminal:
             left = (self._steps - report.step) * report.num_images / self._images_per_s
             self.say(f"step {report.step}/{self._steps}  {text}  {duration(left)} left")
-        self._write_log({**asdict(report), "images_per_s": round(self._images_per_s, 3)})
+        entry = asdict(report) | {"images_per_s": round(self._images_per_s, 3)}
+        if not report.terms:
+            del entry["terms"]
+        self._write_log(entry)
         values = {"lr": report.lr, "grad_norm": report.grad_norm, "direction": report.direction}
         values |= {"images_per_s": self._images_per_s, "degenerate": report.num_degenerate}
         values |= {"negative": report.num_negative, "flat": report.num_flat}
+        values |= {f"terms/{name}": value for name, value in report.terms.items()}
         values |= {} if report.loss is None else {"loss": report.loss}
         self.scalars(report.step, values)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from e2e_deploy.errors import UnavailableError, UsageError
-from e2e_deploy.train.settings import TrainConfig
+from e2e_deploy.train.config.settings import TrainConfig
 from e2e_deploy.train.step.compiled import why_not_compiled
 from e2e_deploy.train.step.memory import USABLE, Need
 

@@ -72,9 +72,12 @@ class TrainingForward(nn.Module):
             _keep_float32(layer)
         # The UNet would copy a number to the GPU in every pass, and wait for it.
         self.register_buffer("timestep_1", torch.tensor([model.timestep]), persistent=False)
-        model.unet.register_forward_pre_hook(
-            lambda _unet, given: (given[0], self.timestep_1, *given[2:])
-        )
+        model.unet.register_forward_pre_hook(self._with_timestep)
+
+    def _with_timestep(self, _unet: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        """What the UNet is called with, the model's number for the one step as a tensor that is there already."""
+        timestep = given[1] if isinstance(given[1], Tensor) else self.timestep_1
+        return (given[0], timestep, *given[2:])
 
     def checkpoint_activations(self) -> None:
         """Recompute activations of UNet and VAE in the backward pass from now on."""
@@ -85,18 +88,42 @@ class TrainingForward(nn.Module):
         """Trained parameters with their names in the model, in a fixed order."""
         return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
 
-    def forward(self, rgb_B3HW: Tensor, noise_B4hw: Tensor | None) -> Tensor:
-        """Depth [B, 1, H, W] or vectors [B, 3, H, W], float32 in [-1, 1], of rgb in [-1, 1].
+    def forward(
+        self,
+        rgb_B3HW: Tensor,
+        noise_B4hw: Tensor | None,
+        timestep_B: Tensor | None = None,
+    ) -> Tensor:
+        """Results [B, channels of every kind, H, W], float32 in [-1, 1], of rgb in [-1, 1].
 
-        ``noise_B4hw`` None means zeros. The vectors are clipped as the family's reading clips them, and
-        not normalised.
+        ``noise_B4hw`` None means zeros. Maps are means of decoded channels; vectors are clipped as the family's reading
+        clips them, and not normalised. With a ``timestep_B`` nothing is decoded: ``noise_B4hw`` is a noisy latent, and
+        the result the UNet's own output [B, 4, h, w] for it.
         """
         with torch.set_grad_enabled("vae" in self.parts and torch.is_grad_enabled()):
             z_B4hw = self.model.encode(rgb_B3HW)
-        image = self.model.decode(self.model.predict_x0(z_B4hw, noise_B4hw)).float()
-        return clamp_inward(
-            image.mean(dim=1, keepdim=True) if self.model.task == "depth" else image
-        )
+        if timestep_B is not None:
+            assert noise_B4hw is not None
+            return self.denoise(z_B4hw, noise_B4hw, timestep_B)
+        return self.read(self.model.decode(self.model.predict_x0(z_B4hw, noise_B4hw)))
+
+    def denoise(self, z_B4hw: Tensor, xt_B4hw: Tensor, timestep_B: Tensor) -> Tensor:
+        """The UNet's output [B, 4, h, w], float32, for the latent of a picture and a noisy one of its result."""
+        model = self.model
+        context = model.context_1LC.expand(len(z_B4hw), -1, -1)
+        network_in = torch.cat([z_B4hw, xt_B4hw.to(z_B4hw.dtype)], dim=1)
+        output: Tensor = model.unet(network_in, timestep_B, context, return_dict=False)[0]
+        return output.float()
+
+    def read(self, image_BKHW: Tensor) -> Tensor:
+        """Decoded images of all results, side by side, as ``forward`` gives them."""
+        kinds = self.model.kinds
+        images = image_BKHW.float().chunk(len(kinds), dim=1)
+        read = [
+            image.mean(dim=1, keepdim=True) if kind.channels == 1 else image
+            for image, kind in zip(images, kinds, strict=True)
+        ]
+        return clamp_inward(torch.cat(read, dim=1))
 
 
 def _keep_float32(module: nn.Module) -> None:

@@ -35,15 +35,23 @@ class Need:
 
 
 def need_of(
-    forward: TrainingForward, size_hw: tuple[int, int], device: torch.device, dtype: torch.dtype
+    forward: TrainingForward,
+    size_hw: tuple[int, int],
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    denoises: bool = False,
 ) -> Need:
-    """Counted for images of ``size_hw`` and a pass in ``dtype``; ``forward`` is not called, only its shapes are."""
+    """Counted for images of ``size_hw`` and a pass in ``dtype``; ``forward`` is not called, only its shapes are.
+
+    With ``denoises`` the pass ends with the UNet's output, see ``TrainingForward.forward``.
+    """
     weights = sum(each.numel() for each in forward.parameters())
     trained = sum(each.numel() for _, each in forward.named_trained())
     half = 0
     if dtype != torch.float32:
         half = sum(2 * each.numel() for _, _, each in cast_weights(forward, forward.float32_layers))
-    kept = _kept_for_backward(forward, size_hw, device, dtype)
+    kept = _kept_for_backward(forward, size_hw, device, dtype, denoises=denoises)
     return Need(4 * weights + half + 3 * 4 * trained, round(TRANSIENT * kept))
 
 
@@ -56,7 +64,12 @@ def free_bytes(device: torch.device) -> int:
 
 
 def _kept_for_backward(
-    forward: TrainingForward, size_hw: tuple[int, int], device: torch.device, dtype: torch.dtype
+    forward: TrainingForward,
+    size_hw: tuple[int, int],
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    denoises: bool,
 ) -> int:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -82,10 +95,15 @@ def _kept_for_backward(
                 alive.append(tensor)
             return tensor
 
-        rgb = torch.zeros(1, 3, *size_hw, device=device)
+        given: tuple[Any, ...] = (torch.zeros(1, 3, *size_hw, device=device), None)
+        if denoises:
+            model = forward.model
+            latent_hw = (side // model.stride for side in size_hw)
+            xt = torch.zeros(1, model.latent_channels, *latent_hw, device=device)
+            given = (given[0], xt, torch.zeros(1, dtype=torch.int64, device=device))
         with (
             torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
             torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32),
         ):
-            functional_call(forward, fakes, (rgb, None))
+            functional_call(forward, fakes, given)
     return sum(held.values())

@@ -16,14 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from e2e_deploy.errors import UnavailableError, UsageError
+from e2e_deploy.train.config.settings import TrainConfig
 from e2e_deploy.train.data.batches import Batch
-from e2e_deploy.train.objectives.losses import LossResult, depth_loss, normals_loss
-from e2e_deploy.train.objectives.noise import latent_noise
-from e2e_deploy.train.settings import TrainConfig
+from e2e_deploy.train.objectives.decoded import Truth
+from e2e_deploy.train.objectives.losses import LossResult
 from e2e_deploy.train.step.choices import Choices
 from e2e_deploy.train.step.compiled import compile_regions
 from e2e_deploy.train.step.forward import TrainingForward
 from e2e_deploy.train.step.half_weights import HalfWeights
+from e2e_deploy.train.step.objective import Decoded, Objective
 from e2e_deploy.train.step.passes import in_passes
 from e2e_deploy.train.step.schedule import lr_factor
 from e2e_deploy.train.step.step_report import StepReport
@@ -42,20 +43,21 @@ class Stepper:
         forward: the model, on the CPU; moved to the accelerator's device.
         config: of the run.
         accelerator: accelerate's Accelerator, without mixed precision of its own.
+        objective: what the steps make small; None for the losses of decoded results.
         direction_weight: of the term against inverted depth; 0 for the paper's loss alone.
         choices: how the steps are done; None computes them one micro-batch at a time, not compiled.
 
     Attributes:
         accumulation: micro-batches per step and process.
         optimizer: AdamW with one group.
-        last: micro-batch and prediction that came last.
+        last: the micro-batch that came last.
 
     Raises:
         UsageError: the effective batch cannot be shared evenly by the processes.
         UnavailableError: the precision does not run on this device.
     """
 
-    last: tuple[Batch, Tensor]
+    last: Batch
 
     def __init__(
         self,
@@ -63,12 +65,14 @@ class Stepper:
         config: TrainConfig,
         accelerator: Any,
         *,
+        objective: Objective | None = None,
         direction_weight: float = 0.0,
         choices: Choices | None = None,
     ) -> None:
         optim = config.optim
         self.direction_weight = direction_weight
         self.config, self.accelerator = config, accelerator
+        self.objective = objective or Decoded(forward, config)
         self.device: torch.device = accelerator.device
         self.accumulation = share_of_process(config, accelerator.num_processes)
         self.choices = choices or Choices()
@@ -118,7 +122,8 @@ class Stepper:
         A step whose loss or gradient is NaN or infinite in any process changes nothing in all of them, nor does one in
         which no image has a usable truth.
         """
-        world, sums = self.accelerator.num_processes, _StepSums(self.device)
+        world = self.accelerator.num_processes
+        sums = _StepSums(self.device, self.objective.names)
         nominal = float(self.accumulation)
         if self.config.loss.mean != "micro_batch":
             nominal *= self.config.optim.micro_batch * NOMINAL_PIXELS
@@ -138,12 +143,14 @@ class Stepper:
                 slot += len(together)
         lr = self._set_lr(step)
         found = self._update(nominal, sums.over_processes(self.accelerator))
-        total = dict(zip((*_StepSums.NAMES, "grad_norm"), found.tolist(), strict=True))
-        loss, has_truth = total["error"] / max(total["weight"], 1.0), total["num_valid"] > 0
+        total = dict(zip((*sums.names, "grad_norm"), found.tolist(), strict=True))
+        weight, has_truth = max(total["weight"], 1.0), total["num_valid"] > 0
+        loss = total["error"] / weight
         return StepReport(
             step=step + 1,
             loss=loss if has_truth else None,
-            direction=total["direction"] / max(total["weight"], 1.0),
+            terms={name: total[name] / weight for name in self.objective.names},
+            direction=total["direction"] / weight,
             grad_norm=total["grad_norm"],
             lr=lr,
             **{name: int(total[name]) for name in _StepSums.COUNTS},
@@ -163,27 +170,33 @@ class Stepper:
         if self.choices.compiled:
             rgb = rgb.contiguous(memory_format=torch.channels_last)
         torch.manual_seed(seeds[0])  # for a network that drops out
+        truths = [self._truth(batch) for batch in together]
         with self._autocast():
-            predictions = self.forward(rgb, self._noise(rgb, seeds))
-        shares = predictions.split([len(batch["paths"]) for batch in together])
-        self.last = together[-1], shares[-1].detach()
+            results = self.objective.results(rgb, truths, seeds)
+        self.last = together[-1]
         objectives = []
-        for batch, prediction in zip(together, shares, strict=True):
-            result = self._loss(batch, prediction)
+        for batch, result in zip(together, results, strict=True):
             share = sums.add(result, batch, per_micro_batch=self.config.loss.mean == "micro_batch")
             objective = result.error_sum + self.direction_weight * result.direction_sum
             objectives.append(objective * share)
         return torch.stack(objectives).sum()
 
+    def predict(self, rgb_B3HW: Tensor) -> Tensor:
+        """Results as they are deployed, [B, channels of every kind, H, W], float32 in [-1, 1], of rgb in [-1, 1]."""
+        with self.measuring():
+            return self.objective.predict(rgb_B3HW.to(self.device)).float()
+
     def _sent(self, tensor: Tensor) -> Tensor:
         """To the device, without waiting for it."""
         return tensor.to(self.device, non_blocking=True)
 
-    def _loss(self, batch: Batch, prediction: Tensor) -> LossResult:
-        valid = self._sent(batch["valid"])
-        if self.config.task == "depth":
-            return depth_loss(prediction, self._sent(batch["depth_m"]), valid)
-        return normals_loss(prediction, self._sent(batch["normals"]), valid)
+    def _truth(self, batch: Batch) -> Truth:
+        return Truth(
+            depth_m=self._sent(batch["depth_m"]),
+            normals=self._sent(batch["normals"]),
+            picture=self._sent(batch["picture"]),
+            valid=self._sent(batch["valid"]),
+        )
 
     def _update(self, nominal: float, total: Tensor) -> Tensor:
         """Let the optimizer step, unless loss or gradient is no number or nothing was true; ``total`` and the norm."""
@@ -193,7 +206,7 @@ class Stepper:
                     parameter.grad = self.accelerator.reduce(parameter.grad, "sum")
         self.scaler.unscale_(self.optimizer)
         gradients = [each.grad for each in self._parameters if each.grad is not None]
-        error, weight, num_valid = (total[_StepSums.NAMES.index(n)] for n in _StepSums.DECIDING)
+        error, weight, num_valid = (total[_StepSums.FIXED.index(n)] for n in _StepSums.DECIDING)
         correction = nominal / weight.clamp(min=1.0)
         norm = torch.nn.utils.get_total_norm(gradients) * correction
         # As clip_grad_norm_; both factors in one go.
@@ -215,20 +228,8 @@ class Stepper:
         """What is NaN or infinite in the model after the last step, or None: a step with numbers may break it."""
         if weight := nonfinite_weight(self.forward.parts):
             return f"the weight {weight}"
-        with self.measuring():
-            prediction = self.forward(self.last[0]["rgb"].to(self.device), None)
+        prediction = self.predict(self.last["rgb"])
         return None if prediction.isfinite().all() else "the prediction for the last images"
-
-    def _noise(self, rgb: Tensor, seeds: Sequence[int]) -> Tensor | None:
-        """Every image has its own seed, so that its noise does not depend on the micro-batch it is in."""
-        kind = self.config.model.noise
-        if kind == "zeros" or kind == "none":
-            return None
-        model = self.forward.model
-        stride = 2 ** (len(model.vae.config.block_out_channels) - 1)
-        shape = (1, model.latent_channels, rgb.shape[2] // stride, rgb.shape[3] // stride)
-        generators = (torch.Generator(self.device).manual_seed(seed) for seed in seeds)
-        return torch.cat([latent_noise(kind, shape, generator=each) for each in generators])
 
     def _seed(self, step: int, image: int) -> int:
         key = np.random.SeedSequence([self.config.run.seed, step, image])
@@ -250,12 +251,13 @@ class _StepSums:
     """What the micro-batches of a step add up to, on the device until the step is over."""
 
     COUNTS = ("num_degenerate", "num_flat", "num_negative", "num_images", "num_bad")
-    NAMES = ("error", "direction", "weight", "num_valid", *COUNTS)
+    FIXED = ("error", "direction", "weight", "num_valid", *COUNTS)
     DECIDING = ("error", "weight", "num_valid")
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, terms: tuple[str, ...]) -> None:
+        self.names = (*self.FIXED, *terms)
         # float64 counts the pixels of any step exactly.
-        self._sums = torch.zeros(len(self.NAMES), dtype=torch.float64, device=device)
+        self._sums = torch.zeros(len(self.names), dtype=torch.float64, device=device)
 
     def add(self, result: LossResult, batch: Batch, *, per_micro_batch: bool) -> Tensor:
         """Add a micro-batch; returns what its sums are multiplied with in the step's.
@@ -276,12 +278,13 @@ class _StepSums:
                 result.num_negative.double(),
                 one * len(batch["paths"]),
                 one * len(batch["bad"]),
+                *(each.detach() * share for each in result.parts),
             ]
         )
         return share
 
     def over_processes(self, accelerator: Any) -> Tensor:
-        """The sums over all processes, float64 in the order of NAMES."""
+        """The sums over all processes, float64 in the order of ``names``."""
         total: Tensor = accelerator.reduce(self._sums, "sum")
         return total
 

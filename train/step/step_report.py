@@ -1,6 +1,6 @@
 """What one optimizer step did, in numbers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +28,8 @@ class StepReport:
     """Samples that could not be read and were replaced."""
     skipped: bool
     """The step was left out because loss or gradient was NaN or infinite."""
+    terms: dict[str, float] = field(default_factory=dict)
+    """Means as ``loss``, of the terms of a loss of several, each before its weight; empty for a loss of one."""
 
     @property
     def teaches_nothing(self) -> bool:

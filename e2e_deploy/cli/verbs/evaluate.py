@@ -97,7 +97,7 @@ def command(
     if as_json:
         click.echo(to_json({"model": model, "data": str(data), "split": split} | asdict(result)))
     else:
-        click.echo(f"{result.task} on {data} ({split}): {result.num_images} images")
+        click.echo(f"{' and '.join(result.kinds)} on {data} ({split}): {result.num_images} images")
         for name, value in result.values().items():
             click.echo(f"  {name:<14} {value:.4f}")
     for reason, number in result.left_out.items():

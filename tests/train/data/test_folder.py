@@ -218,7 +218,7 @@ def test_all_mistakes_of_a_spec_are_reported_at_once(tmp_path):
     with pytest.raises(DataError) as caught:
         load_spec(tmp_path)
     for part in [
-        "unknown key colour (known: name, depth, normals, camera, split)",
+        "unknown key colour (known: name, depth, normals, mask, matte, camera, split)",
         "name is missing",
         "depth.format is 'png8'; expected 'png16' or 'npy' or 'exr'",
         "depth.unit_m is 'mm'; expected a value of type float",
@@ -234,7 +234,7 @@ def test_all_mistakes_of_a_spec_are_reported_at_once(tmp_path):
     ("text", "message"),
     [
         ("name = ", "not valid TOML"),
-        ('name = "x"', r"expected a table \[depth\], \[normals\] or both"),
+        ('name = "x"', r"expected a table \[depth\], \[normals\], \[mask\] or"),
         ('name = ""', "name is ''; expected a text that is not empty"),
         ('name = "\\u001b[2J"', "without control characters"),
         (DEPTH + "unit_m = 0", "depth.unit_m is 0.0; expected above 0"),

@@ -10,7 +10,7 @@ from e2e_deploy.errors import UsageError
 from e2e_deploy.model import tiny
 from e2e_deploy.model.checkpoint import open_checkpoint
 from e2e_deploy.model.loading import load_model
-from e2e_deploy.train.config import parse_config
+from e2e_deploy.train.config.reading import parse_config
 from e2e_deploy.train.pretraining import pretrain
 from e2e_deploy.train.pretraining.losses import autoencoder_loss, encode_all
 from e2e_deploy.train.pretraining.pretrain import pretrained

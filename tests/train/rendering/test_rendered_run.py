@@ -6,7 +6,7 @@ import torch
 from e2e_deploy.model.checkpoint import open_checkpoint
 from e2e_deploy.model.loading import load_model
 from e2e_deploy.train.accuracy import measure_accuracy
-from e2e_deploy.train.config import parse_config
+from e2e_deploy.train.config.reading import parse_config
 from e2e_deploy.train.data.folder import FolderDataset
 from e2e_deploy.train.rendering.render import render_data
 from e2e_deploy.train.training import train_model
@@ -39,7 +39,7 @@ def test_sixty_steps_lower_the_held_out_error(tmp_path):
                 rgb_13HW = torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 127.5 - 1
                 return model(rgb_13HW)[0, 0].numpy()
 
-        return measure_accuracy(predict, held_out, task="depth").metrics.abs_rel
+        return measure_accuracy(predict, held_out, kind="depth").metrics.abs_rel
 
     before = error(tmp_path / "start")
     trained = train_model(parse_config(table)).model

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from e2e_deploy.train.config import parse_config
+from e2e_deploy.train.config.reading import parse_config
 from e2e_deploy.train.run import loop, resume
 from e2e_deploy.train.training import train_model
 

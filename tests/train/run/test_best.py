@@ -5,8 +5,8 @@ from torch import nn
 from e2e_deploy import metrics
 from e2e_deploy.errors import CheckpointError
 from e2e_deploy.train.accuracy import Evaluation
+from e2e_deploy.train.config.settings import EvalConfig
 from e2e_deploy.train.run.best import BestWeights
-from e2e_deploy.train.settings import EvalConfig
 
 HELD_OUT = EvalConfig(root="data", select="best")
 
@@ -16,7 +16,7 @@ def result(abs_rel, problem=None):
     measured = metrics.depth_metrics(target, target, target > 0)
     values = {f: getattr(measured, f) for f in measured.__slots__} | {"abs_rel": abs_rel}
     return Evaluation(
-        task="depth",
+        kinds=("depth",),
         metrics=type(measured)(**values),
         num_images=1,
         left_out={},

@@ -16,7 +16,7 @@ import torch
 from e2e_deploy.errors import DataError, E2EDeployError, UnavailableError, UsageError
 from e2e_deploy.model.checkpoint import open_checkpoint
 from e2e_deploy.model.loading import load_model
-from e2e_deploy.train.config import parse_config
+from e2e_deploy.train.config.reading import parse_config
 from e2e_deploy.train.run import health
 from e2e_deploy.train.run.heldout import HeldOut
 from e2e_deploy.train.run.resume import checkpoint_folders

@@ -125,10 +125,13 @@ def test_noise_depends_on_seed_and_image_alone(tmp_path, kind):
     stepper, _ = build(tmp_path, model={"noise": kind})
     rgb = torch.zeros(4, 3, 32, 40)
     seeds = [stepper._seed(3, image) for image in range(4)]
-    noise = stepper._noise(rgb, seeds)
+    noise = stepper.objective._noise(rgb, seeds)
     assert noise.shape == (4, 4, 4, 5)
     torch.manual_seed(9)
-    halves = [stepper._noise(rgb[:2], seeds[:2]), stepper._noise(rgb[2:], seeds[2:])]
+    halves = [
+        stepper.objective._noise(rgb[:2], seeds[:2]),
+        stepper.objective._noise(rgb[2:], seeds[2:]),
+    ]
     assert torch.equal(noise, torch.cat(halves))
     assert len({stepper._seed(step, image) for step in range(4) for image in range(4)}) == 16
     assert len({image.sum().item() for image in noise}) == 4

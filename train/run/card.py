@@ -9,11 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from e2e_deploy.train.accuracy import MAX_NEGATIVE_SCALES, NOTES, Evaluation
-from e2e_deploy.train.config import config_sha256
+from e2e_deploy.train.accuracy import MAX_NEGATIVE_SCALES, NOTES, Evaluation, criterion_of
+from e2e_deploy.train.config.reading import config_sha256
+from e2e_deploy.train.config.settings import TrainConfig
 from e2e_deploy.train.data.batches import Part
-from e2e_deploy.train.run.best import CRITERION, Best
-from e2e_deploy.train.settings import TrainConfig
+from e2e_deploy.train.run.best import Best
 from e2e_deploy.train.start import Start
 from e2e_deploy.train.step.step_report import StepReport
 
@@ -59,6 +59,7 @@ def training_facts(
         best: the evaluation of the weights that were chosen, where those are not the last.
         recent: of the last steps.
     """
+    kinds = [kind.name for kind in start.model.kinds]
     values: dict[str, float] | None = None
     if best:
         values, problem = best.values, None  # with a problem it would not have been chosen
@@ -68,7 +69,7 @@ def training_facts(
         problem = recent.problem()
     facts = {
         "steps": steps,
-        "selected": {"step": best.step, "by": CRITERION[config.task]} if best else "last",
+        "selected": {"step": best.step, "by": criterion_of(kinds)} if best else "last",
         "start": Path(start.checkpoint.id).name,
         "pretrained": asdict(config.pretrain) if config.pretrain else None,
         "start_sha256": start.checkpoint.sha256(),
@@ -87,4 +88,5 @@ def training_facts(
         "evaluation": values,
         "problem": problem,
     }
-    return facts, NOTES[config.task] if problem else ""
+    note = " and ".join(NOTES[kind] for kind in kinds if kind in NOTES)
+    return facts, note if problem else ""

@@ -1,6 +1,6 @@
 import pytest
 
-from e2e_deploy.train.card import RECENT_STEPS, RecentDirection
+from e2e_deploy.train.run.card import RECENT_STEPS, RecentDirection
 from e2e_deploy.train.step.step_report import StepReport
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from e2e_deploy.errors import InputError, UsageError
 from e2e_deploy.system.records import read_record, read_toml
-from e2e_deploy.train.contradictions import contradictions, contradictions_of_parts
-from e2e_deploy.train.settings import TrainConfig
+from e2e_deploy.train.config.contradictions import contradictions, contradictions_of_parts
+from e2e_deploy.train.config.settings import TrainConfig
 
 # Keys that may differ between a run and its continuation: they do not change what a step computes.
 FREE_ON_RESUME = (

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from e2e_deploy.errors import InputError, UsageError
-from e2e_deploy.train.config import (
+from e2e_deploy.train.config.reading import (
     changed_keys,
     config_sha256,
     config_table,
@@ -14,7 +14,7 @@ from e2e_deploy.train.config import (
 )
 from e2e_deploy.train.training import train_model
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = Path(__file__).parents[3] / "configs"
 
 
 def minimal(**sections):
@@ -57,7 +57,7 @@ def test_every_mistake_is_reported_at_once():
     assert "12 mistakes" in message
     for mistake in (
         "unknown key trainer",
-        "task is 'dept'; expected 'depth' or 'normals'",
+        "task is 'dept'; expected 'depth' or 'disparity' or 'normals'",
         "data[0].root is 3",
         "data[0].ratio is 0; expected at least 1",
         "unknown key data[0].colour",
@@ -98,7 +98,7 @@ def test_every_mistake_is_reported_at_once():
         ({"loss": {"direction_weight": -1}}, "loss.direction_weight is -1.0; expected at least 0"),
         (
             {"task": "normals", "loss": {"direction_weight": 1.0}},
-            "loss.direction_weight is for depth",
+            "loss.direction_weight is for the term metres of depth",
         ),
     ],
 )

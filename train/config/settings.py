@@ -15,6 +15,10 @@ from e2e_deploy.system.records import Count, CountOrZero, Limits
 RANDOM = "random"
 """A start: no checkpoint."""
 
+TrainTask = Literal["depth", "disparity", "normals", "geometry", "segmentation", "matting"]
+"""What can be trained, of what checkpoints do."""
+
+Weight = Annotated[float, Limits(0, 1e6)]
 Positive = Annotated[float, Limits(0, open_low=True)]
 Beta = Annotated[float, Limits(0, 1 - 1e-6)]
 Side = Annotated[int, Limits(1, 16_384)]
@@ -81,6 +85,61 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TermsConfig:
+    """What the errors of decoded pixels are, and the weight of each; a term that is not named has none.
+
+    Left out as a whole: E2E-FT's, ``metres`` for depth and ``angle`` for normals; for pictures ``mse``, and for
+    disparity ``mse``, ``ssi`` and ``gradient`` as GenPercept has them, 1, 0.5 and 2.
+    """
+
+    metres: Weight = 0.0
+    """Depth: absolute error in metres after the best scale and shift, whatever their signs (E2E-FT)."""
+    mse: Weight = 0.0
+    """Squared error in [-1, 1]; depth and disparity from the 2 to the 98 per cent quantile of the picture."""
+    l1: Weight = 0.0
+    """Absolute error in [-1, 1]."""
+    ssi: Weight = 0.0
+    """Depth and disparity: absolute error in [-1, 1] after the best scale and shift; where that scale is negative,
+    after the ratio of the medians."""
+    gradient: Weight = 0.0
+    """All but normals: absolute difference of the error between neighbours."""
+    gradient_scales: Annotated[int, Limits(1, 6)] = 1
+    """1 is GenPercept's; MiDaS has 4, each with every second pixel of the one before."""
+    gradient_of: Literal["prediction", "aligned"] = "prediction"
+    """The prediction as it is (GenPercept), or as ``ssi`` aligns it (MiDaS)."""
+    angle: Weight = 0.0
+    """Normals: the angle in radians, of all pixels (E2E-FT)."""
+    open_angle: Weight = 0.0
+    """Normals alone: the angle without the pixels that are exact, or exactly wrong, to 0.03 degrees."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OutputsConfig:
+    """Weights of the two results of a model that gives depth and normals at once (GeoWizard, E2E-FT)."""
+
+    depth: Weight = 0.5
+    normals: Weight = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DiffusionConfig:
+    """Marigold's objective instead of end-to-end losses: how wrong the UNet is about a noisy latent of the truth.
+
+    Timestep and noise are drawn for each image. Latents that see a pixel without truth do not count.
+    """
+
+    noise: Literal["gaussian", "pyramid"] = "pyramid"
+    """``pyramid`` adds coarser grids (multi-resolution noise), each ``strength`` times the one before."""
+    strength: Annotated[float, Limits(0, 1)] = 0.9
+    annealed: bool = True
+    """``strength`` falls with the timestep, to nothing at 0."""
+    zero_snr: bool = True
+    """The schedule is changed to leave no signal at the last step (Marigold v1-1); false keeps the start's (v1-0)."""
+    measured_steps: Annotated[int, Limits(1, 1000)] = 4
+    """DDIM steps from seeded noise in which held-out pictures are measured, and the default of the result."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LossConfig:
     """How the errors of pixels become the loss of an optimizer step."""
 
@@ -91,6 +150,9 @@ class LossConfig:
     direction_weight: Annotated[float, Limits(0)] | None = None
     """Depth only: weight of the term against inverted depth (near = 1), which the paper's loss cannot see. Left out:
     1 where the run starts from random weights, 0 from a trained model, which has its direction."""
+    terms: TermsConfig | None = None
+    outputs: OutputsConfig | None = None
+    """For ``task = "geometry"``. Left out: 0.5 and 1, the published weights."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,13 +240,9 @@ class ThenConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    """A whole training run.
+    """A whole training run."""
 
-    There is no joint task: one decoder gives three channels, so depth and normals together need a
-    model that is told which of the two to decode (GeoWizard), which the supported families are not.
-    """
-
-    task: Literal["depth", "normals"]
+    task: TrainTask
     start: StartConfig
     data: tuple[DataConfig, ...]
     run: RunConfig
@@ -194,6 +252,7 @@ class TrainConfig:
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     eval: EvalConfig | None = None
     pretrain: PretrainConfig | None = None
+    diffusion: DiffusionConfig | None = None
     then: tuple[ThenConfig, ...] = ()
     """Runs that follow, usually with larger pictures; the last one's model is the result."""
 

@@ -1,0 +1,1 @@
+"""A training run as settings: what they are, what contradicts, their TOML file."""

@@ -1,0 +1,157 @@
+"""What cannot be meant in a training run: settings that exclude each other or have no effect together.
+
+Knows: the settings. Does not know: whether files exist, devices.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from e2e_deploy.kinds import KINDS
+from e2e_deploy.system.records import read_record
+from e2e_deploy.tasks import TASKS
+from e2e_deploy.train.config.settings import RANDOM, OptimConfig, TrainConfig, runs_of
+from e2e_deploy.train.config.terms import TERMS, fitting_terms, weights_of
+from e2e_deploy.train.data.resize import STRIDE
+
+
+def contradictions_of_parts(table: Mapping[str, Any]) -> list[str]:
+    """Contradictions inside the sections that can be read although others cannot."""
+    optim, _ = read_record(OptimConfig, table.get("optim", {}))
+    return _optim_contradictions(optim) if optim is not None else []
+
+
+def contradictions(config: TrainConfig) -> list[str]:
+    """One sentence each, of all runs of ``config``."""
+    problems = _contradictions_of_run(config) + _contradictions_of_pretraining(config)
+    for number, following in enumerate(runs_of(config)[1:]):
+        problems += [
+            f"then[{number}]: {problem}"
+            for problem in _contradictions_of_run(following)
+            if problem not in problems
+        ]
+    return problems
+
+
+def _contradictions_of_pretraining(config: TrainConfig) -> list[str]:
+    if config.pretrain is None:
+        return []
+    problems = []
+    if config.start.checkpoint != RANDOM:
+        problems.append(
+            f"pretrain is for start.checkpoint = {RANDOM!r}; {config.start.checkpoint!r} has learned that before"
+        )
+    if len(config.data) != 1 or config.data[0].size is None:
+        problems.append("pretrain needs one [[data]] table with a size")
+    return problems
+
+
+def _contradictions_of_run(config: TrainConfig) -> list[str]:
+    problems = _optim_contradictions(config.optim)
+    if not config.data:
+        problems.append("data is empty; expected at least one [[data]] table")
+    if not config.model.train or len(set(config.model.train)) < len(config.model.train):
+        problems.append(
+            f"model.train is {list(config.model.train)}; expected 'unet', 'vae' or both, each once"
+        )
+    if config.speed.images_per_pass % config.optim.micro_batch:
+        problems.append(
+            f"speed.images_per_pass {config.speed.images_per_pass} is not a multiple of "
+            f"optim.micro_batch {config.optim.micro_batch}"
+        )
+    problems += _contradictions_of_loss(config)
+    sizes = [(f"data[{i}].size", part.size) for i, part in enumerate(config.data)]
+    if config.eval is not None:
+        sizes.append(("eval.size", config.eval.size))
+    problems += [
+        f"{name} is {list(size)}; both sides must be multiples of {STRIDE}"
+        for name, size in sizes
+        if size is not None and any(side % STRIDE for side in size)
+    ]
+    if config.model.resolution % STRIDE:
+        problems.append(
+            f"model.resolution is {config.model.resolution}; not a multiple of {STRIDE}"
+        )
+    return problems
+
+
+def _contradictions_of_loss(config: TrainConfig) -> list[str]:
+    if config.diffusion is not None:
+        return _contradictions_of_diffusion(config)
+    kinds, loss, problems = TASKS[config.task], config.loss, []
+    if loss.terms is not None:
+        named = [term for term in TERMS if getattr(loss.terms, term)]
+        fitting = [term for term in TERMS if any(term in fitting_terms(kind) for kind in kinds)]
+        problems += [
+            f"loss.terms.{term} has no meaning for {config.task}; its terms are {', '.join(fitting)}"
+            for term in named
+            if term not in fitting
+        ]
+        problems += [
+            f"loss.terms gives {kind} no weight; name one of {', '.join(fitting_terms(kind))}"
+            for kind in kinds
+            if not weights_of(kind, loss.terms)
+        ]
+        if "open_angle" in named and len(named) > 1:
+            problems.append(
+                "loss.terms.open_angle counts pixels of its own, so no other term can stand beside it"
+            )
+        if "gradient" not in named and loss.terms != replace(
+            loss.terms, gradient_scales=1, gradient_of="prediction"
+        ):
+            problems.append(
+                "loss.terms.gradient_scales and gradient_of are of the gradient term, which has no weight"
+            )
+        if loss.terms.gradient_of == "aligned" and KINDS[kinds[0]].form != "distance":
+            problems.append('loss.terms.gradient_of = "aligned" is for depth and disparity')
+    if loss.outputs is not None and len(kinds) == 1:
+        problems.append(f"loss.outputs is for a task of several results; {config.task} has one")
+    if loss.direction_weight is not None and not (
+        "depth" in kinds and "metres" in weights_of("depth", loss.terms)
+    ):
+        problems.append(
+            "loss.direction_weight is for the term metres of depth; other losses know near from far, or normals' signs"
+        )
+    return problems
+
+
+def _contradictions_of_diffusion(config: TrainConfig) -> list[str]:
+    """Of a run that never decodes."""
+    problems = [
+        f"loss.{name} is for decoded results; with [diffusion] the loss is that of latents"
+        for name in ("direction_weight", "terms", "outputs")
+        if getattr(config.loss, name) is not None
+    ]
+    if config.model.noise != "zeros":
+        problems.append(
+            "model.noise is for end-to-end training; with [diffusion] diffusion.noise says what is added"
+        )
+    if config.model.train != ("unet",):
+        problems.append(
+            f"model.train is {list(config.model.train)}; with [diffusion] only the UNet can learn"
+        )
+    if len(TASKS[config.task]) > 1:
+        problems.append(f"[diffusion] is for one result; {config.task} has several")
+    drawn = config.diffusion
+    if (
+        drawn is not None
+        and drawn.noise == "gaussian"
+        and drawn != replace(drawn, strength=0.9, annealed=True)
+    ):
+        problems.append('diffusion.strength and annealed are of noise = "pyramid"')
+    return problems
+
+
+def _optim_contradictions(optim: OptimConfig) -> list[str]:
+    problems = []
+    if optim.effective_batch % optim.micro_batch:
+        problems.append(
+            f"optim.effective_batch {optim.effective_batch} is not a multiple of "
+            f"optim.micro_batch {optim.micro_batch}"
+        )
+    if optim.warmup_steps >= optim.decay_steps:
+        problems.append(
+            f"optim.warmup_steps {optim.warmup_steps} must be below "
+            f"optim.decay_steps {optim.decay_steps}"
+        )
+    return problems
