@@ -32,7 +32,10 @@ _SHARE, _SHIFT = Annotated[float, Limits(0, 1)], Annotated[float, Limits(-1e6, 1
 
 KINDS: dict[str, dict[str, Any]] = {
     "model_index.json": {
+        "default_denoising_steps": _whole(1, 1000),
         "default_processing_resolution": _whole(0, _MAX_RESOLUTION),
+        "scale_invariant": bool,
+        "shift_invariant": bool,
         "use_full_z_range": bool,
     },
     "e2e_deploy.json": {"family": FamilyName, "task": TaskName, "note": str},
