@@ -175,14 +175,13 @@ class _Reader:
         return self._scalar(hint, value, name, extra)
 
     def _one_of(self, kinds: tuple[Any, ...], value: object, name: str, extra: Any) -> Any:
-        """As the first kind, or as a list where one of them is and the value is one."""
+        """As the kind that the value has, as a list where one of them is and the value is one, else as the first."""
         if value is None and type(None) in kinds:
             return None
         inner = [kind for kind in kinds if kind is not type(None)]
         lists = [kind for kind in inner if get_origin(kind) is list]
-        return self.value(
-            (lists if isinstance(value, list) and lists else inner)[0], value, name, extra
-        )
+        fitting = lists if isinstance(value, list) else [k for k in inner if type(value) is k]
+        return self.value((fitting or inner)[0], value, name, extra)
 
     def _scalar(self, kind: Any, value: object, name: str, extra: Any) -> Any:
         if kind is float and type(value) is int:

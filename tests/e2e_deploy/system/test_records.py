@@ -85,3 +85,15 @@ def test_a_value_or_a_list_of_them(value, problem):
     one = Annotated[int, Limits(1, 9)]
     found = check_value(one | list[one | list[one]] | None, value, "n")
     assert (found is None) if problem is None else found.startswith(problem)
+
+
+@pytest.mark.parametrize("value", [True, 3, 0.5, "x", None, 0])
+def test_a_value_of_several_types_keeps_its_own(value):
+    @dataclass
+    class Free:
+        value: bool | int | float | str | None
+
+    read, problems = read_record(Free, {"value": value})
+    assert problems == []
+    assert (read.value, type(read.value)) == (value, type(value))
+    assert check_value(bool | int | str, [1], "n").startswith("n is [1]")
