@@ -46,6 +46,18 @@ STRIDE, NETWORK_STRIDE = 2, 4
 """The VAE halves once, the UNet once more."""
 
 
+def write_lcm(folder: Path, task="depth", *, scheduler=(), **changes) -> Path:
+    """As ``write_small``, with the scheduler of a latent consistency model."""
+    from diffusers import LCMScheduler
+
+    write_small(folder, task, **changes)
+    known = {key: value for key, value in SD2_SCHEDULER.items() if key != "timestep_spacing"}
+    LCMScheduler(**(known | dict(scheduler))).save_pretrained(folder / "scheduler")
+    index = folder / "model_index.json"
+    edit_json(index, scheduler=["diffusers", "LCMScheduler"], default_denoising_steps=4)
+    return folder
+
+
 def write_small(folder: Path, task="depth", *, seed=0, unet=(), scheduler=(), index=()) -> Path:
     """A diffusers folder with random weights; ``unet``, ``scheduler`` and ``index`` change its configs."""
     import diffusers

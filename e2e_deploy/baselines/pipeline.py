@@ -32,6 +32,8 @@ PIPELINES: dict[tuple[FamilyName, TaskName], str] = {
     ("e2e-ft", "normals"): "MarigoldNormalsPipeline",
     ("marigold", "depth"): "MarigoldDepthPipeline",
     ("marigold", "normals"): "MarigoldNormalsPipeline",
+    ("lcm", "depth"): "MarigoldDepthPipeline",
+    ("lcm", "normals"): "MarigoldNormalsPipeline",
 }
 """Of diffusers, for the families that it runs."""
 

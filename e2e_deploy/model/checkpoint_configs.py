@@ -82,6 +82,8 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "scheduler/scheduler_config.json": {
         "num_train_timesteps": _whole(1, 100_000),
+        "original_inference_steps": _whole(1, 100_000),
+        "timestep_scaling": _SCALE,
         "beta_start": _SHARE,
         "beta_end": _SHARE,
         "trained_betas": _each(_SHARE),

@@ -74,6 +74,12 @@ FAMILIES: dict[FamilyName, Family] = {
             title="Marigold, one step",
             tasks=_tasks("depth", "normals"),
         ),
+        Family(
+            name="lcm",
+            title="Marigold LCM, one step",
+            tasks=_tasks("depth", "normals"),
+            latents=(2,),
+        ),
     )
 }
 

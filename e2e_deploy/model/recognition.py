@@ -89,7 +89,6 @@ SIGNS: tuple[Sign, ...] = (
 )
 
 _UNSUPPORTED = {
-    "lcm": "Marigold LCM",
     "genpercept": "GenPercept",
     "geowizard": "GeoWizard",
     "lotus": "Lotus",

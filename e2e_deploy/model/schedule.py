@@ -22,14 +22,33 @@ class OneStep:
 
 
 def last_step(scheduler_config: Mapping[str, Any]) -> OneStep:
-    """The step at T = num_train_timesteps - 1 of a saved scheduler.
+    """The step of a saved scheduler at its noisiest timestep, where one that takes a single step is.
 
     Raises:
         CheckpointError: as terminal_alpha_bar and x0_coefficients.
     """
     timestep, alpha_bar = terminal_alpha_bar(scheduler_config)
-    kind = str(scheduler_config.get("prediction_type", "epsilon"))
-    return OneStep(timestep, *x0_coefficients(kind, alpha_bar))
+    kind = str(scheduler_config.get("prediction_type") or "epsilon")
+    from_xt, from_output = x0_coefficients(kind, alpha_bar)
+    if not _is_consistency(scheduler_config):
+        return OneStep(timestep, from_xt, from_output)
+    scaling = scheduler_config.get("timestep_scaling")
+    skip, out = boundary_scalings(timestep, 10.0 if scaling is None else float(scaling))
+    return OneStep(timestep, skip + out * from_xt, out * from_output)
+
+
+def boundary_scalings(timestep: int, timestep_scaling: float) -> tuple[float, float]:
+    """(c_skip, c_out) of a latent consistency model, whose result is c_skip * x_t + c_out * x0; at t = 0 that is x_t.
+
+    Luo et al., arXiv 2310.04378, section 4.1, with the 0.5 of EDM for the standard deviation of data.
+    """
+    scaled, deviation = timestep * timestep_scaling, 0.5
+    power = scaled**2 + deviation**2
+    return deviation**2 / power, scaled / math.sqrt(power)
+
+
+def _is_consistency(scheduler_config: Mapping[str, Any]) -> bool:
+    return scheduler_config.get("_class_name") == "LCMScheduler"
 
 
 def x0_coefficients(prediction_type: str, alpha_bar: float) -> tuple[float, float]:
@@ -58,15 +77,23 @@ def x0_coefficients(prediction_type: str, alpha_bar: float) -> tuple[float, floa
 
 
 def terminal_alpha_bar(scheduler_config: Mapping[str, Any]) -> tuple[int, float]:
-    """(T, alpha_bar at T) of a saved scheduler, T = num_train_timesteps - 1; its timestep spacing is never used.
+    """(T, alpha_bar at T) of a saved scheduler, T its noisiest timestep; its timestep spacing is never used.
+
+    T is num_train_timesteps - 1; of a consistency model the last of the ``original_inference_steps`` that it was
+    distilled at, which is the same where their number divides the other.
 
     Raises:
         CheckpointError: the config describes no noise schedule, or one that clips latents.
     """
     diffusers = require("diffusers", "export")
     try:
-        scheduler = diffusers.DDIMScheduler.from_config(dict(scheduler_config))
-        timestep = int(scheduler.config.num_train_timesteps) - 1
+        if _is_consistency(scheduler_config):
+            scheduler = diffusers.LCMScheduler.from_config(dict(scheduler_config))
+            scheduler.set_timesteps(1)
+            timestep = int(scheduler.timesteps[0])
+        else:
+            scheduler = diffusers.DDIMScheduler.from_config(dict(scheduler_config))
+            timestep = int(scheduler.config.num_train_timesteps) - 1
         alpha_bar = float(scheduler.alphas_cumprod.double()[timestep])
     except Exception as error:
         raise CheckpointError(

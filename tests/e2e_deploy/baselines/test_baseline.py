@@ -12,7 +12,7 @@ from e2e_deploy.assets.pictures import reference_frames
 from e2e_deploy.baselines.baseline import SEED, Baseline, Sampling
 from e2e_deploy.errors import UnavailableError, UsageError
 from e2e_deploy.model.checkpoint import bundled_checkpoint, open_checkpoint
-from tests.small_checkpoint import STRIDE, edit_json, write_small
+from tests.small_checkpoint import STRIDE, edit_json, write_lcm, write_small
 
 CLASSES = {"depth": MarigoldDepthPipeline, "normals": MarigoldNormalsPipeline}
 
@@ -212,3 +212,31 @@ def test_ensembles_of_depth_need_scipy(small, small_normals, monkeypatch):
 def test_the_strides_of_the_tests_checkpoint():
     """The noise above is of 48x64 pixels."""
     assert (48 // STRIDE, 64 // STRIDE) == (24, 32)
+
+
+@pytest.mark.parametrize("task", ["depth", "normals"])
+def test_lcm_in_one_to_four_steps(tmp_path, frame, task):
+    """Between its steps noise is added again, from the same generator."""
+    folder = write_lcm(tmp_path / "c", task)
+    checkpoint = open_checkpoint(folder)
+    pipeline = CLASSES[task].from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    timesteps = {1: "1 step (t = 999)", 2: "2 steps (t = 999 to 499)", 4: "(t = 999 to 259)"}
+    for steps, told in timesteps.items():
+        baseline = Baseline(checkpoint, Sampling(steps=steps, seed=2), resolution=0, device="cpu")
+        assert f"with LCMScheduler, {told}" in baseline.describe() or told in baseline.describe()
+        assert not baseline.notes
+        assert baseline.settings["spacing"] is None
+        by_hand = pipeline(
+            as_tensor(frame),
+            num_inference_steps=steps,
+            processing_resolution=0,
+            generator=torch.Generator().manual_seed(2),
+        ).prediction[0]
+        expected = by_hand[..., 0] if task == "depth" else by_hand
+        np.testing.assert_allclose(baseline(frame), expected, atol=1e-6)
+    assert Baseline(checkpoint).settings["steps"] == 4
+    with pytest.raises(UsageError, match=r'`spacing="leading"` is for DDIM schedulers'):
+        Baseline(checkpoint, Sampling(spacing="leading"))
+    with pytest.raises(UsageError, match="`steps=51`"):
+        Baseline(checkpoint, Sampling(steps=51))

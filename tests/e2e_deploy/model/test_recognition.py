@@ -21,6 +21,17 @@ def test_diffusers_marigold_pipelines_tell_family_and_task():
     assert told({"_class_name": "MarigoldNormalsPipeline"}) == ("marigold", "normals")
 
 
+def test_an_lcm_scheduler_tells_the_family_and_the_pipeline_the_task():
+    scheduler = {"_class_name": "LCMScheduler"}
+    assert told(MARIGOLD, scheduler=scheduler) == ("lcm", "depth")
+    assert told({"_class_name": "MarigoldNormalsPipeline"}, scheduler=scheduler) == (
+        "lcm",
+        "normals",
+    )
+    with pytest.raises(CheckpointError, match="has an LCMScheduler, as lcm has, but the family"):
+        told(MARIGOLD, scheduler=scheduler, family="marigold")
+
+
 @pytest.mark.parametrize("pipeline", ["MarigoldPipeline", "StableDiffusionPipeline"])
 def test_e2e_ft_folders_tell_nothing_so_defaults_and_names_decide(pipeline):
     index = {"_class_name": pipeline}
@@ -55,7 +66,6 @@ def test_a_named_task_that_contradicts_the_pipeline():
 @pytest.mark.parametrize(
     ("scheduler", "unet", "name"),
     [
-        ({"_class_name": "LCMScheduler"}, {}, "Marigold LCM"),
         ({"beta_start": 1.0, "beta_end": 1.0}, {"in_channels": 4}, "GenPercept"),
         (
             {},
