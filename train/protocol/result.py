@@ -1,7 +1,7 @@
 """What one model got on one set, as a JSON file: what a row of any page of results is made of.
 
-    <folder>/<model>-<8 hex>/<set>.json          the result
-    <folder>/<model>-<8 hex>/<set>.rows.jsonl    one line an image, see ``rows``
+    <folder>/<model>-<8 hex>/<measure>-<set>.json          the result
+    <folder>/<model>-<8 hex>/<measure>-<set>.rows.jsonl    one line an image, see ``measuring.rows``
 
 The eight digits are of everything that decides the numbers: model, kind, backend, device, precision, settings.
 Knows: the record and its file. Does not know: how it is measured or shown.
@@ -58,6 +58,7 @@ class SetResult:
 
     schema: Literal[1] = 1
     protocol: ProtocolName
+    measure: Measure
     set: SetName
     contender: Contender
     num_images: Count
@@ -83,12 +84,19 @@ class SetResult:
 
     def file(self, folder: Path) -> Path:
         """Where it lies below the folder of all results."""
-        return result_file(folder, self.contender, self.set)
+        return result_file(folder, self.contender, self.measure, self.set)
+
+    def pair(self) -> tuple[float, float]:
+        """The two numbers that the published tables print: AbsRel and delta1 in per cent, or the mean angle in degrees
+        and the share below 11.25 degrees in per cent."""
+        if self.measure == "depth":
+            return 100 * self.metrics["abs_rel"], 100 * self.metrics["delta1"]
+        return self.metrics["mean_deg"], 100 * self.metrics["below_11_25"]
 
 
-def result_file(folder: Path, contender: Contender, name: SetName) -> Path:
+def result_file(folder: Path, contender: Contender, measure: Measure, name: SetName) -> Path:
     """Where the result of a model on a set lies below the folder of all results."""
-    return folder / contender.folder_name() / f"{name}.json"
+    return folder / contender.folder_name() / f"{measure}-{name}.json"
 
 
 def write_result(folder: Path, result: SetResult) -> Path:

@@ -14,8 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from e2e_deploy.errors import DataError, E2EDeployError, UsageError
+from e2e_deploy.errors import DataError, E2EDeployError
 from e2e_deploy.metrics import DepthMetrics, depth_metrics, mean_depth_metrics, why_unmeasurable
+from e2e_deploy.names import Measure
 from e2e_deploy.system.records import read_record
 from e2e_deploy.train.accuracy import Predict, axes_problem, depth_problem
 from e2e_deploy.train.data.sample import Sample
@@ -58,19 +59,11 @@ class Measured:
     problem: str | None
 
 
-def truth_for(kind: str) -> str:
-    """What sets must have truth for to measure a result of ``kind``: depth or normals.
-
-    Raises:
-        UsageError: the protocol measures no such result.
-    """
+def measure_of(kind: str) -> Measure | None:
+    """What a set must have truth for to measure a result of ``kind``; None where nothing is measured of it."""
     if kind in SPACES:
         return "depth"
-    if kind == "normals":
-        return "normals"
-    raise UsageError(
-        f"a result of the kind {kind} is not measured by the protocol; it measures {', '.join([*SPACES, 'normals'])}"
-    )
+    return "normals" if kind == "normals" else None
 
 
 def measure_set(
@@ -212,6 +205,16 @@ def aligned_metrics(
         max_depth=high,
         fit_where=fitted_pixels(depth_m.shape, each.align_longest_px),
     )
+
+
+def comparable(
+    target: Array, valid: Array, prediction: Array, kind: str
+) -> tuple[Array, Array]:
+    """Truth and prediction of which one is an affine map of the other where all is right, to be looked at."""
+    if kind in ("depth", "normals"):
+        return target, prediction
+    disparity = np.divide(1.0, target, out=np.zeros(target.shape), where=valid)
+    return disparity, prediction.astype(np.float64) ** (2 if kind == "sqrt-disparity" else 1)
 
 
 def fitted_pixels(shape: tuple[int, ...], longest_px: int | None) -> Array | None:

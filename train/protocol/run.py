@@ -1,0 +1,304 @@
+"""A model through every set of the protocol that is on disk: opened, measured or picked up, written down.
+
+Knows: which sets fit a result, what differs from what is published, files of results. Does not know: models, backends.
+"""
+
+import hashlib
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from e2e_deploy.errors import DataError, UsageError
+from e2e_deploy.names import Measure, ProtocolName, SetName
+from e2e_deploy.packages import installed_versions
+from e2e_deploy.train.accuracy import Predict, spread_indices
+from e2e_deploy.train.protocol.catalogue import (
+    SETS,
+    SetVariants,
+    find_set,
+    not_here,
+    open_set,
+    variant_differences,
+)
+from e2e_deploy.train.protocol.layouts.pairs import PairedSet
+from e2e_deploy.train.protocol.measuring.measure import measure_of, measure_set
+from e2e_deploy.train.protocol.result import (
+    Contender,
+    SetResult,
+    read_result,
+    result_file,
+    write_result,
+)
+from e2e_deploy.train.protocol.sets import EvaluationSet
+
+Array = npt.NDArray[Any]
+
+ROWS_SUFFIX = ".rows.jsonl"
+PACKAGES = ("e2e-deploy", "numpy", "torch", "diffusers", "onnxruntime", "onnxruntime-gpu", "openvino")
+PACKAGES += ("tensorrt-cu12", "tensorrt-cu13", "tensorrt-rtx")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Model:
+    """A model as the protocol sees it."""
+
+    contender: Contender
+    """With the kind of its first result; every other result is a contender of its own."""
+    kinds: tuple[str, ...]
+    results: Callable[[npt.NDArray[np.uint8], int | None], Mapping[str, Array]]
+    """uint8 RGB [H, W, 3] and the longest edge its network sees to every result, by kind."""
+    fixed: Callable[[tuple[int, int], int], str | None]
+    """What its network sees of a picture of (H, W) instead of this longest edge, in words; None where it obeys."""
+    resolution: int | None
+    """Asked for in place of the protocol's; None: the protocol's."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Missing:
+    """A set that was not measured."""
+
+    measure: Measure
+    name: SetName
+    reason: str
+    """In a few words."""
+    told: str
+    """In full, with how to get it."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedSet:
+    """A set that is on disk, what is measured on it, and what came of it."""
+
+    each: EvaluationSet
+    kind: str
+    """Of the result that is measured."""
+    samples: PairedSet
+    indices: Sequence[int]
+    contender: Contender
+
+    @property
+    def pictures(self) -> str:
+        """SHA-256 of the names of the images to measure."""
+        names = "\n".join(self.samples.name(index) for index in self.indices)
+        return hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProtocolReport:
+    """What one model got by the protocol."""
+
+    results: list[SetResult]
+    """One a set, in the order of the protocol."""
+    missing: list[Missing]
+    """Sets that are not here."""
+    folder: Path
+    """Where the results, and the rows they are means of, were written."""
+
+    @property
+    def problems(self) -> list[str]:
+        """Sentences about numbers that are worthless, such as those of inverted depth."""
+        return [result.problem for result in self.results if result.problem is not None]
+
+
+def require_named(root: Path, names: Sequence[SetName]) -> None:
+    """Refuse before a model is loaded what cannot be measured: sets that were named and are not here.
+
+    Raises:
+        DataError: one of them is not below ``root``.
+    """
+    for name in names:
+        measures = [measure for measure in SETS if name in SETS[measure]]
+        if not any(find_set(root, measure, name) for measure in measures):
+            raise DataError(not_here(root, measures[0], name))
+
+
+def run_protocol(
+    model: Model,
+    root: Path,
+    folder: Path,
+    *,
+    names: Sequence[SetName] | None,
+    variants: SetVariants,
+    limit: int | None,
+    on_progress: Callable[[int, int], None],
+    on_note: Callable[[str], None],
+) -> tuple[ProtocolReport, list[OpenedSet]]:
+    """Measure ``model`` on the sets below ``root`` and write ``folder``; what is there already is not measured again.
+
+    Args:
+        model: what is measured.
+        root: folder of all sets.
+        folder: of all results.
+        names: sets to measure; None: every one that is here and has truth for a result of the model.
+        variants: how sets are read.
+        limit: measure this many images a set, evenly spread; None for all.
+        on_progress: called with (images done, images in all).
+        on_note: told what was picked up, and every result in a line.
+
+    Returns:
+        The report, and the sets as they were opened.
+
+    Raises:
+        UsageError: the model gives nothing that is measured, or nothing that a named set has truth for.
+        DataError: a named set is not here, no set is, or one is damaged.
+        E2EDeployError: a prediction cannot be measured, or a file cannot be written.
+    """
+    opened, missing = _open(model, root, names, variants, limit)
+    total, done = sum(len(each.indices) for each in opened), 0
+    results = []
+    for each in opened:
+        before = done
+        result = _finished(each, folder, on_note)
+        if result is None:
+            result = _measured(
+                model, each, folder, variants, lambda now: on_progress(before + now, total), on_note
+            )
+            write_result(folder, result)
+        done += len(each.indices)
+        on_progress(done, total)
+        on_note(_in_a_line(each.each, result))
+        results.append(result)
+    return ProtocolReport(results=results, missing=missing, folder=folder), opened
+
+
+def _open(
+    model: Model,
+    root: Path,
+    names: Sequence[SetName] | None,
+    variants: SetVariants,
+    limit: int | None,
+) -> tuple[list[OpenedSet], list[Missing]]:
+    kinds = {measure_of(kind): kind for kind in reversed(model.kinds) if measure_of(kind)}
+    if not kinds:
+        raise UsageError(
+            f"the model gives {', '.join(model.kinds)}, which the protocol does not measure; it measures "
+            "depth, disparity and normals"
+        )
+    for name in names or ():
+        if not any(name in SETS[measure] for measure in kinds if measure):
+            raise UsageError(f"{name} has no truth for {', '.join(kinds.values())}, which the model gives")
+    opened, missing = list[OpenedSet](), list[Missing]()
+    for measure in SETS:
+        for name, each in SETS[measure].items():
+            if measure not in kinds or (names is not None and name not in names):
+                continue
+            try:
+                samples = open_set(root, measure, name, variants)
+            except DataError as error:
+                if names is not None:
+                    raise
+                here = find_set(root, measure, name) is not None
+                reason = "data damaged" if here else "data not here"
+                missing.append(Missing(measure=measure, name=name, reason=reason, told=str(error)))
+                continue
+            kind = kinds[measure]
+            contender = replace(model.contender, kind=kind)
+            indices = spread_indices(len(samples), limit)
+            opened.append(OpenedSet(each, kind, samples, indices, contender))
+    if not opened:
+        raise DataError(
+            f"{root} holds no set of the protocol with truth for {', '.join(kinds.values())}: "
+            + " ".join(each.told for each in missing)
+        )
+    return opened, missing
+
+
+def _finished(
+    opened: OpenedSet, folder: Path, on_note: Callable[[str], None]
+) -> SetResult | None:
+    path = result_file(folder, opened.contender, opened.each.task, opened.each.name)
+    if not path.is_file():
+        return None
+    try:
+        result = read_result(path)
+    except DataError as error:
+        on_note(f"{error}; measured anew")
+        return None
+    if result.pictures != opened.pictures:
+        on_note(f"{path} is of other images of {opened.each.title}; measured anew")
+        return None
+    on_note(f"{opened.each.title} was measured before; remove {path.with_suffix('')}.* to repeat it")
+    return result
+
+
+def _measured(
+    model: Model,
+    opened: OpenedSet,
+    folder: Path,
+    variants: SetVariants,
+    on_progress: Callable[[int], None],
+    on_note: Callable[[str], None],
+) -> SetResult:
+    each = opened.each
+    path = result_file(folder, opened.contender, each.task, each.name)
+    measured = measure_set(
+        predictor(model, opened),
+        opened.samples,
+        each,
+        opened.kind,
+        opened.indices,
+        path.with_suffix(ROWS_SUFFIX),
+        on_progress=on_progress,
+        on_note=on_note,
+    )
+    times = [row.ms for row in measured.rows if row.ms is not None]
+    return SetResult(
+        schema=1,
+        protocol="e2e-ft",
+        measure=each.task,
+        set=each.name,
+        contender=opened.contender,
+        num_images=len(times),
+        num_published=each.num_images,
+        pictures=opened.pictures,
+        left_out=measured.left_out,
+        metrics=measured.metrics,
+        ms_per_image=median(times),
+        differences=_differences(model, opened, variants, len(times)),
+        problem=measured.problem,
+        versions={"python": platform.python_version(), **installed_versions(PACKAGES)},
+        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def predictor(model: Model, opened: OpenedSet) -> Predict:
+    """The one result of ``model`` that is measured on a set, at the set's processing resolution."""
+    seen = opened.each.resolution if model.resolution is None else model.resolution
+    return lambda frame: model.results(frame, seen)[opened.kind]
+
+
+def _differences(
+    model: Model, opened: OpenedSet, variants: SetVariants, num_measured: int
+) -> list[str]:
+    """What is not as published, a clause each."""
+    each, found = opened.each, []
+    published = f"{each.resolution} px" if each.resolution else "the pictures' own size"
+    size = opened.samples.read(opened.indices[0]).rgb.shape
+    fixed = model.fixed((size[0], size[1]), each.resolution)
+    if fixed is not None:
+        found.append(f"{fixed}; published: {published}")
+    if model.resolution is not None and model.resolution != each.resolution:
+        given = f"{model.resolution} px" if model.resolution else "the pictures' own size"
+        found.append(f"longest edge {given}; published: {published}")
+    if num_measured != each.num_images:
+        found.append(f"{num_measured} of the {each.num_images} published images")
+    if model.contender.precision != "fp32":
+        found.append(f"{model.contender.precision}; published: fp32")
+    return found + variant_differences(each, variants)
+
+
+def _in_a_line(each: EvaluationSet, result: SetResult) -> str:
+    first, second = result.pair()
+    words = (
+        f"AbsRel {first:.2f} %, delta1 {second:.2f} %"
+        if each.task == "depth"
+        else f"mean {first:.2f} degrees, {second:.2f} % below 11.25"
+    )
+    return f"{each.title}: {words} ({result.num_images} images, {result.ms_per_image:.0f} ms each)"
