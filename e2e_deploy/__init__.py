@@ -56,6 +56,8 @@ if TYPE_CHECKING:
     from e2e_deploy.train.data.check import check_data as check_data
     from e2e_deploy.train.preparation.conversion import PrepareReport as PrepareReport
     from e2e_deploy.train.preparation.prepare import prepare_data as prepare_data
+    from e2e_deploy.train.protocol.result import SetResult as SetResult
+    from e2e_deploy.train.protocol.run import ProtocolReport as ProtocolReport
     from e2e_deploy.train.rendering.render import render_data as render_data
     from e2e_deploy.train.run.loop import TrainResult as TrainResult
     from e2e_deploy.train.training import train_model as train_model
@@ -68,6 +70,7 @@ if TYPE_CHECKING:
     from e2e_deploy.verbs.inspect import PlanFacts as PlanFacts
     from e2e_deploy.verbs.inspect import inspect as inspect
     from e2e_deploy.verbs.inspect import inspect_plans as inspect_plans
+    from e2e_deploy.verbs.protocol import evaluate_protocol as evaluate_protocol
 
 # name: the module it is in
 _WHERE = {
@@ -107,6 +110,9 @@ _WHERE = {
     "CheckReport": "train.data.check",
     "evaluate": "verbs.evaluate",
     "Evaluation": "train.accuracy",
+    "evaluate_protocol": "verbs.protocol",
+    "ProtocolReport": "train.protocol.run",
+    "SetResult": "train.protocol.result",
     "read_picture": "runtime.sources.picture_file",
     "demo": "verbs.demo",
     "doctor": "verbs.doctor",

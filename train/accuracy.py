@@ -5,9 +5,7 @@ Normals: angles pooled over all valid pixels. Masks and mattes: as they are, mea
 predictor is a function from frame to result.
 """
 
-import csv
 import heapq
-import io
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -28,7 +26,7 @@ from e2e_deploy.metrics import (
     why_unmeasurable,
 )
 from e2e_deploy.names import ResultKind, TaskName
-from e2e_deploy.train.data.files import write_bytes, write_picture
+from e2e_deploy.train.data.files import write_picture
 from e2e_deploy.train.data.sample import Sample
 from e2e_deploy.train.normals_axes import AxesComparison, AxesFit
 from e2e_deploy.train.picture_metrics import (
@@ -37,6 +35,7 @@ from e2e_deploy.train.picture_metrics import (
     picture_metrics,
 )
 from e2e_deploy.train.pictures import Picture, captioned_rows, comparison_row
+from e2e_deploy.train.row_table import write_table
 
 Array = npt.NDArray[Any]
 Metrics = DepthMetrics | NormalsMetrics | PictureMetrics
@@ -161,7 +160,7 @@ def measure_accuracy(
     limit: int | None = None,
     depth_range_m: tuple[float, float] = (1e-5, float("inf")),
     on_progress: Callable[[int, int], None] | None = None,
-    csv_path: Path | None = None,
+    rows_path: Path | None = None,
     worst_sheet: Path | None = None,
 ) -> Evaluation:
     """Measure ``predict`` on ``dataset``.
@@ -173,7 +172,7 @@ def measure_accuracy(
         limit: measure this many images, evenly spread; None for all.
         depth_range_m: aligned depth is clipped to it, as the published protocol does per data set.
         on_progress: called with (images done, images in all).
-        csv_path: one row of metrics per image.
+        rows_path: .csv or .parquet file with one row of metrics per image.
         worst_sheet: PNG with the eight worst images: rgb, target, prediction.
 
     Raises:
@@ -196,8 +195,9 @@ def measure_accuracy(
         if on_progress is not None:
             on_progress(done, len(indices))
     result = measured.result()
-    if csv_path is not None:
-        _write_csv(csv_path, list(measured.rows.values()))
+    if rows_path is not None:
+        rows = measured.rows.values()
+        write_table(rows_path, [{"path": path} | asdict(metrics) for path, metrics in rows])
     if worst_sheet is not None:
         pictures = [
             picture for _, _, picture in sorted(worst, key=lambda row: row[:2], reverse=True)
@@ -363,11 +363,3 @@ def _badness(metrics: Metrics) -> float:
     if isinstance(metrics, DepthMetrics):
         return metrics.abs_rel
     return metrics.mean_deg if isinstance(metrics, NormalsMetrics) else metrics.mae
-
-
-def _write_csv(path: Path, rows: Sequence[tuple[str, Metrics]]) -> None:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(["path", *asdict(rows[0][1])])
-    writer.writerows([name, *asdict(metrics).values()] for name, metrics in rows)
-    write_bytes(path, text.getvalue().encode())

@@ -15,6 +15,7 @@ from e2e_deploy.system.files import require_writable
 from e2e_deploy.train.accuracy import Evaluation, measure_accuracy
 from e2e_deploy.train.data.folder import FolderDataset, split_folder
 from e2e_deploy.train.data.folder_spec import load_spec
+from e2e_deploy.train.row_table import check_table
 from e2e_deploy.verbs.subject import check_arguments, open_subject
 
 
@@ -33,7 +34,7 @@ def evaluate(
     spacing: Spacing | None = None,
     ensemble: int | None = None,
     seed: int | None = None,
-    csv: str | Path | None = None,
+    rows: str | Path | None = None,
     worst: str | Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     on_note: Callable[[str], None] = lambda note: None,
@@ -59,7 +60,7 @@ def evaluate(
         spacing: of its DDIM timesteps; None for what the checkpoint's scheduler says.
         ensemble: predictions that it aligns and merges for each picture; None for one.
         seed: of its noise, the same for every picture; None for 1234, as the published evaluations have it.
-        csv: file for one row of metrics per picture.
+        rows: .csv or .parquet file for one row of metrics per picture.
         worst: PNG with the eight worst pictures: rgb, target, prediction.
         on_progress: called with (pictures done, pictures in all).
         on_note: told what runs, in one line, before the first picture, and what must be known of it.
@@ -77,14 +78,17 @@ def evaluate(
         E2EDeployError: a prediction is NaN or infinite, or a file cannot be written after all.
     """
     data = Path(data)
-    files = [None if path is None else Path(path) for path in (csv, worst)]
+    table = None if rows is None else Path(rows)
+    sheet = None if worst is None else Path(worst)
     drawn: dict[str, Any] = {"steps": steps, "spacing": spacing, "ensemble": ensemble, "seed": seed}
     drawn = {name: value for name, value in drawn.items() if value is not None}
     of_checkpoints = {"task": task, "family": family, "resolution": resolution}
     check_arguments(is_bundle(model), backend, drawn, of_checkpoints)
-    for path, suffix in zip(files, (".csv", ".png"), strict=True):
-        if path is not None:
-            require_writable(path, suffix, outside=data)
+    if table is not None:
+        check_table(table)
+        require_writable(table, table.suffix.lower(), outside=data)
+    if sheet is not None:
+        require_writable(sheet, ".png", outside=data)
     split_folder(data, load_spec(data), split)  # a wrong name is said before the model is loaded
     with open_subject(
         model,
@@ -104,7 +108,7 @@ def evaluate(
             limit=limit,
             depth_range_m=(max(dataset.spec.min_m, 1e-5), dataset.spec.max_m),
             on_progress=on_progress,
-            csv_path=files[0],
-            worst_sheet=files[1],
+            rows_path=table,
+            worst_sheet=sheet,
         )
     return replace(evaluation, ran=subject.ran)

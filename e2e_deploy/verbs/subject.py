@@ -16,15 +16,16 @@ import numpy.typing as npt
 from e2e_deploy.bundle.bundle import is_bundle
 from e2e_deploy.bundle.manifest import MANIFEST
 from e2e_deploy.errors import UsageError
-from e2e_deploy.names import BackendChoice, Opponent, TaskName
+from e2e_deploy.names import BackendChoice, Opponent, ResultKind, TaskName
 from e2e_deploy.packages import require
+from e2e_deploy.tasks import TASKS
 
 if TYPE_CHECKING:
     from e2e_deploy.runtime.engine import Engine
 
 Array = npt.NDArray[Any]
 Frame = npt.NDArray[np.uint8]
-Results = Callable[[Frame, int | None], Mapping[str, Array]]
+Results = Callable[[Frame, int | None], Mapping[ResultKind, Array]]
 """uint8 RGB [H, W, 3] and the longest edge that the network sees to every result at the frame's size, by kind."""
 
 
@@ -38,7 +39,7 @@ class Subject:
     """SHA-256 of what decides its numbers; of a checkpoint that takes reading it."""
     family: str
     task: TaskName
-    kinds: tuple[str, ...]
+    kinds: tuple[ResultKind, ...]
     """Of its results, in order."""
     backend: str
     """pytorch of a checkpoint, diffusers in its own pipeline, else the bundle's."""
@@ -47,8 +48,8 @@ class Subject:
     ran: str
     """What runs, in one line."""
     results: Results
-    fixed: Callable[[tuple[int, int]], str | None] = field(default=lambda hw: None)
-    """What its network sees of a picture of (H, W) whatever is asked for, in words; None where it obeys."""
+    fixed: Callable[[tuple[int, int], int], str | None] = field(default=lambda hw, resolution: None)
+    """What its network sees of a picture of (H, W) instead of this longest edge, in words; None where it obeys."""
     settings: Mapping[str, bool | int | float | str | None] = field(default_factory=dict)
 
     def predict(self, frame: Frame) -> Array:
@@ -131,7 +132,7 @@ def _bundle(folder: Path, backend: BackendChoice, device: str) -> Iterator[Subje
             identity=lambda: hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest(),
             family=manifest.family,
             task=manifest.task,
-            kinds=(manifest.task,),
+            kinds=tuple(manifest.outputs),
             backend=engine.backend.name,
             device=engine.backend.device,
             precision=manifest.precision,
@@ -157,22 +158,23 @@ class _Engines:
     def _size_for(self, hw: tuple[int, int]) -> tuple[int, int]:
         return hw if hw in self.current.manifest.frame_sizes else self._first
 
-    def results(self, frame: Frame, resolution: int | None) -> Mapping[str, Array]:
+    def results(self, frame: Frame, resolution: int | None) -> Mapping[ResultKind, Array]:
         size = self._size_for((frame.shape[0], frame.shape[1]))
         if size != self.current.frame_size:
             self._stack.pop_all().close()
             self.current = self._stack.enter_context(self._load(size))
-        return {self.current.manifest.task: self.current.predict(frame)}
+        result: Any = self.current.predict(frame)
+        each = result.values() if isinstance(result, Mapping) else [result]
+        return dict(zip(self.current.manifest.outputs, each, strict=True))
 
-    def fixed(self, hw: tuple[int, int]) -> str:
+    def fixed(self, hw: tuple[int, int], resolution: int) -> str | None:
+        """What differs for pictures of this size, if anything does."""
         manifest, size = self.current.manifest, self._size_for(hw)
-        seen = (
-            f"with a longest edge of {manifest.resolution}"
-            if manifest.resolution
-            else "as they are"
-        )
-        fitted = "" if size == hw else f" fitted into frames of {size[1]}x{size[0]},"
-        return f"pictures of {hw[1]}x{hw[0]} are seen{fitted} {seen}"
+        asked, seen = resolution or max(hw), manifest.resolution or max(size)
+        if size == hw and seen == asked:
+            return None
+        fitted = "" if size == hw else f" fitted into frames of {size[1]}x{size[0]}"
+        return f"pictures of {hw[1]}x{hw[0]}{fitted} are seen with a longest edge of {seen} px"
 
 
 def _checkpoint(
@@ -193,12 +195,14 @@ def _checkpoint(
         identity=checkpoint.sha256,
         family=checkpoint.identity.family.name,
         task=predictor.task,
-        kinds=(predictor.task,),
+        kinds=predictor.outputs,
         backend="pytorch",
         device=predictor.device,
         precision="fp32",
         ran=checkpoint.describe(),
-        results=lambda frame, seen: {predictor.task: predictor(frame, resolution=seen)},
+        results=lambda frame, seen: dict(
+            zip(predictor.outputs, predictor.results(frame, resolution=seen).values(), strict=True)
+        ),
     )
 
 
@@ -225,11 +229,11 @@ def _baseline(
         identity=checkpoint.sha256,
         family=checkpoint.identity.family.name,
         task=baseline.task,
-        kinds=(baseline.task,),
+        kinds=TASKS[baseline.task],
         backend="diffusers",
         device=baseline.device,
         precision="fp32",
         ran=f"{checkpoint.describe()}; {baseline.describe()}",
-        results=lambda frame, seen: {baseline.task: baseline(frame, resolution=seen)},
+        results=lambda frame, seen: {TASKS[baseline.task][0]: baseline(frame, resolution=seen)},
         settings=baseline.settings,
     )

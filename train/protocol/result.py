@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from e2e_deploy.errors import DataError
-from e2e_deploy.names import ProtocolName, SetName
+from e2e_deploy.names import Measure, ProtocolName, ResultKind, SetName, TaskName
 from e2e_deploy.system.files import whole_file
 from e2e_deploy.system.json_files import read_json, to_json
 from e2e_deploy.system.records import Count, CountOrZero, Limits, read_record
@@ -31,8 +31,8 @@ class Contender:
     identity: str
     """SHA-256 of the bundle's manifest, or of what the checkpoint is made of."""
     family: str
-    task: str
-    kind: str
+    task: TaskName
+    kind: ResultKind
     """What the measured numbers are: depth, disparity, sqrt-disparity or normals."""
     backend: str
     """pytorch for a checkpoint, diffusers for its own pipeline, else the bundle's backend."""
@@ -40,6 +40,10 @@ class Contender:
     precision: str
     settings: dict[str, Setting]
     """What was asked for besides: ``steps`` and ``ensemble`` of a baseline, for example. In order, as told."""
+
+    def label(self) -> str:
+        """How tables call it: the model, the backend and the precision."""
+        return f"{Path(self.model).name} ({self.backend}, {self.precision})"
 
     def key(self) -> str:
         """Eight hex digits of all of it but the name."""
@@ -88,7 +92,8 @@ class SetResult:
 
     def pair(self) -> tuple[float, float]:
         """The two numbers that the published tables print: AbsRel and delta1 in per cent, or the mean angle in degrees
-        and the share below 11.25 degrees in per cent."""
+        and the share below 11.25 degrees in per cent.
+        """
         if self.measure == "depth":
             return 100 * self.metrics["abs_rel"], 100 * self.metrics["delta1"]
         return self.metrics["mean_deg"], 100 * self.metrics["below_11_25"]

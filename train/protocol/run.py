@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from e2e_deploy.errors import DataError, UsageError
-from e2e_deploy.names import Measure, ProtocolName, SetName
+from e2e_deploy.names import Measure, ResultKind, SetName
 from e2e_deploy.packages import installed_versions
 from e2e_deploy.train.accuracy import Predict, spread_indices
 from e2e_deploy.train.protocol.catalogue import (
@@ -41,7 +41,15 @@ from e2e_deploy.train.protocol.sets import EvaluationSet
 Array = npt.NDArray[Any]
 
 ROWS_SUFFIX = ".rows.jsonl"
-PACKAGES = ("e2e-deploy", "numpy", "torch", "diffusers", "onnxruntime", "onnxruntime-gpu", "openvino")
+PACKAGES = (
+    "e2e-deploy",
+    "numpy",
+    "torch",
+    "diffusers",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+)
 PACKAGES += ("tensorrt-cu12", "tensorrt-cu13", "tensorrt-rtx")
 
 
@@ -51,8 +59,8 @@ class Model:
 
     contender: Contender
     """With the kind of its first result; every other result is a contender of its own."""
-    kinds: tuple[str, ...]
-    results: Callable[[npt.NDArray[np.uint8], int | None], Mapping[str, Array]]
+    kinds: tuple[ResultKind, ...]
+    results: Callable[[npt.NDArray[np.uint8], int | None], Mapping[ResultKind, Array]]
     """uint8 RGB [H, W, 3] and the longest edge its network sees to every result, by kind."""
     fixed: Callable[[tuple[int, int], int], str | None]
     """What its network sees of a picture of (H, W) instead of this longest edge, in words; None where it obeys."""
@@ -77,7 +85,7 @@ class OpenedSet:
     """A set that is on disk, what is measured on it, and what came of it."""
 
     each: EvaluationSet
-    kind: str
+    kind: ResultKind
     """Of the result that is measured."""
     samples: PairedSet
     indices: Sequence[int]
@@ -183,7 +191,9 @@ def _open(
         )
     for name in names or ():
         if not any(name in SETS[measure] for measure in kinds if measure):
-            raise UsageError(f"{name} has no truth for {', '.join(kinds.values())}, which the model gives")
+            raise UsageError(
+                f"{name} has no truth for {', '.join(kinds.values())}, which the model gives"
+            )
     opened, missing = list[OpenedSet](), list[Missing]()
     for measure in SETS:
         for name, each in SETS[measure].items():
@@ -210,9 +220,7 @@ def _open(
     return opened, missing
 
 
-def _finished(
-    opened: OpenedSet, folder: Path, on_note: Callable[[str], None]
-) -> SetResult | None:
+def _finished(opened: OpenedSet, folder: Path, on_note: Callable[[str], None]) -> SetResult | None:
     path = result_file(folder, opened.contender, opened.each.task, opened.each.name)
     if not path.is_file():
         return None
@@ -224,7 +232,9 @@ def _finished(
     if result.pictures != opened.pictures:
         on_note(f"{path} is of other images of {opened.each.title}; measured anew")
         return None
-    on_note(f"{opened.each.title} was measured before; remove {path.with_suffix('')}.* to repeat it")
+    on_note(
+        f"{opened.each.title} was measured before; remove {path.with_suffix('')}.* to repeat it"
+    )
     return result
 
 
@@ -237,14 +247,13 @@ def _measured(
     on_note: Callable[[str], None],
 ) -> SetResult:
     each = opened.each
-    path = result_file(folder, opened.contender, each.task, each.name)
     measured = measure_set(
         predictor(model, opened),
         opened.samples,
         each,
         opened.kind,
         opened.indices,
-        path.with_suffix(ROWS_SUFFIX),
+        rows_file(folder, opened),
         on_progress=on_progress,
         on_note=on_note,
     )
@@ -266,6 +275,12 @@ def _measured(
         versions={"python": platform.python_version(), **installed_versions(PACKAGES)},
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def rows_file(folder: Path, opened: OpenedSet) -> Path:
+    """Where the rows of a model on a set lie below the folder of all results."""
+    path = result_file(folder, opened.contender, opened.each.task, opened.each.name)
+    return path.with_suffix(ROWS_SUFFIX)
 
 
 def predictor(model: Model, opened: OpenedSet) -> Predict:

@@ -207,9 +207,7 @@ def aligned_metrics(
     )
 
 
-def comparable(
-    target: Array, valid: Array, prediction: Array, kind: str
-) -> tuple[Array, Array]:
+def comparable(target: Array, valid: Array, prediction: Array, kind: str) -> tuple[Array, Array]:
     """Truth and prediction of which one is an affine map of the other where all is right, to be looked at."""
     if kind in ("depth", "normals"):
         return target, prediction

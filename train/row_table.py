@@ -26,7 +26,7 @@ def check_table(path: Path) -> None:
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{path} must end in {' or '.join(SUFFIXES)}")
     if path.suffix.lower() == ".parquet":
-        require("pyarrow", "tables")
+        require("pyarrow", "parquet")
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -53,10 +53,15 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _write_parquet(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    pyarrow = require("pyarrow", "tables")
-    parquet = require("pyarrow.parquet", "tables")
+    pyarrow = require("pyarrow", "parquet")
+    parquet = require("pyarrow.parquet", "parquet")
     values = {name: [_text(row.get(name)) for row in rows] for name in columns}
-    parquet.write_table(pyarrow.table(values), str(path))
+    empty = {name: pyarrow.nulls(len(rows), pyarrow.string()) for name in columns}
+    table = {
+        name: empty[name] if all(value is None for value in values[name]) else values[name]
+        for name in columns
+    }
+    parquet.write_table(pyarrow.table(table), str(path))
 
 
 def _text(value: Any) -> Any:
