@@ -38,6 +38,7 @@ _OPTIONS = {
     "parity": "--parity",
     "parity_every": "--parity-every",
     "precision": "--precision",
+    "published_input": "--published-input",
     "protocol": "--protocol",
     "rates": "--rate",
     "reconnect_s": "--reconnect",

@@ -51,6 +51,7 @@ def evaluate_protocol(
     sets: Sequence[SetName] | None = None,
     results: str | Path = RESULTS,
     kitti_mask: KittiMask = "eigen",
+    published_input: bool = True,
     limit: int | None = None,
     backend: Opponent = "auto",
     device: str = "auto",
@@ -81,6 +82,8 @@ def evaluate_protocol(
         sets: names of sets; None: every one that is here.
         results: folder of results, one folder in it a model and its settings.
         kitti_mask: eigen as published, or garg.
+        published_input: of normals sets: pictures as the published evaluation shows them, stretched and tinted; False
+            leaves them as they are.
         limit: measure this many pictures of each set, evenly spread; None for all.
         backend: of a bundle; of a checkpoint auto or diffusers.
         device: auto, cpu, cuda or cuda:N.
@@ -133,14 +136,19 @@ def evaluate_protocol(
         drawn=drawn,
         on_note=on_note,
     ) as subject:
-        asked = {"kitti_mask": kitti_mask if kitti_mask != "eigen" else None, "limit": limit}
-        ready = _model(subject, {**subject.settings, **asked, "resolution": resolution}, resolution)
+        asked: dict[str, Setting] = {
+            "kitti_mask": None if kitti_mask == "eigen" else kitti_mask,
+            "published_input": None if published_input else False,
+            "limit": limit,
+            "resolution": resolution,
+        }
+        ready = _model(subject, {**subject.settings, **asked}, resolution)
         report, opened = run_protocol(
             ready,
             root,
             results,
             names=sets,
-            variants=SetVariants(kitti_mask),
+            variants=SetVariants(kitti_mask, published_input),
             limit=limit,
             on_progress=on_progress or (lambda done, total: None),
             on_note=on_note,

@@ -139,6 +139,7 @@ def _bundle(folder: Path, backend: BackendChoice, device: str) -> Iterator[Subje
             ran=f"backend: {engine.describe()}",
             results=engines.results,
             fixed=engines.fixed,
+            settings=manifest.settings,
         )
 
 

@@ -36,6 +36,8 @@ NO_PLAN = ["export", "--engine", "onnx"]
 BENCHED = "e2e_deploy.runtime.checks.bench"
 EXPORTER = "e2e_deploy.export.exporter"
 EVALUATE = "e2e_deploy.verbs.evaluate"
+PROTOCOL = "e2e_deploy.verbs.protocol"
+BY_PROTOCOL = ["eval", "depth", "data", "--protocol", "e2e-ft"]
 TRAIN = "e2e_deploy.train.training"
 DOCTOR = "e2e_deploy.verbs.doctor"
 DEMO = "e2e_deploy.verbs.demo"
@@ -220,7 +222,7 @@ CASES = {
             "--split": "val",
             "--limit": "7",
             "--resolution": "128",
-            "--csv": "o.csv",
+            "--rows": "o.csv",
             "--worst": "o.png",
             "--task": "normals",
             "--family": "marigold",
@@ -232,7 +234,31 @@ CASES = {
             "--device": "cpu",
         }.items()
     }
-    | {"--json": [Changes(["--json"], ["eval", "depth", "data"], EVALUATE, True)]},
+    | {
+        "--protocol": [
+            Refused([*BY_PROTOCOL, "--split", "val"], "--split is for folder data sets")
+        ],
+        "--json": [Changes(["--json"], ["eval", "depth", "data"], EVALUATE, True)],
+    }
+    | {
+        option: [
+            *called(PROTOCOL, BY_PROTOCOL, option, *value),
+            Refused(["eval", "depth", "data", option, *value], f"{option} needs --protocol"),
+        ]
+        for option, value in {
+            "--sets": ["nyuv2,kitti"],
+            "--results": ["elsewhere"],
+            "--kitti-mask": ["garg"],
+        }.items()
+    }
+    | {
+        "--published-input": [
+            *called(PROTOCOL, BY_PROTOCOL, "--plain-input"),
+            Refused(
+                ["eval", "depth", "data", "--plain-input"], "--published-input needs --protocol"
+            ),
+        ]
+    },
     "data prepare": {
         "--workers": called(
             PREPARE, ["data", "prepare", "hypersim", "photos", "o"], "--workers", "2"

@@ -50,7 +50,7 @@ def test_train_then_eval(tmp_path, capsys):
     assert "2 images" in stdout
     assert "abs_rel" in stdout
     sheet, rows = tmp_path / "worst.png", tmp_path / "rows.csv"
-    extra = ("--json", "--worst", sheet, "--csv", rows, "--resolution", 0)
+    extra = ("--json", "--worst", sheet, "--rows", rows, "--resolution", 0)
     code, stdout, _ = call(capsys, "eval", model, data, "--split", "train", *extra)
     assert code == 0
     result = json.loads(stdout)
@@ -103,7 +103,7 @@ def test_files_that_cannot_be_written_are_refused_before_the_work(
         code, stdout, stderr = call(capsys, *verb, tmp_path / name)
         assert (code, stdout) == (2, "")
         assert reason in stderr.replace("\n", " ")
-    code, _, stderr = call(capsys, "eval", tmp_path, data, "--csv", "/dev/null")
+    code, _, stderr = call(capsys, "eval", tmp_path, data, "--rows", "/dev/null")
     assert code == 2
     assert "must end in .csv" in stderr
     assert (data / "train" / "rgb" / "s000.png").read_bytes() == before

@@ -47,7 +47,7 @@ def test_depth_is_the_mean_over_images(dataset, tmp_path):
         dataset,
         kind="depth",
         on_progress=lambda done, total: seen.append((done, total)),
-        csv_path=tmp_path / "rows.csv",
+        rows_path=tmp_path / "rows.csv",
         worst_sheet=tmp_path / "worst.png",
     )
     samples = [dataset.read(i) for i in range(10)]

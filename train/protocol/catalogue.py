@@ -1,13 +1,13 @@
 """Every set of the protocol by name, where it lies, and its reader."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from e2e_deploy.errors import DataError, UsageError
+from e2e_deploy.errors import DataError
 from e2e_deploy.names import KittiMask, Measure, SetName
 from e2e_deploy.train.protocol.depth_sets import DEPTH_SETS
 from e2e_deploy.train.protocol.layouts.depth import layout as depth_layout
+from e2e_deploy.train.protocol.layouts.normals import PLAIN
 from e2e_deploy.train.protocol.layouts.normals import layout as normals_layout
 from e2e_deploy.train.protocol.layouts.pairs import PairedSet, read_list
 from e2e_deploy.train.protocol.layouts.set_files import open_files
@@ -64,20 +64,14 @@ def not_here(root: Path, measure: Measure, name: SetName) -> str:
     return f"{each.title} is not in {root} (expected {' or '.join(each.places)}). {each.how_to_get}"
 
 
-def wanted(measure: Measure, names: Sequence[SetName] | None) -> list[SetName]:
-    """The sets to measure ``measure`` on: those named, in the order of the protocol, or all that have its truth.
-
-    Raises:
-        UsageError: a set has no such truth.
-    """
-    fitting = list(SETS[measure])
-    for name in names or ():
-        if name not in fitting:
-            raise UsageError(
-                f"{name} has no truth for {measure}, which the model gives; the sets that have are "
-                f"{', '.join(fitting)}"
-            )
-    return [name for name in fitting if names is None or name in names]
+def variant_differences(each: EvaluationSet, variants: SetVariants) -> list[str]:
+    """What of ``variants`` is not as published for this set, a clause each."""
+    found = []
+    if each.name == "kitti" and variants.kitti_mask != "eigen":
+        found.append(f"the {variants.kitti_mask} mask; published: eigen")
+    if each.task == "normals" and not variants.published_input:
+        found.append(PLAIN)
+    return found
 
 
 def _listed(each: EvaluationSet, place: Path) -> list[str] | None:

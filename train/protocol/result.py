@@ -91,9 +91,7 @@ class SetResult:
         return result_file(folder, self.contender, self.measure, self.set)
 
     def pair(self) -> tuple[float, float]:
-        """The two numbers that the published tables print: AbsRel and delta1 in per cent, or the mean angle in degrees
-        and the share below 11.25 degrees in per cent.
-        """
+        """What the published tables print: AbsRel and delta1 in per cent, or mean angle and per cent below 11.25."""
         if self.measure == "depth":
             return 100 * self.metrics["abs_rel"], 100 * self.metrics["delta1"]
         return self.metrics["mean_deg"], 100 * self.metrics["below_11_25"]

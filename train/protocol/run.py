@@ -42,15 +42,9 @@ Array = npt.NDArray[Any]
 
 ROWS_SUFFIX = ".rows.jsonl"
 PACKAGES = (
-    "e2e-deploy",
-    "numpy",
-    "torch",
-    "diffusers",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "openvino",
+    *("e2e-deploy", "numpy", "torch", "diffusers", "onnxruntime", "onnxruntime-gpu", "openvino"),
+    *("tensorrt-cu12", "tensorrt-cu13", "tensorrt-rtx"),
 )
-PACKAGES += ("tensorrt-cu12", "tensorrt-cu13", "tensorrt-rtx")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,17 +154,18 @@ def run_protocol(
     """
     opened, missing = _open(model, root, names, variants, limit)
     total, done = sum(len(each.indices) for each in opened), 0
+
+    def progress(now: int) -> None:
+        on_progress(done + now, total)
+
     results = []
     for each in opened:
-        before = done
         result = _finished(each, folder, on_note)
         if result is None:
-            result = _measured(
-                model, each, folder, variants, lambda now: on_progress(before + now, total), on_note
-            )
+            result = _measured(model, each, folder, variants, progress, on_note)
             write_result(folder, result)
         done += len(each.indices)
-        on_progress(done, total)
+        progress(0)
         on_note(_in_a_line(each.each, result))
         results.append(result)
     return ProtocolReport(results=results, missing=missing, folder=folder), opened
@@ -293,7 +288,7 @@ def _differences(
     model: Model, opened: OpenedSet, variants: SetVariants, num_measured: int
 ) -> list[str]:
     """What is not as published, a clause each."""
-    each, found = opened.each, []
+    each, found = opened.each, list[str]()
     published = f"{each.resolution} px" if each.resolution else "the pictures' own size"
     size = opened.samples.read(opened.indices[0]).rgb.shape
     fixed = model.fixed((size[0], size[1]), each.resolution)
@@ -306,6 +301,9 @@ def _differences(
         found.append(f"{num_measured} of the {each.num_images} published images")
     if model.contender.precision != "fp32":
         found.append(f"{model.contender.precision}; published: fp32")
+    domain = model.contender.settings.get("domain", each.domain)
+    if domain != each.domain:
+        found.append(f"domain {domain}; published: {each.domain}")
     return found + variant_differences(each, variants)
 
 

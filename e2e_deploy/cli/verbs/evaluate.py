@@ -74,6 +74,11 @@ class Sets(click.ParamType[tuple[SetName, ...]]):
 @click.option(
     "--kitti-mask", type=click.Choice(KITTI_MASKS), help="Of the protocol.  [default: eigen]"
 )
+@click.option(
+    "--published-input/--plain-input",
+    default=None,
+    help="Of the protocol: pictures of normals sets are tinted as in the published evaluation.  [default: published]",
+)
 @click.option("--limit", type=options.COUNT, help="Measure this many images, evenly spread.")
 @click.option(
     "--resolution",
@@ -121,6 +126,7 @@ def command(
     sets: tuple[SetName, ...] | None,
     results: Path | None,
     kitti_mask: KittiMask | None,
+    published_input: bool | None,
     limit: int | None,
     resolution: int | None,
     rows: Path | None,
@@ -135,8 +141,9 @@ def command(
     device: str,
     as_json: bool,
 ) -> None:
-    """Measure each MODEL (a bundle, or a checkpoint in PyTorch float32) on DATA, a folder data set or, with --protocol,
-    the folder of the published sets.
+    """Measure MODEL, a bundle or a checkpoint in PyTorch float32, on the folder data set DATA.
+
+    With --protocol: each MODEL, on the published sets below the folder DATA.
     """
     from e2e_deploy.errors import ParityError
     from e2e_deploy.progress import Count
@@ -155,7 +162,12 @@ def command(
         "rows": rows,
         "worst": worst,
     }
-    of_protocol = {"sets": sets, "results": results, "kitti_mask": kitti_mask}
+    of_protocol: dict[str, Any] = {
+        "sets": sets,
+        "results": results,
+        "kitti_mask": kitti_mask,
+        "published_input": published_input,
+    }
     of_protocol = {name: value for name, value in of_protocol.items() if value is not None}
     _check(models, split, protocol, of_protocol, shared)
     if protocol is None:
