@@ -106,7 +106,11 @@ class ProtocolReport:
     @property
     def problems(self) -> list[str]:
         """Sentences about numbers that are worthless, such as those of inverted depth."""
-        return [result.problem for result in self.results if result.problem is not None]
+        return [
+            f"{result.contender.label()} on {result.set}: {result.problem}"
+            for result in self.results
+            if result.problem is not None
+        ]
 
 
 def require_named(root: Path, names: Sequence[SetName]) -> None:
@@ -314,4 +318,6 @@ def _in_a_line(each: EvaluationSet, result: SetResult) -> str:
         if each.task == "depth"
         else f"mean {first:.2f} degrees, {second:.2f} % below 11.25"
     )
-    return f"{each.title}: {words} ({result.num_images} images, {result.ms_per_image:.0f} ms each)"
+    return (
+        f"{each.title}: {words} ({result.num_images} images, {result.ms_per_image:.0f} ms for one)"
+    )

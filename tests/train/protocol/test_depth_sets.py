@@ -12,8 +12,8 @@ from tests.train.protocol.made_sets import Known, by_hand, halves
 WOBBLE = 0.25
 
 
-def measured(root, name, predict, tmp_path, kind="depth", variants=SetVariants()):
-    samples = open_set(root, "depth", name, variants)
+def measured(root, name, predict, tmp_path, kind="depth", **variants):
+    samples = open_set(root, "depth", name, SetVariants(**variants))
     each = SETS["depth"][name]
     return measure_set(predict, samples, each, kind, range(len(samples)), tmp_path / "rows.jsonl")
 
@@ -67,7 +67,7 @@ def test_kitti_is_cut_as_its_benchmark_and_masked(tmp_path, mask, rows):
     made_sets.kitti(tmp_path, 1, truth)
     made_sets.kitti(tmp_path, 2, None, name="0000000075")
     known = Known({1: prediction})
-    result = measured(tmp_path, "kitti", known, tmp_path, variants=SetVariants(kitti_mask=mask))
+    result = measured(tmp_path, "kitti", known, tmp_path, kitti_mask=mask)
     assert known.seen == [(352, 1216, 3)]
     assert result.metrics["num_valid"] == (rows.stop - rows.start) * 1128
     abs_rel, _ = by_hand(5.0, 75.0, WOBBLE, 1e-5, 80.0)
