@@ -187,7 +187,7 @@ def measure_accuracy(
         sample = dataset.read(index)
         prediction = measured.add(index, sample, predict)
         if worst_sheet is not None and prediction is not None:
-            target, valid = _target(sample, kind)
+            target, valid = target_of(sample, kind)
             picture = comparison_row(sample.rgb, target, prediction, valid, kind)
             heapq.heappush(worst, (_badness(measured.rows[index][1]), index, picture))
             if len(worst) > NUM_WORST:
@@ -233,7 +233,7 @@ class Measurement:
         Raises:
             E2EDeployError: the prediction has a wrong shape, or is NaN or infinite where it counts.
         """
-        target, valid = _target(sample, self._kind)
+        target, valid = target_of(sample, self._kind)
         reason = _why_left_out(target, valid, self._kind)
         if reason is not None:
             self.left_out[reason] += 1
@@ -242,7 +242,7 @@ class Measurement:
         metrics: Metrics
         try:
             if KINDS[self._kind].form == "distance":
-                metrics = _depth(prediction, target, valid, self._range_m, self._kind)
+                metrics = distance_metrics(prediction, target, valid, self._range_m, self._kind)
             elif self._kind == "normals":
                 metrics = _normals(prediction, target, valid, self._pooled)
                 self._axes.add(prediction, target, valid)
@@ -322,18 +322,32 @@ def _why_left_out(target: Array, valid: Array, kind: ResultKind) -> str | None:
     return None if valid.any() else "no valid pixel"
 
 
-def _depth(
+def distance_metrics(
     prediction: Array,
     target: Array,
     valid: Array,
     range_m: tuple[float, float],
     kind: ResultKind,
-) -> Metrics:
+    fit_where: Array | None = None,
+) -> DepthMetrics:
+    """Metrics of one prediction of distance [H, W], aligned in the space of its kind.
+
+    Disparity, and its square root once it is squared, is fitted to ``1 / target`` and inverted. Arguments and errors as
+    of ``metrics.depth_metrics``.
+    """
     low, high = range_m
     if kind == "sqrt-disparity":
         prediction = np.square(prediction, dtype=np.float64)
     space: Literal["depth", "disparity"] = "depth" if kind == "depth" else "disparity"
-    return depth_metrics(prediction, target, valid, space=space, min_depth=low, max_depth=high)
+    return depth_metrics(
+        prediction,
+        target,
+        valid,
+        space=space,
+        min_depth=low,
+        max_depth=high,
+        fit_where=fit_where,
+    )
 
 
 def _normals(prediction: Array, target: Array, valid: Array, pooled: NormalsAccumulator) -> Metrics:
@@ -343,9 +357,14 @@ def _normals(prediction: Array, target: Array, valid: Array, pooled: NormalsAccu
     return single.result()
 
 
-def _target(
+def target_of(
     sample: Sample, kind: ResultKind
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """What a result of ``kind`` is measured against, and where bool [H, W]: depth in metres [H, W] or another truth.
+
+    Raises:
+        DataError: the sample has none.
+    """
     if KINDS[kind].form == "distance":
         return sample.depth_m, sample.valid
     truths: dict[ResultKind, tuple[npt.NDArray[np.float32] | None, TaskName]] = {

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from e2e_deploy.bundle.bundle import is_bundle
-from e2e_deploy.kinds import KINDS
 from e2e_deploy.names import Opponent, Spacing, TaskName
 from e2e_deploy.system.files import require_writable
 from e2e_deploy.train.accuracy import Evaluation, measure_accuracy
@@ -104,7 +103,7 @@ def evaluate(
         evaluation = measure_accuracy(
             subject.predict,
             dataset,
-            kind=next(kind for kind in KINDS if kind == subject.kinds[0]),
+            kind=subject.kinds[0],
             limit=limit,
             depth_range_m=(max(dataset.spec.min_m, 1e-5), dataset.spec.max_m),
             on_progress=on_progress,

@@ -15,19 +15,23 @@ import numpy as np
 import numpy.typing as npt
 
 from e2e_deploy.errors import DataError, E2EDeployError
-from e2e_deploy.metrics import DepthMetrics, depth_metrics, mean_depth_metrics, why_unmeasurable
-from e2e_deploy.names import Measure
+from e2e_deploy.kinds import KINDS
+from e2e_deploy.metrics import DepthMetrics, mean_depth_metrics, why_unmeasurable
+from e2e_deploy.names import Measure, ResultKind
 from e2e_deploy.system.records import read_record
-from e2e_deploy.train.accuracy import Predict, axes_problem, depth_problem
+from e2e_deploy.train.accuracy import (
+    Predict,
+    axes_problem,
+    depth_problem,
+    distance_metrics,
+    target_of,
+)
 from e2e_deploy.train.data.sample import Sample
 from e2e_deploy.train.protocol.measuring.angles import PooledAngles
 from e2e_deploy.train.protocol.measuring.rows import Row, RowLog
 from e2e_deploy.train.protocol.sets import EvaluationSet
 
 Array = npt.NDArray[Any]
-
-SPACES = {"depth": "depth", "disparity": "disparity", "sqrt-disparity": "disparity"}
-"""Where scale and shift of a kind of distance are fitted; the square root is squared first."""
 
 
 class Samples(Protocol):
@@ -59,18 +63,17 @@ class Measured:
     problem: str | None
 
 
-def measure_of(kind: str) -> Measure | None:
+def measure_of(kind: ResultKind) -> Measure | None:
     """What a set must have truth for to measure a result of ``kind``; None where nothing is measured of it."""
-    if kind in SPACES:
-        return "depth"
-    return "normals" if kind == "normals" else None
+    forms: dict[str, Measure] = {"distance": "depth", "vectors": "normals"}
+    return forms.get(KINDS[kind].form)
 
 
 def measure_set(
     predict: Predict,
     samples: Samples,
     each: EvaluationSet,
-    kind: str,
+    kind: ResultKind,
     indices: Sequence[int],
     log: Path,
     *,
@@ -134,12 +137,12 @@ def _measure(
     predict: Predict,
     sample: Sample,
     each: EvaluationSet,
-    kind: str,
+    kind: ResultKind,
     pool: _Pool | None,
     index: int,
     name: str,
 ) -> Row:
-    target, valid = truth_of(sample, kind)
+    target, valid = target_of(sample, kind)
     reason = why_unmeasurable(target, valid) if pool is None else None
     if pool is not None and not valid.any():
         reason = "no valid pixel"
@@ -152,7 +155,10 @@ def _measure(
     ms = 1000 * (time.perf_counter() - start)
     try:
         metrics = (
-            aligned_metrics(prediction, target, valid, each, kind)
+            distance_metrics(
+                *(prediction, target, valid, each.range_m, kind),
+                fit_where=fitted_pixels(target.shape, each.align_longest_px),
+            )
             if pool is None
             else pool.angles.add(prediction, target, valid)
         )
@@ -162,57 +168,6 @@ def _measure(
         ) from error
     numbers = {key: float(value) for key, value in asdict(metrics).items()}
     return Row(index=index, picture=name, ms=ms, metrics=numbers, left_out=None)
-
-
-def truth_of(sample: Sample, kind: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-    """What a result of ``kind`` is measured against, and where: depth in metres [H, W], or normals [H, W, 3].
-
-    Raises:
-        DataError: the sample has none.
-    """
-    if kind != "normals":
-        return sample.depth_m, sample.valid
-    if sample.normals is None:
-        raise DataError(f"{sample.path} has no normals to measure against")
-    return sample.normals, sample.known("normals")
-
-
-def aligned_metrics(
-    prediction: Array, depth_m: Array, valid: Array, each: EvaluationSet, kind: str
-) -> DepthMetrics:
-    """Metrics of one prediction of distance, aligned in the space of its kind.
-
-    Args:
-        prediction: [H, W] of ``kind``.
-        depth_m: [H, W], metres.
-        valid: [H, W] bool.
-        each: for its range and where it is aligned.
-        kind: depth, disparity or sqrt-disparity.
-
-    Raises:
-        ValueError: as of ``metrics.depth_metrics``.
-    """
-    values = np.asarray(prediction, dtype=np.float64)
-    if kind == "sqrt-disparity":
-        values = values**2
-    low, high = each.range_m
-    return depth_metrics(
-        values,
-        depth_m,
-        valid,
-        space="depth" if SPACES[kind] == "depth" else "disparity",
-        min_depth=low,
-        max_depth=high,
-        fit_where=fitted_pixels(depth_m.shape, each.align_longest_px),
-    )
-
-
-def comparable(target: Array, valid: Array, prediction: Array, kind: str) -> tuple[Array, Array]:
-    """Truth and prediction of which one is an affine map of the other where all is right, to be looked at."""
-    if kind in ("depth", "normals"):
-        return target, prediction
-    disparity = np.divide(1.0, target, out=np.zeros(target.shape), where=valid)
-    return disparity, prediction.astype(np.float64) ** (2 if kind == "sqrt-disparity" else 1)
 
 
 def fitted_pixels(shape: tuple[int, ...], longest_px: int | None) -> Array | None:

@@ -4,20 +4,19 @@ Knows: which are worst, captions. Does not know: where the picture goes.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from e2e_deploy.train.accuracy import Predict
+from e2e_deploy.names import ResultKind
+from e2e_deploy.train.accuracy import Predict, target_of
 from e2e_deploy.train.pictures import ROW_WIDTH, Picture, captioned_rows, comparison_row
-from e2e_deploy.train.protocol.measuring.measure import Samples, comparable, truth_of
+from e2e_deploy.train.protocol.measuring.measure import Samples
 from e2e_deploy.train.protocol.measuring.rows import Row
 
 NUM_WORST = 10
 
 
-def worst_rows(rows: Sequence[Row], kind: str) -> list[tuple[float, Row]]:
+def worst_rows(rows: Sequence[Row], kind: ResultKind) -> list[tuple[float, Row]]:
     """The rows with the largest AbsRel or mean angle and that number, worst first."""
     name = "mean_deg" if kind == "normals" else "abs_rel"
     measured = [(row.metrics[name], row) for row in rows if row.metrics is not None]
@@ -25,19 +24,23 @@ def worst_rows(rows: Sequence[Row], kind: str) -> list[tuple[float, Row]]:
 
 
 def worst_sheet(
-    title: str, samples: Samples, rows: Sequence[Row], kind: str, predict: Predict
+    title: str, samples: Samples, rows: Sequence[Row], kind: ResultKind, predict: Predict
 ) -> Picture:
     """uint8 RGB: a row of rgb | truth | prediction for each of the worst images, which are predicted again."""
     pictures, captions = [], []
     for badness, row in worst_rows(rows, kind):
         sample = samples.read(row.index)
-        target, valid = truth_of(sample, kind)
+        target, valid = target_of(sample, kind)
         prediction = np.asarray(predict(sample.rgb))
-        target, prediction = comparable(target, valid, prediction, kind)
         step = max(1, 3 * valid.shape[1] // ROW_WIDTH)
-        parts: list[npt.NDArray[Any]] = [
-            part[::step, ::step] for part in (sample.rgb, target, prediction, valid)
-        ]
-        pictures.append(comparison_row(*parts))
+        pictures.append(
+            comparison_row(
+                sample.rgb[::step, ::step],
+                target[::step, ::step],
+                prediction[::step, ::step],
+                valid[::step, ::step],
+                kind,
+            )
+        )
         captions.append(f"{badness:.4f}  {title}  {row.picture}")
     return captioned_rows(pictures, captions)

@@ -91,7 +91,7 @@ def test_errors_are_pooled_over_pixels_and_axes_count(tmp_path):
     write(tmp_path, "sintel", "alley_1/frame_0002", stored("sintel", second))
     ours = np.broadcast_to(np.array(leaning(10), np.float32), (1, 3, 3))
     result = measure_accuracy(
-        lambda frame: ours, open_set(tmp_path, "normals", "sintel"), task="normals"
+        lambda frame: ours, open_set(tmp_path, "normals", "sintel"), kind="normals"
     )
     errors = [12.0, 2.0, 12.0, 40.0]
     metrics = result.metrics

@@ -1,18 +1,17 @@
 """Spaces of alignment and the pixels scale and shift are fitted on, as properties and against peers."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from e2e_deploy.train.accuracy import distance_metrics
 from e2e_deploy.train.protocol.catalogue import SETS
-from e2e_deploy.train.protocol.measuring.measure import aligned_metrics, fitted_pixels
+from e2e_deploy.train.protocol.measuring.measure import fitted_pixels
 
-FREE = replace(SETS["depth"]["nyuv2"], range_m=(1e-6, np.inf))
-NYUV2 = SETS["depth"]["nyuv2"]
+FREE = (1e-6, np.inf)
+NYUV2 = SETS["depth"]["nyuv2"].range_m
 
 
 @settings(max_examples=60, deadline=None)
@@ -27,8 +26,8 @@ def test_an_affine_map_of_a_prediction_changes_nothing(scale, shift, seed):
     valid[0, :4] = True
     prediction = draw.random((12, 16))
     for kind in ("depth", "disparity"):
-        one = aligned_metrics(prediction, truth, valid, NYUV2, kind)
-        other = aligned_metrics(scale * prediction + shift, truth, valid, NYUV2, kind)
+        one = distance_metrics(prediction, truth, valid, NYUV2, kind)
+        other = distance_metrics(scale * prediction + shift, truth, valid, NYUV2, kind)
         assert other.abs_rel == pytest.approx(one.abs_rel, rel=1e-7, abs=1e-9)
         assert other.negative_scale == (one.negative_scale if scale > 0 else 1 - one.negative_scale)
 
@@ -46,7 +45,7 @@ def test_each_kind_is_exact_in_its_own_space_alone(seed):
     }
     for kind, prediction in shown.items():
         for read_as in shown:
-            error = aligned_metrics(prediction, truth, valid, FREE, read_as).abs_rel
+            error = distance_metrics(prediction, truth, valid, FREE, read_as).abs_rel
             assert (error < 1e-9) == (read_as == kind)
 
 
@@ -54,7 +53,7 @@ def test_disparity_is_raised_to_a_thousandth_before_it_is_inverted():
     # 1 / depth is 1 and 0.01; the prediction is -0.49 off at the far half of the far pixels and +0.49 at the others.
     truth = np.array([[1.0, 1.0, 100.0, 100.0]])
     prediction = np.array([[1.0, 1.0, 0.01 - 0.4, 0.01 + 0.4]])
-    metrics = aligned_metrics(prediction, truth, truth > 0, FREE, "disparity")
+    metrics = distance_metrics(prediction, truth, truth > 0, FREE, "disparity")
     scale, shift = np.polyfit(prediction.ravel(), 1 / truth.ravel(), 1)
     aligned = 1 / np.maximum(scale * prediction + shift, 1e-3)
     assert aligned.max() == 1000
@@ -84,5 +83,5 @@ def test_least_squares_is_numpys():
     (scale, shift), *_ = np.linalg.lstsq(a, truth[valid], rcond=None)
     aligned = np.clip(scale * prediction + shift, 1e-3, 10)[valid]
     expected = np.mean(np.abs(aligned - truth[valid]) / truth[valid])
-    found = aligned_metrics(prediction, truth, valid, NYUV2, "depth").abs_rel
+    found = distance_metrics(prediction, truth, valid, NYUV2, "depth").abs_rel
     assert found == pytest.approx(expected, rel=1e-12)
