@@ -51,6 +51,23 @@ def resize_matrix(n_in: int, n_out: int, *, antialias: bool = True) -> Matrix:
     return matrix
 
 
+def bicubic_matrix(n_in: int, n_out: int) -> Matrix:
+    """Antialiased bicubic resampling of one axis as a matrix [n_out, n_in]; rows sum to 1, and weights may be negative.
+
+    Equals torch.nn.functional.interpolate(mode="bicubic", align_corners=False, antialias=True) along that axis, and
+    Pillow's BICUBIC but for its rounding to bytes: Keys' cubic with a = -0.5, stretched by n_in / n_out where the axis
+    shrinks, cut at the border and renormalised.
+    """
+    scale = n_in / n_out
+    centre = (np.arange(n_out, dtype=np.float64)[:, None] + 0.5) * scale
+    position = np.arange(n_in, dtype=np.float64)[None, :] + 0.5
+    x = np.abs(position - centre) / max(1.0, scale)
+    near, far = (1.5 * x - 2.5) * x * x + 1.0, ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
+    weight = np.where(x < 1.0, near, np.where(x < 2.0, far, 0.0))
+    matrix: Matrix = (weight / weight.sum(axis=1, keepdims=True)).astype(np.float32)
+    return matrix
+
+
 @dataclass(frozen=True)
 class Sizing:
     """How a pipeline chooses the size its network sees, and how it comes back to the frame.
@@ -61,17 +78,21 @@ class Sizing:
         in_floats: a resized side is int(side * (resolution / longest)) in floats, which may be one pixel less than
             side * resolution // longest.
         antialias_back: the result is antialiased where it shrinks to the frame.
+        bicubic: the filter of both ways is Pillow's bicubic, always antialiased, and not bilinear.
     """
 
     pads: bool
     in_floats: bool
     antialias_back: bool
+    bicubic: bool = False
 
 
 DIFFUSERS_SIZING = Sizing(pads=True, in_floats=False, antialias_back=False)
 """Of diffusers' Marigold pipelines (MarigoldImageProcessor)."""
 E2E_FT_SIZING = Sizing(pads=False, in_floats=True, antialias_back=True)
 """Of E2E-FT's own repository, which took it over from Marigold's (resize_max_res, torchvision's resize)."""
+PILLOW_SIZING = Sizing(pads=False, in_floats=True, antialias_back=True, bicubic=True)
+"""Of GeoWizard's repository (resize_max_res with Image.resize and its default filter)."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +105,7 @@ class FramePlan:
         padded_hw: the processing size: what the network sees.
         result_hw: of the network's result; smaller than ``padded_hw`` where that is no multiple of the VAE's stride.
         antialias_back: as in Sizing.
+        bicubic: as in Sizing; what overshoots is clipped to the range of the values.
     """
 
     frame_hw: tuple[int, int]
@@ -91,6 +113,7 @@ class FramePlan:
     padded_hw: tuple[int, int]
     result_hw: tuple[int, int]
     antialias_back: bool
+    bicubic: bool = False
 
     @property
     def kept_hw(self) -> tuple[int, int]:
@@ -112,14 +135,20 @@ class FramePlan:
 
     def to_network(self, axis: int) -> Matrix:
         """Resize-and-pad matrix [padded, frame] of an axis (0 rows, 1 columns)."""
-        matrix = resize_matrix(self.frame_hw[axis], self.resized_hw[axis])
+        sides = self.frame_hw[axis], self.resized_hw[axis]
+        matrix = bicubic_matrix(*sides) if self.bicubic else resize_matrix(*sides)
         extra = self.padded_hw[axis] - self.resized_hw[axis]
         return np.concatenate([matrix, np.repeat(matrix[-1:], extra, axis=0)])
 
     def to_frame(self, axis: int) -> Matrix:
         """Crop-and-resize-back matrix [frame, result] of an axis (0 rows, 1 columns)."""
         kept = self.kept_hw[axis]
-        matrix = resize_matrix(kept, self.frame_hw[axis], antialias=self.antialias_back)
+        sides = kept, self.frame_hw[axis]
+        matrix = (
+            bicubic_matrix(*sides)
+            if self.bicubic
+            else resize_matrix(*sides, antialias=self.antialias_back)
+        )
         return np.pad(matrix, ((0, 0), (0, self.result_hw[axis] - kept)))
 
 
@@ -176,7 +205,7 @@ def plan_frame(
         raise UsageError(
             f"a frame of {width}x{height} is too narrow for a processing resolution of {resolution}"
         )
-    return FramePlan(frame_hw, resized, padded, result, sizing.antialias_back)
+    return FramePlan(frame_hw, resized, padded, result, sizing.antialias_back, sizing.bicubic)
 
 
 def parse_size(text: str) -> tuple[int, int]:

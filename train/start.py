@@ -111,10 +111,11 @@ def _turn_normals(model: SingleStepModel, checkpoint: Checkpoint) -> list[str]:
     assert last.bias is not None
     changes = []
     with torch.no_grad():
-        if checkpoint.identity.family.normals_x_left:
-            last.weight[0].neg_()
-            last.bias[0].neg_()
-            changes.append("x of the decoded normals turned from left to right")
+        for axis, sign in enumerate(checkpoint.identity.family.normals_signs):
+            if sign < 0:
+                last.weight[axis].neg_()
+                last.bias[axis].neg_()
+                changes.append(f"{'xyz'[axis]} of the decoded normals turned round")
         if not checkpoint.full_z_range:
             last.weight[2].mul_(0.5)
             last.bias[2].mul_(0.5).add_(0.5)

@@ -93,7 +93,7 @@ def diffusion_model(arguments: argparse.Namespace) -> Path:
         noise = torch.randn(x0.shape, generator=generator).to(device)
         steps = steps.to(device)
         noisy = torch.cat([rgb_n4hw[indices], schedule.add_noise(x0, noise, steps)], dim=1)
-        context = model.context_1LC.expand(len(indices), -1, -1)
+        context = model.context(noisy)
         v = unet(noisy, steps, context, return_dict=False)[0]
         return F.mse_loss(v.float(), schedule.get_velocity(x0, noise, steps))
 

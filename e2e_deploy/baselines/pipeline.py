@@ -103,7 +103,7 @@ class DiffusersPipeline:
         self.pipeline = pipeline
         self._version = str(diffusers.__version__)
         self._task: TaskName = task
-        self._x_sign = -1.0 if task == "normals" and family.normals_x_left else 1.0
+        self._signs = family.normals_signs
         self._at = device
         self.precision = precision
         self.device = (
@@ -200,7 +200,7 @@ class DiffusersPipeline:
         result: npt.NDArray[np.float32] = processor.pt_to_numpy(found_NCHW)
         if self._task == "depth":
             return result[..., 0]
-        return result * np.array([self._x_sign, 1.0, 1.0], dtype=np.float32)
+        return result * np.array(self._signs, dtype=np.float32)
 
 
 def _class_for(checkpoint: "Checkpoint") -> str:

@@ -30,8 +30,9 @@ class Family:
     """x0 is this times the UNet's output; None: as the noise schedule's prediction type says."""
     class_labels: tuple[float, ...] = ()
     """What the UNet's class embedding is given; empty: it has none."""
-    normals_x_left: bool = False
-    """The network's normals have x to the left; the result's x is to the right, so x changes sign."""
+    normals_signs: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """What turns the network's normals into ours, x right, y up, z toward the viewer; -1 where an axis points the other
+    way."""
     clip_normals: bool = True
     """Decoded normals are clipped to [-1, 1] before they are made unit length."""
     sizing: Sizing = DIFFUSERS_SIZING
@@ -65,7 +66,7 @@ FAMILIES: dict[FamilyName, Family] = {
             name="e2e-ft",
             title="E2E-FT (end-to-end fine-tuned)",
             tasks=_tasks("depth", "normals"),
-            normals_x_left=True,
+            normals_signs=(-1.0, 1.0, 1.0),
             clip_normals=False,
             sizing=E2E_FT_SIZING,
         ),

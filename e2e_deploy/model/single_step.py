@@ -42,8 +42,10 @@ def read_normals(image_N3HW: Tensor, family: Family, *, full_z_range: bool = Tru
 
     ``full_z_range`` False: the network's z covers [-1, 1] for normals whose z is in [0, 1] (early Marigold normals).
     """
-    x, y, z = (image_N3HW.clamp(-1.0, 1.0) if family.clip_normals else image_N3HW).unbind(dim=1)
-    x = -x if family.normals_x_left else x
+    axes = (image_N3HW.clamp(-1.0, 1.0) if family.clip_normals else image_N3HW).unbind(dim=1)
+    x, y, z = (
+        -axis if sign < 0 else axis for axis, sign in zip(axes, family.normals_signs, strict=True)
+    )
     z = z if full_z_range else 0.5 * z + 0.5
     return unit_length(torch.stack([x, y, z], dim=1))
 
@@ -99,7 +101,7 @@ class SingleStepModel(nn.Module):
     Attributes:
         unet: diffusers UNet2DConditionModel with 8 (rgb latent, then x_T) or 4 (rgb latent only) input channels.
         vae: diffusers AutoencoderKL.
-        context_1LC: text encoding of the empty prompt, [1, L, C].
+        context_1LC: text encoding of the prompt, [1, L, C]; None where ``context`` takes it from the picture.
         class_labels_1D: what the UNet's class embedding is given, [1, D]; None where it has none.
         kinds: of the K results, in order; each is decoded from a latent of its own.
         stride: pixels a side of one latent pixel.
@@ -109,14 +111,14 @@ class SingleStepModel(nn.Module):
 
     unet: Any  # diffusers is untyped
     vae: Any
-    context_1LC: Tensor
+    context_1LC: Tensor | None
     class_labels_1D: Tensor | None
 
     def __init__(
         self,
         unet: Any,
         vae: Any,
-        context_1LC: Tensor,
+        context_1LC: Tensor | None,
         *,
         task: TaskName,
         family: Family,
@@ -153,14 +155,30 @@ class SingleStepModel(nn.Module):
         mean: Tensor = self.vae.encode(rgb_N3HW).latent_dist.mean
         return mean * self.scaling_factor
 
-    def predict_x0(self, z_N4hw: Tensor, xt_N4hw: Tensor | None = None) -> Tensor:
-        """Clean result latents [N, 4 K, h, w] from the rgb latent; ``xt_N4hw`` None means zeros."""
+    def context(self, rgb_N3HW: Tensor) -> Tensor:
+        """What the UNet's cross attentions read for rgb in [-1, 1]: [N, L, C], here the same for every picture."""
+        return self._same_context(rgb_N3HW.shape[0])
+
+    def _same_context(self, count: int) -> Tensor:
+        assert self.context_1LC is not None, "the context depends on the picture"
+        return self.context_1LC.expand(count, -1, -1)
+
+    def predict_x0(
+        self,
+        z_N4hw: Tensor,
+        xt_N4hw: Tensor | None = None,
+        context_NLC: Tensor | None = None,
+    ) -> Tensor:
+        """Clean result latents [N, 4 K, h, w] from the rgb latent; ``xt_N4hw`` None means zeros.
+
+        ``context_NLC`` is what ``context`` gives; only a model whose context depends on the picture needs it.
+        """
         network_in = z_N4hw
         if self.in_channels == 2 * self.latent_channels:
             second = torch.zeros_like(z_N4hw) if xt_N4hw is None else xt_N4hw
             network_in = torch.cat([z_N4hw, second], dim=1)
         count = z_N4hw.shape[0]
-        context = self.context_1LC.expand(count, -1, -1)
+        context = self._same_context(count) if context_NLC is None else context_NLC
         labels = self.class_labels_1D
         output: Tensor = self.unet(
             network_in,
@@ -184,7 +202,9 @@ class SingleStepModel(nn.Module):
 
     def forward(self, rgb_N3HW: Tensor) -> Tensor:
         """Results [N, channels of every kind, H, W] of rgb in [-1, 1]; sides round down to a multiple of ``stride``."""
-        return self.read(self.decode(self.predict_x0(self.encode(rgb_N3HW))))
+        context_NLC = self.context(rgb_N3HW)
+        x0 = self.predict_x0(self.encode(rgb_N3HW), context_NLC=context_NLC)
+        return self.read(self.decode(x0))
 
 
 def resample(x_NCHW: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -230,7 +250,8 @@ class FrameModel(nn.Module):
         # relative error is 2e-4 for 1.7 million values, and 6e-8 here.
         rgb = frame_NHW3.float().permute(0, 3, 1, 2).contiguous() / 127.5 - 1.0
         if self.plan.resizes:
-            return resample(rgb, self.rows_in, self.columns_in)
+            resized = resample(rgb, self.rows_in, self.columns_in)
+            return resized.clamp(-1.0, 1.0) if self.plan.bicubic else resized
         for dim in (2, 3):
             extra = self.plan.padded_hw[dim - 2] - rgb.shape[dim]
             if extra > 0:
@@ -256,6 +277,8 @@ class FrameModel(nn.Module):
         )
 
     def _finish(self, result_NCHW: Tensor, kind: Kind) -> Tensor:
+        if self.plan.bicubic and self.plan.resizes_back:
+            result_NCHW = result_NCHW.clamp(*kind.value_range)
         if kind.channels == 1:
             return result_NCHW.squeeze(1)
         # Interpolated unit vectors are shorter than one.

@@ -25,7 +25,7 @@ class SpecialisedModel(nn.Module):
     Attributes:
         unet: the UNet2DConditionModel of the SingleStepModel, changed in place by the passes.
         vae: its AutoencoderKL, likewise; ``quant_conv`` and ``post_quant_conv`` may be None.
-        context_1LC: text encoding of the empty prompt, None once no layer reads it.
+        context_1LC: text encoding of the prompt, None once no layer reads it.
         class_labels_1D: what the UNet's class embedding is given, None once it is folded or where there is none.
         timestep: what the UNet is conditioned on; without effect once the time embedding is folded.
         latent_scale: factor on the encoder's mean latent.
@@ -73,14 +73,18 @@ class SpecialisedModel(nn.Module):
             latent = torch.cat([latent, zeros], dim=1)
         return latent
 
-    def run_unet(self, latent_N8hw: Tensor) -> Tensor:
-        """The UNet's output [N, 4 K, h, w] for what it takes."""
-        count = latent_N8hw.shape[0]
-        context, labels = self.context_1LC, self.class_labels_1D
+    def context(self, rgb_N3HW: Tensor) -> Tensor | None:
+        """What the UNet's cross attentions read, [N, L, C]; None once they are folded."""
+        context = self.context_1LC
+        return None if context is None else context.expand(rgb_N3HW.shape[0], -1, -1)
+
+    def run_unet(self, latent_N8hw: Tensor, context_NLC: Tensor | None) -> Tensor:
+        """The UNet's output [N, 4 K, h, w] for what it takes and ``context``."""
+        count, labels = latent_N8hw.shape[0], self.class_labels_1D
         output: Tensor = self.unet(
             latent_N8hw,
             self.timestep,
-            None if context is None else context.expand(count, -1, -1),
+            context_NLC,
             class_labels=None if labels is None else labels.expand(count, -1),
             return_dict=False,
         )[0]
@@ -98,7 +102,8 @@ class SpecialisedModel(nn.Module):
 
     def forward(self, rgb_N3HW: Tensor) -> Tensor:
         """Results [N, channels of every kind, H, W] of rgb in [-1, 1], as SingleStepModel.forward."""
-        image = self.decode(self.run_unet(self.encode(rgb_N3HW)))
+        context_NLC = self.context(rgb_N3HW)
+        image = self.decode(self.run_unet(self.encode(rgb_N3HW), context_NLC))
         return read_results(image, self.kinds, self.family, full_z_range=self.full_z_range)
 
 

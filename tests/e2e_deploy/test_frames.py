@@ -3,11 +3,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch.nn import functional
 
 from e2e_deploy.errors import UsageError
 from e2e_deploy.frames import (
     E2E_FT_SIZING,
+    PILLOW_SIZING,
+    bicubic_matrix,
     check_frame,
     parse_size,
     plan_frame,
@@ -26,6 +29,27 @@ def test_resize_matrix_equals_torch_bilinear(n_in, n_out, antialias):
     matrix = resize_matrix(n_in, n_out, antialias=antialias)
     got = matrix.astype(np.float64) @ x[0, 0].numpy()
     np.testing.assert_allclose(got, expected[0, 0].numpy(), atol=3e-7)
+
+
+@given(n_in=sides, n_out=sides)
+@settings(deadline=None)
+def test_bicubic_matrix_equals_torch_antialiased(n_in, n_out):
+    x = torch.from_numpy(np.random.default_rng(n_in).random((1, 1, n_in, 3)))
+    expected = functional.interpolate(x, (n_out, 3), mode="bicubic", antialias=True)
+    got = bicubic_matrix(n_in, n_out).astype(np.float64) @ x[0, 0].numpy()
+    np.testing.assert_allclose(got, expected[0, 0].numpy(), atol=3e-7)
+
+
+@pytest.mark.parametrize("frame_hw", [(48, 64), (25, 90)])
+def test_pillow_sizing_is_pillows_resize_there_and_back(frame_hw):
+    plan = plan_frame(frame_hw, 40, 1, sizing=PILLOW_SIZING)
+    there, back = plan.resized_hw, plan.frame_hw
+    image = np.random.default_rng(0).random(frame_hw, dtype=np.float32)
+    small = Image.fromarray(image).resize(there[::-1])
+    got = plan.to_network(0) @ image @ plan.to_network(1).T
+    np.testing.assert_allclose(got, np.asarray(small), atol=2e-6)
+    again = plan.to_frame(0) @ got @ plan.to_frame(1).T
+    np.testing.assert_allclose(again, np.asarray(small.resize(back[::-1])), atol=2e-6)
 
 
 @given(n_in=sides, n_out=sides)
