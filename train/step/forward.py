@@ -105,12 +105,14 @@ class TrainingForward(nn.Module):
         if timestep_B is not None:
             assert noise_B4hw is not None
             return self.denoise(z_B4hw, noise_B4hw, timestep_B)
-        return self.read(self.model.decode(self.model.predict_x0(z_B4hw, noise_B4hw)))
+        with torch.no_grad():
+            context_BLC = self.model.context(rgb_B3HW)
+        return self.read(self.model.decode(self.model.predict_x0(z_B4hw, noise_B4hw, context_BLC)))
 
     def denoise(self, z_B4hw: Tensor, xt_B4hw: Tensor, timestep_B: Tensor) -> Tensor:
         """The UNet's output [B, 4, h, w], float32, for the latent of a picture and a noisy one of its result."""
         model = self.model
-        context = model.context_1LC.expand(len(z_B4hw), -1, -1)
+        context = model.context(z_B4hw)
         network_in = torch.cat([z_B4hw, xt_B4hw.to(z_B4hw.dtype)], dim=1)
         output: Tensor = model.unet(network_in, timestep_B, context, return_dict=False)[0]
         return output.float()
