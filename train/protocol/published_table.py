@@ -54,6 +54,22 @@ def shown_time(seconds: float | None) -> str:
     return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
 
 
+def table_lines(head: Sequence[str], rows: Sequence[Sequence[str]], style: TableStyle) -> list[str]:
+    """The lines of a table; in Markdown cells are given escaped."""
+    if style == "markdown":
+        return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (head, *rows)
+    ]
+
+
+def escaped(text: str, limit: int = 60) -> str:
+    """Text as a Markdown table may hold it: no mark of Markdown or HTML works."""
+    return "".join(f"\\{c}" if c in "\\`*_[]|<>#&~" else c for c in clean(text, limit))
+
+
 def published_table(
     measure: Measure,
     own: Sequence[OwnRow],
@@ -81,7 +97,7 @@ def published_table(
     sources = list(dict.fromkeys(row.source for row in published))
     head = ["method", "steps", "time", *names, "source"]
     cells = [_cells(row, names, sources, style) for row in rows]
-    body = _markdown(head, cells) if style == "markdown" else _text(head, cells)
+    body = table_lines(head, cells, style)
     differs = {row.source: row.differs for row in published}
     notes = [
         f"{UNITS[measure]}.",
@@ -109,7 +125,7 @@ def _cells(
         values = [shown_pair(row.values.get(name)) for name in names]
         source = f"[{sources.index(row.source) + 1}]"
         return [row.method, row.runs, shown_time(row.time_s), *values, source]
-    method = _escaped(row.method) if style == "markdown" else clean(row.method, 60)
+    method = escaped(row.method) if style == "markdown" else clean(row.method, 60)
     values = [shown_pair(row.values[n]) if n in row.values else NOT_MEASURED for n in names]
     cells = [method, row.runs, shown_time(row.time_s), *values, "here"]
     if style == "markdown":
@@ -124,23 +140,6 @@ def _missing(own: Sequence[OwnRow]) -> dict[str, str]:
         for name, reason in row.missing.items()
         if not any(name in other.values for other in own)
     }
-
-
-def _text(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in (head, *rows)
-    ]
-
-
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
-
-
-def _escaped(text: str) -> str:
-    """A name as a Markdown table may hold it: no mark of Markdown or HTML works."""
-    return "".join(f"\\{c}" if c in "\\`*_[]|<>#&~" else c for c in clean(text, 60))
 
 
 def _number(value: float) -> str:
