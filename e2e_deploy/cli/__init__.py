@@ -33,6 +33,7 @@ VERBS = {
     "inspect": ("inspect", "Say what a bundle or checkpoint is."),
     "train": ("train", "Fine-tune a model end to end."),
     "eval": ("evaluate", "Measure accuracy on a data set."),
+    "results": ("results", "Put results of evaluations side by side."),
     "data": ("data", "Prepare, render and check data sets."),
     "doctor": ("doctor", "Say what works on this machine."),
 }

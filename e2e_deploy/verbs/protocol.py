@@ -179,6 +179,7 @@ def _model(subject: Subject, settings: dict[str, Setting], resolution: int | Non
         contender=Contender(
             model=subject.name,
             identity=subject.identity(),
+            checkpoint=subject.weights(),
             family=subject.family,
             task=subject.task,
             kind=subject.kinds[0],

@@ -37,6 +37,8 @@ class Subject:
     """As it was given."""
     identity: Callable[[], str]
     """SHA-256 of what decides its numbers; of a checkpoint that takes reading it."""
+    weights: Callable[[], str]
+    """SHA-256 of the checkpoint's weights, which a bundle of it has as well."""
     family: str
     task: TaskName
     kinds: tuple[ResultKind, ...]
@@ -130,6 +132,7 @@ def _bundle(folder: Path, backend: BackendChoice, device: str) -> Iterator[Subje
         yield Subject(
             name=str(folder),
             identity=lambda: hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest(),
+            weights=lambda: manifest.checkpoint.sha256,
             family=manifest.family,
             task=manifest.task,
             kinds=tuple(manifest.outputs),
@@ -194,6 +197,7 @@ def _checkpoint(
     return Subject(
         name=str(spec),
         identity=checkpoint.sha256,
+        weights=checkpoint.sha256,
         family=checkpoint.identity.family.name,
         task=predictor.task,
         kinds=predictor.outputs,
@@ -228,6 +232,7 @@ def _baseline(
     return Subject(
         name=str(spec),
         identity=checkpoint.sha256,
+        weights=checkpoint.sha256,
         family=checkpoint.identity.family.name,
         task=baseline.task,
         kinds=TASKS[baseline.task],

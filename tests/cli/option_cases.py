@@ -44,6 +44,7 @@ DEMO = "e2e_deploy.verbs.demo"
 PREPARE = "e2e_deploy.train.preparation.prepare"
 RENDER = "e2e_deploy.train.rendering.render"
 CHECK = "e2e_deploy.train.data.check"
+COMPARE = "e2e_deploy.train.comparison.results"
 
 
 def called(module, base, *given):
@@ -258,6 +259,11 @@ CASES = {
                 ["eval", "depth", "data", "--plain-input"], "--published-input needs --protocol"
             ),
         ]
+    },
+    "results": {
+        "--html": called(COMPARE, ["results", "r"], "--html", "o.html"),
+        "--markdown": called(COMPARE, ["results", "r"], "--markdown", "o.md"),
+        "--json": [Changes(["--json"], ["results", "made-results"])],
     },
     "data prepare": {
         "--workers": called(

@@ -20,9 +20,11 @@ import pytest
 
 from e2e_deploy.cli import VERBS, main
 from e2e_deploy.errors import E2EDeployError
+from e2e_deploy.train.protocol.result import write_result
 from tests.cli.option_cases import CASES, FILM, TO, VERIFY, Refused
 from tests.cli.test_run import clip
 from tests.plain_bundle import HW, plain_depth, write_plain_bundle
+from tests.train.comparison.made_results import contender, result
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -113,6 +115,7 @@ def inputs(tmp_path_factory):
     shutil.copy(min(CONFIGS.glob("*.toml")), root / "run.toml")
     (root / "photos").mkdir()
     (root / "data").mkdir()
+    write_result(root / "made-results", result(contender()))
     return root
 
 

@@ -4,7 +4,7 @@ Knows: which results belong together, and which of them is the reference of whic
 or page looks.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -112,13 +112,14 @@ class Section:
         """Sets of the protocol that nothing was measured on."""
         return [name for name in COLUMNS[self.measure] if name not in self.sets]
 
-    def own_rows(self) -> list[OwnRow]:
-        """Every line as a row of the published table; what was measured nowhere is told as missing."""
+    def own_rows(self, reasons: Mapping[SetName, str] | None = None) -> list[OwnRow]:
+        """Every line as a row of the published table; ``reasons`` say why a set was measured nowhere."""
+        reasons = reasons or {}
         return [
             OwnRow(
                 method=f"{label}: worthless" if line.problems else label,
                 values={name: cell.result.pair() for name, cell in line.cells.items()},
-                missing=dict.fromkeys(self.missing, "no result here"),
+                missing={name: reasons.get(name, "no result here") for name in self.missing},
                 runs=line.runs,
                 time_s=line.time_s,
             )

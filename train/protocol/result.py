@@ -30,6 +30,8 @@ class Contender:
     """As it was named: a folder or ``owner/name``."""
     identity: str
     """SHA-256 of the bundle's manifest, or of what the checkpoint is made of."""
+    checkpoint: str
+    """SHA-256 of the checkpoint's weights: what it and every bundle of it have in common."""
     family: str
     task: TaskName
     kind: ResultKind

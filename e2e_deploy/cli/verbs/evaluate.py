@@ -247,14 +247,22 @@ def _by_protocol(
 
 
 def _print_reports(reports: Sequence["ProtocolReport"], as_json: bool) -> None:
-    from e2e_deploy.train.protocol.own_rows import own_rows
+    """Print what each model got; several beside each other first, for what one precision costs against another."""
+    from e2e_deploy.train.comparison.comparison import compare
+    from e2e_deploy.train.comparison.text import comparison_text
     from e2e_deploy.train.protocol.published_table import published_table
 
+    results = [result for report in reports for result in report.results]
     if as_json:
-        click.echo(to_json([asdict(result) for report in reports for result in report.results]))
+        click.echo(to_json([asdict(result) for result in results]))
         return
-    for measure, rows in own_rows(reports).items():
-        click.echo(published_table(measure, rows))
+    comparison = compare(results)
+    if len(reports) > 1:
+        click.echo(comparison_text(comparison, published=False) + "\n")
+    for section in comparison.sections:
+        missing = [each for report in reports for each in report.missing]
+        reasons = {each.name: each.reason for each in missing if each.measure == section.measure}
+        click.echo(published_table(section.measure, section.own_rows(reasons)))
     for report in reports:
         for result in report.results:
             for clause in result.differences:
