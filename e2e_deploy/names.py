@@ -12,7 +12,7 @@ TaskName = Literal[
     "appearance",
     "lighting",
 ]
-"""What a checkpoint does; e2e_deploy/tasks.py says what each gives."""
+"""What a checkpoint does; e2e_deploy/model/families.py says what each gives."""
 TASK_NAMES: tuple[TaskName, ...] = get_args(TaskName)
 
 ResultKind = Literal[

@@ -17,7 +17,7 @@ import torch
 
 from e2e_deploy.errors import E2EDeployError, InputError, UsageError
 from e2e_deploy.model.checkpoint import CARD, Checkpoint
-from e2e_deploy.model.parts import read_weights
+from e2e_deploy.model.networks.parts import read_weights
 from e2e_deploy.model.single_step import SingleStepModel
 from e2e_deploy.model.tiny import write_model_index
 from e2e_deploy.packages import require

@@ -10,7 +10,18 @@ from dataclasses import dataclass, field
 from e2e_deploy.errors import UsageError
 from e2e_deploy.frames import DIFFUSERS_SIZING, E2E_FT_SIZING, Sizing
 from e2e_deploy.names import FamilyName, ResultKind, TaskName
-from e2e_deploy.tasks import TASKS
+
+TASKS: dict[TaskName, tuple[ResultKind, ...]] = {
+    "depth": ("depth",),
+    "disparity": ("disparity",),
+    "normals": ("normals",),
+    "geometry": ("depth", "normals"),
+    "segmentation": ("mask",),
+    "matting": ("matte",),
+    "appearance": ("albedo", "material"),
+    "lighting": ("albedo", "shading", "residual"),
+}
+"""What checkpoints do, and the kinds of result that each task gives, in order; a family may have others."""
 
 
 @dataclass(frozen=True, kw_only=True)

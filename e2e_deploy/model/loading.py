@@ -8,8 +8,8 @@ from torch import Tensor
 
 from e2e_deploy.errors import CheckpointError
 from e2e_deploy.model.checkpoint import Checkpoint
-from e2e_deploy.model.parts import load_part
-from e2e_deploy.model.prompt import encode_empty_prompt
+from e2e_deploy.model.networks.parts import load_part
+from e2e_deploy.model.networks.prompt import encode_empty_prompt
 from e2e_deploy.model.schedule import OneStep, last_step
 from e2e_deploy.model.single_step import SingleStepModel
 from e2e_deploy.names import FamilyName

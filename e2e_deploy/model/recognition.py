@@ -4,10 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from e2e_deploy.errors import CheckpointError
-from e2e_deploy.model.families import FAMILIES, REFUSED, Family, get_family
+from e2e_deploy.errors import CheckpointError, UsageError
+from e2e_deploy.model.families import FAMILIES, REFUSED, TASKS, Family, get_family
 from e2e_deploy.names import FamilyName, ResultKind, TaskName
-from e2e_deploy.tasks import get_task
 
 Config = Mapping[str, Any]
 
@@ -103,6 +102,18 @@ _PIPELINES: dict[str, tuple[FamilyName | None, TaskName | None]] = {
 }
 _KINDS: Mapping[str, TaskName] = {"depth": "depth", "normals": "normals"}
 """Tasks by ``prediction_type`` of model_index.json."""
+
+
+def get_task(name: str) -> TaskName:
+    """The task called ``name``.
+
+    Raises:
+        UsageError: there is no such task.
+    """
+    for task in TASKS:
+        if task == name:
+            return task
+    raise UsageError(f"unknown task {name!r}; the tasks are {', '.join(TASKS)}")
 
 
 def identify(configs: Configs, *, family: str | None = None, task: str | None = None) -> Identity:

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from e2e_deploy.kinds import KINDS
+from e2e_deploy.model.families import TASKS
 from e2e_deploy.system.records import read_record
-from e2e_deploy.tasks import TASKS
 from e2e_deploy.train.config.settings import RANDOM, OptimConfig, TrainConfig, runs_of
 from e2e_deploy.train.config.terms import TERMS, fitting_terms, weights_of
 from e2e_deploy.train.data.resize import STRIDE

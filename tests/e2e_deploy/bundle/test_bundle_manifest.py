@@ -103,7 +103,7 @@ def test_values_of_the_wrong_type(refused, bundle, path, value):
     [
         (
             lambda m: m.update(task="pose"),
-            "manifest.json: task is 'pose'; expected 'depth' or 'normals'",
+            "manifest.json: task is 'pose'; expected 'depth'",
         ),
         (lambda m: m.update(precision="int3"), "precision is 'int3'"),
         (lambda m: m.update(graphs=[]), "lists no graph"),

@@ -110,7 +110,7 @@ TEXT_CONFIG, SCHEDULE = "text_encoder/config.json", "scheduler/scheduler_config.
         ("model_index.json", "default_processing_resolution", -5),
         ("model_index.json", "use_full_z_range", "no"),
         ("e2e_deploy.json", "family", ["marigold"]),
-        ("e2e_deploy.json", "task", "segmentation"),
+        ("e2e_deploy.json", "task", "pose"),
         ("e2e_deploy.json", "note", {"text": "x"}),
     ],
 )

@@ -95,7 +95,7 @@ def test_the_bundled_checkpoints_have_names_without_a_path():
         "bundled:e2e-tiny-normals",
         bundled_checkpoint("normals"),
     )
-    with pytest.raises(UsageError, match="unknown task '../x'"):
+    with pytest.raises(UsageError, match="no checkpoint in the package does '../x'"):
         open_checkpoint("bundled:e2e-tiny-../x")
 
 

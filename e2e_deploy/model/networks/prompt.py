@@ -7,7 +7,7 @@ from torch import Tensor
 
 from e2e_deploy.errors import CheckpointError
 from e2e_deploy.model.checkpoint import Checkpoint
-from e2e_deploy.model.parts import compare_weights, described_by, one_line, read_weights
+from e2e_deploy.model.networks.parts import compare_weights, described_by, one_line, read_weights
 from e2e_deploy.packages import require
 
 
