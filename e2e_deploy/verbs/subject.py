@@ -16,9 +16,9 @@ import numpy.typing as npt
 from e2e_deploy.bundle.bundle import is_bundle
 from e2e_deploy.bundle.manifest import MANIFEST
 from e2e_deploy.errors import UsageError
+from e2e_deploy.model.families import TASKS
 from e2e_deploy.names import BackendChoice, Opponent, ResultKind, TaskName
 from e2e_deploy.packages import require
-from e2e_deploy.tasks import TASKS
 
 if TYPE_CHECKING:
     from e2e_deploy.runtime.engine import Engine
