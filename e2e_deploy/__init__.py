@@ -51,6 +51,9 @@ if TYPE_CHECKING:
     from e2e_deploy.runtime.sources.source import SourceFrame as SourceFrame
     from e2e_deploy.runtime.steps.intrinsics import Intrinsics as Intrinsics
     from e2e_deploy.train.accuracy import Evaluation as Evaluation
+    from e2e_deploy.train.comparison.comparison import Comparison as Comparison
+    from e2e_deploy.train.comparison.results import compare_results as compare_results
+    from e2e_deploy.train.comparison.text import comparison_text as comparison_text
     from e2e_deploy.train.config.settings import TrainConfig as TrainConfig
     from e2e_deploy.train.data.check import CheckReport as CheckReport
     from e2e_deploy.train.data.check import check_data as check_data

@@ -5,11 +5,11 @@ Knows: HTML. Does not know: which results belong together, files. Every text fro
 
 from collections.abc import Iterable, Sequence
 from html import escape
+from importlib.resources import files
 
 from e2e_deploy.names import SetName
 from e2e_deploy.train.comparison.comparison import Cell, Comparison, Line, Section, told
 from e2e_deploy.train.comparison.strips import strips
-from e2e_deploy.train.comparison.style import CSS
 from e2e_deploy.train.comparison.text import TITLES, remarks, shown_delta
 from e2e_deploy.train.protocol.published import (
     COLUMNS,
@@ -35,6 +35,7 @@ def results_page(comparison: Comparison) -> str:
         f"{num} result{'s' * (num != 1)} of {len(models)} model{'s' * (len(models) != 1)}, by the protocol of E2E-FT "
         "(arXiv 2409.11355). A reference is the float32 result of the same weights on the same pictures."
     )
+    look = (files("e2e_deploy.train.comparison") / "page.css").read_text(encoding="utf-8")
     body = [f"<header><h1>Results</h1><p>{escape(head)}</p></header>", "<main>"]
     for section in comparison.sections:
         body += _section(section)
@@ -45,7 +46,7 @@ def results_page(comparison: Comparison) -> str:
             '<html lang="en"><head><meta charset="utf-8">',
             f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>Results</title><style>{CSS}</style></head><body>",
+            f"<title>Results</title><style>{look}</style></head><body>",
             *body,
             "</body></html>\n",
         ]
