@@ -166,7 +166,9 @@ def identify(configs: Configs, *, family: str | None = None, task: str | None = 
 
     reasons: list[str] = []
 
-    def decide(what: str, named: str | None, found: str | None, default: str) -> str:
+    def decide(
+        what: str, named: str | None, found: str | None, default: str, why: str = why
+    ) -> str:
         for value, reason in (
             (named, "named by you"),
             (configs.card.get(what), "from e2e_deploy.json"),
@@ -179,7 +181,12 @@ def identify(configs: Configs, *, family: str | None = None, task: str | None = 
         return default
 
     chosen = get_family(decide("family", family, from_configs, "e2e-ft"))
-    chosen_task = get_task(decide("task", task, task_from_configs, next(iter(chosen.tasks))))
+    chosen_task = get_task(
+        decide(
+            *("task", task, task_from_configs, next(iter(chosen.tasks))),
+            why=f"from {configs.pipeline}",
+        )
+    )
     chosen.outputs(chosen_task)
     return Identity(chosen, chosen_task, tuple(reasons))
 

@@ -56,6 +56,11 @@ def test_every_decision_has_its_reason():
         "family e2e-ft: the default, StableDiffusionPipeline does not tell",
         "task normals: named by you",
     )
+    lcm = identify(Configs(MARIGOLD, {"_class_name": "LCMScheduler"}, UNET, {}))
+    assert lcm.reasons == (
+        "family lcm: from an LCMScheduler",
+        "task depth: from MarigoldDepthPipeline",
+    )
 
 
 def test_a_named_task_that_contradicts_the_pipeline():
