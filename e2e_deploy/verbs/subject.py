@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -193,11 +194,12 @@ def _checkpoint(
     from e2e_deploy.model.predictor import Predictor
 
     checkpoint = open_checkpoint(spec, family=family, task=task)
+    sha256 = cache(checkpoint.sha256)  # gigabytes to read
     predictor = Predictor(checkpoint, resolution=resolution, device=device)
     return Subject(
         name=str(spec),
-        identity=checkpoint.sha256,
-        weights=checkpoint.sha256,
+        identity=sha256,
+        weights=sha256,
         family=checkpoint.identity.family.name,
         task=predictor.task,
         kinds=predictor.outputs,
@@ -227,12 +229,13 @@ def _baseline(
     sampling = Sampling(**drawn)
     checkpoint = open_checkpoint(spec, family=family, task=task)
     baseline = Baseline(checkpoint, sampling, resolution=resolution, device=device)
+    sha256 = cache(checkpoint.sha256)
     for note in baseline.notes:
         on_note(note)
     return Subject(
         name=str(spec),
-        identity=checkpoint.sha256,
-        weights=checkpoint.sha256,
+        identity=sha256,
+        weights=sha256,
         family=checkpoint.identity.family.name,
         task=baseline.task,
         kinds=TASKS[baseline.task],

@@ -88,7 +88,7 @@ def measure_set(
         each: what the set is.
         kind: depth, disparity, sqrt-disparity or normals.
         indices: of the samples to measure.
-        log: file of the rows; pooled angles lie beside it until every image is measured.
+        log: file of the rows; pooled angles lie beside it.
         on_progress: called with the images done.
         on_note: told what was picked up.
 
