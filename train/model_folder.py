@@ -17,6 +17,7 @@ import torch
 
 from e2e_deploy.errors import E2EDeployError, InputError, UsageError
 from e2e_deploy.model.checkpoint import CARD, Checkpoint
+from e2e_deploy.model.families import Family
 from e2e_deploy.model.networks.parts import read_weights
 from e2e_deploy.model.single_step import SingleStepModel
 from e2e_deploy.model.tiny import write_model_index
@@ -39,6 +40,8 @@ def write_model(
     *,
     resolution: int,
     trained: Mapping[str, Any],
+    schedule: Mapping[str, Any] | None = None,
+    steps: int = 1,
     note: str = "",
     on_note: Callable[[str], None] = lambda note: None,
 ) -> Path:
@@ -53,6 +56,8 @@ def write_model(
         model: trained; task and family are taken from it.
         start: the checkpoint it was trained from: text encoder, tokenizer and schedule are taken over.
         resolution: default processing resolution, longest edge in pixels.
+        schedule: what the result's schedule has beside the start's.
+        steps: default denoising steps, of diffusers' pipelines.
         trained: facts for the card ``e2e_deploy.json``; plain JSON values.
         note: what must be said with every output of the model; empty when nothing.
         on_note: told what was kept, and where.
@@ -66,7 +71,7 @@ def write_model(
             f"{broken} of the trained model is NaN or infinite: {folder} is not written"
         )
     diffusers = require("diffusers", "export")
-    is_half = model.in_channels == model.latent_channels
+    is_half = model.in_channels == model.latent_channels and 2 in model.family.latents
     _keep_what_is_not_ours(folder, on_note)
     with whole_folder(folder, model_files, on_note) as partial:
         try:
@@ -77,15 +82,42 @@ def write_model(
                 with zero_second_half(model.unet) if is_half else nullcontext():
                     model.unet.save_pretrained(partial / "unet")
                 model.vae.save_pretrained(partial / "vae")
-                scheduler = diffusers.DDIMScheduler.from_config(dict(start.scheduler), **SCHEDULER)
+                scheduler = diffusers.DDIMScheduler.from_config(
+                    dict(start.scheduler), **schedule_of(model.family), **(schedule or {})
+                )
                 scheduler.save_pretrained(partial / "scheduler")
             _copy_text_parts(start, partial)
         except require("safetensors", "export").SafetensorError as error:  # a full disk
             raise OSError(str(error)) from error
-        write_model_index(partial, model.task, resolution=resolution)
+        write_index(partial, model, resolution=resolution, steps=steps)
         card = {"family": model.family.name, "task": model.task, "note": note, "trained": trained}
         (partial / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     return folder
+
+
+def schedule_of(family: Family) -> dict[str, Any]:
+    """What makes stock pipelines, and recognition, take the result for what it is."""
+    if family.latents == (1,):  # GenPercept
+        return {"beta_start": 1.0, "beta_end": 1.0, "clip_sample": False, "steps_offset": 1}
+    return SCHEDULER
+
+
+def write_index(folder: Path, model: SingleStepModel, *, resolution: int, steps: int) -> None:
+    """model_index.json of the pipeline that runs the model."""
+    if model.family.name == "marigold":
+        write_model_index(folder, model.task, resolution=resolution, steps=steps)
+        return
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": require("diffusers", "export").__version__,
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "default_processing_resolution": resolution,
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def model_files(root: Path) -> list[str]:

@@ -42,7 +42,7 @@ def comparison_row(
         length = np.linalg.norm(prediction, axis=-1, keepdims=True)
         coloured = colour_normals(target), colour_normals(prediction / np.maximum(length, 1e-6))
     elif form == "picture":
-        coloured = _grey_or_colour(target), _grey_or_colour(prediction)
+        coloured = picture_of(target), picture_of(prediction)
     else:
         if kind != "depth":
             # As disparity, and turned round, so that near has the colour of near.
@@ -60,9 +60,9 @@ def comparison_row(
     return np.concatenate(columns, axis=1).astype(np.uint8)
 
 
-def _grey_or_colour(values: Array) -> Picture:
-    """Values in [0, 1] as a picture."""
-    stored = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
+def picture_of(values: Array) -> Picture:
+    """Values [H, W] or [H, W, 3] in [0, 1], black where they are NaN, as a picture."""
+    stored = np.rint(np.clip(np.nan_to_num(values), 0, 1) * 255).astype(np.uint8)
     return stored if stored.ndim == 3 else np.repeat(stored[..., None], 3, axis=-1)
 
 

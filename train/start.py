@@ -7,7 +7,7 @@ The empty prompt is encoded as two tokens (BOS, EOS) in training as in every exp
 training pads it to 77 and then deploys with two; we use what is deployed.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,16 +15,17 @@ from torch import nn
 
 from e2e_deploy.errors import CheckpointError, UsageError
 from e2e_deploy.model.checkpoint import Checkpoint, open_checkpoint
-from e2e_deploy.model.families import FAMILIES
-from e2e_deploy.model.loading import load_model
+from e2e_deploy.model.families import get_family
+from e2e_deploy.model.loading import load_model, the_step
 from e2e_deploy.model.single_step import SingleStepModel
 from e2e_deploy.model.tiny import UNTRAINED, build_tiny
+from e2e_deploy.names import FamilyName, TaskName
 from e2e_deploy.train.config.settings import RANDOM, TrainConfig
 from e2e_deploy.train.conv_in import cut_second_half, ignores_second_half, widen_conv_in
 from e2e_deploy.train.pretraining.pretrain import FOLDER, pretrained
 
-FAMILY = FAMILIES["marigold"]
-"""What trained models are saved as: normals with x right, y up, z toward the viewer, clipped."""
+FAMILY: FamilyName = "marigold"
+"""What trained models are saved as where the config says nothing: normals with x right, y up, z toward the viewer."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,13 @@ def load_start(config: TrainConfig, device: torch.device | str = "cpu") -> Start
         UsageError: an 8-channel UNet with ``noise = "none"``.
         DataError, E2EDeployError, KeyboardInterrupt: as of ``pretrained``.
     """
-    checkpoint = open_checkpoint(_folder_of(config, torch.device(device)))
+    family = get_family(config.model.family or FAMILY)
+    checkpoint = open_checkpoint(
+        _folder_of(config, torch.device(device)),
+        family=config.start.family,
+        task=config.task if config.start.family else None,
+        default=FAMILY,
+    )
     loaded = load_model(checkpoint)
     changes: list[str] = []
     wants = loaded.latent_channels * (1 if config.model.noise == "none" else 2)
@@ -69,16 +76,23 @@ def load_start(config: TrainConfig, device: torch.device | str = "cpu") -> Start
         widen_conv_in(loaded.unet)
         changes.append(f"conv_in widened from {loaded.in_channels} to {wants} channels and halved")
     if config.task == "normals" and checkpoint.identity.task == "normals":
-        changes += _turn_normals(loaded, checkpoint)
+        turned = _turn_normals(loaded, checkpoint)
+        if turned and config.diffusion is not None:
+            raise UsageError(
+                f"{checkpoint.id} decodes normals in other axes than its VAE encodes them, which [diffusion] cannot "
+                "train: begin with Stable Diffusion or Marigold"
+            )
+        changes += turned
+    step = the_step(replace(checkpoint, identity=replace(checkpoint.identity, family=family)))
     model = SingleStepModel(
         loaded.unet,
         loaded.vae,
         loaded.context_1LC,
         task=config.task,
-        family=FAMILY,
-        timestep=loaded.timestep,
-        x0_from_xt=loaded.x0_from_xt,
-        x0_from_output=loaded.x0_from_output,
+        family=family,
+        timestep=step.timestep,
+        x0_from_xt=step.from_xt,
+        x0_from_output=step.from_output,
     )
     return Start(model, checkpoint, tuple(changes))
 
@@ -94,7 +108,7 @@ def _folder_of(config: TrainConfig, device: torch.device) -> str:
         return str(pretrained(config, device))
     if name == RANDOM:
         folder = Path(config.run.out) / "start"
-        return str(build_tiny(folder, config.task, seed=config.run.seed))
+        return str(build_tiny(folder, first_task(config), seed=config.run.seed))
     if (Path(name) / "model" / "model_index.json").is_file():
         return str(Path(name) / "model")
     if (Path(name) / "checkpoints").is_dir():
@@ -102,6 +116,11 @@ def _folder_of(config: TrainConfig, device: torch.device) -> str:
             f"{name} is a run that is not finished: continue it first, it has no model folder yet"
         )
     return name
+
+
+def first_task(config: TrainConfig) -> TaskName:
+    """What e2e-tiny's random weights are written as; they are of no task yet, and it has two."""
+    return "normals" if config.task == "normals" else "depth"
 
 
 def _turn_normals(model: SingleStepModel, checkpoint: Checkpoint) -> list[str]:

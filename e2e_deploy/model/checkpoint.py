@@ -19,6 +19,7 @@ from e2e_deploy.model.checkpoint_configs import read_config
 from e2e_deploy.model.families import Family
 from e2e_deploy.model.recognition import Configs, Identity, identify
 from e2e_deploy.model.weights import Weights, check_layers, find_weights
+from e2e_deploy.names import FamilyName
 from e2e_deploy.packages import require
 from e2e_deploy.system.text import clean
 
@@ -198,6 +199,7 @@ def open_checkpoint(
     family: str | None = None,
     task: str | None = None,
     settings: Mapping[str, str] | None = None,
+    default: FamilyName | None = None,
 ) -> Checkpoint:
     """Find, identify and check a checkpoint without loading its weights.
 
@@ -205,6 +207,7 @@ def open_checkpoint(
         spec: a diffusers folder, ``owner/name@<commit>`` on the hub, or ``bundled:e2e-tiny-<task>``.
         family: named family, or None to infer it.
         task: named task, or None to infer it.
+        default: family of what tells none, see ``identify``.
         settings: chosen among the family's; what is not named takes the family's first value.
 
     Raises:
@@ -220,7 +223,10 @@ def open_checkpoint(
     card = read_config(root, CARD) if (root / CARD).exists() else {}
     there = frozenset(entry.name for entry in root.iterdir())
     identity = identify(
-        Configs(model_index, scheduler, unet, card, there), family=family, task=task
+        Configs(model_index, scheduler, unet, card, there),
+        family=family,
+        task=task,
+        default=default,
     )
     parts = identity.family.parts
     configs = {part: read_config(root, f"{part}/config.json") for part in parts}

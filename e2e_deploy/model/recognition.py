@@ -116,13 +116,20 @@ def get_task(name: str) -> TaskName:
     raise UsageError(f"unknown task {name!r}; the tasks are {', '.join(TASKS)}")
 
 
-def identify(configs: Configs, *, family: str | None = None, task: str | None = None) -> Identity:
+def identify(
+    configs: Configs,
+    *,
+    family: str | None = None,
+    task: str | None = None,
+    default: FamilyName | None = None,
+) -> Identity:
     """Decide family and task: what the caller names, else the toolkit's own card, else the configs, else the defaults.
 
     Args:
         configs: of the folder.
         family: named by the caller, or None.
         task: named by the caller, or None.
+        default: family of what tells none, where that is no matter; None refuses what may be of several.
 
     Raises:
         CheckpointError: the configs show a family that is not supported, tell too little, or contradict a named task.
@@ -150,7 +157,7 @@ def identify(configs: Configs, *, family: str | None = None, task: str | None = 
     by_pipeline = _PIPELINES.get(configs.pipeline, (None, None))
     from_configs = by_pipeline[0] if sign is None else sign.family
     why = f"from {configs.pipeline}" if sign is None else f"from {sign.seen}"
-    if named is None and from_configs is None and _takes_rgb_alone(configs):
+    if named is None and from_configs is None and default is None and _takes_rgb_alone(configs):
         raise CheckpointError(
             f"a {configs.pipeline} with {configs.unet.get('in_channels')} input channels does not tell its family: "
             "E2E-FT started from SD without noise, GenPercept and others look the same and need other timesteps; "
@@ -180,7 +187,7 @@ def identify(configs: Configs, *, family: str | None = None, task: str | None = 
         reasons.append(f"{what} {default}: the default, {configs.pipeline} does not tell")
         return default
 
-    chosen = get_family(decide("family", family, from_configs, "e2e-ft"))
+    chosen = get_family(decide("family", family, from_configs, default or "e2e-ft"))
     chosen_task = get_task(
         decide(
             *("task", task, task_from_configs, next(iter(chosen.tasks))),

@@ -114,7 +114,9 @@ def write_text_parts(folder: Path, shape: Mapping[str, int]) -> None:
     )
 
 
-def write_model_index(folder: Path, task: str, *, resolution: int = RESOLUTION) -> None:
+def write_model_index(
+    folder: Path, task: str, *, resolution: int = RESOLUTION, steps: int = 1
+) -> None:
     """model_index.json as diffusers' Marigold pipelines write it, without loading a pipeline."""
     index = {
         "_class_name": {"depth": "MarigoldDepthPipeline", "normals": "MarigoldNormalsPipeline"}[
@@ -127,7 +129,7 @@ def write_model_index(folder: Path, task: str, *, resolution: int = RESOLUTION) 
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
         "prediction_type": task,
-        "default_denoising_steps": 1,
+        "default_denoising_steps": steps,
         "default_processing_resolution": resolution,
     }
     if task == "depth":

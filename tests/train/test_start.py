@@ -50,8 +50,11 @@ def test_widened_conv_in_halves_weights_and_bias(tmp_path):
 
 def test_stable_diffusion_start_is_widened(tmp_path, rgb):
     write_start(tmp_path / "start", in_channels=4)
-    edit(tmp_path / "start" / "model_index.json", _class_name="StableDiffusionPipeline")
+    index = tmp_path / "start" / "model_index.json"
+    index.write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+    (tmp_path / "start" / "e2e_deploy.json").unlink()  # others write none
     start = load_start(small_config(tmp_path))
+    assert "family marigold: the default" in start.checkpoint.describe()
     assert start.model.in_channels == 8
     assert start.changes == ("conv_in widened from 4 to 8 channels and halved",)
     assert start.model(rgb).shape == (1, 1, 32, 48)

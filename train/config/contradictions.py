@@ -8,11 +8,19 @@ from dataclasses import replace
 from typing import Any
 
 from e2e_deploy.kinds import KINDS
-from e2e_deploy.model.families import TASKS
+from e2e_deploy.model.families import FAMILIES, TASKS
 from e2e_deploy.system.records import read_record
-from e2e_deploy.train.config.settings import RANDOM, OptimConfig, TrainConfig, runs_of
+from e2e_deploy.train.config.settings import (
+    RANDOM,
+    OptimConfig,
+    TrainConfig,
+    runs_of,
+)
 from e2e_deploy.train.config.terms import TERMS, fitting_terms, weights_of
 from e2e_deploy.train.data.resize import STRIDE
+
+RESULT_FAMILIES = ("marigold", "genpercept")
+"""What a trained model can be."""
 
 
 def contradictions_of_parts(table: Mapping[str, Any]) -> list[str]:
@@ -37,6 +45,10 @@ def _contradictions_of_pretraining(config: TrainConfig) -> list[str]:
     if config.pretrain is None:
         return []
     problems = []
+    if config.task not in ("depth", "normals"):
+        problems.append(
+            f"pretrain teaches depth or normals; {config.task} needs a start that has learned it"
+        )
     if config.start.checkpoint != RANDOM:
         problems.append(
             f"pretrain is for start.checkpoint = {RANDOM!r}; {config.start.checkpoint!r} has learned that before"
@@ -59,7 +71,7 @@ def _contradictions_of_run(config: TrainConfig) -> list[str]:
             f"speed.images_per_pass {config.speed.images_per_pass} is not a multiple of "
             f"optim.micro_batch {config.optim.micro_batch}"
         )
-    problems += _contradictions_of_loss(config)
+    problems += _contradictions_of_family(config) + _contradictions_of_loss(config)
     sizes = [(f"data[{i}].size", part.size) for i, part in enumerate(config.data)]
     if config.eval is not None:
         sizes.append(("eval.size", config.eval.size))
@@ -71,6 +83,28 @@ def _contradictions_of_run(config: TrainConfig) -> list[str]:
     if config.model.resolution % STRIDE:
         problems.append(
             f"model.resolution is {config.model.resolution}; not a multiple of {STRIDE}"
+        )
+    return problems
+
+
+def _contradictions_of_family(config: TrainConfig) -> list[str]:
+    name, problems = config.model.family or "marigold", []
+    family, results = FAMILIES[name], [each for each in FAMILIES if each in RESULT_FAMILIES]
+    if name not in results:
+        return [f"model.family is {name}; what is trained can be {' or '.join(results)}"]
+    if config.task not in family.tasks:
+        able = [each for each in results if config.task in FAMILIES[each].tasks]
+        problems.append(
+            f"model.family {name} has no {config.task}"
+            + (f"; {' and '.join(able)} has" if able else "")
+        )
+    if family.latents == (1,) and config.model.noise != "none":
+        problems.append(
+            f'model.noise is {config.model.noise}, but {name} sees the rgb latent alone: set model.noise = "none"'
+        )
+    if family.latents == (1,) and config.diffusion is not None:
+        problems.append(
+            f"[diffusion] needs a second half of the UNet's input, which {name} has not"
         )
     return problems
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from e2e_deploy.names import OnBad
+from e2e_deploy.names import FamilyName, OnBad
 from e2e_deploy.system.records import Count, CountOrZero, Limits
 
 RANDOM = "random"
@@ -33,6 +33,9 @@ class StartConfig:
     checkpoint: str
     """A diffusers folder (Stable Diffusion 2, Marigold, E2E-FT), ``owner/name@<commit>`` on the hub,
     the ``out`` folder of a finished run, or ``random``: e2e-tiny's small network with weights from ``run.seed``."""
+    family: FamilyName | None = None
+    """Of a checkpoint whose configs do not tell: of several that look alike one may need other timesteps. Left out:
+    what its configs say, else Stable Diffusion, which has no family."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +72,10 @@ class DataConfig:
 class ModelConfig:
     """What is trained, and in which arithmetic."""
 
+    family: FamilyName | None = None
+    """How the result is used. ``marigold``, also where it is left out: depth or normals, at the last timestep, with 8
+    channels. ``genpercept``: disparity, segmentation and matting too, at timestep 1 with x0 = -output, from the rgb
+    latent alone, so that ``noise`` is ``none``."""
     noise: Literal["zeros", "gaussian", "pyramid", "none"] = "zeros"
     """Second half of the UNet's input; ``none`` trains a 4-channel UNet that sees the rgb latent alone, and writes
     it with 8 channels, zero weights for the other half, which every pipeline runs. Engines feed zeros whatever the

@@ -20,6 +20,7 @@ from e2e_deploy.train.data.folder import FolderDataset, split_folders
 from e2e_deploy.train.data.folder_spec import FolderSpec, load_spec
 from e2e_deploy.train.data.sample import FAR_QUANTILE, NEAR_QUANTILE, BadSample, Sample
 from e2e_deploy.train.data.suspicions import Suspicions
+from e2e_deploy.train.pictures import picture_of
 
 TILE_WIDTH = 320
 
@@ -135,7 +136,7 @@ def _split_report(
 def contact_sheet(
     root: Path | str, out_png: Path | str, *, split: str | None = None, num_samples: int = 8
 ) -> int:
-    """Write a picture with one row per sample: colour, depth (near bright), normals.
+    """Write a picture with one row per sample: colour, depth (near bright), normals, mask, matte.
 
     Args:
         root: a folder data set.
@@ -185,6 +186,7 @@ def _row(sample: Sample) -> npt.NDArray[np.uint8]:
     if sample.normals is not None:
         colors = np.rint((sample.normals + 1) * 127.5).astype(np.uint8)
         tiles.append(colors * sample.normals.any(axis=-1, keepdims=True))
+    tiles += [picture_of(each) for each in (sample.mask, sample.matte) if each is not None]
     height, width = sample.valid.shape
     size = (TILE_WIDTH, max(1, round(height * TILE_WIDTH / width)))
     resized = [cv2.resize(tile, size, interpolation=cv2.INTER_AREA) for tile in tiles]

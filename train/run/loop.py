@@ -297,6 +297,8 @@ class _Run:
                 self.start.model,
                 self.start.checkpoint,
                 resolution=resolution,
+                schedule=self.stepper.objective.schedule,
+                steps=self.config.diffusion.measured_steps if self.config.diffusion else 1,
                 trained=facts,
                 note=note,
                 on_note=say,

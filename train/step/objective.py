@@ -27,6 +27,8 @@ class Objective(Protocol):
     """Of ``LossResult.parts``."""
     denoises: bool
     """Whether a pass ends with the UNet's output."""
+    schedule: Mapping[str, Any]
+    """What the schedule of the result has beside the start's."""
 
     def results(
         self, rgb_B3HW: Tensor, truths: Sequence[Truth], seeds: Sequence[int]
@@ -43,6 +45,7 @@ class Decoded:
     """End to end: one step, decoded, against the truth of its pixels."""
 
     denoises = False
+    schedule: Mapping[str, Any] = {}
 
     def __init__(self, forward: TrainingForward, config: TrainConfig) -> None:
         self._forward, self._noise_kind = forward, config.model.noise
@@ -98,6 +101,7 @@ class Denoised:
         (kind,) = forward.model.kinds
         self._kind = kind.name
         self.diffusion = Diffusion(scheduler_config, config.diffusion)
+        self.schedule: Mapping[str, Any] = self.diffusion.overrides
 
     def results(
         self, rgb_B3HW: Tensor, truths: Sequence[Truth], seeds: Sequence[int]

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from e2e_deploy.errors import InputError, UsageError
+from e2e_deploy.model.families import FAMILIES
 from e2e_deploy.train.config.reading import (
     changed_keys,
     config_sha256,
@@ -25,6 +26,28 @@ def minimal(**sections):
         "run": {"out": "out"},
     }
     return table | sections
+
+
+MATTING = {"task": "matting", "model": {"family": "genpercept", "noise": "none"}}
+
+
+def test_objectives_can_be_chosen():
+    config = parse_config(minimal(loss={"terms": {"mse": 1, "ssi": 0.5, "gradient": 2}}))
+    assert config.loss.terms.gradient == 2
+    assert parse_config(config_table(config)) == config
+    drawn = parse_config(minimal(diffusion={"measured_steps": 10})).diffusion
+    assert (drawn.noise, drawn.strength, drawn.annealed, drawn.zero_snr) == (
+        *("pyramid", 0.9),
+        *(True, True),
+    )
+    if "genpercept" in FAMILIES:
+        assert parse_config(minimal(**MATTING)).task == "matting"
+
+
+def test_a_config_of_before_is_the_same_config():
+    assert not {"terms", "outputs"} & config_table(parse_config(minimal()))["loss"].keys()
+    assert "family" not in config_table(parse_config(minimal()))["model"]
+    assert "diffusion" not in config_table(parse_config(minimal()))
 
 
 def test_defaults_are_the_papers():
@@ -100,9 +123,48 @@ def test_every_mistake_is_reported_at_once():
             {"task": "normals", "loss": {"direction_weight": 1.0}},
             "loss.direction_weight is for the term metres of depth",
         ),
+        (
+            {"loss": {"direction_weight": 1.0, "terms": {"mse": 1}}},
+            "loss.direction_weight is for the term metres of depth",
+        ),
+        ({"loss": {"terms": {"angle": 1}}}, "loss.terms.angle has no meaning for depth"),
+        ({"loss": {"terms": {}}}, "loss.terms gives depth no weight; name one of mse, l1, ssi"),
+        ({"loss": {"terms": {"huber": 1}}}, "unknown key loss.terms.huber"),
+        (
+            {"task": "normals", "loss": {"terms": {"open_angle": 1, "mse": 1}}},
+            "loss.terms.open_angle counts pixels of its own",
+        ),
+        (
+            {"loss": {"terms": {"mse": 1, "gradient_scales": 4}}},
+            "gradient_scales and gradient_of are of the gradient term",
+        ),
+        (
+            {**MATTING, "loss": {"terms": {"gradient": 1, "gradient_of": "aligned"}}},
+            'loss.terms.gradient_of = "aligned" is for depth and disparity',
+        ),
+        ({"loss": {"outputs": {}}}, "loss.outputs is for a task of several results"),
+        ({"diffusion": {}, "model": {"noise": "pyramid"}}, "with [diffusion] diffusion.noise says"),
+        (
+            {"diffusion": {}, "model": {"train": ["vae"]}},
+            "with [diffusion] only the UNet can learn",
+        ),
+        ({"diffusion": {}, "loss": {"terms": {"mse": 1}}}, "loss.terms is for decoded results"),
+        (
+            {"diffusion": {"noise": "gaussian", "strength": 0.5}},
+            "diffusion.strength and annealed are of noise",
+        ),
+        ({"diffusion": {"strength": 1.5}}, "diffusion.strength is 1.5; expected at least 0"),
+        ({"task": "matting"}, "model.family marigold has no matting; genpercept has"),
+        ({"model": {"family": "genpercept"}}, 'set model.noise = "none"'),
+        (
+            {**MATTING, "diffusion": {}, "loss": {}},
+            "[diffusion] needs a second half of the UNet's input",
+        ),
     ],
 )
 def test_contradictions(sections, mistake):
+    if "genpercept" in f"{sections} {mistake}" and "genpercept" not in FAMILIES:
+        pytest.skip("until the family is there")
     with pytest.raises(UsageError, match="mistake") as caught:
         parse_config(minimal(**sections))
     assert mistake in str(caught.value)
