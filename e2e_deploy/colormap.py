@@ -1,4 +1,4 @@
-"""Depth and normals as colours for people. Display only: nothing here changes a result.
+"""Results as colours for people. Display only: nothing here changes a result.
 
 Near is warm in every colour map. Depth is stretched to a display range that follows the
 pictures slowly, because stretching each frame by itself makes a video flicker.
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from e2e_deploy.errors import UsageError
+from e2e_deploy.kinds import Kind
 from e2e_deploy.names import COLORMAPS, Colormap
 from e2e_deploy.system.opencv import cv2
 from e2e_deploy.system.text import clean
@@ -75,8 +76,47 @@ def colour_normals(normals: npt.NDArray[np.float32]) -> Rgb:
     return coloured
 
 
+def colour_picture(picture: npt.NDArray[np.float32], *, is_linear: bool = False) -> Rgb:
+    """Values [H, W] or [H, W, 3] in [0, 1] as RGB [H, W, 3]; linear ones through sRGB's curve; NaN is grey.
+
+    The curve is IEC 61966-2-1's.
+    """
+    rgb = np.broadcast_to(picture[..., None], (*picture.shape, 3)) if picture.ndim == 2 else picture
+    known: npt.NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(rgb), axis=2)
+    shown = np.clip(np.where(known[..., None], rgb, 0.0), 0.0, 1.0)
+    if is_linear:
+        curve = 1.055 * np.maximum(shown, 0.0031308) ** (1 / 2.4) - 0.055
+        shown = np.where(shown <= 0.0031308, 12.92 * shown, curve)
+    coloured: Rgb = np.rint(shown * 255.0).astype(np.uint8)
+    coloured[~known] = UNKNOWN_RGB
+    return coloured
+
+
+def colour_result(
+    kind: Kind, result: npt.NDArray[np.float32], name: Colormap, shown: tuple[float, float]
+) -> Rgb:
+    """A result as RGB [H, W, 3]: distances in a colour map, vectors by their directions, pictures as they are.
+
+    Args:
+        kind: of the result.
+        result: [H, W] or [H, W, 3].
+        name: of the colour map; near has the same colour in depth as in disparity.
+        shown: (low, high), the values at the map's ends.
+    """
+    if kind.form == "vectors":
+        return colour_normals(result)
+    if kind.form == "picture":
+        return colour_picture(result, is_linear=kind.is_linear)
+    low, high = shown
+    return (
+        colour_depth(-result, name, -high, -low)
+        if kind.power < 0
+        else colour_depth(result, name, low, high)
+    )
+
+
 class DisplayRange:
-    """The 2nd to 98th percentile of depth, following slowly from frame to frame.
+    """The 2nd to 98th percentile of a distance, following slowly from frame to frame.
 
     ``follow`` is the share of the way it moves per frame; 1 stretches each frame by itself.
     """

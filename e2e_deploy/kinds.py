@@ -20,7 +20,7 @@ class Kind:
     value_range: tuple[float, float]
     meaning: str
     units: str
-    power: int = 0
+    power: float = 0.0
     """Of a distance: an affine map of the value is depth to this power; 0 for everything else."""
     is_linear: bool = False
     """Of a picture: proportional to light, and not as sRGB has it."""
@@ -45,19 +45,19 @@ KINDS: dict[ResultKind, Kind] = {
             *("depth", "distance", 1, (0.0, 1.0)),
             "affine-invariant depth, 0 = near, 1 = far",
             _AFFINE,
-            power=1,
+            power=1.0,
         ),
         Kind(
             *("disparity", "distance", 1, (0.0, 1.0)),
             "affine-invariant disparity, 0 = far, 1 = near",
             _AFFINE,
-            power=-1,
+            power=-1.0,
         ),
         Kind(
             *("sqrt-disparity", "distance", 1, (0.0, 1.0)),
             "affine-invariant square root of disparity, 0 = far, 1 = near",
             _AFFINE,
-            power=-2,
+            power=-0.5,
         ),
         Kind(
             *("normals", "vectors", 3, (-1.0, 1.0)),

@@ -6,6 +6,7 @@ N pictures, H W of the frame, H' W' of what the network sees, C channels of the 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from e2e_deploy.assets.pictures import reference_frames
 from e2e_deploy.bundle.manifest import GraphEntry, TensorSpec
@@ -22,10 +23,23 @@ from e2e_deploy.errors import UsageError
 from e2e_deploy.export.open_sides import MAX_SIDE_PX, MIN_STEPS, STEP_PX, check_sizes
 from e2e_deploy.frames import FramePlan, plan_frame
 from e2e_deploy.kinds import KINDS
-from e2e_deploy.limits import LIMITS, measure_parity
+from e2e_deploy.limits import measure_parity
 from e2e_deploy.model.single_step import FrameModel, SingleStepModel
 from e2e_deploy.names import GraphKind, Precision, ResultKind
-from e2e_deploy.runtime.checks.verify import Verdict, as_map, worst
+from e2e_deploy.runtime.backends.layout import Results
+from e2e_deploy.runtime.checks.verify import Verdict, as_map, verdicts_of
+
+
+class _Apart(nn.Module):
+    """The core's results, which come side by side in one tensor, as a tensor each."""
+
+    def __init__(self, core: nn.Module, outputs: Sequence[ResultKind]) -> None:
+        super().__init__()
+        self.core = core
+        self.channels = [KINDS[name].channels for name in outputs]
+
+    def forward(self, rgb_N3HW: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.split(self.core(rgb_N3HW), self.channels, dim=1))
 
 
 @dataclass(frozen=True)
@@ -48,9 +62,10 @@ class Subject:
         return f"{self.entry.frame_hw[0]}x{self.entry.frame_hw[1]}"
 
     def module(self, model: nn.Module) -> nn.Module:
-        """What is traced, around or of ``model``, rgb to result."""
-        frame = self.entry.kind == "frame"
-        return (FrameModel(model, self.plan, self.outputs) if frame else model).eval()
+        """What is traced, around or of ``model``, rgb to results: one tensor, or a tuple of several."""
+        if self.entry.kind == "frame":
+            return FrameModel(model, self.plan, self.outputs).eval()
+        return (model if len(self.outputs) == 1 else _Apart(model, self.outputs)).eval()
 
     def inputs(self, frames_NHW3: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
         """Frames of the plan's size as the graph takes them: themselves, or rgb float32 [N, 3, H', W'] in [-1, 1]."""
@@ -64,39 +79,43 @@ class Subject:
         inputs = self.inputs(reference_frames(self.plan.frame_hw, 1))
         return torch.from_numpy(np.repeat(inputs, self.entry.batch, axis=0))
 
-    def run(
-        self, model: nn.Module, inputs: npt.NDArray[Any], batch: int = 1
-    ) -> npt.NDArray[np.float32]:
-        """Results of ``model`` in torch for every input, ``batch`` of them at once."""
+    def run(self, model: nn.Module, inputs: npt.NDArray[Any], batch: int = 1) -> Results:
+        """Results of ``model`` in torch for every input, by output, ``batch`` of them at once."""
         module = self.module(model)
-        results: dict[int, npt.NDArray[np.float32]] = {}
+        results = {
+            kind.output: np.empty((len(inputs), *self.entry.shapes(kind)[1]), np.float32)
+            for kind in (KINDS[name] for name in self.outputs)
+        }
         with torch.inference_mode():
             for indices in in_batches(len(inputs), batch):
-                batch_results = module(torch.from_numpy(inputs[indices])).numpy()
-                results |= dict(zip(indices, batch_results, strict=True))
-        return np.stack([results[index] for index in range(len(inputs))])
+                made = module(torch.from_numpy(inputs[indices]))
+                made = made if isinstance(made, tuple) else (made,)
+                for kept, each in zip(results.values(), made, strict=True):
+                    kept[indices] = each.numpy()
+        return results
 
     def write_reference(self, model: nn.Module, folder: Path, *, count: int) -> None:
         """Store ``count`` inputs and the results of ``model``, the fp32 reference, for them."""
         path = folder / self.entry.reference
         path.parent.mkdir(exist_ok=True)
         inputs = self.inputs(reference_frames(self.plan.frame_hw, count))
-        np.savez_compressed(path, frames=inputs, results=self.run(model, inputs))
+        results: dict[str, Any] = self.run(model, inputs)
+        np.savez_compressed(path, frames=inputs, **results)
 
-    def verify_module(self, body: nn.Module, precision: Precision, folder: Path) -> Verdict:
-        """Parity of the traced module itself, where ONNX Runtime has no kernels for its type."""
+    def verify_module(self, body: nn.Module, precision: Precision, folder: Path) -> list[Verdict]:
+        """Parity of the traced module itself, a verdict an output, where ONNX Runtime has no kernels for its type."""
         with np.load(folder / self.entry.reference, allow_pickle=False) as stored:
-            inputs, references = stored["frames"], stored["results"]
-        parities = [
-            measure_parity(
-                self.outputs[0], as_map(self.entry, result), as_map(self.entry, reference)
-            )
-            for result, reference in zip(
-                self.run(body, inputs, self.entry.batch), references, strict=True
-            )
-        ]
-        limit = LIMITS["torch", precision]
-        return Verdict(self.entry.frame_hw, "torch", "CPU", precision, worst(parities), limit)
+            references = dict(stored)
+        inputs = references.pop("frames")
+        results = self.run(body, inputs, self.entry.batch)
+        parities = {}
+        for kind in self.outputs:
+            name = KINDS[kind].output
+            pairs = zip(results[name], references[name], strict=True)
+            parities[kind] = [
+                measure_parity(kind, *(as_map(self.entry, each) for each in pair)) for pair in pairs
+            ]
+        return verdicts_of(self.entry, "torch", "CPU", precision, parities)
 
 
 def _subject(
@@ -108,7 +127,7 @@ def _subject(
     batch: int,
     single: bool,
 ) -> Subject:
-    info = KINDS[outputs[0]]
+    kinds = [KINDS[name] for name in outputs]
     height, width = size = plan.frame_hw if kind == "frame" else plan.padded_hw
     shapes: dict[str, Any] = {
         "kind": kind,
@@ -118,20 +137,23 @@ def _subject(
         "onnx": "model.onnx" if single else f"model_{height}x{width}.onnx",
         "reference": f"reference/{height}x{width}.npz",
     }
-    takes, gives = GraphEntry(**shapes, inputs=[], outputs=[]).declared(info, batch)
+    takes, gives = GraphEntry(**shapes, inputs=[], outputs=[]).declared(kinds, batch)
     sides = f"; sides are multiples of {multiple_of}" if multiple_of else ""
     given = (
         TensorSpec(name="frame", dtype="uint8", shape=takes, meaning="RGB, 0 to 255")
         if kind == "frame"
         else TensorSpec(name="rgb", dtype="float32", shape=takes, meaning=f"RGB, -1 to 1{sides}")
     )
-    result = TensorSpec(
-        name=info.output,
-        dtype="float32",
-        shape=gives,
-        meaning=f"{info.meaning}; units: {info.units}",
-    )
-    return Subject(plan, outputs, GraphEntry(**shapes, inputs=[given], outputs=[result]))
+    results = [
+        TensorSpec(
+            name=kind.output,
+            dtype="float32",
+            shape=shape,
+            meaning=f"{kind.meaning}; units: {kind.units}",
+        )
+        for kind, shape in zip(kinds, gives, strict=True)
+    ]
+    return Subject(plan, outputs, GraphEntry(**shapes, inputs=[given], outputs=results))
 
 
 def _dynamic_plans(plans: list[FramePlan], step: int) -> list[FramePlan]:

@@ -24,7 +24,7 @@ def verify_in_torch(
     verdicts = []
     for subject in subjects if precision in NO_CPU_KERNELS else ():
         with stages(f"verify {subject.label} (torch, {precision})"):
-            verdicts.append(subject.verify_module(body, precision, folder))
+            verdicts += subject.verify_module(body, precision, folder)
     return verdicts
 
 
@@ -39,18 +39,21 @@ def judged(verdicts: list[Verdict], *, accepted: bool) -> list[VerificationEntry
 
     A result that holds NaN is no accuracy, and never accepted.
     """
+    several = len({verdict.output for verdict in verdicts}) > 1
     for verdict in verdicts:
         excusable = verdict.precision == "int8" and verdict.parity.finite
         if verdict.failures and not (accepted and excusable):
             height, width = verdict.frame_hw
             way_out = "; `accept_accuracy=True` writes it all the same" if excusable else ""
+            of = f"{verdict.output} of " if several else ""
             raise ParityError(
-                f"{verdict.backend} {verdict.precision} at {height}x{width} is outside its limit: "
+                f"{of}{verdict.backend} {verdict.precision} at {height}x{width} is outside its limit: "
                 f"{'; '.join(verdict.failures)}; no bundle was written{way_out}"
             )
     return [
         VerificationEntry(
             frame_size=list(verdict.frame_hw),
+            output=verdict.output,
             backend=verdict.backend,
             precision=verdict.precision,
             parity=asdict(verdict.parity),

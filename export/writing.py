@@ -191,7 +191,7 @@ def _trace(
                     subject.module(body),
                     subject.example(),
                     input_name=entry.inputs[0].name,
-                    output_name=entry.outputs[0].name,
+                    output_names=[spec.name for spec in entry.outputs],
                     opset=opset,
                     multiple_of=entry.multiple_of,
                 )

@@ -4,6 +4,7 @@ An array comes back where it came from and of the kind it came as; nothing here 
 """
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,19 @@ def check_frames(dtype: str, shape: tuple[int, ...], frame_hw: tuple[int, int], 
         raise UsageError(
             f"the frame is {height}x{width} (height x width), this engine takes {frame_hw[0]}x{frame_hw[1]}; "
             f"use engine.predict for any size, or export with `frame_sizes=[({height}, {width})]`"
+        )
+
+
+def require_one_result(outputs: Sequence[str]) -> None:
+    """Refuse an ``out`` of an engine with several outputs.
+
+    Raises:
+        UsageError: names them.
+    """
+    if len(outputs) > 1:
+        raise UsageError(
+            f"{OUT} takes one result, and this engine gives {' and '.join(outputs)}, which are computed into one block "
+            "of memory: leave it out"
         )
 
 

@@ -26,17 +26,13 @@ from e2e_deploy.runtime.arrays import (
     describe_place,
     host_array,
     place_of,
+    require_one_result,
     writable,
 )
 from e2e_deploy.runtime.backends import choose_backend, load_backend
-from e2e_deploy.runtime.backends.backend import (
-    Backend,
-    Closing,
-    GpuPicture,
-    Result,
-    result_shape,
-)
+from e2e_deploy.runtime.backends.backend import Backend, Closing, GpuPicture
 from e2e_deploy.runtime.backends.dlpack import CPU, DLPackArray, RawArray, read_dlpack
+from e2e_deploy.runtime.backends.layout import Layout, Result, by_kind
 from e2e_deploy.runtime.fit import Fit
 from e2e_deploy.system.interrupts import left_behind
 
@@ -52,7 +48,8 @@ class Engine(Closing):
 
     Arrays are NumPy's or of any library that speaks DLPack (PyTorch, CuPy, JAX). A result comes back where its frame
     came from, the host or the GPU, as an array of the frame's own library, over the memory it was computed into; of a
-    library without ``from_dlpack`` it comes back as NumPy's, or on a GPU as an object that speaks DLPack.
+    library without ``from_dlpack`` it comes back as NumPy's, or on a GPU as an object that speaks DLPack. Of several
+    ``outputs`` it is a mapping, an array by each name, all in one block of memory; ``| Any`` stands for that.
 
     One engine serves several threads, one call at a time, and lets other threads of Python go on while it computes.
     It prints nothing and leaves the process's signal handlers alone.
@@ -61,6 +58,7 @@ class Engine(Closing):
         bundle: what was opened.
         manifest: what the bundle is: task, checkpoint, precision, sizes.
         graph: the bundle's graph that is loaded.
+        outputs: names of the results, in order.
         frame_size: (H, W) of the frames it takes.
         batch: N, frames it takes at once.
         backend: what runs it; ``backend.name`` and ``backend.device`` say so in words.
@@ -72,13 +70,15 @@ class Engine(Closing):
         self.bundle = bundle
         self.manifest: Manifest = bundle.manifest
         self.graph = graph
+        self.outputs = tuple(kind.output for kind in bundle.manifest.kinds)
+        self._layout = Layout.of(graph, bundle.manifest.kinds)
         self.frame_size = graph.frame_hw
         self.batch = graph.batch
         self.backend = backend
         self.reason = reason
         self.closed = False
         self._lock = threading.Lock()  # of the backend, which takes one call at a time
-        self._submitted: dict[int, DLPackArray | GpuPicture] = {}  # by slot
+        self._submitted: dict[int, tuple[DLPackArray | GpuPicture, int]] = {}  # and axes, by slot
         self._fit: Fit | None = None
         self._starting = threading.Lock()  # of the thread below
         self._thread: ThreadPoolExecutor | None = None
@@ -86,11 +86,9 @@ class Engine(Closing):
     def __repr__(self) -> str:
         height, width = self.frame_size
         state = "closed" if self.closed else "open"
-        frames = (
-            f"{height}x{width}, {self.batch} at once" if self.batch > 1 else f"{height}x{width}"
-        )
+        frames = f"{height}x{width}" + (f", {self.batch} at once" if self.batch > 1 else "")
         return (
-            f"<Engine {self.bundle.root.name}: {self.manifest.task} of frames of {frames}, "
+            f"<Engine {self.bundle.root.name}: {' and '.join(self.outputs)} of frames of {frames}, "
             f"{self.backend.name} on {self.backend.device}, {state}>"
         )
 
@@ -99,31 +97,34 @@ class Engine(Closing):
         return f"{self.backend.name} ({self.backend.device}; {self.reason})"
 
     @overload
-    def __call__(self, frame: Frames, *, out: None = None) -> Result: ...
+    def __call__(self, frame: Frames, *, out: None = None) -> Result | Any: ...
 
     @overload
-    def __call__(self, frame: AnyArray, *, out: None = None) -> AnyArray: ...
+    def __call__(self, frame: AnyArray, *, out: None = None) -> AnyArray | Any: ...
 
     @overload
     def __call__(self, frame: DLPackArray, *, out: AnyArray) -> AnyArray: ...
 
     def __call__(self, frame: Any, *, out: Any = None) -> Any:
-        """Depth float32 [H, W] or normals float32 [H, W, 3] of a frame; with N > 1, or given as such, [N, ...].
+        """Depth float32 [H, W], normals [H, W, 3] or what else the bundle gives; with N > 1, or given so, [N, ...].
 
         Args:
             frame: uint8 RGB [H, W, 3] of exactly ``frame_size``, or [N, H, W, 3]; N = 1 takes both. On the host, where
                 one that is not C-contiguous (a view of another one) is copied first and no other, or on the device of a
                 backend on a GPU, where it must be C-contiguous.
-            out: C-contiguous float32 memory of the result's shape, in the same place, to write the result to.
+            out: C-contiguous float32 memory of the result's shape, in the same place, to write the result to; of an
+                engine with one output.
 
         Returns:
-            ``out``, or a new array of the frame's own library.
+            ``out``, or a new array of the frame's own library; of several outputs a mapping by their names.
 
         Raises:
-            UsageError: another dtype, layout, size or place, or a closed engine.
+            UsageError: another dtype, layout, size or place, ``out`` for several outputs, or a closed engine.
             E2EDeployError: the backend fails.
         """
         place = place_of(frame, FRAME)
+        if out is not None:
+            require_one_result(self.outputs)
         if out is not None and place_of(out, OUT) != place:
             raise UsageError(
                 f"the frame is on {describe_place(place)} and {OUT} on {describe_place(place_of(out, OUT))}; "
@@ -131,16 +132,23 @@ class Engine(Closing):
             )
         if place[0] == CPU:
             host = host_array(frame, FRAME)
-            shape = self._check(str(host.dtype), host.shape)
-            memory = None if out is None else writable(out, shape)
+            ndim = self._check(str(host.dtype), host.shape)
+            memory = None if out is None else writable(out, self._layout.block_shape(ndim))
             with self._alone():
-                result: Result | RawArray = self.backend(np.ascontiguousarray(host), memory)
+                block: Result | RawArray = self.backend(np.ascontiguousarray(host), memory)
         else:
-            result = self._on_gpu(frame, out, place)
-        return as_given(result, frame) if out is None else out
+            block, ndim = self._on_gpu(frame, out, place)
+        return self._given_back(block, ndim, frame) if out is None else out
 
-    def _on_gpu(self, frame: Any, out: Any, place: tuple[int, int]) -> RawArray:
-        """The result of frames on a GPU, there."""
+    def _given_back(self, block: Result | RawArray, ndim: int, like: DLPackArray) -> Any:
+        """What a call gave as an array of the library ``like`` is of, or a mapping of such."""
+        if len(self.outputs) == 1:
+            return as_given(block, like)
+        parts = self._layout.apart(block, ndim)
+        return {name: as_given(part, like) for name, part in parts.items()}
+
+    def _on_gpu(self, frame: Any, out: Any, place: tuple[int, int]) -> tuple[RawArray, int]:
+        """The block of frames on a GPU, there, and how many axes the frames have."""
         with self._alone():
             if self.backend.gpu != place[1]:
                 takes = (
@@ -151,16 +159,17 @@ class Engine(Closing):
                     f"arrays of the {takes}"
                 )
             raw = read_dlpack(frame, FRAME, self.backend.stream)
-            shape = self._check(raw.dtype, raw.shape)
+            ndim = self._check(raw.dtype, raw.shape)
             into = None if out is None else read_dlpack(out, OUT, self.backend.stream)
             if into is not None:
-                check_out(into.dtype, into.shape, shape, read_only=into.read_only)
-            return self.backend.on_gpu(raw, into)
+                wanted = self._layout.block_shape(ndim)
+                check_out(into.dtype, into.shape, wanted, read_only=into.read_only)
+            return self.backend.on_gpu(raw, into), ndim
 
-    def _check(self, dtype: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape of the result for frames of this kind; UsageError where the engine takes others."""
+    def _check(self, dtype: str, shape: tuple[int, ...]) -> int:
+        """How many axes frames of this kind have; UsageError where the engine takes others."""
         check_frames(dtype, shape, self.frame_size, self.batch)
-        return result_shape(self.graph, self.manifest.kinds[0], shape)
+        return len(shape)
 
     def submit(self, frame: DLPackArray | GpuPicture) -> int:
         """Begin a frame; up to ``backend.slots`` may be on their way, so that copies and computation overlap.
@@ -181,7 +190,7 @@ class Engine(Closing):
                     "frames that were decoded on the GPU need a backend that computes there, and this is "
                     f'{self.backend.name} on {self.backend.device}; use `decode="cpu"`'
                 )
-            self._check("uint8", (*frame.hw, 3))
+            ndim = self._check("uint8", (*frame.hw, 3))
             given: GpuPicture | HostArray = frame
         else:
             if place_of(frame, FRAME)[0] != CPU:
@@ -189,7 +198,7 @@ class Engine(Closing):
                     "engine.submit takes frames of the host; call the engine with one on a GPU"
                 )
             given = host_array(frame, FRAME)
-            self._check(str(given.dtype), given.shape)
+            ndim = self._check(str(given.dtype), given.shape)
         with self._alone():
             if len(self._submitted) >= self.backend.slots:
                 raise UsageError(
@@ -198,14 +207,14 @@ class Engine(Closing):
             slot = self.backend.submit(
                 given if isinstance(given, GpuPicture) else np.ascontiguousarray(given)
             )
-            self._submitted[slot] = frame
+            self._submitted[slot] = frame, ndim
         return slot
 
     def collect(self, slot: int) -> Any:
         """The result of what was submitted into a slot, as soon as it is there; slots in the order of submission.
 
         Returns:
-            A new array of the library that the frame was of; NumPy's of a GPU's picture.
+            A new array of the library that the frame was of, NumPy's of a GPU's picture; or a mapping of such.
 
         Raises:
             UsageError: nothing was submitted into the slot, or a closed engine.
@@ -214,15 +223,15 @@ class Engine(Closing):
             if slot not in self._submitted:
                 taken = ", ".join(map(str, self._submitted)) or "none"
                 raise UsageError(f"nothing was submitted into slot {slot!r}; taken slots: {taken}")
-            frame = self._submitted.pop(slot)
-            result = self.backend.collect(slot)
-        return result if isinstance(frame, GpuPicture) else as_given(result, frame)
+            frame, ndim = self._submitted.pop(slot)
+            block = self.backend.collect(slot)
+        return self._given_back(block, ndim, block if isinstance(frame, GpuPicture) else frame)
 
     @overload
-    def predict(self, picture: Frames) -> Result: ...
+    def predict(self, picture: Frames) -> Result | Any: ...
 
     @overload
-    def predict(self, picture: AnyArray) -> AnyArray: ...
+    def predict(self, picture: AnyArray) -> AnyArray | Any: ...
 
     def predict(self, picture: Any) -> Any:
         """Result of a picture of any size, at that size.
@@ -251,15 +260,18 @@ class Engine(Closing):
             if self._fit is None or self._fit.source_hw != given.shape[1:3]:
                 self._fit = Fit((given.shape[1], given.shape[2]), self.frame_size)
             fit = self._fit
-            results = self.backend(_stacked([fit.to_engine(each) for each in given]))
-            results = _stacked([fit.to_source(each) for each in results])
-        return as_given(results if host.ndim == 4 else results[0], picture)
+            block = self.backend(_stacked([fit.to_engine(each) for each in given]))
+        results = {}
+        for kind, several in by_kind(self.manifest.kinds, self._layout.apart(block, 4)):
+            fitted = _stacked([fit.to_source(each, kind.form) for each in several])
+            results[kind.output] = as_given(fitted if host.ndim == 4 else fitted[0], picture)
+        return results if len(results) > 1 else results[self.outputs[0]]
 
     @overload
-    async def predict_async(self, picture: Frames) -> Result: ...
+    async def predict_async(self, picture: Frames) -> Result | Any: ...
 
     @overload
-    async def predict_async(self, picture: AnyArray) -> AnyArray: ...
+    async def predict_async(self, picture: AnyArray) -> AnyArray | Any: ...
 
     async def predict_async(self, picture: Any) -> Any:
         """``predict`` in the engine's own thread; many at once are served one at a time, in order.

@@ -5,7 +5,8 @@ import numpy.typing as npt
 
 from e2e_deploy.errors import UsageError
 from e2e_deploy.frames import check_frame_size
-from e2e_deploy.runtime.backends.backend import Result
+from e2e_deploy.kinds import Form
+from e2e_deploy.runtime.backends.layout import Result
 from e2e_deploy.system.opencv import cv2
 
 
@@ -51,8 +52,8 @@ class Fit:
             cv2.copyMakeBorder(inner, 0, bottom, 0, right, cv2.BORDER_REPLICATE), dtype=np.uint8
         )
 
-    def to_source(self, result: Result) -> Result:
-        """The engine's result at the source size; normals are made unit length again."""
+    def to_source(self, result: Result, form: Form) -> Result:
+        """The engine's result at the source size; vectors are made unit length again."""
         if self.is_identity:
             return result
         height, width = self.inner_hw
@@ -61,7 +62,7 @@ class Fit:
             cv2.resize(result[:height, :width], size, interpolation=cv2.INTER_LINEAR),
             dtype=np.float32,
         )
-        if back.ndim == 3:
+        if form == "vectors":
             back /= np.maximum(np.linalg.norm(back, axis=2, keepdims=True), 1e-6)
         return back
 

@@ -5,12 +5,16 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from e2e_deploy.errors import E2EDeployError, UsageError
-from e2e_deploy.runtime.backends.backend import GpuPicture, Picture, Result
+from e2e_deploy.kinds import Kind
+from e2e_deploy.runtime.backends.backend import GpuPicture, Picture
+from e2e_deploy.runtime.backends.layout import Outcome, Result, changed
 from e2e_deploy.runtime.engine import Engine
 from e2e_deploy.runtime.fit import Fit, best_size
 from e2e_deploy.runtime.lanes import Lane
@@ -19,18 +23,41 @@ from e2e_deploy.runtime.sources.source import SourceFrame
 from e2e_deploy.runtime.steps.step import Facts
 
 Frame = npt.NDArray[np.uint8]
-Watch = Callable[[Engine, Frame, Result], None]
+Watch = Callable[[Engine, Frame, Any], None]
+"""Called with an engine, a frame of its size, and what it gives of that."""
 HW = tuple[int, int]
 
 
 @dataclass
 class Item:
-    """A frame on its way from the engine to the sinks."""
+    """A frame on its way from the engine to the sinks.
+
+    Attributes:
+        kinds: of its results.
+        result: one array, or of several kinds one by each name.
+        facts: what steps did to it; of several kinds Facts by each name.
+    """
 
     frame: SourceFrame
     fit: Fit
-    result: Result
+    kinds: tuple[Kind, ...]
+    result: Outcome
     facts: Facts = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.kinds) > 1:
+            self.facts = {kind.output: {} for kind in self.kinds}
+
+    def to_source(self) -> None:
+        """Bring the result to the frame's own size."""
+        self.result = changed(
+            self.kinds, self.result, lambda kind, each: self.fit.to_source(each, kind.form)
+        )
+
+    @property
+    def told(self) -> list[Facts]:
+        """The facts of each result."""
+        return [self.facts] if len(self.kinds) == 1 else list(self.facts.values())
 
 
 Group = list[tuple[SourceFrame, Fit]]
@@ -169,16 +196,25 @@ class Inference:
         before = time.perf_counter()
         results = engine.collect(done.slot)
         seconds = done.seconds + time.perf_counter() - before
-        if engine.batch == 1:
-            results = [results]
-        for (frame, fit), picture, result in zip(done.group, done.pictures, results, strict=False):
+        kinds = engine.manifest.kinds
+        for index, ((frame, fit), picture) in enumerate(
+            zip(done.group, done.pictures, strict=True)
+        ):
+            result = results
+            if engine.batch > 1:
+                result = changed(kinds, results, partial(_picked, index))
             self._report.times["engine"].add(seconds / len(done.group))
             if self._watch is not None:
                 host = frame.rgb if isinstance(picture, GpuPicture) else picture
                 self._watch(engine, host, result)
-            if not self._results.put(Item(frame, fit, result)):
+            if not self._results.put(Item(frame, fit, kinds, result)):
                 return False
         return True
+
+
+def _picked(index: int, kind: Kind, results: Result) -> Result:
+    one: Result = results[index]
+    return one
 
 
 def _stacked(pictures: list[Picture], batch: int) -> Frame:

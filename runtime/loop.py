@@ -20,6 +20,7 @@ from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.errors import E2EDeployError
 from e2e_deploy.names import BackendChoice
 from e2e_deploy.runtime.backends.gpu.transfers import Count, Counts, Transfers
+from e2e_deploy.runtime.backends.layout import by_kind
 from e2e_deploy.runtime.engine import Engine, load
 from e2e_deploy.runtime.inference import Inference, Item, Loading, Watch
 from e2e_deploy.runtime.lanes import Lane
@@ -200,7 +201,7 @@ class _Loop:
             self._on_frame(report)
             while (item := self._results.get()) is not None:
                 start = time.perf_counter()
-                item.result = item.fit.to_source(item.result)
+                item.to_source()
                 for step in self._steps:
                     item.result = step(item.frame, item.result, item.facts)
                 self._judge(item)
@@ -221,16 +222,20 @@ class _Loop:
                 lane.close()
 
     def _judge(self, item: Item) -> None:
-        """Count what is unknown in a result, and steps that failed."""
-        report, known = self._report, known_pixels(item.result)
-        unknown = known.size - int(np.count_nonzero(known))
-        report.pixels += known.size
+        """Count what is unknown in a frame's results, and steps that failed."""
+        report, pixels, unknown = self._report, 0, 0
+        for _, result in by_kind(item.kinds, item.result):
+            known = known_pixels(result)
+            pixels += known.size
+            unknown += known.size - int(np.count_nonzero(known))
+        report.pixels += pixels
         report.unknown_pixels += unknown
-        report.unknown_results += unknown == known.size
-        for told in item.facts.values():
-            if isinstance(told, dict) and (why := told.get("failed")):
-                report.failed_steps += 1
-                report.failed_step = report.failed_step or str(why)
+        report.unknown_results += unknown == pixels
+        for facts in item.told:
+            for told in facts.values():
+                if isinstance(told, dict) and (why := told.get("failed")):
+                    report.failed_steps += 1
+                    report.failed_step = report.failed_step or str(why)
 
     def _sink(self, index: int) -> None:
         sink, lane, report = self._sinks[index], self._lanes[index], self._report.sinks[index]

@@ -1,7 +1,7 @@
 """A GPU and TensorRT that compute on the host and write down every call in one list, so that order can be checked.
 
-A plan here is JSON: version of the library, compute capability, name, tensors. What it computes is the depth of
-tests/plain_bundle.py. Queued work runs as late as it may, when somebody waits for it, and of other streams only what an
+A plan here is JSON: version of the library, compute capability, name, tensors. What it computes is what its outputs are
+called, as in tests/plain_bundle.py. Queued work runs as late as it may, when somebody waits for it, and of other streams only what an
 event demands: a missing wait, or memory that is used again too early, gives a wrong result. A thread that did not make
 the GPU current cannot use it.
 """
@@ -17,7 +17,7 @@ import numpy as np
 
 from e2e_deploy.errors import E2EDeployError
 from e2e_deploy.nvidia.cuda_driver import Gpu
-from tests.plain_bundle import plain_depth
+from tests.plain_bundle import PLAIN
 
 GPU = Gpu("NVIDIA Fake 4090", "sm89", (13, 1))
 
@@ -115,6 +115,13 @@ class FakeDriver:
         address = self._new("memory")
         self.memory[address] = np.full(size, 0xAB, np.uint8)
         return address
+
+    def at(self, address, size):
+        """So many bytes of what was allocated, from an address in it."""
+        start = max(known for known in self.memory if known <= address)
+        part = self.memory[start][address - start :][:size]
+        assert part.nbytes == size, "beyond what was allocated"
+        return part
 
     def free(self, address):
         self.note("free", address)
@@ -283,13 +290,15 @@ class FakeContext:
                 Severity.ERROR, "IExecutionContext::enqueueV3: Error Code 1: Myelin (boom)"
             )
             return False
-        memory, tensors = self.driver.memory, self.engine.facts["tensors"]
+        driver, tensors = self.driver, self.engine.facts["tensors"]
         bound = dict(self.addresses)  # the work must not keep this context alive
 
         def work():
-            (into, _, _, shape), (out, *_) = tensors
-            frame = memory[bound[into]].reshape(shape)
-            memory[bound[out]][:] = plain_depth(frame).astype(np.float32).view(np.uint8).ravel()
+            (into, _, _, shape), *outputs = tensors
+            frame = driver.at(bound[into], np.prod(shape)).reshape(shape)
+            for out, *_ in outputs:
+                result = PLAIN[out](frame).astype(np.float32).view(np.uint8).ravel()
+                driver.at(bound[out], result.nbytes)[:] = result
 
         self.driver.enqueue(stream, work)
         return True

@@ -6,7 +6,7 @@ import numpy as np
 
 from e2e_deploy.errors import E2EDeployError
 from e2e_deploy.runtime.backends.gpu.computation import DriverRecording
-from tests.plain_bundle import plain_depth
+from tests.plain_bundle import plain_results
 
 
 class FakePackage:
@@ -22,7 +22,8 @@ class FakePackage:
 
 
 class FakeTorch:
-    """Keeps the TorchGpu protocol on a FakeDriver; a package computes the depth of tests/plain_bundle.py.
+    """Keeps the TorchGpu protocol on a FakeDriver; a package computes the results of tests/plain_bundle.py, of which
+    two are those of geometry.
 
     ``behaviour`` is what goes wrong: failing_runs, numbers of runs; not_loaded, what the loader says.
     """
@@ -40,25 +41,26 @@ class FakeTorch:
             raise RuntimeError(self.behaviour["not_loaded"])
         return FakePackage(self.driver)
 
-    def run(self, package, frame, result, stream):
+    def run(self, package, frame, results, stream):
         driver = self.driver
-        driver.note("run_package", frame.address, result.address, stream)
+        driver.note("run_package", frame.address, *[r.address for r in results], stream)
         assert driver.live[id(package)] == "package"
         self.runs += 1
         if self.runs in self.behaviour.get("failing_runs", ()):
             raise E2EDeployError("the package fails in PyTorch: boom")
-        memory = driver.memory
+        task = "depth" if len(results) == 1 else "geometry"
 
         def work():
-            picture = memory[frame.address].view(frame.dtype).reshape(frame.shape)
-            depth = plain_depth(picture).astype(result.dtype).reshape(result.shape)
-            memory[result.address][:] = depth.view(np.uint8).ravel()
+            picture = driver.at(frame.address, np.prod(frame.shape)).reshape(frame.shape)
+            for result, made in zip(results, plain_results(picture, task).values(), strict=True):
+                values = made.astype(result.dtype).reshape(result.shape).view(np.uint8).ravel()
+                driver.at(result.address, values.nbytes)[:] = values
 
         driver.enqueue(stream, work)
 
-    def record(self, package, frame, result, stream):
+    def record(self, package, frame, results, stream):
         return DriverRecording(
-            self.driver, stream, partial(self.run, package, frame, result, stream)
+            self.driver, stream, partial(self.run, package, frame, results, stream)
         )
 
     def release(self):

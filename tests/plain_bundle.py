@@ -1,4 +1,7 @@
-"""Bundles whose graph anyone can compute by hand: depth is the mean of R, G and B over 255. Written in a moment."""
+"""Bundles whose graph anyone can compute by hand: depth is the mean of R, G and B over 255. Written in a moment.
+
+Of the task geometry a graph gives both, depth and normals.
+"""
 
 import json
 import shutil
@@ -11,6 +14,7 @@ from onnx import TensorProto, helper
 from e2e_deploy.bundle.bundle import sha256_of
 from e2e_deploy.bundle.manifest import CheckpointEntry, GraphEntry, Manifest, TensorSpec
 from e2e_deploy.bundle.new_bundle import new_bundle, write_manifest
+from e2e_deploy.tasks import TASKS
 
 HW = (24, 32)
 NOTE = "untrained weights"
@@ -30,6 +34,11 @@ def plain_normals(frame):
 PLAIN = {"depth": plain_depth, "normals": plain_normals}
 
 
+def plain_results(frame, task="depth"):
+    """What the graph of a task computes, by the names of its outputs, in float64."""
+    return {name: PLAIN[name](frame) for name in TASKS[task]}
+
+
 def plain_model(hw, task="depth", batch=1):
     """The ONNX graph; its one weight tells the tasks' constants."""
     height, width = hw
@@ -39,14 +48,13 @@ def plain_model(hw, task="depth", batch=1):
         for k, v in constants.items()
     ]
     nodes = [helper.make_node("Cast", ["frame"], ["rgb"], to=TensorProto.FLOAT)]
-    shape = [batch, height, width]
-    if task == "depth":
+    shapes = {"depth": [batch, height, width], "normals": [batch, height, width, 3]}
+    if "depth" in TASKS[task]:
         nodes += [
             helper.make_node("ReduceMean", ["rgb", "axes"], ["mean"], keepdims=0),
             helper.make_node("Div", ["mean", "scale"], ["depth"]),
         ]
-    else:
-        shape.append(3)
+    if "normals" in TASKS[task]:
         nodes += [
             helper.make_node("Sub", ["rgb", "grey"], ["vector"]),
             helper.make_node("ReduceL2", ["vector", "last"], ["length"], keepdims=1),
@@ -56,7 +64,10 @@ def plain_model(hw, task="depth", batch=1):
         nodes,
         "plain",
         [helper.make_tensor_value_info("frame", TensorProto.UINT8, [batch, height, width, 3])],
-        [helper.make_tensor_value_info(task, TensorProto.FLOAT, shape)],
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name])
+            for name in TASKS[task]
+        ],
         tensors,
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
@@ -72,9 +83,8 @@ def write_plain_bundle(root: Path, sizes=(HW,), task="depth", note=NOTE, batch=1
             height, width = hw
             onnx.save(plain_model(hw, task, batch), folder / f"model_{height}x{width}.onnx")
             frames = rng.integers(0, 256, (2, height, width, 3), dtype=np.uint8)
-            results = PLAIN[task](frames).astype(np.float32)
-            np.savez(folder / f"reference/{height}x{width}.npz", frames=frames, results=results)
-            shape = list(results.shape[1:])
+            results = {k: v.astype(np.float32) for k, v in plain_results(frames, task).items()}
+            np.savez(folder / f"reference/{height}x{width}.npz", frames=frames, **results)
             graphs.append(
                 GraphEntry(
                     frame_size=[height, width],
@@ -90,12 +100,18 @@ def write_plain_bundle(root: Path, sizes=(HW,), task="depth", note=NOTE, batch=1
                         )
                     ],
                     outputs=[
-                        TensorSpec(name=task, dtype="float32", shape=[batch, *shape], meaning=task)
+                        TensorSpec(
+                            name=name,
+                            dtype="float32",
+                            shape=[batch, *each.shape[1:]],
+                            meaning=name,
+                        )
+                        for name, each in results.items()
                     ],
                 )
             )
         manifest = Manifest(
-            outputs=["depth"],
+            outputs=list(TASKS[task]),
             settings={},
             task=task,
             family="marigold",

@@ -68,7 +68,7 @@ def write_ready(exported: Bundle, out: Path) -> Bundle:
         np.savez_compressed(
             folder / graph.reference,
             frames=frames[:NUM_REFERENCES],
-            results=results[:NUM_REFERENCES],
+            **{name: each[:NUM_REFERENCES] for name, each in results.items()},  # type: ignore[arg-type]
         )
         write_manifest(folder, manifest)
         (verdict,) = compare(open_bundle(folder), "onnxruntime", "cpu")

@@ -59,7 +59,7 @@ def parity_of(call: Callable[[np.ndarray], np.ndarray], bundle: Bundle) -> Parit
     return worst(
         [
             measure_parity("depth", call(frame), reference)
-            for frame, reference in zip(frames, references, strict=True)
+            for frame, reference in zip(frames, references["depth"], strict=True)
         ]
     )
 

@@ -57,7 +57,7 @@ def measure(model: SpecialisedModel, size_hw: tuple[int, int], *, onnx: bool) ->
     }
     if onnx:
         graph = trace.trace(
-            model, torch.zeros(1, 3, *size_hw), input_name="rgb", output_name=model.kinds[0].output
+            model, torch.zeros(1, 3, *size_hw), input_name="rgb", output_names=["result"]
         )
         row["onnx_nodes"] = len(list(graph.graph.all_nodes()))
         row["onnx_weight_bytes"] = trace.weight_bytes(graph)

@@ -65,7 +65,7 @@ def write_graph(
         FrameModel(body, plan, checkpoint.identity.outputs).eval(),
         torch.from_numpy(reference_frames(frame_hw, 1)),
         input_name="frame",
-        output_name="result",
+        output_names=["result"],
     )
     with trace.WeightFile(path.with_suffix(".data")) as weights:
         trace.save(graph, path, weights)

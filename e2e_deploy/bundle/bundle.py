@@ -191,8 +191,10 @@ class Bundle:
             f"export with `frame_sizes=[{frame_hw}]`"
         )
 
-    def reference(self, graph: GraphEntry) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:
-        """Stored inputs and the fp32 reference results for them.
+    def reference(
+        self, graph: GraphEntry
+    ) -> tuple[npt.NDArray[Any], dict[str, npt.NDArray[np.float32]]]:
+        """Stored inputs and the fp32 reference results for them, by the names of the graph's outputs.
 
         Frames uint8 [N, H, W, 3] with results [N, H, W] or [N, H, W, 3]; of a core graph rgb float32 [N, 3, H, W]
         with results [N, 1 or 3, H, W].
@@ -200,7 +202,9 @@ class Bundle:
         Raises:
             BundleError: the file does not hold these arrays.
         """
-        takes, gives = graph.shapes(self.manifest.kinds[0])
+        shapes = {kind.output: graph.shapes(kind) for kind in self.manifest.kinds}
+        takes = next(iter(shapes.values()))[0]
+        gives = {name: shape for name, (_, shape) in shapes.items()}
         dtype = np.uint8 if graph.kind == "frame" else np.float32
         return read_reference(graph.reference, self.read(graph.reference), dtype, takes, gives)
 

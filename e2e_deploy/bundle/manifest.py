@@ -4,6 +4,7 @@ Parsed JSON becomes these records or a BundleError: no key is missing, unknown o
 range. Texts are cleaned here, once, for wherever they are shown or stored. Knows no files.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -89,19 +90,19 @@ class GraphEntry:
         return self.inputs[0].shape[0]
 
     def shapes(self, kind: Kind) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Shapes of its input and its result at ``frame_size``, without the batch axis."""
+        """Shapes of its input and of a result of ``kind`` at ``frame_size``, without the batch axis."""
         if self.kind == "core":
             return (3, *self.frame_hw), (kind.channels, *self.frame_hw)
         return (*self.frame_hw, 3), kind.result_shape(*self.frame_hw)
 
-    def declared(self, kind: Kind, batch: int) -> tuple[list[int], list[int]]:
-        """Shapes of its input and output for ``batch`` pictures, as they must stand in the manifest."""
+    def declared(self, kinds: Sequence[Kind], batch: int) -> tuple[list[int], list[list[int]]]:
+        """Shapes of its input and of its outputs for ``batch`` pictures, as they must stand in the manifest."""
 
         def free(shape: tuple[int, ...]) -> list[int]:
             return [batch, shape[0], FREE, FREE] if self.multiple_of else [batch, *shape]
 
-        takes, gives = self.shapes(kind)
-        return free(takes), free(gives)
+        shapes = [self.shapes(kind) for kind in kinds]
+        return free(shapes[0][0]), [free(gives) for _, gives in shapes]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +131,8 @@ class VerificationEntry:
     """One parity measurement made when the bundle was written."""
 
     frame_size: Size
+    output: str
+    """Which of the graph's results."""
     backend: str
     precision: Precision
     parity: dict[str, Any]
@@ -166,8 +169,8 @@ class Manifest:
     """Everything there is to know about a bundle without opening its other files."""
 
     task: TaskName
-    outputs: Annotated[list[ResultKind], Items(1, "kinds of result")]
-    """What one frame gives, in the order of the graphs' outputs."""
+    outputs: list[ResultKind]
+    """What one frame gives, at least one, in the order of the graphs' outputs."""
     family: str
     settings: dict[str, str]
     """What was chosen among the family's settings and is fixed in the graphs."""
@@ -220,12 +223,16 @@ def parse_manifest(text: str) -> Manifest:
         raise BundleError(f"{MANIFEST}: {problems[0]}{more}")
     if not manifest.graphs:
         raise BundleError("the manifest lists no graph")
+    if not manifest.outputs or len(set(manifest.outputs)) < len(manifest.outputs):
+        raise BundleError(
+            f"outputs of {MANIFEST} are {manifest.outputs}; expected one or more, each once"
+        )
     for graph in manifest.graphs:
-        _check_graph(graph, manifest.kinds[0])
+        _check_graph(graph, manifest.kinds)
     return manifest
 
 
-def _check_graph(graph: GraphEntry, kind: Kind) -> None:
+def _check_graph(graph: GraphEntry, kinds: Sequence[Kind]) -> None:
     """Refuse an entry whose fields contradict each other."""
     if graph.multiple_of and graph.kind != "core":
         raise BundleError(
@@ -237,14 +244,16 @@ def _check_graph(graph: GraphEntry, kind: Kind) -> None:
         raise BundleError(
             f"{graph.onnx} in the manifest takes {batch} pictures at once; expected 1 to {MAX_BATCH}"
         )
-    takes, gives = graph.declared(kind, batch)
+    takes, shapes = graph.declared(kinds, batch)
+    gives = [(kind.output, "float32", shape) for kind, shape in zip(kinds, shapes, strict=True)]
     if (
         [spec.shape for spec in graph.inputs] != [takes]
-        or [spec.shape for spec in graph.outputs] != [gives]
+        or [(spec.name, spec.dtype, spec.shape) for spec in graph.outputs] != gives
         or not graph.onnx.endswith(".onnx")
     ):
+        told = " and ".join(f"one output {shape}, float32 {name!r}" for name, _, shape in gives)
         raise BundleError(
-            f"{graph.onnx} in the manifest must be an .onnx file with one input {takes} and one output {gives}"
+            f"{graph.onnx} in the manifest must be an .onnx file with one input {takes} and {told}"
         )
     targets = [variant.target for variant in graph.variants]
     if len(set(targets)) < len(targets):

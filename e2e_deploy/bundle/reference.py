@@ -1,8 +1,12 @@
-"""The reference stored in a bundle: frames and the fp32 results for them, in one .npz; its headers are read first."""
+"""The reference stored in a bundle: frames and the fp32 results for them, in one .npz; its headers are read first.
+
+``frames``, and an array for each output by its name.
+"""
 
 import io
 import math
 import zlib
+from collections.abc import Mapping
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile
 
@@ -41,9 +45,9 @@ def _array(archive: ZipFile, name: str, dtype: type, each: Shape) -> npt.NDArray
 
 
 def read_reference(
-    name: str, data: bytes, frame_dtype: type, takes: Shape, gives: Shape
-) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:
-    """Frames of ``frame_dtype`` [N, *takes] and results float32 [N, *gives] in the .npz ``data``.
+    name: str, data: bytes, frame_dtype: type, takes: Shape, gives: Mapping[str, Shape]
+) -> tuple[npt.NDArray[Any], dict[str, npt.NDArray[np.float32]]]:
+    """Frames of ``frame_dtype`` [N, *takes] in the .npz ``data``, and of each output results float32 [N, *its shape].
 
     Raises:
         BundleError: ``name`` does not hold these arrays, or results that are NaN or infinite.
@@ -51,9 +55,13 @@ def read_reference(
     try:
         with ZipFile(io.BytesIO(data)) as archive:
             frames = _array(archive, "frames", frame_dtype, takes)
-            results = _array(archive, "results", np.float32, gives)
-        if len(frames) != len(results):
-            raise ValueError(f"{len(frames)} frames have {len(results)} results")
+            results = {
+                output: _array(archive, output, np.float32, shape)
+                for output, shape in gives.items()
+            }
+        for output, each in results.items():
+            if len(frames) != len(each):
+                raise ValueError(f"{len(frames)} frames have {len(each)} results of {output}")
     except (
         *(OSError, ValueError, KeyError, EOFError, IndexError, BadZipFile),
         *(zlib.error, NotImplementedError, RuntimeError, MemoryError),
@@ -61,7 +69,7 @@ def read_reference(
         raise BundleError(
             f"{name} holds no reference frames and results: {clean(str(error))}"
         ) from None
-    if not np.isfinite(results).all():
+    if not all(np.isfinite(each).all() for each in results.values()):
         raise BundleError(f"{name} holds reference results that are NaN or infinite")
     return frames, results
 

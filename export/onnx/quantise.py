@@ -217,13 +217,16 @@ def _in_words(entry: VerificationEntry) -> str:
     """Accuracy and speed of an int8 graph in one sentence."""
     fp32_ms, int8_ms = entry.speed["fp32_ms"], entry.speed["int8_ms"]
     angle, share = entry.parity["mean_angle_deg"], entry.parity["share_within_2pct"]
-    if angle is None:
+    if angle is not None:
+        accuracy = f"mean angle {angle:.2f} degrees"
+    elif share is not None:
         accuracy = f"AbsRel {entry.parity['abs_rel']:.2%}, {share:.2%} of pixels within 2 %"
     else:
-        accuracy = f"mean angle {angle:.2f} degrees"
+        accuracy = f"mean difference {entry.parity['mean_abs']:.2%}"
     outside = "" if entry.passed else " (OUTSIDE ITS LIMIT, accepted by you)"
     return (
-        f"int8 at {entry.frame_size[0]}x{entry.frame_size[1]}: {accuracy}{outside}; {int8_ms:.1f} ms where fp32 takes "
+        f"int8 at {entry.frame_size[0]}x{entry.frame_size[1]}: {entry.output}, {accuracy}{outside}; "
+        f"{int8_ms:.1f} ms where fp32 takes "
         f"{fp32_ms:.1f} ({fp32_ms / int8_ms:.2f} times as fast on the CPU of the export)"
     )
 
@@ -236,10 +239,14 @@ def with_speed(bundle: Bundle, manifest: Manifest, fp32: str) -> Manifest:
         manifest: of it, verified.
         fp32: folder in it of the fp32 graphs.
     """
-    entries = []
-    for graph, entry in zip(manifest.graphs, manifest.verification, strict=True):
-        speed = compare_speed(bundle, graph, f"{fp32}/{graph.onnx}")
-        entries.append(replace(entry, speed=speed))
+    speeds = {
+        graph.frame_hw: compare_speed(bundle, graph, f"{fp32}/{graph.onnx}")
+        for graph in manifest.graphs
+    }
+    entries = [
+        replace(entry, speed=speeds[entry.frame_size[0], entry.frame_size[1]])
+        for entry in manifest.verification
+    ]
     checkpoint = manifest.checkpoint
     if not all(entry.passed for entry in entries):
         said = (checkpoint.note, "int8 outside its accuracy limit")

@@ -6,6 +6,7 @@ Knows torch.onnx and onnx_ir; knows nothing of checkpoints, bundles or runtimes.
 import ast
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +34,17 @@ def trace(
     example: Tensor,
     *,
     input_name: str,
-    output_name: str,
+    output_names: Sequence[str],
     opset: int = OPSET,
     multiple_of: int = 0,
 ) -> ir.Model:
     """Trace ``module`` on ``example`` into an ONNX model.
 
     Args:
-        module: in eval mode; one tensor in, one tensor out.
+        module: in eval mode; one tensor in, one tensor out or a tuple of them.
         example: input of the shape and dtype the graph will take.
         input_name: name of the graph's input.
-        output_name: name of the graph's output.
+        output_names: names of the graph's outputs.
         opset: ONNX operator set.
         multiple_of: leave the last two of four sides of the input open, any multiple of this up to MAX_SIDE_PX; 0
             fixes them.
@@ -60,7 +61,7 @@ def trace(
             dynamo=True,
             opset_version=opset,
             input_names=[input_name],
-            output_names=[output_name],
+            output_names=list(output_names),
             dynamic_shapes=free,
             verbose=False,
         )

@@ -4,6 +4,7 @@ N: frames that a graph takes at once.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -11,15 +12,13 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from e2e_deploy.bundle.manifest import GraphEntry
-from e2e_deploy.kinds import Kind
+from e2e_deploy.bundle.manifest import TensorSpec
+from e2e_deploy.errors import BundleError
 from e2e_deploy.runtime.backends.dlpack import DEFAULT_STREAM, RawArray
+from e2e_deploy.runtime.backends.layout import Result
 
 if TYPE_CHECKING:
     from e2e_deploy.runtime.backends.gpu.transfers import Transfers
-
-Result = npt.NDArray[np.float32]
-"""Depth [H, W] or normals [H, W, 3]; of a graph that takes N frames at once [N, H, W] or [N, H, W, 3]."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,9 @@ Picture = npt.NDArray[np.uint8] | GpuPicture
 
 class Backend(Protocol):
     """One loaded graph. Not safe to call from two threads at once.
+
+    Where the graph gives several results, what is called the result here is the block they lie in, as ``Layout`` has
+    it: flat, float32, in ``out`` as in new memory, on the host as on the GPU.
 
     Frames are uint8 RGB [N, H, W, 3] as the graph takes them, C-contiguous; where N is 1 also [H, W, 3], and the result
     is then without that axis too. Of a core graph: rgb float32 [1, 3, H, W] or [3, H, W].
@@ -140,7 +142,9 @@ class OneAtATime(HostOnly, ABC):
         return result
 
 
-def result_shape(graph: GraphEntry, kind: Kind, frame_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of the result for frames of ``frame_shape``: without the axis of N where they are without it."""
-    _, gives = graph.shapes(kind)
-    return gives if len(frame_shape) == 3 else (frame_shape[0], *gives)
+def not_as_described(onnx: str, specs: Sequence[TensorSpec]) -> BundleError:
+    """For a graph whose inputs, or outputs, are others than ``specs``, which its manifest tells."""
+    told = " and ".join(f"{spec.dtype} {spec.shape} as {spec.name!r}" for spec in specs)
+    return BundleError(
+        f"{onnx} is not the graph its manifest describes: expected {told} and nothing else"
+    )

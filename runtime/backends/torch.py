@@ -11,9 +11,10 @@ from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.bundle.manifest import GraphEntry
 from e2e_deploy.errors import CheckpointError, E2EDeployError, UsageError, failed
 from e2e_deploy.packages import require
-from e2e_deploy.runtime.backends.backend import OneAtATime, Result
+from e2e_deploy.runtime.backends.backend import OneAtATime
 from e2e_deploy.runtime.backends.device import parse_device, require_cuda
 from e2e_deploy.runtime.backends.dlpack import CPU, RawArray, read_dlpack
+from e2e_deploy.runtime.backends.layout import Layout, Result
 from e2e_deploy.system.text import clean
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class TorchBackend(OneAtATime):
         plan = model.plan(graph.frame_hw, manifest.resolution, manifest.pad)
         if threads is not None:
             torch.set_num_threads(threads)
-        self._torch = torch
+        self._torch, self._layout = torch, Layout.of(graph, manifest.kinds)
         self._device = f"cuda:{asked.index}" if on_gpu else "cpu"
         self._model: FrameModel | None = (
             FrameModel(model, plan, manifest.outputs).eval().to(self._device)
@@ -112,34 +113,37 @@ class TorchBackend(OneAtATime):
         frame = np.ascontiguousarray(frame)
         # Not from_numpy, which warns about frames that may not be written to.
         host = RawArray(frame.ctypes.data, frame.shape, str(frame.dtype), (CPU, 0), owner=frame)
-        result: Result = self._run(self._torch.from_dlpack(host)).cpu().numpy()
-        if out is None:
-            return result
-        np.copyto(out, result)  # PyTorch computes into memory of its own
-        return out
+        results = [each.cpu().numpy() for each in self._run(self._torch.from_dlpack(host))]
+        return self._layout.together(results, frame.ndim, out)
 
     def on_gpu(self, frame: RawArray, out: RawArray | None = None) -> RawArray:
         """Result of frames in the GPU's memory."""
-        result = self._run(self._torch.from_dlpack(frame))
-        if out is None:
-            out = read_dlpack(result.contiguous(), "the result", self.stream)
+        torch, ndim = self._torch, len(frame.shape)
+        results, shape = self._run(torch.from_dlpack(frame)), self._layout.block_shape(ndim)
+        if out is None and len(results) == 1:
+            out = read_dlpack(results[0].reshape(shape).contiguous(), "the result", self.stream)
         else:
-            self._torch.from_dlpack(out).copy_(result)
+            if out is None:
+                block = torch.empty(shape, dtype=torch.float32, device=self._device)
+                out = read_dlpack(block, "the result", self.stream)
+            parts = self._layout.apart(out, 4).values()
+            for part, result in zip(parts, results, strict=True):
+                torch.from_dlpack(part).copy_(result)
         self._torch.cuda.synchronize(self._device)
         return out
 
-    def _run(self, frame: Any) -> Any:
-        """The model's result for a tensor of frames, where the model is."""
+    def _run(self, frame: Any) -> list[Any]:
+        """The model's results [N, ...] for a tensor of frames, where the model is."""
         assert self._model is not None, "the backend is closed"
         # cuDNN rounds the inputs of fp32 convolutions to 10 bits (TF32) unless it is told not to.
         exact = self._torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
         frames_NHW3 = frame if frame.ndim == 4 else frame[None]
         try:
             with self._torch.inference_mode(), exact:
-                result = self._model(frames_NHW3.to(self._device))
+                made = self._model(frames_NHW3.to(self._device))
         except RuntimeError as error:
             raise failed("the model fails in PyTorch", error, E2EDeployError) from error
-        return result if frame.ndim == 4 else result[0]
+        return list(made) if isinstance(made, tuple) else [made]
 
     def close(self) -> None:
         """Drop the model and its memory."""

@@ -146,7 +146,8 @@ def _parity(engine: Engine, peer: DiffusersPeer, frames: Frames) -> Parity:
     for frame in frames:
         ours, theirs = engine(frame), peer(frame)
         pairs = [(ours, theirs)] if frame.ndim == 3 else list(zip(ours, theirs, strict=True))
-        found += [measure_parity(engine.manifest.outputs[0], *pair) for pair in pairs]
+        (kind,) = engine.manifest.outputs  # the peer's pipelines give one result
+        found += [measure_parity(kind, *pair) for pair in pairs]
     return worst(found)
 
 

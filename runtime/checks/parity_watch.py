@@ -6,22 +6,24 @@ said.
 """
 
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from e2e_deploy.errors import CheckpointError, E2EDeployError, ParityError, UnavailableError
+from e2e_deploy.kinds import Kind
 from e2e_deploy.limits import LIMITS, Limit, Parity, measure_parity
-from e2e_deploy.runtime.backends.backend import Result
+from e2e_deploy.runtime.backends.layout import Outcome, Result, by_kind, changed
 from e2e_deploy.runtime.engine import Engine, load
 from e2e_deploy.runtime.lanes import Lane
 from e2e_deploy.system.files import whole_file
 
 Frame = npt.NDArray[np.uint8]
-Reference = Callable[[Frame], Result]
+Reference = Callable[[Frame], Outcome]
 
 
 def torch_reference(engine: Engine) -> Reference:
@@ -35,12 +37,15 @@ def torch_reference(engine: Engine) -> Reference:
     return lambda frame: result_of(reference, frame)
 
 
-def result_of(engine: Engine, frame: Frame) -> Result:
+def result_of(engine: Engine, frame: Frame) -> Outcome:
     """The result of one frame, whatever the engine's batch is."""
+    given: Outcome
     if engine.batch == 1:
-        return engine(frame)
-    result: Result = engine(np.repeat(frame[None], engine.batch, axis=0))[0]
-    return result
+        given = engine(frame)
+        return given
+    given = engine(np.repeat(frame[None], engine.batch, axis=0))
+    first: Outcome = changed(engine.manifest.kinds, given, lambda kind, each: each[0])
+    return first
 
 
 def limit_of(engine: Engine) -> Limit:
@@ -56,9 +61,9 @@ class ParityReport:
     Attributes:
         stored: stored frames that were compared at the start.
         live: live frames that were compared.
-        outside: comparisons outside the limit.
+        outside: comparisons outside the limit; each output is one.
         worst: the comparison with the largest relative error.
-        last: the newest one.
+        last: the newest one of each output.
         saved: file with the worst live frame, its result and its reference.
         not_saved: why that file cannot be written; empty when it can.
         no_live: why live frames are not compared; empty when they are.
@@ -69,24 +74,30 @@ class ParityReport:
     live: int = 0
     outside: int = 0
     worst: Parity | None = None
-    last: Parity | None = None
+    last: dict[str, Parity] = field(default_factory=dict)
     saved: Path | None = None
     not_saved: str = ""
     no_live: str = ""
     failures: str = ""
 
     def words(self) -> str:
-        """The newest comparison for a status line."""
-        last = self.last
-        if last is None:
+        """The newest comparisons for a status line."""
+        if not self.last:
             return ""
-        if last.abs_rel is not None and last.share_within_2pct is not None:
-            text = f"parity AbsRel {last.abs_rel:.1e}, {last.share_within_2pct:.1%} within 2 %"
-        elif last.mean_angle_deg is not None:
-            text = f"parity {last.mean_angle_deg:.2f} deg"
-        else:
-            text = "parity: NaN"
+        several = len(self.last) > 1
+        told = [(f"{k} " if several else "") + _in_words(v) for k, v in self.last.items()]
+        text = f"parity {'; '.join(told)}"
         return text + (f", {self.outside} OUTSIDE" if self.outside else "")
+
+
+def _in_words(parity: Parity) -> str:
+    if parity.abs_rel is not None and parity.share_within_2pct is not None:
+        return f"AbsRel {parity.abs_rel:.1e}, {parity.share_within_2pct:.1%} within 2 %"
+    if parity.mean_angle_deg is not None:
+        return f"{parity.mean_angle_deg:.2f} deg"
+    if parity.mean_abs is not None:
+        return f"difference {parity.mean_abs:.1e}"
+    return "NaN"
 
 
 class ParityWatch:
@@ -95,7 +106,8 @@ class ParityWatch:
     Args:
         every: compare each Nth frame, if the reference is free.
         strict: a comparison outside the limit ends the run with a ParityError.
-        save_to: where the worst live frame goes (.npz with frame, result, reference).
+        save_to: where the worst live frame goes (.npz with frame, result, reference; of several outputs each pair with
+            its name).
         load: engine -> its reference; called in the watch's thread.
 
     Attributes:
@@ -113,12 +125,12 @@ class ParityWatch:
         self.report = ParityReport()
         self._every, self._strict = every, strict
         self._save_to, self._load = save_to, load
-        self._samples: Lane[tuple[Frame, Result]] = Lane(1, newest=True)
+        self._samples: Lane[tuple[Frame, Outcome]] = Lane(1, newest=True)
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._count = 0
 
-    def __call__(self, engine: Engine, frame: Frame, result: Result) -> None:
+    def __call__(self, engine: Engine, frame: Frame, result: Outcome) -> None:
         """Compare the stored frames once; hand over every Nth live one.
 
         Raises:
@@ -126,8 +138,9 @@ class ParityWatch:
         """
         if self._thread is None:
             frames, references = engine.bundle.reference(engine.graph)
-            for stored, reference in zip(frames, references, strict=True):
-                self._compare(engine, result_of(engine, stored), reference)
+            for index, stored in enumerate(frames):
+                each = [references[name][index] for name in engine.outputs]
+                self._compare(engine, result_of(engine, stored), each)
                 self.report.stored += 1
             self._thread = threading.Thread(
                 target=self._run, args=(engine,), name="e2e-deploy parity", daemon=True
@@ -169,31 +182,46 @@ class ParityWatch:
                 return
             while (sample := self._samples.get()) is not None:
                 frame, result = sample
-                expected = reference(frame)
+                given = by_kind(engine.manifest.kinds, reference(frame))
+                expected = [each for _, each in given]
                 self.report.live += 1
                 if self._compare(engine, result, expected) and self._save_to is not None:
-                    self._save(self._save_to, frame, result, expected)
+                    self._save(self._save_to, frame, engine.manifest.kinds, result, expected)
         except BaseException as error:
             self._error = error
             self._samples.close(discard=True)
 
-    def _compare(self, engine: Engine, result: Result, expected: Result) -> bool:
-        """Keep the comparison; whether it is the worst so far."""
-        report = self.report
-        parity = measure_parity(engine.manifest.outputs[0], result, expected)
-        report.last = parity
-        if broken := parity.breaks(limit_of(engine)):
-            report.outside += 1
-            report.failures = report.failures or "; ".join(broken)
-        worse = report.worst is None or not parity.relative <= report.worst.relative  # NaN is worst
-        if worse:
-            report.worst = parity
+    def _compare(self, engine: Engine, given: Outcome, expected: Sequence[Result]) -> bool:
+        """Keep the comparison of every output; whether one is the worst so far."""
+        report, worse = self.report, False
+        pairs = by_kind(engine.manifest.kinds, given)
+        for (kind, result), reference in zip(pairs, expected, strict=True):
+            parity = measure_parity(kind.name, result, reference)
+            report.last[kind.output] = parity
+            if broken := parity.breaks(limit_of(engine)):
+                report.outside += 1
+                of = f"{kind.output}: " if len(expected) > 1 else ""
+                report.failures = report.failures or of + "; ".join(broken)
+            # NaN is worst
+            if report.worst is None or not parity.relative <= report.worst.relative:
+                report.worst, worse = parity, True
         return worse
 
-    def _save(self, path: Path, frame: Frame, result: Result, expected: Result) -> None:
+    def _save(
+        self,
+        path: Path,
+        frame: Frame,
+        kinds: Sequence[Kind],
+        given: Outcome,
+        expected: Sequence[Result],
+    ) -> None:
+        arrays: dict[str, npt.NDArray[Any]] = {"frame": frame}
+        for (kind, result), reference in zip(by_kind(kinds, given), expected, strict=True):
+            of = f"_{kind.output}" if len(kinds) > 1 else ""
+            arrays |= {f"result{of}": result, f"reference{of}": reference}
         try:
             with whole_file(path) as partial, open(partial, "wb") as stream:
-                np.savez_compressed(stream, frame=frame, result=result, reference=expected)
+                np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
         except E2EDeployError as error:  # the numbers still count
             self.report.not_saved = str(error)
             return

@@ -13,7 +13,7 @@ from e2e_deploy.baselines.pipeline import DiffusersPipeline
 from e2e_deploy.names import Precision
 from e2e_deploy.nvidia.hardware import bf16_units
 from e2e_deploy.packages import require
-from e2e_deploy.runtime.backends.backend import Result
+from e2e_deploy.runtime.backends.layout import Result
 
 if TYPE_CHECKING:
     from e2e_deploy.model.checkpoint import Checkpoint

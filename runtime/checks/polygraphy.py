@@ -15,6 +15,7 @@ from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.bundle.manifest import GraphEntry
 from e2e_deploy.bundle.reference import in_batches
 from e2e_deploy.errors import BundleError
+from e2e_deploy.kinds import Kind
 from e2e_deploy.limits import LIMITS
 from e2e_deploy.packages import import_onnxruntime, require
 from e2e_deploy.runtime.backends.onnxruntime.options import session_options
@@ -23,10 +24,11 @@ from e2e_deploy.system.interrupts import interruptible
 
 @dataclass(frozen=True)
 class PolygraphyVerdict:
-    """What polygraphy says of one graph, the worst of the stored frames.
+    """What polygraphy says of one output of a graph, the worst of the stored frames.
 
     Attributes:
         frame_hw: (H, W).
+        output: its name.
         metric: "L2 norm" of the difference (fp32), or "mean difference", absolute (half precision).
         value: of the metric.
         bound: what it must not exceed.
@@ -34,6 +36,7 @@ class PolygraphyVerdict:
     """
 
     frame_hw: tuple[int, int]
+    output: str
     metric: str
     value: float
     bound: float
@@ -42,19 +45,23 @@ class PolygraphyVerdict:
     def __str__(self) -> str:
         height, width = self.frame_hw
         verdict = "pass" if self.passed else "FAIL"
-        return f"{height}x{width}  polygraphy onnxrt  {self.metric} {self.value:.2e}, limit {self.bound:.2e}  {verdict}"
+        found = f"{self.metric} {self.value:.2e}, limit {self.bound:.2e}"
+        return f"{height}x{width}  {self.output}  polygraphy onnxrt  {found}  {verdict}"
 
 
-def _bound(bundle: Bundle, references: npt.NDArray[np.float32]) -> tuple[str, float]:
-    """The metric polygraphy is asked for, and its bound."""
+def _bound(bundle: Bundle, kind: Kind, references: npt.NDArray[np.float32]) -> tuple[str, float]:
+    """The metric polygraphy is asked for of an output, and its bound."""
     limit = LIMITS["onnxruntime", bundle.manifest.precision]
     if limit.relative is not None:
         # The relative error is a ratio of norms; the frame with the smallest norm is the strictest.
         norms = np.linalg.norm(references.reshape(len(references), -1).astype(np.float64), axis=1)
         return "L2 norm", limit.relative * float(norms.min())
-    if bundle.manifest.task == "depth":
+    if kind.form == "distance":
         assert limit.abs_rel is not None
-        return "mean difference", limit.abs_rel  # depth is at most 1, and nothing is aligned
+        return "mean difference", limit.abs_rel  # it is at most 1, and nothing is aligned
+    if kind.form == "picture":
+        assert limit.mean_abs is not None
+        return "mean difference", limit.mean_abs
     assert limit.mean_angle_deg is not None
     # Components of a unit vector differ by less than its angle.
     return "mean difference", math.radians(limit.mean_angle_deg)
@@ -124,20 +131,25 @@ def _compared(
     return found, bool(accuracy)
 
 
-def _check(bundle: Bundle, graph: GraphEntry) -> PolygraphyVerdict:
+def _check(bundle: Bundle, graph: GraphEntry) -> list[PolygraphyVerdict]:
     from polygraphy.logger import G_LOGGER
 
     frames, references = bundle.reference(graph)
     batches = in_batches(len(frames), graph.batch)
-    metric, bound = _bound(bundle, references)
-    given = graph.outputs[0].name
+    verdicts = []
     with G_LOGGER.verbosity():  # it prints to stdout, where results go
         outputs = _outputs(bundle, graph, [frames[indices] for indices in batches])
-        expected = [{given: references[indices]} for indices in batches]
-        found, passed = _compared(outputs, expected, metric, bound)
-    # np.max keeps NaN, max does not.
-    worst = float(np.max(found)) if len(found) == len(batches) else math.nan
-    return PolygraphyVerdict(graph.frame_hw, metric, worst, bound, passed and not math.isnan(worst))
+        for kind in bundle.manifest.kinds:
+            name = kind.output
+            metric, bound = _bound(bundle, kind, references[name])
+            given = [{name: each[name]} for each in outputs]
+            expected = [{name: references[name][indices]} for indices in batches]
+            found, passed = _compared(given, expected, metric, bound)
+            # np.max keeps NaN, max does not.
+            worst = float(np.max(found)) if len(found) == len(batches) else math.nan
+            passed = passed and not math.isnan(worst)
+            verdicts.append(PolygraphyVerdict(graph.frame_hw, name, metric, worst, bound, passed))
+    return verdicts
 
 
 def check_with_polygraphy(bundle: Bundle) -> list[PolygraphyVerdict]:
@@ -149,4 +161,6 @@ def check_with_polygraphy(bundle: Bundle) -> list[PolygraphyVerdict]:
     """
     require("polygraphy", "export")
     import_onnxruntime()  # before polygraphy does
-    return interruptible(lambda: [_check(bundle, graph) for graph in bundle.manifest.graphs])
+    return interruptible(
+        lambda: [verdict for graph in bundle.manifest.graphs for verdict in _check(bundle, graph)]
+    )

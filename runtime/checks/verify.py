@@ -1,6 +1,6 @@
 """Parity of a backend on this machine with the reference stored in the bundle; needs no torch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,20 @@ from e2e_deploy.bundle.bundle import Bundle, open_bundle
 from e2e_deploy.bundle.manifest import GraphEntry, Manifest
 from e2e_deploy.bundle.reference import in_batches
 from e2e_deploy.errors import CheckpointError, InputError, UnavailableError, UsageError
+from e2e_deploy.kinds import KINDS
 from e2e_deploy.limits import LIMITS, Limit, Parity, measure_parity
-from e2e_deploy.names import BACKEND_CHOICES, BACKENDS, BackendChoice, BackendName, Precision
+from e2e_deploy.names import (
+    BACKEND_CHOICES,
+    BACKENDS,
+    BackendChoice,
+    BackendName,
+    Precision,
+    ResultKind,
+)
 from e2e_deploy.runtime.backends import load_backend
 from e2e_deploy.runtime.backends.backend import Backend
 from e2e_deploy.runtime.backends.device import parse_device, require_reach
+from e2e_deploy.runtime.backends.layout import Layout
 from e2e_deploy.runtime.backends.onnxruntime.backend import OrtBackend
 from e2e_deploy.runtime.engine import load
 from e2e_deploy.system.interrupts import interruptible
@@ -24,9 +33,10 @@ from e2e_deploy.system.interrupts import interruptible
 
 @dataclass(frozen=True)
 class Verdict:
-    """How one graph on one backend compares with its stored reference; the worst of the stored frames."""
+    """How one output of a graph on one backend compares with its stored reference; the worst of the stored frames."""
 
     frame_hw: tuple[int, int]
+    output: str
     backend: str
     device: str
     precision: Precision
@@ -56,9 +66,10 @@ class Verification:
 
     @property
     def failures(self) -> list[str]:
-        """What is outside its limit, a sentence a backend and size; empty when everything is good."""
+        """What is outside its limit, a sentence a backend, size and output; empty when everything is good."""
+        several = len({v.output for v in self.verdicts}) > 1
         return [
-            f"{v.backend} {v.precision}: {'; '.join(v.failures)}"
+            f"{v.backend} {v.precision}{' ' + v.output if several else ''}: {'; '.join(v.failures)}"
             for v in self.verdicts
             if v.failures
         ]
@@ -103,9 +114,17 @@ def as_given(
 
 
 Watch = Callable[
-    [GraphEntry, str, npt.NDArray[Any], npt.NDArray[np.float32], npt.NDArray[np.float32]], None
+    [
+        GraphEntry,
+        str,
+        ResultKind,
+        npt.NDArray[Any],
+        npt.NDArray[np.float32],
+        npt.NDArray[np.float32],
+    ],
+    None,
 ]
-"""(graph, backend's name, input, its result, its reference), the last two as maps."""
+"""(graph, backend's name, kind of result, input, its result, its reference), the last two as maps."""
 
 
 def verify_bundle(
@@ -129,7 +148,7 @@ def verify_bundle(
         watch: shown every result.
 
     Returns:
-        A verdict a graph and backend, each with its failures, and which backends were not compared and why.
+        A verdict a graph, output and backend, each with its failures, and which backends were not compared and why.
 
     Raises:
         BundleError: no bundle, damaged, the reference cannot be read, or a backend refuses the graph.
@@ -176,31 +195,49 @@ def compare(
     """Every stored reference input of every graph on one backend; arguments and errors as of ``verify_bundle``."""
     return interruptible(
         lambda: [
-            _compare(bundle, graph, backend, device, watch) for graph in bundle.manifest.graphs
+            verdict
+            for graph in bundle.manifest.graphs
+            for verdict in _compare(bundle, graph, backend, device, watch)
         ]
     )
 
 
 def _compare(
     bundle: Bundle, graph: GraphEntry, backend: BackendName, device: str, watch: Watch | None
-) -> Verdict:
+) -> list[Verdict]:
     manifest = bundle.manifest
     inputs, references = bundle.reference(graph)
-    parities = []
+    layout = Layout.of(graph, manifest.kinds)
+    parities: dict[ResultKind, list[Parity]] = {kind: [] for kind in manifest.outputs}
     with _open_backend(bundle, graph, backend, device) as opened:
         for indices in in_batches(len(inputs), graph.batch):
-            given = opened(as_given(graph, inputs, indices))
-            results = given if graph.batch > 1 else given[None]
-            for index, result in zip(indices, results, strict=True):
-                pair = as_map(graph, result), as_map(graph, references[index])
-                parities.append(measure_parity(manifest.outputs[0], *pair))
-                if watch is not None:
-                    watch(graph, opened.name, inputs[index], *pair)
+            given = as_given(graph, inputs, indices)
+            results = layout.apart(opened(given), given.ndim)
+            for kind in manifest.outputs:
+                name = KINDS[kind].output
+                each = results[name] if graph.batch > 1 else results[name][None]
+                for index, result in zip(indices, each, strict=True):
+                    pair = as_map(graph, result), as_map(graph, references[name][index])
+                    parities[kind].append(measure_parity(kind, *pair))
+                    if watch is not None:
+                        watch(graph, opened.name, kind, inputs[index], *pair)
         precision = precision_of(opened, manifest)
-        limit = LIMITS[opened.name, precision]
-        return Verdict(
-            graph.frame_hw, opened.name, opened.device, precision, worst(parities), limit
-        )
+        return verdicts_of(graph, opened.name, opened.device, precision, parities)
+
+
+def verdicts_of(
+    graph: GraphEntry,
+    backend: str,
+    device: str,
+    precision: Precision,
+    parities: Mapping[ResultKind, list[Parity]],
+) -> list[Verdict]:
+    """A verdict an output of ``graph``, from the parities of its frames."""
+    limit = LIMITS[backend, precision]
+    return [
+        Verdict(graph.frame_hw, KINDS[kind].output, backend, device, precision, worst(each), limit)
+        for kind, each in parities.items()
+    ]
 
 
 def _open_backend(bundle: Bundle, graph: GraphEntry, backend: BackendName, device: str) -> Backend:

@@ -11,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from e2e_deploy.bundle.manifest import GraphEntry
-from e2e_deploy.colormap import Rgb, colour_depth, colour_normals, write_note
+from e2e_deploy.colormap import Rgb, colour_depth, colour_result, write_note
+from e2e_deploy.kinds import KINDS, Kind
 from e2e_deploy.metrics import angular_error_deg
+from e2e_deploy.names import ResultKind
 from e2e_deploy.system.files import whole_file
 from e2e_deploy.system.opencv import cv2
 
@@ -24,21 +26,22 @@ _MARK, _GAP_PX = (255, 0, 255), 4
 Array = npt.NDArray[np.float32]
 
 
-def error_map(task: str, result: Array, reference: Array) -> npt.NDArray[np.float64]:
-    """Error of each pixel [H, W]: absolute difference of depth, angle of normals in degrees; infinite where not finite.
+def error_map(kind: Kind, result: Array, reference: Array) -> npt.NDArray[np.float64]:
+    """Error of each pixel [H, W]: angle of vectors in degrees, else absolute difference; infinite where not finite.
 
     Args:
-        task: depth or normals.
-        result: [H, W] or [H, W, 3].
+        kind: of both.
+        result: [H, W] or [H, W, 3], of which a picture's mean over the channels counts.
         reference: the same shape, finite.
     """
     finite: npt.NDArray[np.bool_] = np.isfinite(result)
-    finite = finite if task == "depth" else np.all(finite, axis=-1)
-    if task == "depth":
-        error = np.abs(np.where(finite, result, 0.0).astype(np.float64) - reference)
-    else:
-        known = np.where(finite[..., None], result, 0.0)
+    finite = finite if result.ndim == 2 else np.all(finite, axis=-1)
+    known = np.where(finite if result.ndim == 2 else finite[..., None], result, 0.0)
+    if kind.form == "vectors":
         error = np.nan_to_num(angular_error_deg(known, reference, np.ones_like(finite)))
+    else:
+        error = np.abs(known.astype(np.float64) - reference)
+        error = error if error.ndim == 2 else error.mean(axis=-1)
     return np.where(finite, error, np.inf)
 
 
@@ -72,7 +75,7 @@ class ComparedFrame:
 
     Attributes:
         title: what ran.
-        task: depth or normals.
+        kind: of the result.
         frame: uint8 RGB [H, W, 3].
         result: the backend's, [H, W] or [H, W, 3].
         reference: the same shape.
@@ -80,7 +83,7 @@ class ComparedFrame:
     """
 
     title: str
-    task: str
+    kind: Kind
     frame: Rgb
     result: Array
     reference: Array
@@ -90,7 +93,7 @@ class ComparedFrame:
         """Where the worst region is and how large its error, one line."""
         top, left = worst_region(self.error_HW)
         inside = float(self.error_HW[top : top + SIDE_PX, left : left + SIDE_PX].mean())
-        unit = "" if self.task == "depth" else " degrees"
+        unit = " degrees" if self.kind.form == "vectors" else ""
         return (
             f"{self.title}: worst {SIDE_PX}x{SIDE_PX} at row {top}, column {left}: mean error {inside:.2e}{unit}, "
             f"whole frame {float(self.error_HW.mean()):.2e}"
@@ -103,13 +106,11 @@ class ComparedFrame:
         """
         finite = np.isfinite(self.error_HW)
         largest = float(self.error_HW[finite].max()) if finite.any() else 1.0
-        if self.task == "depth":
-            low, high = float(self.reference.min()), float(self.reference.max())
-            maps = [
-                colour_depth(each, "spectral", low, high) for each in (self.reference, self.result)
-            ]
-        else:
-            maps = [colour_normals(each) for each in (self.reference, self.result)]
+        shown_range = float(self.reference.min()), float(self.reference.max())
+        maps = [
+            colour_result(self.kind, each, "spectral", shown_range)
+            for each in (self.reference, self.result)
+        ]
         shown = np.where(finite, self.error_HW, largest).astype(np.float32)
         difference = colour_depth(largest - shown, "inferno", 0.0, largest)
         top, left = worst_region(self.error_HW)
@@ -125,16 +126,16 @@ class ComparedFrame:
 
 
 class WorstFrames:
-    """Of each graph and backend the frame with the largest mean error; its ``see`` watches verify_bundle."""
+    """Of each graph, output and backend the frame with the largest mean error; its ``see`` watches verify_bundle."""
 
-    def __init__(self, task: str) -> None:
-        self._task = task
-        self._worst: dict[tuple[str, str], ComparedFrame] = {}
+    def __init__(self) -> None:
+        self._worst: dict[tuple[str, str, str], ComparedFrame] = {}
 
     def see(
         self,
         graph: GraphEntry,
         backend: str,
+        kind: ResultKind,
         frame: npt.NDArray[Any],
         result: Array,
         reference: Array,
@@ -144,27 +145,31 @@ class WorstFrames:
         Args:
             graph: what ran.
             backend: where.
+            kind: of the result.
             frame: uint8 RGB [H, W, 3], or rgb float32 [3, H, W] in [-1, 1] of a core graph.
             result: the backend's, [H, W] or [H, W, 3].
             reference: the same shape.
         """
         size = f"{graph.frame_hw[0]}x{graph.frame_hw[1]}"
-        error_HW = error_map(self._task, result, reference)
-        before = self._worst.get((backend, size))
+        info = KINDS[kind]
+        of = f"_{info.output}" if len(graph.outputs) > 1 else ""
+        error_HW = error_map(info, result, reference)
+        before = self._worst.get((backend, size, of))
         if before is None or error_HW.mean() > before.error_HW.mean():
-            self._worst[backend, size] = ComparedFrame(
-                f"{backend} {size}", self._task, _as_picture(frame), result, reference, error_HW
+            title = f"{backend} {size}{of.replace('_', ' ')}"
+            self._worst[backend, size, of] = ComparedFrame(
+                title, info, _as_picture(frame), result, reference, error_HW
             )
 
     def write(self, folder: Path) -> list[tuple[Path, str]]:
-        """A PNG a graph and backend into ``folder``; their paths and what they show, one line each.
+        """A PNG a graph, output and backend into ``folder``; their paths and what they show, one line each.
 
         Raises:
             E2EDeployError: the folder cannot be written, or the disk is full.
         """
         written = []
-        for (backend, size), worst in self._worst.items():
-            path = folder / f"worst_{backend}_{size}.png"
+        for (backend, size, of), worst in self._worst.items():
+            path = folder / f"worst_{backend}_{size}{of}.png"
             ok, data = cv2.imencode(".png", worst.picture()[:, :, ::-1])
             assert ok
             with whole_file(path) as partial:

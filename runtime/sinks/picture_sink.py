@@ -14,7 +14,7 @@ import numpy.typing as npt
 from e2e_deploy.bundle.manifest import Manifest
 from e2e_deploy.errors import E2EDeployError, UsageError
 from e2e_deploy.names import PictureFormat
-from e2e_deploy.runtime.backends.backend import Result
+from e2e_deploy.runtime.backends.layout import Result
 from e2e_deploy.runtime.sinks.overwriting import told_files
 from e2e_deploy.runtime.sinks.sink import Painter, SixteenBits, about
 from e2e_deploy.runtime.sources.source import SourceFrame

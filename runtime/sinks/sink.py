@@ -17,7 +17,7 @@ from e2e_deploy.bundle.manifest import Manifest
 from e2e_deploy.colormap import DisplayRange, colour_depth, colour_normals, write_note
 from e2e_deploy.errors import UnavailableError
 from e2e_deploy.names import Colormap
-from e2e_deploy.runtime.backends.backend import Result
+from e2e_deploy.runtime.backends.layout import Result
 from e2e_deploy.runtime.sources.source import SourceFrame
 from e2e_deploy.runtime.steps.axes import CAMERA, in_camera_axes
 from e2e_deploy.runtime.steps.step import Facts
@@ -38,10 +38,11 @@ class Sink(Protocol):
     name: str
     on_main_thread: bool
 
-    def write(self, frame: SourceFrame, result: Result, facts: Facts) -> None:
+    def write(self, frame: SourceFrame, result: Any, facts: Facts) -> None:
         """Take one result, depth [H, W] or normals [H, W, 3] at the frame's size, and what steps did to it.
 
-        Other sinks see the same arrays: nothing may be changed in them.
+        Of an engine with several outputs both are mappings by their names: an array, and Facts, of each. Other sinks
+        see the same arrays: nothing may be changed in them.
         """
         ...
 

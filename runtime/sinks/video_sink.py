@@ -8,7 +8,7 @@ import numpy as np
 
 from e2e_deploy.bundle.manifest import Manifest
 from e2e_deploy.errors import E2EDeployError, UsageError
-from e2e_deploy.runtime.backends.backend import Result
+from e2e_deploy.runtime.backends.layout import Result
 from e2e_deploy.runtime.fit import Fit
 from e2e_deploy.runtime.sinks.sink import Painter, SixteenBits, about
 from e2e_deploy.runtime.sinks.video_file import VideoFile

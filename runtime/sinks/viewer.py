@@ -25,7 +25,7 @@ import numpy as np
 from e2e_deploy.bundle.manifest import Manifest
 from e2e_deploy.errors import UnavailableError
 from e2e_deploy.names import COLORMAPS
-from e2e_deploy.runtime.backends.backend import Result
+from e2e_deploy.runtime.backends.layout import Result
 from e2e_deploy.runtime.report import RunReport
 from e2e_deploy.runtime.sinks.sink import Painter, Rgb
 from e2e_deploy.runtime.sources.source import SourceFrame

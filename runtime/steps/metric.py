@@ -16,7 +16,7 @@ import numpy.typing as npt
 from numpy.lib import format as npy_format
 
 from e2e_deploy.errors import InputError, UsageError
-from e2e_deploy.runtime.backends.backend import Result
+from e2e_deploy.runtime.backends.layout import Result
 from e2e_deploy.runtime.sources.source import SourceFrame
 from e2e_deploy.runtime.steps.intrinsics import Intrinsics
 from e2e_deploy.runtime.steps.step import Facts, Step

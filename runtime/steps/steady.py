@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from e2e_deploy.runtime.backends.backend import Result
+from e2e_deploy.runtime.backends.layout import Result
 from e2e_deploy.system.opencv import cv2
 
 Float64 = npt.NDArray[np.float64]

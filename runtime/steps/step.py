@@ -3,15 +3,18 @@
 from collections.abc import Callable
 from typing import Any
 
-from e2e_deploy.runtime.backends.backend import Result
+from e2e_deploy.runtime.backends.layout import Result
 from e2e_deploy.runtime.sources.source import SourceFrame
 from e2e_deploy.runtime.steps.steady import Stabiliser
 
 Facts = dict[str, Any]
 """What a step changed, as entries of the sidecar; ``range`` and ``units`` there describe the values from now on."""
 
-Step = Callable[[SourceFrame, Result, Facts], Result]
-"""Takes a frame, its result and the facts so far, adds to the facts, returns the new result."""
+Step = Callable[[SourceFrame, Any, Facts], Any]
+"""Takes a frame, its result and the facts so far, adds to the facts, returns the new result.
+
+Of an engine with several outputs, result and facts are mappings by their names: an array, and Facts, of each.
+"""
 
 STEADY_RANGE = (-0.5, 1.5)  # what a change of scale may make of [0, 1]; files of 16 bits hold this
 

@@ -215,7 +215,7 @@ def as_core(root):
     onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
     inputs = np.random.default_rng(0).random((2, *rgb[1:]), np.float32)
     reference = "reference/24x32.npz"
-    np.savez(root / reference, frames=inputs, results=inputs.mean(axis=1, keepdims=True))
+    np.savez(root / reference, frames=inputs, depth=inputs.mean(axis=1, keepdims=True))
     for name in (path.name, reference):
         rehash(root, name)
 

@@ -40,7 +40,7 @@ def net():
 @pytest.fixture(scope="module")
 def open_graph(net, tmp_path_factory):
     rgb = torch.zeros(1, 3, 2 * STEP, 3 * STEP)
-    graph = trace(net, rgb, input_name="rgb", output_name="y", multiple_of=STEP)
+    graph = trace(net, rgb, input_name="rgb", output_names=["y"], multiple_of=STEP)
     assert lint(graph, "onnxruntime") == []
     path = tmp_path_factory.mktemp("open") / "model.onnx"
     save(graph, path)

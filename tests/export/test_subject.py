@@ -220,5 +220,6 @@ def test_a_fixed_core_graph_of_normals(small_normals, tmp_path):
     assert verdict.failures == []
     assert 0 < verdict.parity.mean_angle_deg < 0.5
     inputs, results = bundle.reference(graph)
+    results = results["normals"]
     assert (inputs.shape, results.shape) == ((2, 3, 30, 48), (2, 3, 30, 48))
     np.testing.assert_allclose(np.linalg.norm(results, axis=1), 1, atol=1e-5)

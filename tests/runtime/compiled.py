@@ -40,10 +40,10 @@ def _compile(task, precision, shape, metadata, target, device, file):
 
         def forward(self, frame):
             rgb = frame.to(dtype)
-            if task == "depth":
-                return (rgb.mean(-1) / 255).float()
-            vector = rgb - 127.5
-            return (vector / vector.norm(dim=-1, keepdim=True)).float()
+            depth, vector = (rgb.mean(-1) / 255).float(), rgb - 127.5
+            normals = (vector / vector.norm(dim=-1, keepdim=True)).float()
+            made = {"depth": depth, "normals": normals, "geometry": (depth, normals)}
+            return made[task]
 
     example = torch.zeros(shape, dtype=torch.uint8, device=device)
     compile_package(Plain().eval(), example, file, cpu_target=target, metadata=metadata)

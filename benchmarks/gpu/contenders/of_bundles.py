@@ -109,7 +109,8 @@ def make_bundle(
 def _reference(bundle: Bundle) -> tuple[Tensor, Any]:
     """The bundle's first frame on the GPU, [1, H, W, 3], and its result [1, H, W]."""
     frames, results = bundle.reference(bundle.manifest.graphs[0])
-    return torch.from_numpy(frames[:1]).cuda(), results[:1]
+    (only,) = results.values()
+    return torch.from_numpy(frames[:1]).cuda(), only[:1]
 
 
 def build_onnxruntime(bundle: Bundle, *, on_host: bool) -> Contender:

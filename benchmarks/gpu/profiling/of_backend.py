@@ -63,10 +63,10 @@ def _way(job: Job, bundle: Bundle, options: dict[str, Any], frames: list[Tensor]
         row["host_to_host"] = summary(_times(engine, on_host, job.rounds))
         row["two_on_their_way_ms"] = _pipelined(engine, on_host, job.rounds)
         (pictures, results) = bundle.reference(engine.graph)
-        parity = measure_parity("depth", engine(pictures[0]), results[0])
+        parity = measure_parity("depth", engine(pictures[0]), results["depth"][0])
         row["parity"] = {"abs_rel": parity.abs_rel, "relative": parity.relative}
         if backend.gpu is not None:
-            out = torch.empty(results[0].shape, device="cuda")
+            out = torch.empty(results["depth"][0].shape, device="cuda")
             call = lambda frame: engine(frame[0], out=out)  # noqa: E731
             row["device_to_device"] = summary(_times(call, frames, job.rounds))
             row["gpu_ms"] = getattr(backend, "gpu_ms", None)

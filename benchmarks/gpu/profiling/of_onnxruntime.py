@@ -194,7 +194,7 @@ def _parity(job: Job, bundle: Bundle, call: Call) -> tuple[Result, Any]:
     references, results = bundle.reference(bundle.manifest.graphs[0])
     frame = torch.from_numpy(references[:1]).to(job.device.name)
     found = call(frame).cpu().numpy().copy()
-    parity = measure_parity("depth", found[0], results[0])
+    parity = measure_parity("depth", found[0], results["depth"][0])
     return {"abs_rel": parity.abs_rel, "relative": parity.relative}, found
 
 

@@ -23,12 +23,15 @@ def _row(verdict: "Verdict") -> tuple[str, ...]:
         bound = f"rel < {limit.relative:g}"
     elif parity.mean_angle_deg is not None:
         bound = f"angle < {limit.mean_angle_deg:g} deg"
+    elif parity.mean_abs is not None:
+        bound = f"mean error < {limit.mean_abs:g}"
     else:
         bound = f"AbsRel < {limit.abs_rel:g}, {limit.share_within_2pct:.1%} in 2 %"
     error = f"{parity.abs_rel:.2e}" if parity.abs_rel is not None else "-"
     angle = f"{parity.mean_angle_deg:.2e}" if parity.mean_angle_deg is not None else "-"
     return (
         f"{verdict.frame_hw[0]}x{verdict.frame_hw[1]}",
+        verdict.output,
         f"{verdict.backend} ({verdict.device})",
         verdict.precision,
         error,
@@ -39,7 +42,7 @@ def _row(verdict: "Verdict") -> tuple[str, ...]:
     )
 
 
-HEADER = ("frame", "backend", "precision", "AbsRel", "angle", "max error", "limit", "")
+HEADER = ("frame", "output", "backend", "precision", "AbsRel", "angle", "max error", "limit", "")
 
 
 def print_verdicts(verdicts: "list[Verdict]") -> None:
@@ -135,7 +138,7 @@ def command(
         make_folder(folder)
     if rebuild_first:
         opened = rebuild.rebuild_plans(opened, backend, checkpoint)
-    seen = WorstFrames(opened.manifest.task)
+    seen = WorstFrames()
     for_verify = backend in ("auto", "torch") or layers is None
     left = rebuild.left_for(backend, checkpoint, rebuilt=rebuild_first)
     found = verify_bundle(

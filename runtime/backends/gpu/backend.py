@@ -15,11 +15,12 @@ from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.bundle.manifest import GraphEntry
 from e2e_deploy.errors import E2EDeployError, UsageError
 from e2e_deploy.nvidia.cuda_driver import Driver
-from e2e_deploy.runtime.backends.backend import Closing, GpuPicture, Picture, Result, result_shape
+from e2e_deploy.runtime.backends.backend import Closing, GpuPicture, Picture
 from e2e_deploy.runtime.backends.dlpack import CUDA, RawArray
 from e2e_deploy.runtime.backends.gpu.computation import Computation
-from e2e_deploy.runtime.backends.gpu.pipeline import ALIGNMENT, SLOTS, Pipeline
+from e2e_deploy.runtime.backends.gpu.pipeline import SLOTS, Pipeline
 from e2e_deploy.runtime.backends.gpu.transfers import Transfers
+from e2e_deploy.runtime.backends.layout import ALIGNMENT, Layout, Result
 
 
 def _free(driver: Driver, address: int) -> None:
@@ -67,7 +68,7 @@ class GpuBackend(Closing, ABC):
     def __init__(
         self, bundle: Bundle, graph: GraphEntry, driver: Driver, index: int, title: str
     ) -> None:
-        self._graph, self._kind = graph, bundle.manifest.kinds[0]
+        self._graph, self._layout = graph, Layout.of(graph, bundle.manifest.kinds)
         self._single: set[int] = set()  # slots whose frame came without the axis of N
         self._pipeline: Pipeline | None = None
         self._closing = ExitStack()  # undoes in reverse, also what comes after a step that fails
@@ -91,7 +92,7 @@ class GpuBackend(Closing, ABC):
     def _start(self, compute: Callable[[int], Computation], facts: str) -> None:
         """Start the pipeline; ``facts`` of the library end the text of ``device``."""
         self._pipeline = pipeline = Pipeline(
-            self._driver, compute, self._graph.inputs[0], self._graph.outputs[0]
+            self._driver, compute, self._graph.inputs[0], self._layout.num_bytes
         )
         self._closing.callback(setattr, self, "_pipeline", None)
         self._closing.callback(pipeline.close)
@@ -130,8 +131,7 @@ class GpuBackend(Closing, ABC):
         with self._driver.unchanged():
             self._driver.use()
             held: Result = self._running.collect(slot).view(np.float32)
-        held = held.reshape(self._graph.outputs[0].shape)
-        result = held[0] if slot in self._single else held
+        result = held.reshape(self._layout.block_shape(3 if slot in self._single else 4))
         if out is None:
             return result.copy()
         np.copyto(out, result)
@@ -157,7 +157,7 @@ class GpuBackend(Closing, ABC):
 
     def _new_result(self, frame: RawArray) -> RawArray:
         """Memory for the result of frames, of a driver of its own: it may outlive this one."""
-        shape = result_shape(self._graph, self._kind, frame.shape)
+        shape = self._layout.block_shape(len(frame.shape))
         memory = _Memory(self._driver.share(), 4 * int(np.prod(shape)))
         return RawArray(memory.address, shape, "float32", (CUDA, self.gpu or 0), owner=memory)
 

@@ -28,7 +28,7 @@ class Computation(Protocol):
 
         Args:
             frame: address of the input, as the graph takes it.
-            result: address of the output.
+            result: address of the output; of several the block they lie in, as ``Layout`` has it.
 
         Raises:
             E2EDeployError: it is refused.

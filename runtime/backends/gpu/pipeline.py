@@ -21,8 +21,8 @@ from e2e_deploy.nvidia.cuda_driver import Bytes, Driver
 from e2e_deploy.runtime.backends.backend import GpuPicture, Picture
 from e2e_deploy.runtime.backends.gpu.computation import Computation, Recording
 from e2e_deploy.runtime.backends.gpu.transfers import Transfers
+from e2e_deploy.runtime.backends.layout import ALIGNMENT
 
-ALIGNMENT = 256  # of every address a library is given
 WARM_UP = 3  # the first runs load kernels lazily, which a graph capture cannot record
 SLOTS = 2  # one computes while the next is uploaded and the last is downloaded; a third would only add age
 
@@ -51,7 +51,7 @@ class Pipeline:
         driver: of the GPU.
         compute: makes the computation for a stream, in which it will be used.
         frame: its one input.
-        result: its one output.
+        result_bytes: of the block of its results.
 
     Attributes:
         cuda_graph_reason: why it runs without CUDA graphs; empty when it runs with them.
@@ -66,7 +66,7 @@ class Pipeline:
         driver: Driver,
         compute: Callable[[int], Computation],
         frame: TensorSpec,
-        result: TensorSpec,
+        result_bytes: int,
     ) -> None:
         self._driver: Driver = driver
         self.transfers = Transfers(driver)
@@ -75,7 +75,7 @@ class Pipeline:
             self._upload, self._compute, self._download = (self._stream() for _ in range(3))
             self._computation = compute(self._compute)
             self._closing.callback(self._computation.close)
-            self._slots = [self._slot(frame, result) for _ in range(SLOTS)]
+            self._slots = [self._slot(frame, result_bytes) for _ in range(SLOTS)]
             self._last = self._slots[0]
             self._recordings: list[Recording] = []
             self._closing.callback(self._destroy_recordings)
@@ -92,9 +92,11 @@ class Pipeline:
         self._closing.callback(self._driver.destroy_stream, stream)
         return stream
 
-    def _slot(self, frame: TensorSpec, result: TensorSpec) -> _Slot:
+    def _slot(self, frame: TensorSpec, result_bytes: int) -> _Slot:
         driver, stack = self._driver, self._closing
-        (inside, frame_host), (outside, result_host) = self._memory(frame), self._memory(result)
+        frame_bytes = int(np.prod(frame.shape)) * np.dtype(frame.dtype).itemsize
+        inside, frame_host = self._memory(frame.name, frame_bytes)
+        outside, result_host = self._memory("the results", result_bytes)
         events = []
         for _ in range(4):
             events.append(driver.new_event())
@@ -102,15 +104,14 @@ class Pipeline:
         frame_host[:] = 0
         return _Slot(inside, outside, frame_host, result_host, *events)
 
-    def _memory(self, spec: TensorSpec) -> tuple[int, Bytes]:
-        """Memory of a tensor on the GPU and its page-locked twin on the host."""
+    def _memory(self, what: str, size: int) -> tuple[int, Bytes]:
+        """Memory on the GPU and its page-locked twin on the host."""
         driver, stack = self._driver, self._closing
-        size = int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize
         address = driver.allocate(size)
         stack.callback(driver.free, address)
         if address % ALIGNMENT:
             raise E2EDeployError(
-                f"the GPU memory for {spec.name} starts at {address:#x}, which {ALIGNMENT} does not divide"
+                f"the GPU memory for {what} starts at {address:#x}, which {ALIGNMENT} does not divide"
             )
         pinned = driver.allocate_pinned(size)
         stack.callback(driver.free_pinned, pinned)

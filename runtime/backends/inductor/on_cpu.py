@@ -8,9 +8,10 @@ import numpy.typing as npt
 from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.bundle.manifest import GraphEntry
 from e2e_deploy.errors import E2EDeployError, failed
-from e2e_deploy.runtime.backends.backend import OneAtATime, Result, result_shape
+from e2e_deploy.runtime.backends.backend import OneAtATime
 from e2e_deploy.runtime.backends.dlpack import CPU, RawArray
 from e2e_deploy.runtime.backends.inductor.package import cpu_here, load_package, read_package
+from e2e_deploy.runtime.backends.layout import Layout, Result
 
 
 class InductorOnCpu(OneAtATime):
@@ -42,7 +43,8 @@ class InductorOnCpu(OneAtATime):
             return torch._C._aoti.AOTIModelPackageLoader(str(file), "model", False, 1, -1)
 
         self._package: Any = load_package(bundle, self.entry, data, load)
-        self._torch, self._graph, self._kind = torch, graph, bundle.manifest.kinds[0]
+        self._torch, self._graph = torch, graph
+        self._layout = Layout.of(graph, bundle.manifest.kinds)
         self.device = f"CPU, {torch.get_num_threads()} threads, {self.entry.target}"
         # oneDNN makes its kernels at the first run, which takes several times as long; a camera should not wait for it.
         self(np.zeros(graph.inputs[0].shape, np.uint8))
@@ -51,7 +53,7 @@ class InductorOnCpu(OneAtATime):
         """Result of frames, uint8 RGB as the graph takes them."""
         assert self._package is not None, "the backend is closed"
         frame = np.ascontiguousarray(frame)
-        takes, gives = self._graph.inputs[0], self._graph.outputs[0]
+        takes = self._graph.inputs[0]
         assert frame.size == np.prod(takes.shape), "compiled code checks no sizes"
         # Not from_numpy, which warns about frames that may not be written to.
         host = RawArray(
@@ -59,20 +61,22 @@ class InductorOnCpu(OneAtATime):
         )
         try:
             with self._torch.inference_mode():
-                (made,) = self._package.run([self._torch.from_dlpack(host)])
+                made = self._package.run([self._torch.from_dlpack(host)])
         except RuntimeError as error:
             raise failed(f"{self.entry.file} fails in PyTorch", error, E2EDeployError) from error
-        if list(made.shape) != gives.shape or made.dtype != self._torch.float32:
+        given = [(each.dtype, list(each.shape)) for each in made]
+        listed = [(self._torch.float32, spec.shape) for spec in self._graph.outputs]
+        if given != listed:
             raise E2EDeployError(
-                f"{self.entry.file} gives {made.dtype} {list(made.shape)}, the manifest lists float32 {gives.shape}"
+                f"{self.entry.file} gives {_in_words(given)}, the manifest lists {_in_words(listed)}"
             )
-        shape = result_shape(self._graph, self._kind, frame.shape)
-        result: Result = made.contiguous().numpy().reshape(shape)
-        if out is None:
-            return result
-        np.copyto(out, result)  # PyTorch computes into memory of its own
-        return out
+        results = [each.contiguous().numpy() for each in made]
+        return self._layout.together(results, frame.ndim, out)
 
     def close(self) -> None:
         """Drop the package and its memory."""
         self._package = None
+
+
+def _in_words(tensors: list[tuple[Any, list[int]]]) -> str:
+    return " and ".join(f"{dtype} {shape}" for dtype, shape in tensors)

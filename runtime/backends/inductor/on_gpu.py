@@ -11,6 +11,7 @@ from e2e_deploy.runtime.backends.gpu.backend import GpuBackend
 from e2e_deploy.runtime.backends.gpu.computation import Recording
 from e2e_deploy.runtime.backends.inductor.package import load_package, read_package
 from e2e_deploy.runtime.backends.inductor.torch_cuda import TorchGpu
+from e2e_deploy.runtime.backends.layout import Layout
 from e2e_deploy.runtime.backends.plans import place_of
 
 
@@ -21,7 +22,7 @@ class InductorComputation:
         gpu: torch there.
         package: loaded; this drops it.
         takes: its input.
-        gives: its output.
+        layout: of its outputs.
         index: of the CUDA device.
         stream: in which it runs.
     """
@@ -31,17 +32,18 @@ class InductorComputation:
         gpu: TorchGpu,
         package: Any,
         takes: TensorSpec,
-        gives: TensorSpec,
+        layout: Layout,
         index: int,
         stream: int,
     ) -> None:
         self._gpu, self._package, self._stream = gpu, package, stream
-        self._takes, self._gives, self._place = takes, gives, (CUDA, index)
+        self._takes, self._layout, self._place = takes, layout, (CUDA, index)
 
-    def _arrays(self, frame: int, result: int) -> tuple[RawArray, RawArray]:
+    def _arrays(self, frame: int, result: int) -> tuple[RawArray, list[RawArray]]:
+        block = RawArray(result, self._layout.block_shape(4), "float32", self._place)
         return (
             RawArray(frame, tuple(self._takes.shape), self._takes.dtype, self._place),
-            RawArray(result, tuple(self._gives.shape), self._gives.dtype, self._place),
+            list(self._layout.apart(block, 4).values()),
         )
 
     def queue(self, frame: int, result: int) -> None:
@@ -96,5 +98,5 @@ class InductorOnGpu(GpuBackend):
         """The computation, which alone holds the package from here on."""
         graph = self._graph
         return InductorComputation(
-            self._torch, package.pop(), graph.inputs[0], graph.outputs[0], self.gpu or 0, stream
+            self._torch, package.pop(), graph.inputs[0], self._layout, self.gpu or 0, stream
         )

@@ -1,6 +1,6 @@
 """The few things a package on a GPU needs of torch.cuda; the tests' double keeps the same contract without a GPU."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,15 +26,17 @@ class TorchGpu(Protocol):
         """
         ...
 
-    def run(self, package: Any, frame: RawArray, result: RawArray, stream: int) -> None:
-        """Queue a package's work in a stream: from the frame's memory to the result's.
+    def run(self, package: Any, frame: RawArray, results: Sequence[RawArray], stream: int) -> None:
+        """Queue a package's work in a stream: from the frame's memory to that of its results.
 
         Raises:
             E2EDeployError: torch refuses.
         """
         ...
 
-    def record(self, package: Any, frame: RawArray, result: RawArray, stream: int) -> Recording:
+    def record(
+        self, package: Any, frame: RawArray, results: Sequence[RawArray], stream: int
+    ) -> Recording:
         """The same work as a CUDA graph; it does not run now.
 
         Raises:
@@ -101,17 +103,19 @@ class TorchCuda:
                 str(file), "model", True, 1, self._index
             )
 
-    def run(self, package: Any, frame: RawArray, result: RawArray, stream: int) -> None:
+    def run(self, package: Any, frame: RawArray, results: Sequence[RawArray], stream: int) -> None:
         """Queue a package's work."""
         with self._in(stream):
-            self._queue(package, self._torch.from_dlpack(frame), self._torch.from_dlpack(result))
+            self._queue(package, *self._tensors(frame, results))
 
-    def record(self, package: Any, frame: RawArray, result: RawArray, stream: int) -> Recording:
+    def record(
+        self, package: Any, frame: RawArray, results: Sequence[RawArray], stream: int
+    ) -> Recording:
         """The same work as a CUDA graph; all of them share their memory, as they run one after the other."""
         torch = self._torch
         with self._in(stream) as external:
             self._pool = self._pool or torch.cuda.graph_pool_handle()
-            tensors = torch.from_dlpack(frame), torch.from_dlpack(result)
+            tensors = self._tensors(frame, results)
             graph = torch.cuda.CUDAGraph()
             # Other threads may go on with their own CUDA work.
             graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
@@ -130,15 +134,20 @@ class TorchCuda:
         with _refused("PyTorch does not release the GPU's memory"):
             self._torch.cuda.empty_cache()
 
+    def _tensors(self, frame: RawArray, results: Sequence[RawArray]) -> tuple[Any, list[Any]]:
+        take = self._torch.from_dlpack
+        return take(frame), [take(result) for result in results]
+
     @staticmethod
-    def _queue(package: Any, frame: Any, result: Any) -> None:
-        (made,) = package.run([frame])
-        if made.shape != result.shape or made.dtype != result.dtype:  # copy_ would fit them
-            raise E2EDeployError(
-                f"the package gives {made.dtype} {list(made.shape)}, the manifest lists {list(result.shape)}"
-            )
+    def _queue(package: Any, frame: Any, results: Sequence[Any]) -> None:
+        made = package.run([frame])
+        given, listed = ([(t.dtype, list(t.shape)) for t in each] for each in (made, results))
+        if given != listed:  # copy_ would fit them
+            told, wanted = (" and ".join(f"{d} {s}" for d, s in each) for each in (given, listed))
+            raise E2EDeployError(f"the package gives {told}, the manifest lists {wanted}")
         # AOTInductor computes into memory of its own; within the GPU this copy is microseconds.
-        result.copy_(made, non_blocking=True)
+        for result, each in zip(results, made, strict=True):
+            result.copy_(each, non_blocking=True)
 
     @contextmanager
     def _in(self, stream: int) -> Iterator[Any]:

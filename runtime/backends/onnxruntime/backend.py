@@ -13,9 +13,10 @@ from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.bundle.manifest import GraphEntry
 from e2e_deploy.errors import E2EDeployError, UnavailableError, UsageError, failed
 from e2e_deploy.packages import import_onnxruntime, require
-from e2e_deploy.runtime.backends.backend import Backend, OneAtATime, Result, result_shape
+from e2e_deploy.runtime.backends.backend import Backend, OneAtATime
 from e2e_deploy.runtime.backends.device import parse_device
 from e2e_deploy.runtime.backends.dlpack import CUDA, RawArray
+from e2e_deploy.runtime.backends.layout import Layout, Result
 from e2e_deploy.runtime.backends.onnxruntime.memory import return_memory
 from e2e_deploy.runtime.backends.onnxruntime.options import session_options as make_options
 from e2e_deploy.runtime.backends.onnxruntime.provider import CUDA as CUDA_PROVIDER
@@ -114,7 +115,7 @@ class OrtBackend(OneAtATime):
         if provider is not None and provider.options.get("enable_cuda_graph", "0") != "0":
             raise UsageError(f"`enable_cuda_graph` of `provider_options` needs {_CUDA_PYTHON}")
         self._session = open_session(ort, bundle, graph, options, provider)
-        self._graph, self._kind = graph, bundle.manifest.kinds[0]
+        self._graph, self._layout = graph, Layout.of(graph, bundle.manifest.kinds)
         self.device = provider.title if provider else f"CPU, {options.intra_op_num_threads} threads"
         if provider is not None and not provider.devices:
             self.gpu = asked.index
@@ -125,46 +126,35 @@ class OrtBackend(OneAtATime):
 
     def __call__(self, frame: npt.NDArray[Any], out: Result | None = None) -> Result:
         """Result of frames, uint8 RGB as the graph takes them; of a core graph's rgb float32 [3, H, W]."""
-        shape = result_shape(self._graph, self._kind, frame.shape)
-        result = np.empty(shape, np.float32) if out is None else out
+        if out is None:
+            out = np.empty(self._layout.block_shape(frame.ndim), np.float32)
         frame = np.ascontiguousarray(frame)
-        self._run("cpu", frame.ctypes.data, frame.shape, result.ctypes.data, shape)
-        return result
+        self._run("cpu", frame.ctypes.data, frame.shape, out.ctypes.data)
+        return out
 
     def on_gpu(self, frame: RawArray, out: RawArray | None = None) -> RawArray:
         """Result of frames in the provider's own memory."""
-        shape = result_shape(self._graph, self._kind, frame.shape)
         if out is None:
+            shape = self._layout.block_shape(len(frame.shape))
             value = self._ort.OrtValue.ortvalue_from_shape_and_type(
                 shape, np.float32, "cuda", self.gpu
             )
             out = RawArray(value.data_ptr(), shape, "float32", (CUDA, self.gpu or 0), owner=value)
-        self._run("cuda", frame.address, frame.shape, out.address, shape)
+        self._run("cuda", frame.address, frame.shape, out.address)
         return out
 
-    def _run(
-        self,
-        device: str,
-        frame: int,
-        frame_shape: tuple[int, ...],
-        result: int,
-        shape: tuple[int, ...],
-    ) -> None:
+    def _run(self, device: str, frame: int, frame_shape: tuple[int, ...], block: int) -> None:
         """Compute from one address to another."""
-        wanted = len(self._graph.inputs[0].shape)
-
-        def batched(sides: tuple[int, ...]) -> list[int]:
-            return [*([1] if len(frame_shape) < wanted else []), *sides]
-
-        takes, gives = self._graph.inputs[0], self._graph.outputs[0]
+        takes = self._graph.inputs[0]
+        shape = [*([1] if len(frame_shape) < len(takes.shape) else []), *frame_shape]
         index = self.gpu or 0 if device == "cuda" else 0
         options = self._ort.RunOptions()
         try:
             bound = self._session.io_binding()
-            bound.bind_input(
-                takes.name, device, index, np.dtype(takes.dtype).type, batched(frame_shape), frame
-            )
-            bound.bind_output(gives.name, device, index, np.float32, batched(shape), result)
+            bound.bind_input(takes.name, device, index, np.dtype(takes.dtype).type, shape, frame)
+            for place in self._layout.places:
+                at = block + place.offset
+                bound.bind_output(place.name, device, index, np.float32, list(place.shape), at)
             bound.synchronize_inputs()
             with stoppable(lambda: setattr(options, "terminate", True)):
                 self._session.run_with_iobinding(bound, options)

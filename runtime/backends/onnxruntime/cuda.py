@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from e2e_deploy.bundle.bundle import Bundle
-from e2e_deploy.bundle.manifest import GraphEntry, TensorSpec
+from e2e_deploy.bundle.manifest import GraphEntry
 from e2e_deploy.errors import BundleError, E2EDeployError, failed
 from e2e_deploy.nvidia.cuda_driver import CudaDriver, Driver
 from e2e_deploy.packages import import_onnxruntime
 from e2e_deploy.runtime.backends.gpu.backend import GpuBackend
 from e2e_deploy.runtime.backends.gpu.computation import DriverRecording
+from e2e_deploy.runtime.backends.layout import Layout
 from e2e_deploy.runtime.backends.onnxruntime.memory import return_memory
 from e2e_deploy.runtime.backends.onnxruntime.options import session_options as make_options
 from e2e_deploy.runtime.backends.onnxruntime.provider import EXTRA, GpuProvider
@@ -43,7 +44,8 @@ class OrtComputation:
         driver: of the GPU.
         ort: the onnxruntime module.
         session: that queues in ``stream``.
-        graph: its tensors.
+        graph: its input.
+        layout: of its outputs.
         index: of the CUDA device.
         stream: of the pipeline.
         why_not: why no run may be recorded as a CUDA graph; empty where it may.
@@ -55,13 +57,15 @@ class OrtComputation:
         ort: Any,
         session: Any,
         graph: GraphEntry,
+        layout: Layout,
         index: int,
         stream: int,
         *,
         why_not: str,
     ) -> None:
         self._driver, self._ort, self._session = driver, ort, session
-        self._graph, self._index, self._stream = graph, index, stream
+        self._graph, self._layout = graph, layout
+        self._index, self._stream = index, stream
         self._why_not = why_not
         self._options = ort.RunOptions()
         self._options.add_run_config_entry(*_NO_WAIT)
@@ -82,12 +86,12 @@ class OrtComputation:
             self._bound.popitem()  # the newest: those of the slots came first
         bound = self._session.io_binding()
 
-        def place(spec: TensorSpec, address: int) -> tuple[Any, ...]:
-            kind = np.dtype(spec.dtype).type
-            return spec.name, "cuda", self._index, kind, list(spec.shape), address
-
-        bound.bind_input(*place(self._graph.inputs[0], frame))
-        bound.bind_output(*place(self._graph.outputs[0], result))
+        takes, where = self._graph.inputs[0], ("cuda", self._index)
+        kind = np.dtype(takes.dtype).type
+        bound.bind_input(takes.name, *where, kind, list(takes.shape), frame)
+        for place in self._layout.places:
+            at = result + place.offset
+            bound.bind_output(place.name, *where, np.float32, list(place.shape), at)
         self._bound[frame, result] = bound
         return bound
 
@@ -167,6 +171,7 @@ class OrtCudaBackend(GpuBackend):
             self._ort,
             session,
             self._graph,
+            self._layout,
             self.gpu or 0,
             stream,
             why_not=why_not,

@@ -6,6 +6,7 @@ from typing import Any
 from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.bundle.manifest import FREE, GraphEntry
 from e2e_deploy.errors import BundleError, E2EDeployError, UnavailableError, UsageError, failed
+from e2e_deploy.runtime.backends.backend import not_as_described
 from e2e_deploy.runtime.backends.onnxruntime.provider import GpuProvider
 from e2e_deploy.system.interrupts import stoppable
 from e2e_deploy.system.text import clean
@@ -82,18 +83,15 @@ def _check_signature(session: Any, graph: GraphEntry) -> None:
     Raises:
         BundleError: names what was expected.
     """
-    for spec, found in (
-        (graph.inputs[0], session.get_inputs()),
-        (graph.outputs[0], session.get_outputs()),
+    for specs, found in (
+        (graph.inputs, session.get_inputs()),
+        (graph.outputs, session.get_outputs()),
     ):
-        told = [(spec.name, _TYPES.get(spec.dtype), spec.shape)]
+        told = [(spec.name, _TYPES.get(spec.dtype), spec.shape) for spec in specs]
         # ONNX names an open side, a manifest says FREE.
         given = [
             (v.name, v.type, [side if isinstance(side, int) else FREE for side in v.shape])
             for v in found
         ]
         if given != told:
-            raise BundleError(
-                f"{graph.onnx} is not the graph its manifest describes: expected {spec.dtype} "
-                f"{spec.shape} as {spec.name!r} and nothing else"
-            )
+            raise not_as_described(graph.onnx, specs)

@@ -10,8 +10,9 @@ from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.bundle.manifest import GraphEntry
 from e2e_deploy.errors import E2EDeployError, UsageError, failed
 from e2e_deploy.packages import import_openvino, openvino_core
-from e2e_deploy.runtime.backends.backend import OneAtATime, Result, result_shape
+from e2e_deploy.runtime.backends.backend import OneAtATime
 from e2e_deploy.runtime.backends.device import parse_device
+from e2e_deploy.runtime.backends.layout import Layout, Result
 from e2e_deploy.runtime.backends.openvino.compiled import THREADS, compile_graph
 from e2e_deploy.runtime.backends.openvino.devices import (
     CPU,
@@ -70,22 +71,25 @@ class OpenVinoBackend(OneAtATime):
         compiled = compile_graph(
             core, bundle, graph, where, settings | dict(provider_options or {})
         )
-        self._graph, self._kind = graph, bundle.manifest.kinds[0]
+        self._graph, self._layout = graph, Layout.of(graph, bundle.manifest.kinds)
         self.device = describe(compiled, core, where)
         self._compiled: Any = compiled
         self._request: Any = compiled.create_infer_request()
 
     def __call__(self, frame: npt.NDArray[Any], out: Result | None = None) -> Result:
         """Result of frames, uint8 RGB as the graph takes them; of a core graph's rgb float32 [3, H, W]."""
-        shape = result_shape(self._graph, self._kind, frame.shape)
-        result = np.empty(shape, np.float32) if out is None else out
+        if out is None:
+            out = np.empty(self._layout.block_shape(frame.ndim), np.float32)
+        results = self._layout.apart(out, 4)
         # OpenVINO takes no memory that may not be written to.
         given = frame if frame.flags.writeable else frame.copy()
-        is_one = len(shape) < len(self._graph.outputs[0].shape)
         try:
             with stoppable(self._cancel):
-                self._request.set_input_tensor(self._over(given, is_one))
-                self._request.set_output_tensor(self._over(result, is_one))
+                self._request.set_input_tensor(
+                    self._over(given if given.ndim == 4 else given[None])
+                )
+                for index, result in enumerate(results.values()):
+                    self._request.set_output_tensor(index, self._over(result))
                 # Not infer(), which with one thread does not hear of a cancellation.
                 self._request.start_async()
                 self._request.wait()
@@ -97,16 +101,16 @@ class OpenVinoBackend(OneAtATime):
                 raise
             what = f"{self._graph.onnx} fails in OpenVINO"
             raise failed(what, said(error), E2EDeployError) from error
-        return result
+        return out
 
     def _cancel(self) -> None:
         request = self._request
         if request is not None:
             request.cancel()
 
-    def _over(self, array: npt.NDArray[Any], is_one: bool) -> Any:
-        """A Tensor over the memory of an array, with the axis of N where it is without."""
-        return self._openvino.Tensor(array[None] if is_one else array, shared_memory=True)
+    def _over(self, array: npt.NDArray[Any]) -> Any:
+        """A Tensor over the memory of an array."""
+        return self._openvino.Tensor(array, shared_memory=True)
 
     def close(self) -> None:
         """Drop the compiled graph and its memory."""

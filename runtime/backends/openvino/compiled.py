@@ -7,6 +7,7 @@ from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.bundle.manifest import FREE, GraphEntry
 from e2e_deploy.bundle.plan_files import graph_digest
 from e2e_deploy.errors import BundleError, E2EDeployError, UsageError, failed
+from e2e_deploy.runtime.backends.backend import not_as_described
 from e2e_deploy.runtime.backends.openvino.cache import CompiledCache
 from e2e_deploy.runtime.backends.openvino.devices import CPU, said
 from e2e_deploy.runtime.backends.openvino.memory import needed_bytes, require_memory
@@ -104,8 +105,8 @@ def _check_signature(model: Any, graph: GraphEntry) -> None:
     Raises:
         BundleError: names what was expected.
     """
-    for spec, found in ((graph.inputs[0], model.inputs), (graph.outputs[0], model.outputs)):
-        told = [(spec.name, _TYPES.get(spec.dtype), spec.shape)]
+    for specs, found in ((graph.inputs, model.inputs), (graph.outputs, model.outputs)):
+        told = [(spec.name, _TYPES.get(spec.dtype), spec.shape) for spec in specs]
         given = [
             (
                 value.get_any_name(),
@@ -115,7 +116,4 @@ def _check_signature(model: Any, graph: GraphEntry) -> None:
             for value in found
         ]
         if given != told:
-            raise BundleError(
-                f"{graph.onnx} is not the graph its manifest describes: expected {spec.dtype} "
-                f"{spec.shape} as {spec.name!r} and nothing else"
-            )
+            raise not_as_described(graph.onnx, specs)

@@ -106,8 +106,8 @@ class TrtBackend(GpuBackend):
         self.entry, plan = load_plan(bundle, graph, self._api, driver.gpu)
         self._closing.callback(plan.close)
         self.activation_bytes = plan.activation_bytes
-        names = (graph.inputs[0].name, graph.outputs[0].name)
+        takes = graph.inputs[0].name
         self._start(
-            partial(TrtComputation, driver, plan, names, self._title),
+            partial(TrtComputation, driver, plan, takes, self._layout, self._title),
             f"{self.activation_bytes / 2**20:.0f} MiB for activations",
         )

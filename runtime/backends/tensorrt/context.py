@@ -6,6 +6,7 @@ from typing import Any
 from e2e_deploy.errors import E2EDeployError
 from e2e_deploy.nvidia.cuda_driver import Driver
 from e2e_deploy.runtime.backends.gpu.computation import DriverRecording
+from e2e_deploy.runtime.backends.layout import Layout
 from e2e_deploy.runtime.backends.tensorrt.loaded_plan import LoadedPlan
 
 
@@ -15,7 +16,8 @@ class TrtComputation:
     Args:
         driver: of the GPU.
         plan: loaded; it must be closed after this.
-        names: of its input and its output.
+        takes: name of its input.
+        layout: of its outputs.
         title: of the library, for people.
         stream: in which it runs.
 
@@ -24,15 +26,23 @@ class TrtComputation:
     """
 
     def __init__(
-        self, driver: Driver, plan: LoadedPlan, names: tuple[str, str], title: str, stream: int
+        self,
+        driver: Driver,
+        plan: LoadedPlan,
+        takes: str,
+        layout: Layout,
+        title: str,
+        stream: int,
     ) -> None:
-        self._driver, self._plan, self._names = driver, plan, names
+        self._driver, self._plan = driver, plan
+        self._takes, self._layout = takes, layout
         self._title, self._stream = title, stream
         self._context: Any = plan.context()
 
     def queue(self, frame: int, result: int) -> None:
         """Queue the plan's work from one address to another."""
-        for name, address in zip(self._names, (frame, result), strict=True):
+        places = {place.name: result + place.offset for place in self._layout.places}
+        for name, address in ({self._takes: frame} | places).items():
             if not self._context.set_tensor_address(name, address):
                 raise self._failed(f"did not take the address of {name}")
         if not self._context.execute_async_v3(self._stream):

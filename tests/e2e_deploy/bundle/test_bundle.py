@@ -37,7 +37,8 @@ def test_what_was_written_is_read_back(bundle):
     assert manifest.kinds[0].name == "depth"
     frames, results = opened.reference(opened.graph_for(HW))
     assert (frames.shape, frames.dtype) == ((2, *HW, 3), np.uint8)
-    assert (results.shape, results.dtype) == ((2, *HW), np.float32)
+    assert list(results) == ["depth"]
+    assert (results["depth"].shape, results["depth"].dtype) == ((2, *HW), np.float32)
 
 
 def test_a_size_it_does_not_hold_names_what_it_holds_and_the_way_out(bundle):
@@ -181,11 +182,11 @@ def test_a_reference_that_holds_something_else(bundle, content):
     elif content == "names":
         np.savez(file, a=frames)
     elif content == "dtype":
-        np.savez(file, frames=frames, results=results.astype(np.float64))
+        np.savez(file, frames=frames, depth=results.astype(np.float64))
     elif content == "shape":
-        np.savez(file, frames=frames, results=results[:, :-1])
+        np.savez(file, frames=frames, depth=results[:, :-1])
     elif content == "none":
-        np.savez(file, frames=frames[:0], results=results[:0])
+        np.savez(file, frames=frames[:0], depth=results[:0])
     else:
         file.write_bytes(file.read_bytes()[:-40])
     rehash(bundle, REFERENCE)
@@ -218,7 +219,7 @@ def test_pickles_in_a_reference_are_not_read(bundle, tmp_path):
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "pwned"),)
 
-    np.savez(bundle / REFERENCE, frames=np.array([Evil()], dtype=object), results=np.zeros(1))
+    np.savez(bundle / REFERENCE, frames=np.array([Evil()], dtype=object), depth=np.zeros(1))
     rehash(bundle, REFERENCE)
     opened = open_bundle(bundle)
     with pytest.raises(BundleError):

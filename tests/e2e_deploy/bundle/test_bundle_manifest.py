@@ -168,7 +168,13 @@ def test_texts_are_cleaned_wherever_they_stand(bundle):
         manifest["created"] = manifest["family"] = DIRTY
         manifest["graphs"][0]["outputs"][0]["meaning"] = DIRTY
         manifest["verification"] = [
-            {"frame_size": [24, 32], "backend": DIRTY, "precision": "fp32", "passed": True}
+            {
+                "frame_size": [24, 32],
+                "output": "depth",
+                "backend": DIRTY,
+                "precision": "fp32",
+                "passed": True,
+            }
             | {"parity": {DIRTY: [{DIRTY: DIRTY}]}, "speed": {}}
         ]
 

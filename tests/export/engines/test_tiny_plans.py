@@ -53,7 +53,7 @@ def graph(tmp_path_factory):
             example = torch.zeros(1, 3, 128, 192)
             options = {"input_name": "rgb", "multiple_of": 64}
         opset = max(TARGETS["tensorrt-rtx"].opset, LEAST_OPSET.get(precision, 0))
-        traced = trace.trace(module, example, output_name=task, opset=opset, **options)
+        traced = trace.trace(module, example, output_names=[task], opset=opset, **options)
         trace.save(traced, folder / "m.onnx")
         return folder
 

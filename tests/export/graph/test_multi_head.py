@@ -37,7 +37,7 @@ def example():
 
 
 def traced(module, example, tmp_path, opset=20):
-    graph = trace.trace(module.eval(), example, input_name="x", output_name="y", opset=opset)
+    graph = trace.trace(module.eval(), example, input_name="x", output_names=["y"], opset=opset)
     trace.save(graph, tmp_path / "m.onnx")
     return graph, tmp_path / "m.onnx"
 

@@ -63,7 +63,7 @@ def test_long_groups_are_more_accurate_in_onnx_runtime(tmp_path):
     errors = {}
     for name, module in (("plain", norm), ("short", ShortSumGroupNorm(norm))):
         path = tmp_path / f"{name}.onnx"
-        save(trace(module, x_1CHW, input_name="x", output_name="y"), path)
+        save(trace(module, x_1CHW, input_name="x", output_names=["y"]), path)
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         result = session.run(None, {"x": x_1CHW.numpy()})[0]
         errors[name] = np.linalg.norm(result - expected) / np.linalg.norm(expected)

@@ -331,7 +331,7 @@ def test_the_graph_holds_what_the_module_holds():
     model, expected = original("sd2")
     special, reports = specialise(copy.deepcopy(model).float())
     rgb = RGB[:1].float()
-    graph = trace(special, rgb, input_name="rgb", output_name="depth")
+    graph = trace(special, rgb, input_name="rgb", output_names=["depth"])
     # the tracer added no constant that matters: nothing is left of the time path, the zeros or the prompt
     assert abs(weight_bytes(graph) - 4 * reports[-1].parameters_after) < 4000
     assert not {"Gemm", "Sin", "Resize", "Dropout"} & {node.op_type for node in graph.graph}

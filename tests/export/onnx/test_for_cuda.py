@@ -356,7 +356,7 @@ class Block(torch.nn.Module):
 def test_what_the_exporter_writes_is_known_in_every_operator_set(rng, opset):
     torch.manual_seed(0)
     x = rng.standard_normal((1, 16, 6, 8)).astype(np.float16)
-    names = {"input_name": "x", "output_name": "y", "opset": opset}
+    names = {"input_name": "x", "output_names": ["y"], "opset": opset}
     portable = trace(Block().eval(), torch.from_numpy(x), **names)
     fitted = portable.clone()
     assert fit_cuda(fitted) == {"GroupNorm": 2, "MultiHeadAttention": 1}
@@ -420,7 +420,7 @@ def test_e2e_tiny_normals_is_the_same_model():
     body, _ = prepare(model, precision="fp16", specialised=True, sizes_hw=[plan.padded_hw])
     frame = reference_frames(HW, 1)
     module = FrameModel(body, plan, ("normals",)).eval()
-    names = {"input_name": "frame", "output_name": "normals"}
+    names = {"input_name": "frame", "output_names": ["normals"]}
     portable = trace(module, torch.from_numpy(frame), **names)
     fitted = portable.clone()
     assert fit_cuda(fitted) == {"GroupNorm": 63, "MultiHeadAttention": 6}

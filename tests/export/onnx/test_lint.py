@@ -119,7 +119,7 @@ def test_the_specialised_graph_is_clean(small):
     body, passes = prepare(model, precision="fp16", specialised=True, sizes_hw=[plan.padded_hw])
     frame = torch.zeros(1, 32, 48, 3, dtype=torch.uint8)
     graph = trace(
-        FrameModel(body, plan, ("depth",)).eval(), frame, input_name="frame", output_name="depth"
+        FrameModel(body, plan, ("depth",)).eval(), frame, input_name="frame", output_names=["depth"]
     )
     assert passes
     assert len(list(graph.graph)) > 100

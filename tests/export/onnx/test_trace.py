@@ -23,7 +23,7 @@ class Net(nn.Module):
 
 def traced(net, hw=(8, 9)):
     frame = torch.zeros(1, *hw, 3, dtype=torch.uint8)
-    return trace(net.eval(), frame, input_name="frame", output_name="depth")
+    return trace(net.eval(), frame, input_name="frame", output_names=["depth"])
 
 
 def run(path, frame):

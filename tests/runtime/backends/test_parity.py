@@ -16,13 +16,17 @@ import e2e_deploy as e2e
 from e2e_deploy.bundle.bundle import open_bundle
 from e2e_deploy.limits import LIMITS, measure_parity
 from e2e_deploy.names import BACKENDS, PLAN_KINDS
+from e2e_deploy.runtime.backends.layout import by_kind
 from tests.plain_bundle import edit_manifest, rehash, write_plain_bundle
 from tests.small_graphs import drop_unread
 
 GRAPH = "model_24x32.onnx"
 TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 
-COMPILED = {("fp32", 1, "depth"), ("fp16", 2, "normals"), ("bf16", 2, "depth")}
+TASKS = ("depth", "normals", "geometry")
+"""The last gives both at once."""
+
+COMPILED = {("fp32", 1, "geometry"), ("fp16", 2, "normals"), ("bf16", 2, "depth")}
 """What AOTInductor takes many seconds for: each precision, task and number of frames once."""
 
 CASES = [
@@ -30,7 +34,7 @@ CASES = [
     for backend in BACKENDS
     for precision in (p for b, p in LIMITS if b == backend)
     for batch in (1, 2)
-    for task in ("depth", "normals")
+    for task in TASKS
     # torch is the reference itself, whatever the bundle's precision.
     if (backend != "torch" or precision == "fp32")
     and (backend != "inductor" or (precision, batch, task) in COMPILED)
@@ -43,16 +47,19 @@ if importlib.util.find_spec("openvino"):
 
 def in_16_bits(model, kind):
     """The plain graph with everything between its frame and its result in a type of 16 bits."""
-    first, last = model.graph.node[0], model.graph.node[-1]
-    first.attribute[0].i = kind
+    model.graph.node[0].attribute[0].i = kind
+    outputs = [each.name for each in model.graph.output]
+    last = [node for node in model.graph.node if node.output[0] in outputs]
     for tensor in model.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT:
             # As bytes, as the exporter writes them: OpenVINO 2026.4 reads the bits of typed bf16 as whole numbers.
             dtype = helper.tensor_dtype_to_np_dtype(kind)
             narrow = np.reshape(tensor.float_data, tensor.dims).astype(dtype)
             tensor.CopyFrom(numpy_helper.from_array(narrow, tensor.name))
-    name, last.output[0] = last.output[0], "narrow"
-    model.graph.node.append(helper.make_node("Cast", ["narrow"], [name], to=TensorProto.FLOAT))
+    for node in last:
+        name, node.output[0] = node.output[0], f"narrow_{node.output[0]}"
+        cast = helper.make_node("Cast", list(node.output), [name], to=TensorProto.FLOAT)
+        model.graph.node.append(cast)
 
 
 def in_8_bits(model):
@@ -111,12 +118,14 @@ def check(bundle, backend, precision):
         assert len(frames) >= engine.batch
         for start in range(0, len(frames) - engine.batch + 1, engine.batch):
             given = frames[start : start + engine.batch]
-            results = engine(given)
-            for result, reference in zip(results, references[start:], strict=False):
-                parity = measure_parity(bundle.manifest.outputs[0], result, reference)
-                assert parity.breaks(LIMITS[backend, precision]) == []
-                assert np.ptp(reference) > 0.01  # a constant would agree with anything
-            np.testing.assert_array_equal(engine.collect(engine.submit(given)), results)
+            results = by_kind(bundle.manifest.kinds, engine(given))
+            again = by_kind(bundle.manifest.kinds, engine.collect(engine.submit(given)))
+            for (kind, each), (_, same) in zip(results, again, strict=True):
+                for result, reference in zip(each, references[kind.output][start:], strict=False):
+                    parity = measure_parity(kind.name, result, reference)
+                    assert parity.breaks(LIMITS[backend, precision]) == []
+                    assert np.ptp(reference) > 0.01  # a constant would agree with anything
+                np.testing.assert_array_equal(same, each)
 
 
 @pytest.mark.parametrize(("backend", "precision", "batch", "task"), CASES)
@@ -152,7 +161,7 @@ def test_a_backend_agrees_about_what_is_exported(request, tmp_path, monkeypatch,
 def test_no_backend_and_no_precision_is_left_out():
     assert {backend for backend, *_ in CASES} == set(BACKENDS)
     for backend in BACKENDS:
-        assert {task for name, *_, task in CASES if name == backend} == {"depth", "normals"}
+        assert {task for name, *_, task in CASES if name == backend} == set(TASKS)
         assert {batch for name, _, batch, _ in CASES if name == backend} == {1, 2}
     assert {(backend, precision) for backend, precision, *_ in CASES if backend != "torch"} == {
         pair for pair in LIMITS if pair[0] != "torch"

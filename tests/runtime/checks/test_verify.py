@@ -10,13 +10,14 @@ from e2e_deploy.runtime.checks.verify import compare, worst
 from tests.plain_bundle import HW, rehash, write_plain_bundle
 
 
-def change_reference(root, change):
-    """Store other reference results, hashes and all."""
+def change_reference(root, change, output=None):
+    """Store other reference results of an output, if one is not named of all of them, hashes and all."""
     name = f"reference/{HW[0]}x{HW[1]}.npz"
     with np.load(root / name) as stored:
-        frames, results = stored["frames"], stored["results"]
-    change(results)
-    np.savez(root / name, frames=frames, results=results)
+        arrays = dict(stored)
+    for each in (name for name in arrays if name != "frames" and output in (None, name)):
+        change(arrays[each])
+    np.savez(root / name, **arrays)
     rehash(root, name)
 
 

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from e2e_deploy.bundle.bundle import open_bundle
+from e2e_deploy.kinds import KINDS
 from e2e_deploy.runtime.checks.verify import compare
 from e2e_deploy.runtime.checks.worst_region import WorstFrames, error_map, worst_region
 from tests.plain_bundle import HW, write_plain_bundle
@@ -37,11 +38,15 @@ def test_one_pixel_without_a_value_is_the_worst():
 def test_the_error_of_depth_is_a_difference_and_of_normals_an_angle():
     depth = np.array([[0.5, 0.2, np.nan]], dtype=np.float32)
     np.testing.assert_allclose(
-        error_map("depth", depth, np.float32([[0.4, 0.4, 0.4]])), [[0.1, 0.2, np.inf]], atol=1e-7
+        error_map(KINDS["depth"], depth, np.float32([[0.4, 0.4, 0.4]])),
+        [[0.1, 0.2, np.inf]],
+        atol=1e-7,
     )
     normals = np.float32([[[0, 0, 1], [0, 1, 0], [np.nan, 0, 1]]])
     up = np.float32([[[0, 0, 1]] * 3])
-    np.testing.assert_allclose(error_map("normals", normals, up), [[0, 90, np.inf]], atol=1e-5)
+    np.testing.assert_allclose(
+        error_map(KINDS["normals"], normals, up), [[0, 90, np.inf]], atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("task", ["depth", "normals"])
@@ -49,14 +54,14 @@ def test_the_worst_of_the_stored_frames_is_drawn_with_its_region(tmp_path, task)
     size = (100, 120)
     root = write_plain_bundle(tmp_path / "b", task=task, sizes=[size])
     bundle = open_bundle(root)
-    seen = WorstFrames(task)
+    seen = WorstFrames()
 
-    def damaged(graph, backend, frame, result, reference):
+    def damaged(graph, backend, kind, frame, result, reference):
         second = (frame == frames[1]).all()
         wrong = result.copy()
         if second:
             wrong[30:90, 50:110] = 0.3
-        seen.see(graph, backend, frame, wrong, reference)
+        seen.see(graph, backend, kind, frame, wrong, reference)
 
     frames, _ = bundle.reference(bundle.manifest.graphs[0])
     compare(bundle, "onnxruntime", watch=damaged)
@@ -98,7 +103,7 @@ def test_a_core_graphs_input_is_shown_as_the_picture_it_is(tmp_path, rng):
     graph = open_bundle(write_plain_bundle(tmp_path / "b")).manifest.graphs[0]
     rgb = rng.uniform(-1, 1, (3, 70, 80)).astype(np.float32)
     depth = rng.random((70, 80)).astype(np.float32)
-    seen = WorstFrames("depth")
+    seen = WorstFrames()
     seen.see(graph, "onnxruntime", rgb, depth, depth)
     ((path, _),) = seen.write(tmp_path / "out")
     shown = cv2.imread(str(path))[20:40, 20:40, ::-1]

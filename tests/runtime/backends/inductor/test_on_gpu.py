@@ -243,6 +243,7 @@ def test_for_real(tmp_path, compiled, precision):
     compiled(root, "cuda")
     bundle, painted = open_bundle(root), []
     given, references = bundle.reference(bundle.manifest.graphs[0])
+    (references,) = references.values()
     with e2e.load(bundle, backend="inductor", device="cuda") as engine:
         assert engine.backend.cuda_graph, engine.backend.cuda_graph_reason
         for frame, reference in zip(given, references, strict=True):

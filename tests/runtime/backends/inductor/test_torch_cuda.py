@@ -85,7 +85,7 @@ def memory():
     arrays = [
         RawArray(a.ctypes.data, a.shape, str(a.dtype), (CPU, 0), owner=a) for a in (frame, result)
     ]
-    return *arrays, result
+    return arrays[0], arrays[1:], result
 
 
 AROUND = ["cudnn", "stream 7 of 1"], ["end of stream 7 of 1", "end of cudnn"]
@@ -93,9 +93,9 @@ AROUND = ["cudnn", "stream 7 of 1"], ["end of stream 7 of 1", "end of cudnn"]
 
 @pytest.mark.parametrize("exact", [True, False])
 def test_a_run_is_queued_in_the_pipelines_stream(memory, exact):
-    frame, result, values = memory
+    frame, results, values = memory
     library = Written()
-    TorchCuda(library, 1, exact=exact).run(Package(library.said), frame, result, 7)
+    TorchCuda(library, 1, exact=exact).run(Package(library.said), frame, results, 7)
     assert library.said == [*AROUND[0], "run", *AROUND[1]]
     assert library.flags == {"enabled": True, "benchmark": True, "allow_tf32": not exact}
     np.testing.assert_array_equal(values, np.full((1, 2, 3), 18, np.float32))

@@ -404,6 +404,7 @@ def test_the_variant_for_real(tmp_path):
         out=tmp_path / "b", precision="fp16", frame_sizes=[(96, 128)], resolution=0, engine="onnx"
     )
     found, results = bundle.reference(bundle.manifest.graphs[0])
+    (results,) = results.values()
     for options in ({}, {"enable_cuda_graph": False}, {"prefer_nhwc": False}):
         with load(bundle, device="cuda:0", provider_options=options) as engine:
             error = np.abs(engine(found[0]) - results[0])
