@@ -1,9 +1,9 @@
 """A GPU and TensorRT that compute on the host and write down every call in one list, so that order can be checked.
 
 A plan here is JSON: version of the library, compute capability, name, tensors. What it computes is what its outputs are
-called, as in tests/plain_bundle.py. Queued work runs as late as it may, when somebody waits for it, and of other streams only what an
-event demands: a missing wait, or memory that is used again too early, gives a wrong result. A thread that did not make
-the GPU current cannot use it.
+called, as in tests/plain_bundle.py. Queued work runs as late as it may, when somebody waits for it, and of other
+streams only what an event demands: a missing wait, or memory that is used again too early, gives a wrong result. A
+thread that did not make the GPU current cannot use it.
 """
 
 import enum

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from e2e_deploy.bundle.bundle import sha256_of
 from e2e_deploy.bundle.manifest import CheckpointEntry, GraphEntry, Manifest, TensorSpec
 from e2e_deploy.bundle.new_bundle import new_bundle, write_manifest
-from e2e_deploy.tasks import TASKS
+from e2e_deploy.model.families import TASKS
 
 HW = (24, 32)
 NOTE = "untrained weights"

@@ -20,7 +20,7 @@ def test_frames_reach_the_engines_size_and_results_come_back(source, engine):
     there = fit.to_engine(frame)
     assert (there.shape, there.dtype) == ((*engine, 3), np.uint8)
     assert (there == 90).all()
-    back = fit.to_source(np.full(engine, 0.25, np.float32))
+    back = fit.to_source(np.full(engine, 0.25, np.float32), "distance")
     assert (back.shape, back.dtype) == (source, np.float32)
     np.testing.assert_allclose(back, 0.25, atol=1e-6)
     height, width = fit.inner_hw
@@ -41,14 +41,14 @@ def test_a_ramp_keeps_its_place(rng):
     ramp = np.broadcast_to(np.linspace(10, 240, 120), (90, 120)).astype(np.uint8)
     there = fit.to_engine(np.stack([ramp] * 3, axis=2))
     assert (there[:, 40:] == there[:, 39:40]).all()  # filled from the edge
-    back = fit.to_source(there[..., 0].astype(np.float32))
+    back = fit.to_source(there[..., 0].astype(np.float32), "distance")
     np.testing.assert_allclose(back[:, 3:-3], ramp[:, 3:-3], atol=1.5)
 
 
 def test_normals_come_back_unit_length(rng):
     vectors = rng.standard_normal((20, 20, 3)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
-    back = Fit((50, 50), (20, 20)).to_source(vectors)
+    back = Fit((50, 50), (20, 20)).to_source(vectors, "vectors")
     np.testing.assert_allclose(np.linalg.norm(back, axis=2), 1, atol=1e-5)
 
 
