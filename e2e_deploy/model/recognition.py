@@ -129,7 +129,8 @@ def identify(
         configs: of the folder.
         family: named by the caller, or None.
         task: named by the caller, or None.
-        default: family of what tells none, where that is no matter; None refuses what may be of several.
+        default: family of four channels that tell none, as Stable Diffusion's do, where it is no matter; None refuses
+            them, since several families look like that.
 
     Raises:
         CheckpointError: the configs show a family that is not supported, tell too little, or contradict a named task.
@@ -157,7 +158,8 @@ def identify(
     by_pipeline = _PIPELINES.get(configs.pipeline, (None, None))
     from_configs = by_pipeline[0] if sign is None else sign.family
     why = f"from {configs.pipeline}" if sign is None else f"from {sign.seen}"
-    if named is None and from_configs is None and default is None and _takes_rgb_alone(configs):
+    takes_rgb_alone = _takes_rgb_alone(configs)
+    if named is None and from_configs is None and default is None and takes_rgb_alone:
         raise CheckpointError(
             f"a {configs.pipeline} with {configs.unet.get('in_channels')} input channels does not tell its family: "
             "E2E-FT started from SD without noise, GenPercept and others look the same and need other timesteps; "
@@ -187,7 +189,8 @@ def identify(
         reasons.append(f"{what} {default}: the default, {configs.pipeline} does not tell")
         return default
 
-    chosen = get_family(decide("family", family, from_configs, default or "e2e-ft"))
+    otherwise = default if default and takes_rgb_alone else "e2e-ft"
+    chosen = get_family(decide("family", family, from_configs, otherwise))
     chosen_task = get_task(
         decide(
             *("task", task, task_from_configs, next(iter(chosen.tasks))),
