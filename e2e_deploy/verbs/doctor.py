@@ -242,6 +242,7 @@ _CHECKS: tuple[tuple[str, bool, Callable[[], tuple[bool, str, str]]], ...] = (
     ("torch (export, train)", False, _package("torch", "export")),
     ("diffusers (export, train)", False, _package("diffusers", "export")),
     ("onnx (export)", False, _package("onnx", "export")),
+    ("scipy (ensembles in eval)", False, _package("scipy", "baselines")),
     ("mitsuba (data render)", False, _package("mitsuba", "train")),
     ("tensorrt", False, _package("tensorrt", "tensorrt")),
     ("tensorrt_rtx", False, _tensorrt_rtx),
