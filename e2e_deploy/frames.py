@@ -103,7 +103,8 @@ class FramePlan:
         frame_hw: of the frame and of the final result.
         resized_hw: of the frame once its longest edge is the processing resolution.
         padded_hw: the processing size: what the network sees.
-        result_hw: of the network's result; smaller than ``padded_hw`` where that is no multiple of the VAE's stride.
+        result_hw: of the network's result; not ``padded_hw`` where that is no multiple of the VAE's stride, or of the
+            network's for a DPT head.
         antialias_back: as in Sizing.
         bicubic: as in Sizing; what overshoots is clipped to the range of the values.
     """
@@ -118,6 +119,8 @@ class FramePlan:
     @property
     def kept_hw(self) -> tuple[int, int]:
         """The part of the result, from the top left, that is the frame's."""
+        if self.padded_hw == self.resized_hw:
+            return self.result_hw
         return (
             min(self.resized_hw[0], self.result_hw[0]),
             min(self.resized_hw[1], self.result_hw[1]),

@@ -30,9 +30,13 @@ ResultKind = Literal[
 """What the numbers of one result are; e2e_deploy/kinds.py says it of each."""
 RESULT_KINDS: tuple[ResultKind, ...] = get_args(ResultKind)
 
-FamilyName = Literal["e2e-ft", "marigold", "lcm"]
+FamilyName = Literal["e2e-ft", "marigold", "lcm", "genpercept"]
 """Kinds of checkpoint that are supported; e2e_deploy/model/families.py says what each is."""
 FAMILY_NAMES: tuple[FamilyName, ...] = get_args(FamilyName)
+
+Stretch = Literal["none", "frame"]
+"""What a DPT head's result is: as it was trained, or each frame stretched to 0 to 1, which flickers."""
+STRETCHES: tuple[Stretch, ...] = get_args(Stretch)
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)

@@ -208,9 +208,14 @@ def plan_subjects(
             f"a dynamic graph takes sides that are multiples of {step}; they cannot be padded to {pad}"
         )
     if kind == "core":
-        pad = step or pad or model.stride
+        pad = step or pad or model.result_stride
     plans = [model.plan(size, resolution, pad) for size in sizes]
     if kind == "core":
+        if any(plan.result_hw != plan.padded_hw for plan in plans):
+            raise UsageError(
+                f"a core graph's result has the size of its input, which must be a multiple of {model.result_stride} "
+                f"with this checkpoint; `pad` is {pad}"
+            )
         plans = list({plan.padded_hw: plan for plan in plans}.values())
     if dynamic:
         plans = _dynamic_plans(plans, step)

@@ -16,7 +16,7 @@ from typing import Any
 
 from e2e_deploy.errors import CheckpointError, UsageError
 from e2e_deploy.model.checkpoint_configs import read_config
-from e2e_deploy.model.families import Family
+from e2e_deploy.model.families import DPT_HEAD, OWN_DECODER, STORED_PROMPT, Family
 from e2e_deploy.model.recognition import Configs, Identity, identify
 from e2e_deploy.model.weights import Weights, check_layers, find_weights
 from e2e_deploy.names import FamilyName
@@ -27,8 +27,8 @@ CARD = "e2e_deploy.json"
 DEFAULT_RESOLUTION = 768
 DEFAULT_LATENT_CHANNELS = 4
 
-_STEMS = {"text_encoder": "model", "image_encoder": "model"}
-"""Of the weight files of transformers' parts; those of diffusers' have another."""
+_STEMS = dict.fromkeys(("text_encoder", "image_encoder", DPT_HEAD, *OWN_DECODER), "model")
+"""Of the weight files of parts that are not diffusers', which have another."""
 _DIFFUSERS_STEM = "diffusion_pytorch_model"
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(@(?P<revision>\S+))?$")
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
@@ -48,7 +48,7 @@ class Checkpoint:
         note: what must be said with every output, for example "untrained weights"; empty when nothing.
         scheduler: scheduler/scheduler_config.json.
         configs: config.json by part, for example unet.
-        weights: by part, likewise.
+        weights: by part, likewise; some have weights and no config.
     """
 
     path: Path
@@ -71,7 +71,8 @@ class Checkpoint:
         """SHA-256 over the weights and configs that decide the result, in a fixed order."""
         total = hashlib.sha256()
         paths = [file for weights in self.weights.values() for file in weights.files]
-        paths += [self.path / part / "config.json" for part in self.weights]
+        paths += [self.path / part / "config.json" for part in self.configs]
+        paths += [self.path / extra.file for extra in self.identity.extras if extra.file]
         paths.append(self.path / "scheduler" / "scheduler_config.json")
         for file in paths:
             with file.open("rb") as stream:
@@ -126,7 +127,13 @@ def _download(spec: str) -> Path:
         folder = hub.snapshot_download(
             repo,
             revision=revision,
-            allow_patterns=["*.json", "*/*.json", "tokenizer/*.txt", "*/*.safetensors"],
+            allow_patterns=[
+                "*.json",
+                "*/*.json",
+                "tokenizer/*.txt",
+                "*/*.safetensors",
+                STORED_PROMPT,
+            ],
         )
     except Exception as error:
         # The hub library raises its own, requests' and httpx' errors; all mean the same to the user.
@@ -181,16 +188,17 @@ def _check_channels(
         )
 
 
-def _settings(family: Family, chosen: Mapping[str, str]) -> dict[str, str]:
-    """Every setting of the family with its value."""
+def _settings(identity: Identity, chosen: Mapping[str, str]) -> dict[str, str]:
+    """Every setting of the checkpoint with its value."""
+    family, known = identity.family, identity.settings
     for name, value in chosen.items():
-        if name not in family.settings:
-            raise UsageError(f"`{name}` has no effect on {family.title} checkpoints")
-        if value not in family.settings[name]:
-            raise UsageError(
-                f"`{name}` is {value!r}; expected one of {', '.join(family.settings[name])}"
-            )
-    return {name: values[0] for name, values in family.settings.items()} | dict(chosen)
+        if name not in known:
+            having = [extra.title for extra in family.extras if name in extra.settings]
+            without = f" without a {having[0]}" if having else ""
+            raise UsageError(f"`{name}` has no effect on {family.title} checkpoints{without}")
+        if value not in known[name]:
+            raise UsageError(f"`{name}` is {value!r}; expected one of {', '.join(known[name])}")
+    return {name: values[0] for name, values in known.items()} | dict(chosen)
 
 
 def open_checkpoint(
@@ -228,10 +236,19 @@ def open_checkpoint(
         task=task,
         default=default,
     )
-    parts = identity.family.parts
+    parts = identity.parts
     configs = {part: read_config(root, f"{part}/config.json") for part in parts}
+    extra_parts = [folder for extra in identity.extras for folder in extra.folders]
+    configs |= {
+        part: read_config(root, f"{part}/config.json")
+        for part in extra_parts
+        if (root / part / "config.json").exists()
+    }
     _check_channels(root / "unet", unet, configs["vae"], identity.family)
-    weights = {part: find_weights(root / part, _STEMS.get(part, _DIFFUSERS_STEM)) for part in parts}
+    weights = {
+        part: find_weights(root / part, _STEMS.get(part, _DIFFUSERS_STEM))
+        for part in (*parts, *extra_parts)
+    }
     for part in parts:
         check_layers(configs[part], weights[part])
     resolution = model_index.get("default_processing_resolution")
@@ -239,7 +256,7 @@ def open_checkpoint(
         path=root,
         id=text,
         identity=identity,
-        settings=_settings(identity.family, settings or {}),
+        settings=_settings(identity, settings or {}),
         resolution=DEFAULT_RESOLUTION if resolution is None else resolution,
         full_z_range=model_index.get("use_full_z_range") is not False,
         note=clean(card.get("note") or ""),

@@ -80,6 +80,10 @@ KINDS: dict[str, dict[str, Any]] = {
         "projection_dim": _ONE,
         "layer_norm_eps": _EPS,
     },
+    "dpt_head_identity/config.json": {
+        "neck_hidden_sizes": _each(_ONE),
+        "fusion_hidden_size": _ONE,
+    },
     "scheduler/scheduler_config.json": {
         "num_train_timesteps": _whole(1, 100_000),
         "original_inference_steps": _whole(1, 100_000),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from e2e_deploy.errors import UsageError
 from e2e_deploy.frames import DIFFUSERS_SIZING, E2E_FT_SIZING, Sizing
-from e2e_deploy.names import FamilyName, ResultKind, TaskName
+from e2e_deploy.names import STRETCHES, FamilyName, ResultKind, TaskName
 
 TASKS: dict[TaskName, tuple[ResultKind, ...]] = {
     "depth": ("depth",),
@@ -22,6 +22,34 @@ TASKS: dict[TaskName, tuple[ResultKind, ...]] = {
     "lighting": ("albedo", "shading", "residual"),
 }
 """What checkpoints do, and the kinds of result that each task gives, in order; a family may have others."""
+
+DPT_HEAD = "dpt_head_identity"
+"""Folder of GenPercept's DPT head, which takes the place of the VAE's decoder."""
+OWN_DECODER = ("vae_decoder", "vae_post_quant_conv")
+"""Folders of a fine-tuned VAE decoder: weights alone, of vae/config.json's shapes."""
+STORED_PROMPT = "empty_text_embed.npy"
+"""The empty prompt as the text encoder gives it, [L, C] or [1, L, C]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extra:
+    """What some checkpoints of a family have beside its parts: folders with weights, or a file."""
+
+    title: str
+    folders: tuple[str, ...] = ()
+    """Of its weights; all of them are there, or none."""
+    file: str = ""
+    replaces: str = ""
+    """A part that is not read where it is there, or what it replaces in one, as ``vae.decoder``."""
+    tasks: tuple[TaskName, ...] = ()
+    """What a checkpoint with it does; empty: whatever its family does."""
+    settings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """As of Family, for checkpoints that have it."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of its folders, or of its file."""
+        return self.folders or (self.file,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +80,10 @@ class Family:
     """How many latents the UNet takes: 1 the rgb latent alone, 2 with noise after it."""
     settings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """What is chosen at export and fixed in the graph, with its values; the first is taken where none is named."""
+    extras: tuple[Extra, ...] = ()
+    """What some of its checkpoints have beside the parts."""
+    tells_task: bool = True
+    """Its configs tell the task, or their silence means the first one; False: the task must be named."""
 
     def outputs(self, task: TaskName) -> tuple[ResultKind, ...]:
         """Kinds of result that a checkpoint for ``task`` gives.
@@ -91,6 +123,28 @@ FAMILIES: dict[FamilyName, Family] = {
             title="Marigold LCM, one step",
             tasks=_tasks("depth", "normals"),
             latents=(2,),
+        ),
+        # genpercept/genpercept_pipeline.py, run.py at 7cff083; x to the right: figs/demo_depth_normal.jpg.
+        Family(
+            name="genpercept",
+            title="GenPercept",
+            tasks=_tasks("depth", "disparity", "normals", "segmentation", "matting"),
+            timestep=1,
+            x0_from_output=-1.0,
+            sizing=E2E_FT_SIZING,
+            latents=(1,),
+            extras=(
+                Extra(
+                    title="DPT head",
+                    folders=(DPT_HEAD,),
+                    replaces="vae.decoder",
+                    tasks=("disparity", "depth"),
+                    settings={"stretch": STRETCHES},
+                ),
+                Extra(title="decoder of its own", folders=OWN_DECODER, replaces="vae.decoder"),
+                Extra(title="stored prompt", file=STORED_PROMPT, replaces="text_encoder"),
+            ),
+            tells_task=False,
         ),
     )
 }

@@ -2,14 +2,20 @@
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from e2e_deploy.errors import CheckpointError
 from e2e_deploy.model.checkpoint import Checkpoint
-from e2e_deploy.model.networks.parts import load_part
+from e2e_deploy.model.families import DPT_HEAD, OWN_DECODER, STORED_PROMPT
+from e2e_deploy.model.networks.dpt_head import FUSION_CHANNELS, DPTHead, walk_head
+from e2e_deploy.model.networks.head_model import PIXELS, HeadModel
+from e2e_deploy.model.networks.parts import compare_weights, load_part, read_weights
 from e2e_deploy.model.networks.prompt import encode_empty_prompt
+from e2e_deploy.model.networks.unet_features import ENDS, EndlessUNet, walk_features
 from e2e_deploy.model.schedule import OneStep, last_step
 from e2e_deploy.model.single_step import SingleStepModel
 from e2e_deploy.names import FamilyName
@@ -48,7 +54,7 @@ def _single_step(checkpoint: Checkpoint) -> SingleStepModel:
     diffusers = require("diffusers", "export")
     family, step = checkpoint.identity.family, the_step(checkpoint)
     unet = load_part(checkpoint, "unet", diffusers.UNet2DConditionModel)
-    vae = load_part(checkpoint, "vae", diffusers.AutoencoderKL)
+    vae = _load_vae(checkpoint)
     context_1LC = encode_empty_prompt(checkpoint)
     _check_context(checkpoint, context_1LC, unet.config.cross_attention_dim)
     labels = torch.tensor([family.class_labels]) if family.class_labels else None
@@ -66,13 +72,76 @@ def _single_step(checkpoint: Checkpoint) -> SingleStepModel:
     )
 
 
+def _load_vae(checkpoint: Checkpoint) -> Any:
+    """The VAE, with the decoder of the checkpoint's own where it has one."""
+    vae = load_part(checkpoint, "vae", require("diffusers", "export").AutoencoderKL)
+    if checkpoint.identity.has(OWN_DECODER[0]):
+        for folder in OWN_DECODER:
+            name, weights = folder.removeprefix("vae_"), checkpoint.weights[folder]
+            part = getattr(vae, name)
+            if part is None:
+                raise CheckpointError(
+                    f"{checkpoint.path / folder} is there, but vae/config.json describes a VAE without {name}"
+                )
+            compare_weights(weights, part.state_dict())
+            part.load_state_dict(read_weights(weights), assign=True)
+        vae.requires_grad_(False)
+    return vae
+
+
+def _with_head(checkpoint: Checkpoint) -> SingleStepModel:
+    """A model whose UNet's features go to a DPT head, where the checkpoint has one."""
+    if not checkpoint.identity.has(DPT_HEAD):
+        return _single_step(checkpoint)
+    diffusers = require("diffusers", "export")
+    stored = checkpoint.weights["unet"]
+    kept = {key: value for key, value in stored.tensors.items() if not key.startswith(ENDS)}
+    # The published pipeline drops its last layers too, from UNets that still have them.
+    weights = {**checkpoint.weights, "unet": replace(stored, tensors=kept)}
+    unet = load_part(replace(checkpoint, weights=weights), "unet", EndlessUNet, walk=walk_features)
+    widths = list(unet.config.block_out_channels)
+    config = {"neck_hidden_sizes": widths, "fusion_hidden_size": FUSION_CHANNELS}
+    config |= checkpoint.configs.get(DPT_HEAD, {})
+    if config["neck_hidden_sizes"] != widths:
+        raise CheckpointError(
+            f"{checkpoint.path / DPT_HEAD / 'config.json'} asks for features of {config['neck_hidden_sizes']} "
+            f"channels; the unet gives {widths}"
+        )
+    described = replace(checkpoint, configs={**checkpoint.configs, DPT_HEAD: config})
+    head = load_part(described, DPT_HEAD, DPTHead, walk=walk_head)
+    vae = load_part(checkpoint, "vae", diffusers.AutoencoderKL)
+    stride = 2 ** (len(vae.config.block_out_channels) - 1)
+    if stride != PIXELS:
+        raise CheckpointError(
+            f"{checkpoint.path / 'vae'} shrinks pictures {stride} times; with a DPT head it must be {PIXELS} times"
+        )
+    context_1LC = encode_empty_prompt(checkpoint)
+    _check_context(checkpoint, context_1LC, unet.config.cross_attention_dim)
+    step = the_step(checkpoint)
+    return HeadModel(
+        unet,
+        vae,
+        context_1LC,
+        head=head,
+        stretch="frame" if checkpoint.settings["stretch"] == "frame" else "none",
+        task=checkpoint.identity.task,
+        family=checkpoint.identity.family,
+        timestep=step.timestep,
+        x0_from_xt=step.from_xt,
+        x0_from_output=step.from_output,
+        full_z_range=checkpoint.full_z_range,
+    )
+
+
 def _check_context(checkpoint: Checkpoint, context_1LC: Tensor, width: int) -> None:
     if context_1LC.shape[-1] != width:
+        stored = checkpoint.identity.has(STORED_PROMPT)
+        source = STORED_PROMPT if stored else "the text encoder"
         raise CheckpointError(
-            f"the text encoder in {checkpoint.path} gives {context_1LC.shape[-1]} numbers a token, "
+            f"{source} in {checkpoint.path} gives {context_1LC.shape[-1]} numbers a token, "
             f"the unet expects {width}"
         )
 
 
-_BUILDERS: dict[FamilyName, Callable[[Checkpoint], SingleStepModel]] = {}
+_BUILDERS: dict[FamilyName, Callable[[Checkpoint], SingleStepModel]] = {"genpercept": _with_head}
 """Of the families whose networks are put together in another way."""

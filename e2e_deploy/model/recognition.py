@@ -5,7 +5,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from e2e_deploy.errors import CheckpointError, UsageError
-from e2e_deploy.model.families import FAMILIES, REFUSED, TASKS, Family, get_family
+from e2e_deploy.model.families import (
+    DPT_HEAD,
+    FAMILIES,
+    OWN_DECODER,
+    REFUSED,
+    STORED_PROMPT,
+    TASKS,
+    Extra,
+    Family,
+    get_family,
+)
 from e2e_deploy.names import FamilyName, ResultKind, TaskName
 
 Config = Mapping[str, Any]
@@ -42,6 +52,24 @@ class Identity:
     family: Family
     task: TaskName
     reasons: tuple[str, ...]
+    extras: tuple[Extra, ...] = ()
+    """What of the family's extras is there."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Folders that are read with their config."""
+        replaced = {extra.replaces for extra in self.extras}
+        return tuple(part for part in self.family.parts if part not in replaced)
+
+    @property
+    def settings(self) -> dict[str, tuple[str, ...]]:
+        """What is chosen at export, with its values; the first is taken where none is named."""
+        each = (self.family.settings, *(extra.settings for extra in self.extras))
+        return {name: values for settings in each for name, values in settings.items()}
+
+    def has(self, name: str) -> bool:
+        """Whether the extra with that folder or file is there."""
+        return any(name in extra.names for extra in self.extras)
 
     @property
     def outputs(self) -> tuple[ResultKind, ...]:
@@ -83,12 +111,16 @@ SIGNS: tuple[Sign, ...] = (
         lambda c: c.unet.get("cross_attention_dim") == 768 and c.unet.get("in_channels") == 8,
     ),
     Sign("genpercept", "beta_start equal to beta_end", _constant_betas),
+    *(
+        Sign("genpercept", name, lambda c, name=name: name in c.folders)  # type: ignore[misc]
+        for name in (DPT_HEAD, *OWN_DECODER, STORED_PROMPT)
+    ),
+    Sign("genpercept", "a GenPerceptPipeline", lambda c: c.pipeline == "GenPerceptPipeline"),
     Sign("lotus-2", "a FluxPipeline", lambda c: c.pipeline.startswith("Flux")),
     Sign("dvd", "a WanPipeline", lambda c: c.pipeline.startswith("Wan")),
 )
 
 _UNSUPPORTED = {
-    "genpercept": "GenPercept",
     "geowizard": "GeoWizard",
     "lotus": "Lotus",
 }
@@ -191,14 +223,50 @@ def identify(
 
     otherwise = default if default and takes_rgb_alone else "e2e-ft"
     chosen = get_family(decide("family", family, from_configs, otherwise))
-    chosen_task = get_task(
-        decide(
-            *("task", task, task_from_configs, next(iter(chosen.tasks))),
-            why=f"from {configs.pipeline}",
+    extras = _extras(chosen, configs.folders)
+    tasks = next((extra.tasks for extra in extras if extra.tasks), tuple(chosen.tasks))
+    if not (chosen.tells_task or task or configs.card.get("task") or task_from_configs):
+        raise CheckpointError(
+            f"{chosen.title} checkpoints do not tell what they do; name it with `task`: {', '.join(tasks)}"
         )
+    chosen_task = get_task(
+        decide(*("task", task, task_from_configs, tasks[0]), why=f"from {configs.pipeline}")
     )
     chosen.outputs(chosen_task)
-    return Identity(chosen, chosen_task, tuple(reasons))
+    for extra in extras:
+        reasons.append(f"{extra.title}: from {' and '.join(extra.names)}")
+        if extra.tasks and chosen_task not in extra.tasks:
+            raise UsageError(
+                f"a {chosen.title} checkpoint with a {extra.title} ({extra.names[0]}) does not do {chosen_task}; "
+                f"it does {' or '.join(extra.tasks)}"
+            )
+    return Identity(chosen, chosen_task, tuple(reasons), extras)
+
+
+def _extras(family: Family, there: frozenset[str]) -> tuple[Extra, ...]:
+    """The family's extras that are there.
+
+    Raises:
+        CheckpointError: only some of an extra's folders are there, or two that replace the same.
+    """
+    found: list[Extra] = []
+    for extra in family.extras:
+        missing = [name for name in extra.names if name not in there]
+        if len(missing) == len(extra.names):
+            continue
+        if missing:
+            has = " and ".join(name for name in extra.names if name in there)
+            raise CheckpointError(
+                f"the checkpoint has {has} without {' and '.join(missing)}; they are used together"
+            )
+        for other in found:
+            if extra.replaces and extra.replaces == other.replaces:
+                raise CheckpointError(
+                    f"the checkpoint has a {other.title} ({other.names[0]}) and a {extra.title} ({extra.names[0]}), "
+                    "of which one is used; remove what is not meant"
+                )
+        found.append(extra)
+    return tuple(found)
 
 
 def _takes_rgb_alone(configs: Configs) -> bool:

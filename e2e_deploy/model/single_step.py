@@ -113,6 +113,8 @@ class SingleStepModel(nn.Module):
     vae: Any
     context_1LC: Tensor | None
     class_labels_1D: Tensor | None
+    last_convolution = "vae.decoder.conv_out"
+    """Path of the module that gives the image, which stays in float32 in half precision."""
 
     def __init__(
         self,
@@ -143,8 +145,13 @@ class SingleStepModel(nn.Module):
         self.scaling_factor = float(vae.config.scaling_factor)
         self.latent_channels = int(vae.config.latent_channels)
         self.in_channels = int(unet.config.in_channels)
-        self.stride = 2 ** (len(vae.config.block_out_channels) - 1)
-        self.network_stride = self.stride * 2 ** (len(unet.config.block_out_channels) - 1)
+        self.stride: int = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.network_stride: int = self.stride * 2 ** (len(unet.config.block_out_channels) - 1)
+
+    @property
+    def result_stride(self) -> int:
+        """Where a processing size is a multiple of this, the result has that size."""
+        return self.stride
 
     def plan(self, frame_hw: tuple[int, int], resolution: int, pad: int = 0) -> FramePlan:
         """How frames of that size reach this model; arguments and errors as of ``plan_frame``."""

@@ -153,5 +153,6 @@ def to_precision(model: Any, precision: str, *, fused_attention: bool = False) -
     dtype = DTYPES[precision]
     model.to(dtype)
     _wrap(model)
-    model.vae.decoder.conv_out = LastConvolution(model.vae.decoder.conv_out)
+    path = model.last_convolution
+    model.set_submodule(path, LastConvolution(model.get_submodule(path)))
     return CastInput(model, dtype)

@@ -13,6 +13,7 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from e2e_deploy.errors import UsageError
+from e2e_deploy.export.graph.passes.dpt_head import project_before_doubling
 from e2e_deploy.export.graph.passes.layers import (
     convolve_before_upsampling,
     drop_training_parts,
@@ -53,6 +54,8 @@ PASSES: tuple[Pass, ...] = (
     Pass("latent scales", fold_latent_scales),
     # two of the four projections of each attention in the VAE
     Pass("single-head attention", merge_single_head_attention),
+    # three quarters of the 1x1 projections of a DPT head
+    Pass("head projections", project_before_doubling),
     # dropout and gradient checkpointing
     Pass("training parts", drop_training_parts),
     UPSAMPLING,

@@ -5,12 +5,14 @@ Knows how a SingleStepModel is put together; knows nothing of the passes, of ONN
 N batch, K results, H W pixels, h w latent pixels, L prompt tokens, C prompt width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from e2e_deploy.model.networks.head_model import HeadModel, read_head
+from e2e_deploy.model.networks.unet_features import unet_features
 from e2e_deploy.model.single_step import (
     SingleStepModel,
     each_alone,
@@ -46,6 +48,7 @@ class SpecialisedModel(nn.Module):
         self.vae = model.vae
         self.register_buffer("context_1LC", model.context_1LC, persistent=False)
         self.register_buffer("class_labels_1D", model.class_labels_1D, persistent=False)
+        self.last_convolution = model.last_convolution
         self.kinds = model.kinds
         self.family = model.family
         self.full_z_range = model.full_z_range
@@ -103,11 +106,42 @@ class SpecialisedModel(nn.Module):
     def forward(self, rgb_N3HW: Tensor) -> Tensor:
         """Results [N, channels of every kind, H, W] of rgb in [-1, 1], as SingleStepModel.forward."""
         context_NLC = self.context(rgb_N3HW)
-        image = self.decode(self.run_unet(self.encode(rgb_N3HW), context_NLC))
-        return read_results(image, self.kinds, self.family, full_z_range=self.full_z_range)
+        return self.read(self.decode(self.run_unet(self.encode(rgb_N3HW), context_NLC)))
+
+    def read(self, image_NKHW: Tensor) -> Tensor:
+        """Results of what ``decode`` gives."""
+        return read_results(image_NKHW, self.kinds, self.family, full_z_range=self.full_z_range)
 
 
-SPECIALISED: dict[type[SingleStepModel], type[SpecialisedModel]] = {
-    SingleStepModel: SpecialisedModel
+class SpecialisedHeadModel(SpecialisedModel):
+    """The same function as the HeadModel it takes the networks of.
+
+    Attributes:
+        head: its DPTHead, changed in place by the passes.
+        stretch: its own.
+    """
+
+    def __init__(self, model: HeadModel, sizes_hw: Sequence[tuple[int, int]] = ()) -> None:
+        super().__init__(model, sizes_hw)
+        self.head = model.head
+        self.stretch = model.stretch
+
+    def run_unet(self, latent_N8hw: Tensor, context_NLC: Tensor | None) -> Any:
+        """The features of the UNet's levels, the finest first."""
+        return unet_features(self.unet, latent_N8hw, self.timestep, context_NLC)
+
+    def decode(self, output_NKhw: Any) -> Tensor:
+        """The head's map [N, 1, H, W] of the features, not clipped."""
+        result: Tensor = self.head(output_NKhw)
+        return result
+
+    def read(self, image_NKHW: Tensor) -> Tensor:
+        """The map as a result [N, 1, H, W] in [0, 1]."""
+        return read_head(image_NKHW, self.stretch)
+
+
+SPECIALISED: dict[type[SingleStepModel], Callable[..., SpecialisedModel]] = {
+    SingleStepModel: SpecialisedModel,
+    HeadModel: SpecialisedHeadModel,
 }
 """Which class takes which model's networks."""

@@ -1,22 +1,36 @@
 """The empty prompt as the UNet reads it: the checkpoint's own tokenizer and text encoder."""
 
+import math
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from e2e_deploy.errors import CheckpointError
 from e2e_deploy.model.checkpoint import Checkpoint
+from e2e_deploy.model.families import STORED_PROMPT
 from e2e_deploy.model.networks.parts import compare_weights, described_by, one_line, read_weights
 from e2e_deploy.packages import require
+from e2e_deploy.system.files import read_bytes
+
+MAX_TOKENS = 77
+"""Of CLIP's text encoders."""
+MAX_PROMPT_BYTES = 2**24
 
 
 def encode_empty_prompt(checkpoint: Checkpoint) -> Tensor:
     """The empty prompt through the checkpoint's text encoder: [1, 2, C] float32, the tokens BOS and EOS.
 
+    Of a checkpoint that stores it instead, [1, L, C] with the tokens that are stored.
+
     Raises:
         CheckpointError: tokenizer or text encoder is missing, does not load, or gives no finite numbers.
     """
+    if checkpoint.identity.has(STORED_PROMPT):
+        return _stored_prompt(checkpoint.path / STORED_PROMPT)
     transformers = require("transformers", "export")
     transformers.utils.logging.disable_progress_bar()  # twenty small tensors need no bar
     ids_1L = _empty_prompt(checkpoint, transformers.CLIPTokenizer)
@@ -60,3 +74,33 @@ def _empty_prompt(checkpoint: Checkpoint, tokenizer_class: Any) -> Tensor:
             f"text encoder's vocab_size of {size}"
         )
     return ids_1L
+
+
+def _stored_prompt(file: Path) -> Tensor:
+    """[1, L, C] float32 of a NumPy file with [L, C] or [1, L, C] finite floating-point numbers, 1 to 77 tokens.
+
+    Raises:
+        CheckpointError: it is another file.
+    """
+    expected = f"expected floating-point numbers [L, C] or [1, L, C], at most {MAX_TOKENS} tokens"
+    try:
+        content = read_bytes(file, MAX_PROMPT_BYTES)
+        stream = BytesIO(content)
+        if np.lib.format.read_magic(stream) != (1, 0):
+            raise ValueError("its header has another version than 1.0")
+        # Read by hand, so that a header cannot ask for more memory than the file has.
+        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+        if math.prod(shape) * dtype.itemsize != len(content) - stream.tell():
+            raise ValueError(f"{list(shape)} numbers of {dtype} do not fill it")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else one_line(error)
+        raise CheckpointError(f"{file} is no NumPy file: {reason}; {expected}") from None
+    *batch, tokens, width = shape if len(shape) > 1 else (0, 0)
+    if batch not in ([], [1]) or not 1 <= tokens <= MAX_TOKENS or not width or dtype.kind != "f":
+        raise CheckpointError(f"{file} holds {dtype} {list(shape)}; {expected}")
+    stored = np.frombuffer(content, dtype, offset=stream.tell())
+    stored = stored.reshape(shape, order="F" if is_fortran else "C").astype(np.float32)
+    context = torch.from_numpy(stored.reshape(1, tokens, width))
+    if not context.isfinite().all():
+        raise CheckpointError(f"{file} holds NaN or infinite numbers")
+    return context

@@ -19,14 +19,16 @@ def fold_latent_scales(model: SpecialisedModel) -> None:
     Before and not after: a bias that enters a zero-padded convolution cannot be folded into it at the borders.
     """
     vae, unet, channels = model.vae, model.unet, model.latent_channels
-    exact = {"dtype": torch.float64, "device": unet.conv_out.weight.device}
-    encoder_out, decoder_out = vae.encoder.conv_out, vae.decoder.conv_out
+    encoder_out = vae.encoder.conv_out
+    exact = {"dtype": torch.float64, "device": encoder_out.weight.device}
     if vae.quant_conv is None:
         fold_after(encoder_out, torch.eye(encoder_out.out_channels, **exact)[:channels])
     else:
         matrix, offset = vae.quant_conv.weight.double().flatten(1), bias_of(vae.quant_conv)
         fold_after(encoder_out, matrix[:channels], offset[:channels])
         vae.quant_conv = None
+    if vae.decoder is None:  # a head has its place
+        return
 
     each = torch.eye(len(model.kinds), **exact)  # every result's latent on its own
     scale = model.output_scale * torch.eye(channels, **exact)
@@ -40,6 +42,7 @@ def fold_latent_scales(model: SpecialisedModel) -> None:
     model.output_scale = 1.0
 
     if len(model.kinds) == 1 and model.kinds[0].channels == 1:
+        decoder_out = vae.decoder.conv_out
         images = decoder_out.out_channels
         fold_after(decoder_out, torch.full((1, images), 1.0 / images, **exact))
 

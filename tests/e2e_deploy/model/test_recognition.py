@@ -10,8 +10,8 @@ SD = {"_class_name": "StableDiffusionPipeline"}
 UNET = {"in_channels": 8, "out_channels": 4, "cross_attention_dim": 1024}
 
 
-def told(model_index, *, scheduler=(), unet=(), card=(), **named):
-    configs = Configs(model_index, dict(scheduler), UNET | dict(unet), dict(card))
+def told(model_index, *, scheduler=(), unet=(), card=(), there=(), **named):
+    configs = Configs(model_index, dict(scheduler), UNET | dict(unet), dict(card), frozenset(there))
     found = identify(configs, **named)
     return found.family.name, found.task
 
@@ -71,7 +71,6 @@ def test_a_named_task_that_contradicts_the_pipeline():
 @pytest.mark.parametrize(
     ("scheduler", "unet", "name"),
     [
-        ({"beta_start": 1.0, "beta_end": 1.0}, {"in_channels": 4}, "GenPercept"),
         (
             {},
             {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 10},
@@ -126,6 +125,54 @@ def test_a_folder_of_four_channels_tells_no_family(index):
         told(index, unet=four)
     assert told(index, unet=four, family="e2e-ft") == ("e2e-ft", "depth")
     assert told(index, unet=four, card={"family": "e2e-ft"}) == ("e2e-ft", "depth")
+
+
+ONES = {"beta_start": 1.0, "beta_end": 1.0}
+DECODER = ("vae_decoder", "vae_post_quant_conv")
+
+
+@pytest.mark.parametrize("index", [MARIGOLD | {"_class_name": "StableDiffusionPipeline"}, {}])
+@pytest.mark.parametrize(
+    "sign",
+    [
+        {"scheduler": ONES},
+        {"there": ["dpt_head_identity"]},
+        {"there": DECODER},
+        {"there": ["empty_text_embed.npy"]},
+    ],
+)
+def test_genpercept_is_told_by_its_betas_and_by_what_lies_beside_the_unet(index, sign):
+    assert told(index, task="disparity", **sign) == ("genpercept", "disparity")
+
+
+def test_a_genpercept_pipeline_is_genpercept():
+    assert told({"_class_name": "GenPerceptPipeline"}, task="matting") == ("genpercept", "matting")
+
+
+def test_a_genpercept_checkpoint_must_say_its_task():
+    with pytest.raises(CheckpointError, match="`task`: depth, disparity, normals, segm.*matting"):
+        told(SD, family="genpercept")
+    assert told(SD, card={"family": "genpercept", "task": "matting"}) == ("genpercept", "matting")
+    assert told(SD | {"prediction_type": "normals"}, family="genpercept")[1] == "normals"
+
+
+def test_a_dpt_head_gives_one_distance():
+    with pytest.raises(CheckpointError, match="name it with `task`: disparity, depth$"):
+        told(SD, there=["dpt_head_identity"])
+    with pytest.raises(UsageError, match="does not do normals; it does disparity or depth"):
+        told(SD, there=["dpt_head_identity"], task="normals")
+
+
+def test_a_decoder_of_its_own_is_two_folders_and_no_head():
+    with pytest.raises(CheckpointError, match="has vae_decoder without vae_post_quant_conv"):
+        told(SD, there=DECODER[:1], task="depth")
+    with pytest.raises(CheckpointError, match="a DPT head .*and a decoder of its own"):
+        told(SD, there=["dpt_head_identity", *DECODER], task="depth")
+
+
+def test_what_lies_beside_a_unet_is_no_sign_against_a_named_family():
+    with pytest.raises(CheckpointError, match="has dpt_head_identity, as genpercept has"):
+        told(SD, there=["dpt_head_identity"], family="e2e-ft")
 
 
 def test_a_flux_pipeline_is_refused_with_its_reason():
