@@ -38,10 +38,10 @@ class Cell:
 
     @property
     def speed(self) -> float | None:
-        """How many times as fast as the reference; None without one, for itself, and on another device."""
+        """How many times as fast as the reference; None without one, for itself, and on another kind of device."""
         if self.reference is None or self.is_reference:
             return None
-        if self.result.contender.device != self.reference.contender.device:
+        if _device(self.result.contender) != _device(self.reference.contender):
             return None
         return self.reference.ms_per_image / max(self.result.ms_per_image, 1e-9)
 
@@ -255,3 +255,10 @@ def _order(contender: Contender) -> tuple[object, ...]:
         contender.model,
         contender.key(),
     )
+
+
+def _device(contender: Contender) -> str:
+    """The device without what backends add to it: ``cpu``, ``cuda``, or all of it."""
+    told = contender.device.casefold()
+    kinds = {"cpu": "cpu", "cuda": "cuda", "nvidia": "cuda"}
+    return next((kind for start, kind in kinds.items() if told.startswith(start)), told)

@@ -263,12 +263,9 @@ def _print_reports(reports: Sequence["ProtocolReport"], as_json: bool) -> None:
         missing = [each for report in reports for each in report.missing]
         reasons = {each.name: each.reason for each in missing if each.measure == section.measure}
         click.echo(published_table(section.measure, section.own_rows(reasons)))
-    for report in reports:
-        for result in report.results:
-            for clause in result.differences:
-                click.echo(
-                    f"{result.contender.label()} on {result.set}, not as published: {clause}"
-                )
+    for result in results if len(reports) == 1 else []:  # of several it is said above
+        for clause in result.differences:
+            click.echo(f"{result.contender.label()} on {result.set}, not as published: {clause}")
     for told in dict.fromkeys(each.told for report in reports for each in report.missing):
         click.echo(f"not measured: {told}", err=True)
     for folder in dict.fromkeys(report.folder for report in reports):
