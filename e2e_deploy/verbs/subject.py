@@ -20,6 +20,7 @@ from e2e_deploy.errors import UsageError
 from e2e_deploy.model.families import TASKS
 from e2e_deploy.names import BackendChoice, Opponent, ResultKind, TaskName
 from e2e_deploy.packages import require
+from e2e_deploy.system.text import clean
 
 if TYPE_CHECKING:
     from e2e_deploy.runtime.engine import Engine
@@ -242,7 +243,7 @@ def _baseline(
         backend="diffusers",
         device=baseline.device,
         precision="fp32",
-        ran=f"{checkpoint.describe()}; {baseline.describe()}",
+        ran=f"{clean(checkpoint.id)}: {baseline.describe()}",
         results=lambda frame, seen: {TASKS[baseline.task][0]: baseline(frame, resolution=seen)},
         settings=baseline.settings,
     )

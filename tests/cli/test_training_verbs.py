@@ -222,6 +222,7 @@ def test_eval_in_diffusers_own_pipeline(small, tmp_path, capsys):
         told = "2 steps (leading spacing, t = 501 to 1), ensemble of 2, seed 7, fp32"
         assert told.replace("7", str(seed)) in results[-1]["ran"]
         assert results[-1]["ran"] in stderr
+        assert "one step" not in results[-1]["ran"]  # our family's title
     first, again, other = (result["metrics"]["abs_rel"] for result in results)
     assert first == again != other
     code, _, stderr = call(
