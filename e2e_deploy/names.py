@@ -30,13 +30,17 @@ ResultKind = Literal[
 """What the numbers of one result are; e2e_deploy/kinds.py says it of each."""
 RESULT_KINDS: tuple[ResultKind, ...] = get_args(ResultKind)
 
-FamilyName = Literal["e2e-ft", "marigold", "lcm", "genpercept"]
+FamilyName = Literal["e2e-ft", "marigold", "lcm", "genpercept", "geowizard", "geowizard-v2"]
 """Kinds of checkpoint that are supported; e2e_deploy/model/families.py says what each is."""
 FAMILY_NAMES: tuple[FamilyName, ...] = get_args(FamilyName)
 
 Stretch = Literal["none", "frame"]
 """What a DPT head's result is: as it was trained, or each frame stretched to 0 to 1, which flickers."""
 STRETCHES: tuple[Stretch, ...] = get_args(Stretch)
+
+Domain = Literal["indoor", "outdoor", "object"]
+"""What GeoWizard is told a picture shows; object: one thing alone, without a background."""
+DOMAINS: tuple[Domain, ...] = get_args(Domain)
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)

@@ -88,7 +88,7 @@ def edit_json(path: Path, **changes) -> None:
 
 def edit_weights(folder: Path, part: str, change) -> Path:
     """Rewrite a part's safetensors as ``change(tensors)`` and return the file."""
-    stem = "model" if part == "text_encoder" else "diffusion_pytorch_model"
+    stem = "model" if part in ("text_encoder", "image_encoder") else "diffusion_pytorch_model"
     file = folder / part / f"{stem}.safetensors"
     save_file(change(load_file(file)), file, metadata={"format": "pt"})
     return file

@@ -16,7 +16,7 @@ from typing import Any
 
 from e2e_deploy.errors import CheckpointError, UsageError
 from e2e_deploy.model.checkpoint_configs import read_config
-from e2e_deploy.model.families import DPT_HEAD, OWN_DECODER, STORED_PROMPT, Family
+from e2e_deploy.model.families import DPT_HEAD, FAMILIES, OWN_DECODER, STORED_PROMPT, Family
 from e2e_deploy.model.recognition import Configs, Identity, identify
 from e2e_deploy.model.weights import Weights, check_layers, find_weights
 from e2e_deploy.names import FamilyName
@@ -49,6 +49,7 @@ class Checkpoint:
         scheduler: scheduler/scheduler_config.json.
         configs: config.json by part, for example unet.
         weights: by part, likewise; some have weights and no config.
+        files: the family's other configs by their paths.
     """
 
     path: Path
@@ -61,18 +62,24 @@ class Checkpoint:
     scheduler: Mapping[str, Any]
     configs: Mapping[str, Mapping[str, Any]]
     weights: Mapping[str, Weights]
+    files: Mapping[str, Mapping[str, Any]]
 
     @property
     def unet(self) -> Mapping[str, Any]:
         """unet/config.json."""
         return self.configs["unet"]
 
+    def folder(self, part: str) -> Path:
+        """Where ``part`` lies."""
+        return self.weights[part].files[0].parent
+
     def sha256(self) -> str:
         """SHA-256 over the weights and configs that decide the result, in a fixed order."""
         total = hashlib.sha256()
         paths = [file for weights in self.weights.values() for file in weights.files]
-        paths += [self.path / part / "config.json" for part in self.configs]
+        paths += [self.folder(part) / "config.json" for part in self.configs]
         paths += [self.path / extra.file for extra in self.identity.extras if extra.file]
+        paths += [self.path / file for file in self.files]
         paths.append(self.path / "scheduler" / "scheduler_config.json")
         for file in paths:
             with file.open("rb") as stream:
@@ -188,6 +195,20 @@ def _check_channels(
         )
 
 
+def _unet_folder(root: Path, there: frozenset[str], named: str | None) -> str:
+    """The folder of the UNet that is meant, where a family has one of its own beside another's."""
+    for family in FAMILIES.values():
+        fits = named == family.name if named else there.issuperset({*family.parts} - {"unet"})
+        if family.unet_folder == "unet" or family.unet_folder not in there or not fits:
+            continue
+        if not named and there.issuperset(FAMILIES["geowizard"].parts):
+            raise CheckpointError(
+                f"{root} holds all of geowizard and of {family.name}; name the one that is meant with `family`"
+            )
+        return family.unet_folder
+    return "unet"
+
+
 def _settings(identity: Identity, chosen: Mapping[str, str]) -> dict[str, str]:
     """Every setting of the checkpoint with its value."""
     family, known = identity.family, identity.settings
@@ -225,11 +246,12 @@ def open_checkpoint(
     root = _find(text := str(spec))
     _check_tokenizer(root / "tokenizer")
     model_index = read_config(root, "model_index.json")
-    unet = read_config(root, "unet/config.json")
     scheduler = read_config(root, "scheduler/scheduler_config.json")
     # What this toolkit wrote beside the others; a checkpoint from elsewhere has none.
     card = read_config(root, CARD) if (root / CARD).exists() else {}
     there = frozenset(entry.name for entry in root.iterdir())
+    unet_folder = _unet_folder(root, there, family or card.get("family"))
+    unet = read_config(root, f"{unet_folder}/config.json", like="unet/config.json")
     identity = identify(
         Configs(model_index, scheduler, unet, card, there),
         family=family,
@@ -237,18 +259,25 @@ def open_checkpoint(
         default=default,
     )
     parts = identity.parts
-    configs = {part: read_config(root, f"{part}/config.json") for part in parts}
+    missing = [part for part in parts if part != "unet" and part not in there]
+    if missing and identity.family.assembly:
+        raise CheckpointError(f"{root} has no {missing[0]}: {identity.family.assembly}")
+    configs = {
+        part: unet if part == "unet" else read_config(root, f"{part}/config.json") for part in parts
+    }
     extra_parts = [folder for extra in identity.extras for folder in extra.folders]
     configs |= {
         part: read_config(root, f"{part}/config.json")
         for part in extra_parts
         if (root / part / "config.json").exists()
     }
-    _check_channels(root / "unet", unet, configs["vae"], identity.family)
+    _check_channels(root / unet_folder, unet, configs["vae"], identity.family)
+    folders = {part: root / part for part in (*parts, *extra_parts)} | {"unet": root / unet_folder}
     weights = {
-        part: find_weights(root / part, _STEMS.get(part, _DIFFUSERS_STEM))
-        for part in (*parts, *extra_parts)
+        part: find_weights(folder, _STEMS.get(part, _DIFFUSERS_STEM))
+        for part, folder in folders.items()
     }
+    files = {file: read_config(root, file) for file in identity.family.files}
     for part in parts:
         check_layers(configs[part], weights[part])
     resolution = model_index.get("default_processing_resolution")
@@ -263,4 +292,5 @@ def open_checkpoint(
         scheduler=scheduler,
         configs=configs,
         weights=weights,
+        files=files,
     )

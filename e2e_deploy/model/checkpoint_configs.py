@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from e2e_deploy.errors import CheckpointError
 from e2e_deploy.names import FamilyName, TaskName
 from e2e_deploy.system.json_files import read_json
-from e2e_deploy.system.records import Limits, check_value
+from e2e_deploy.system.records import Items, Limits, check_value
 
 _CHANNELS, _MAX_RESOLUTION = 65536, 65536
 
@@ -23,6 +23,10 @@ def _whole(low: int, high: int) -> Any:
 def _each(kind: Any) -> Any:
     """One for every level, or a list with one a level; of transformers a level may have a list of its own."""
     return kind | list[kind | list[kind]]
+
+
+def _list_of(kind: Any) -> Any:
+    return list[kind]
 
 
 _ONE = _whole(1, _CHANNELS)
@@ -84,6 +88,21 @@ KINDS: dict[str, dict[str, Any]] = {
         "neck_hidden_sizes": _each(_ONE),
         "fusion_hidden_size": _ONE,
     },
+    "image_encoder/config.json": {
+        "hidden_size": _ONE,
+        "intermediate_size": _whole(1, 2**20),
+        "num_hidden_layers": _whole(1, 128),
+        "num_attention_heads": _ONE,
+        "num_channels": _whole(3, 3),
+        "image_size": _whole(1, 4096),
+        "patch_size": _whole(1, 4096),
+        "projection_dim": _ONE,
+        "layer_norm_eps": _EPS,
+    },
+    "feature_extractor/preprocessor_config.json": {
+        "image_mean": Annotated[_list_of(_SHARE), Items(3, "red, green and blue")],
+        "image_std": Annotated[_list_of(_SCALE), Items(3, "red, green and blue")],
+    },
     "scheduler/scheduler_config.json": {
         "num_train_timesteps": _whole(1, 100_000),
         "original_inference_steps": _whole(1, 100_000),
@@ -95,8 +114,10 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def read_config(root: Path, name: str) -> dict[str, Any]:
+def read_config(root: Path, name: str, *, like: str | None = None) -> dict[str, Any]:
     """The config ``name`` (``unet/config.json``) of the checkpoint at ``root``, checked as KINDS says.
+
+    ``like`` is the name under which KINDS knows it, where it lies elsewhere.
 
     Raises:
         CheckpointError: missing, not JSON, or a value of another kind or outside its range.
@@ -108,7 +129,7 @@ def read_config(root: Path, name: str) -> dict[str, Any]:
                 f"{path} is missing: a checkpoint is a diffusers folder with this file"
             )
     config = read_json(path, error=CheckpointError)
-    for key, kind in KINDS.get(name, {}).items():
+    for key, kind in KINDS.get(like or name, {}).items():
         # A null is always the library's default.
         if problem := check_value(kind | None, config.get(key), key):
             raise CheckpointError(f"{path}: {problem}")

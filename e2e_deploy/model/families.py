@@ -6,10 +6,11 @@ Facts: E2E-FT (arXiv 2409.11355), Marigold v1-0 / v1-1 (arXiv 2312.02145, 2505.0
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from e2e_deploy.errors import UsageError
-from e2e_deploy.frames import DIFFUSERS_SIZING, E2E_FT_SIZING, Sizing
-from e2e_deploy.names import STRETCHES, FamilyName, ResultKind, TaskName
+from e2e_deploy.frames import DIFFUSERS_SIZING, E2E_FT_SIZING, PILLOW_SIZING, Sizing
+from e2e_deploy.names import DOMAINS, STRETCHES, FamilyName, ResultKind, TaskName
 
 TASKS: dict[TaskName, tuple[ResultKind, ...]] = {
     "depth": ("depth",),
@@ -63,12 +64,20 @@ class Family:
     tells."""
     parts: tuple[str, ...] = ("unet", "vae", "text_encoder")
     """Folders with weights that a checkpoint must have."""
+    files: tuple[str, ...] = ()
+    """Other configs that it must have, and that decide the result."""
+    unet_folder: str = "unet"
+    """Where its UNet lies beside another family's, if there is such a folder; else in unet."""
+    assembly: str = ""
+    """How a folder is put together where what is published is none."""
     timestep: int | None = None
     """What the UNet is told; None: the last one of the noise schedule."""
     x0_from_output: float | None = None
     """x0 is this times the UNet's output; None: as the noise schedule's prediction type says."""
     class_labels: tuple[float, ...] = ()
-    """What the UNet's class embedding is given; empty: it has none."""
+    """What the UNet's class embedding is given; empty: it has none, or settings decide."""
+    prompt: str = ""
+    """What the text encoder is given, with the settings in braces."""
     normals_signs: tuple[float, float, float] = (1.0, 1.0, 1.0)
     """What turns the network's normals into ours, x right, y up, z toward the viewer; -1 where an axis points the other
     way."""
@@ -101,6 +110,15 @@ class Family:
 def _tasks(*names: TaskName) -> dict[TaskName, tuple[ResultKind, ...]]:
     return {name: TASKS[name] for name in names}
 
+
+_GEOWIZARD: dict[str, Any] = {
+    "tasks": _tasks("geometry"),
+    "normals_signs": (1.0, -1.0, -1.0),
+    "clip_normals": False,
+    "sizing": PILLOW_SIZING,
+    "latents": (2,),
+    "settings": {"domain": DOMAINS},
+}
 
 FAMILIES: dict[FamilyName, Family] = {
     family.name: family
@@ -145,6 +163,23 @@ FAMILIES: dict[FamilyName, Family] = {
                 Extra(title="stored prompt", file=STORED_PROMPT, replaces="text_encoder"),
             ),
             tells_task=False,
+        ),
+        # Its network's normals have x right, y down, z forward; both published pipelines multiply them by -1.
+        Family(
+            name="geowizard",
+            title="GeoWizard (v1 or E2E-FT)",
+            parts=("unet", "vae", "image_encoder"),
+            files=("feature_extractor/preprocessor_config.json",),
+            **_GEOWIZARD,
+        ),
+        Family(
+            name="geowizard-v2",
+            title="GeoWizard v2",
+            prompt="{domain} geometry",
+            unet_folder="unet_v2",
+            assembly="GeoWizard v2 is published as a UNet alone: a checkpoint is the folder of stabilityai/"
+            "stable-diffusion-2 with lemonaddie/geowizard's unet_v2 put into it beside unet",
+            **_GEOWIZARD,
         ),
     )
 }

@@ -12,13 +12,15 @@ from e2e_deploy.errors import CheckpointError
 from e2e_deploy.model.checkpoint import Checkpoint
 from e2e_deploy.model.families import DPT_HEAD, OWN_DECODER, STORED_PROMPT
 from e2e_deploy.model.networks.dpt_head import FUSION_CHANNELS, DPTHead, walk_head
+from e2e_deploy.model.networks.geowizard import GeoWizardModel, class_labels
 from e2e_deploy.model.networks.head_model import PIXELS, HeadModel
 from e2e_deploy.model.networks.parts import compare_weights, load_part, read_weights
-from e2e_deploy.model.networks.prompt import encode_empty_prompt
+from e2e_deploy.model.networks.picture_context import load_picture_context
+from e2e_deploy.model.networks.prompt import encode_prompt
 from e2e_deploy.model.networks.unet_features import ENDS, EndlessUNet, walk_features
 from e2e_deploy.model.schedule import OneStep, last_step
 from e2e_deploy.model.single_step import SingleStepModel
-from e2e_deploy.names import FamilyName
+from e2e_deploy.names import DOMAINS, FamilyName
 from e2e_deploy.packages import require
 
 
@@ -55,7 +57,7 @@ def _single_step(checkpoint: Checkpoint) -> SingleStepModel:
     family, step = checkpoint.identity.family, the_step(checkpoint)
     unet = load_part(checkpoint, "unet", diffusers.UNet2DConditionModel)
     vae = _load_vae(checkpoint)
-    context_1LC = encode_empty_prompt(checkpoint)
+    context_1LC = encode_prompt(checkpoint)
     _check_context(checkpoint, context_1LC, unet.config.cross_attention_dim)
     labels = torch.tensor([family.class_labels]) if family.class_labels else None
     return SingleStepModel(
@@ -115,7 +117,7 @@ def _with_head(checkpoint: Checkpoint) -> SingleStepModel:
         raise CheckpointError(
             f"{checkpoint.path / 'vae'} shrinks pictures {stride} times; with a DPT head it must be {PIXELS} times"
         )
-    context_1LC = encode_empty_prompt(checkpoint)
+    context_1LC = encode_prompt(checkpoint)
     _check_context(checkpoint, context_1LC, unet.config.cross_attention_dim)
     step = the_step(checkpoint)
     return HeadModel(
@@ -143,5 +145,42 @@ def _check_context(checkpoint: Checkpoint, context_1LC: Tensor, width: int) -> N
         )
 
 
-_BUILDERS: dict[FamilyName, Callable[[Checkpoint], SingleStepModel]] = {"genpercept": _with_head}
+def _geowizard(checkpoint: Checkpoint) -> SingleStepModel:
+    diffusers = require("diffusers", "export")
+    family, step = checkpoint.identity.family, the_step(checkpoint)
+    unet = load_part(checkpoint, "unet", diffusers.UNet2DConditionModel)
+    vae = load_part(checkpoint, "vae", diffusers.AutoencoderKL)
+    width, domain = unet.config.cross_attention_dim, checkpoint.settings["domain"]
+    context_1LC = picture_context = None
+    if "image_encoder" in family.parts:
+        picture_context = load_picture_context(checkpoint, width)
+    else:
+        context_1LC = encode_prompt(checkpoint, family.prompt.format(**checkpoint.settings))
+        _check_context(checkpoint, context_1LC, width)
+    labels_KD = class_labels(None if family.prompt else DOMAINS[DOMAINS.index(domain)])
+    takes = unet.config.projection_class_embeddings_input_dim
+    if unet.config.class_embed_type != "projection" or takes != labels_KD.shape[1]:
+        raise CheckpointError(
+            f"{checkpoint.folder('unet') / 'config.json'} has a class embedding of {takes} numbers "
+            f"({unet.config.class_embed_type}); {family.title} has a projection of {labels_KD.shape[1]}"
+        )
+    return GeoWizardModel(
+        unet,
+        vae,
+        context_1LC,
+        picture_context=picture_context,
+        task=checkpoint.identity.task,
+        family=family,
+        timestep=step.timestep,
+        x0_from_xt=step.from_xt,
+        x0_from_output=step.from_output,
+        class_labels_1D=labels_KD,
+    )
+
+
+_BUILDERS: dict[FamilyName, Callable[[Checkpoint], SingleStepModel]] = {
+    "genpercept": _with_head,
+    "geowizard": _geowizard,
+    "geowizard-v2": _geowizard,
+}
 """Of the families whose networks are put together in another way."""

@@ -105,6 +105,10 @@ SIGNS: tuple[Sign, ...] = (
         lambda c: c.scheduler.get("_class_name") == "LCMScheduler",
     ),
     Sign("geowizard", "a class embedding of 10 numbers", lambda c: _class_inputs(c) == 10),
+    Sign(
+        *("geowizard-v2", "a class embedding of 4 numbers and v prediction"),
+        lambda c: _class_inputs(c) == 4 and c.scheduler.get("prediction_type") == "v_prediction",
+    ),
     Sign("lotus", "a class embedding", lambda c: _class_inputs(c) is not None),
     Sign(
         *("geowizard", "8 input channels and a context of 768"),
@@ -121,7 +125,6 @@ SIGNS: tuple[Sign, ...] = (
 )
 
 _UNSUPPORTED = {
-    "geowizard": "GeoWizard",
     "lotus": "Lotus",
 }
 

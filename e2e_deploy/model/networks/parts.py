@@ -147,7 +147,7 @@ def load_part(
     model.load_state_dict(read_weights(weights), assign=True)
     if any(tensor.is_meta for tensor in chain(model.parameters(), model.buffers())):
         raise CheckpointError(
-            f"{checkpoint.path / part / 'config.json'} asks for values that are in no file"
+            f"{checkpoint.folder(part) / 'config.json'} asks for values that are in no file"
         )
     return model
 
@@ -159,7 +159,7 @@ def described_by(checkpoint: Checkpoint, part: str, model_class: type) -> Iterat
         yield
     except Exception as error:
         raise CheckpointError(
-            f"{checkpoint.path / part / 'config.json'} describes no {model_class.__name__}: {one_line(error)}"
+            f"{checkpoint.folder(part) / 'config.json'} describes no {model_class.__name__}: {one_line(error)}"
         ) from None
 
 

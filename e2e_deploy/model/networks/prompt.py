@@ -1,4 +1,4 @@
-"""The empty prompt as the UNet reads it: the checkpoint's own tokenizer and text encoder."""
+"""The constant prompt as the UNet reads it: the checkpoint's own tokenizer and text encoder."""
 
 import math
 from io import BytesIO
@@ -21,8 +21,8 @@ MAX_TOKENS = 77
 MAX_PROMPT_BYTES = 2**24
 
 
-def encode_empty_prompt(checkpoint: Checkpoint) -> Tensor:
-    """The empty prompt through the checkpoint's text encoder: [1, 2, C] float32, the tokens BOS and EOS.
+def encode_prompt(checkpoint: Checkpoint, text: str = "") -> Tensor:
+    """``text`` through the checkpoint's text encoder, [1, L, C] float32; the empty one is the tokens BOS and EOS.
 
     Of a checkpoint that stores it instead, [1, L, C] with the tokens that are stored.
 
@@ -33,7 +33,7 @@ def encode_empty_prompt(checkpoint: Checkpoint) -> Tensor:
         return _stored_prompt(checkpoint.path / STORED_PROMPT)
     transformers = require("transformers", "export")
     transformers.utils.logging.disable_progress_bar()  # twenty small tensors need no bar
-    ids_1L = _empty_prompt(checkpoint, transformers.CLIPTokenizer)
+    ids_1L = _token_ids(checkpoint, transformers.CLIPTokenizer, text)
     weights, model_class = checkpoint.weights["text_encoder"], transformers.CLIPTextModel
     with described_by(checkpoint, "text_encoder", model_class):
         config = transformers.CLIPTextConfig.from_dict(dict(checkpoint.configs["text_encoder"]))
@@ -50,27 +50,31 @@ def encode_empty_prompt(checkpoint: Checkpoint) -> Tensor:
         context: Tensor = encoder.eval()(ids_1L).last_hidden_state.detach().clone()
     if not context.isfinite().all():
         raise CheckpointError(
-            f"{checkpoint.path / 'text_encoder'} gives NaN or infinite numbers for the empty prompt"
+            f"{checkpoint.path / 'text_encoder'} gives NaN or infinite numbers for the prompt {text!r}"
         )
     return context
 
 
-def _empty_prompt(checkpoint: Checkpoint, tokenizer_class: Any) -> Tensor:
-    """Token ids [1, 2] of the empty prompt: BOS and EOS."""
+def _token_ids(checkpoint: Checkpoint, tokenizer_class: Any, text: str) -> Tensor:
+    """Token ids [1, L] of ``text`` between BOS and EOS."""
     folder = checkpoint.path / "tokenizer"
     try:
         tokenizer = tokenizer_class.from_pretrained(folder, local_files_only=True)
         ids_1L: Tensor = tokenizer(
-            "", padding="do_not_pad", truncation=True, max_length=77, return_tensors="pt"
+            text, padding="do_not_pad", truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
         ).input_ids
     except Exception as error:  # of transformers, tokenizers or the hub library
         raise CheckpointError(
             f"the tokenizer in {folder} does not load: {one_line(error)}"
         ) from error
     size = checkpoint.configs["text_encoder"].get("vocab_size")
-    if ids_1L.shape != (1, 2) or not isinstance(size, int) or int(ids_1L.max()) >= size:
+    is_right = ids_1L.shape == (1, 2) if not text else 3 <= ids_1L.shape[-1] <= MAX_TOKENS
+    if not is_right or not isinstance(size, int) or int(ids_1L.max()) >= size:
+        prompt, expected = (
+            ("the prompt " + repr(text), "up to 77") if text else ("the empty prompt", "two")
+        )
         raise CheckpointError(
-            f"the tokenizer in {folder} makes {ids_1L.tolist()} of the empty prompt; expected two tokens, below the "
+            f"the tokenizer in {folder} makes {ids_1L.tolist()} of {prompt}; expected {expected} tokens, below the "
             f"text encoder's vocab_size of {size}"
         )
     return ids_1L

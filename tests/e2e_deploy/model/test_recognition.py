@@ -73,12 +73,6 @@ def test_a_named_task_that_contradicts_the_pipeline():
     [
         (
             {},
-            {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 10},
-            "GeoWizard",
-        ),
-        ({}, {"cross_attention_dim": 768}, "GeoWizard"),
-        (
-            {},
             {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 4},
             "Lotus",
         ),
@@ -88,6 +82,20 @@ def test_a_named_task_that_contradicts_the_pipeline():
 def test_relatives_are_refused_by_name(scheduler, unet, name, index):
     with pytest.raises(CheckpointError, match=f"the checkpoint is {name}.*not supported"):
         told(index, scheduler=scheduler, unet=unet)
+
+
+@pytest.mark.parametrize(
+    ("unet", "prediction", "name"),
+    [
+        ({"projection_class_embeddings_input_dim": 10}, "v_prediction", "geowizard"),
+        ({"cross_attention_dim": 768}, "v_prediction", "geowizard"),
+        ({"projection_class_embeddings_input_dim": 4}, "v_prediction", "geowizard-v2"),
+    ],
+)
+@pytest.mark.parametrize("index", [SD, {"_class_name": "DepthNormalEstimationPipeline"}])
+def test_a_class_embedding_or_its_context_tells_geowizard(unet, prediction, name, index):
+    unet = {"class_embed_type": "projection"} | unet
+    assert told(index, unet=unet, scheduler={"prediction_type": prediction}) == (name, "geometry")
 
 
 @pytest.mark.parametrize("index", [{}, {"_class_name": "KandinskyPipeline"}])
