@@ -56,10 +56,6 @@ class Subject:
     """What its network sees of a picture of (H, W) instead of this longest edge, in words; None where it obeys."""
     settings: Mapping[str, bool | int | float | str | None] = field(default_factory=dict)
 
-    def predict(self, frame: Frame) -> Array:
-        """Its one result."""
-        return self.results(frame, None)[self.kinds[0]]
-
 
 def check_arguments(
     is_a_bundle: bool,
