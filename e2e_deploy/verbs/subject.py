@@ -207,6 +207,7 @@ def _checkpoint(
         results=lambda frame, seen: dict(
             zip(predictor.outputs, predictor.results(frame, resolution=seen).values(), strict=True)
         ),
+        settings=checkpoint.settings,
     )
 
 
