@@ -57,6 +57,46 @@ def _attend_by_products(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return torch.matmul(logits.softmax(dim=-1).to(value.dtype), value)
 
 
+class OneTokenAttention(nn.Module):
+    """Cross attention to one token: a softmax over one is 1, so every position gets the same projection of it."""
+
+    def __init__(self, project: nn.Linear) -> None:
+        super().__init__()
+        self.project = project
+
+    def forward(
+        self, hidden_NTC: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any
+    ) -> Tensor:
+        """[N, 1, C] of the context [N, 1, width]."""
+        projected: Tensor = self.project(encoder_hidden_states)
+        return projected
+
+
+class HeadsAttention(nn.Module):
+    """Self attention of several heads in the place of transformers' CLIPAttention, with its projections.
+
+    Attributes:
+        fused: see ``attend``.
+    """
+
+    def __init__(self, attention: Any) -> None:
+        super().__init__()
+        self.to_q, self.to_k = attention.q_proj, attention.k_proj
+        self.to_v, self.to_out = attention.v_proj, attention.out_proj
+        self.heads, self.scale = int(attention.num_heads), float(attention.scale)
+        self.fused = True
+
+    def forward(self, hidden_states: Tensor, **_: Any) -> tuple[Tensor, None]:
+        """[N, T, C], and nothing in the place of the weights."""
+        batch, tokens, _channels = hidden_states.shape
+        query, key, value = (
+            layer(hidden_states).reshape(batch, tokens, self.heads, -1).transpose(1, 2)
+            for layer in (self.to_q, self.to_k, self.to_v)
+        )
+        mixed_NhTd = attend(query * self.scale, key, value, fused=self.fused)
+        return self.to_out(mixed_NhTd.transpose(1, 2).flatten(2)), None
+
+
 class TwoTokenAttention(nn.Module):
     """Cross attention to two constant tokens, the empty prompt: a softmax over two is the sigmoid of their difference.
 

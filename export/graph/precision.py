@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from e2e_deploy.errors import UsageError
-from e2e_deploy.export.graph.attention import attend
+from e2e_deploy.export.graph.attention import HeadsAttention, attend
+from e2e_deploy.export.graph.passes.folding import replace_modules
 from e2e_deploy.export.graph.wide_products import convolve_by_taps, on_tensor_cores
 
 DTYPES: dict[str, torch.dtype] = {
@@ -124,9 +125,17 @@ def _wrap(parent: nn.Module) -> None:
             _wrap(child)
 
 
+def _is_transformers(module: Any) -> bool:
+    """Whether it is an attention of transformers' CLIP, which has kernels of its own choice."""
+    return type(module).__name__ == "CLIPAttention"
+
+
 def set_attention(model: nn.Module, *, fused: bool) -> None:
     """Decide for every attention below ``model`` whether it is left to the runtime's fused kernel."""
     module: Any
+    replace_modules(
+        model, nn.Module, lambda each: HeadsAttention(each) if _is_transformers(each) else None
+    )
     for module in model.modules():
         if hasattr(module, "set_processor") and hasattr(module, "to_q"):
             module.set_processor(Attend(fused=fused))

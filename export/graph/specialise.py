@@ -14,6 +14,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from e2e_deploy.errors import UsageError
 from e2e_deploy.export.graph.passes.dpt_head import project_before_doubling
+from e2e_deploy.export.graph.passes.geowizard import (
+    attend_to_one_token,
+    fold_picture_scale,
+    share_first_convolution,
+)
 from e2e_deploy.export.graph.passes.layers import (
     convolve_before_upsampling,
     drop_training_parts,
@@ -50,6 +55,12 @@ PASSES: tuple[Pass, ...] = (
     Pass("zero latent", fold_zero_latent),
     # the projections of cross attention and the prompt
     Pass("empty prompt", fold_empty_prompt),
+    # the queries and keys of a cross attention to the one token of a picture, and the norms before them
+    Pass("picture token", attend_to_one_token),
+    # a multiplication and an addition of each pixel
+    Pass("picture scale", fold_picture_scale),
+    # the first convolution of all results but one
+    Pass("first convolution", share_first_convolution),
     # x0 and latent scales, quant and post-quant convolutions, log variance, the channel mean of depth
     Pass("latent scales", fold_latent_scales),
     # two of the four projections of each attention in the VAE

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from e2e_deploy.model.networks.geowizard import GeoWizardModel, for_each_result
 from e2e_deploy.model.networks.head_model import HeadModel, read_head
 from e2e_deploy.model.networks.unet_features import unet_features
 from e2e_deploy.model.single_step import (
@@ -140,8 +141,45 @@ class SpecialisedHeadModel(SpecialisedModel):
         return read_head(image_NKHW, self.stretch)
 
 
+class SpecialisedGeoWizard(SpecialisedModel):
+    """The same function as the GeoWizardModel it takes the networks of.
+
+    Attributes:
+        class_labels_1D: [K, D], a row a result.
+        picture_context: its own, changed in place by the passes; None where there is a prompt.
+        shares_first: the UNet takes a picture's latent once, and doubles it after its first convolution.
+    """
+
+    picture_context: Any
+
+    def __init__(self, model: GeoWizardModel, sizes_hw: Sequence[tuple[int, int]] = ()) -> None:
+        super().__init__(model, sizes_hw)
+        self.picture_context = model.picture_context
+        self.shares_first = False
+
+    def context(self, rgb_N3HW: Tensor) -> Tensor | None:
+        """As of SpecialisedModel; the embedding of each picture where there is no prompt."""
+        if self.picture_context is None:
+            return super().context(rgb_N3HW)
+        context_N1C: Tensor = self.picture_context(rgb_N3HW)
+        return context_N1C
+
+    def run_unet(self, latent_N8hw: Tensor, context_NLC: Tensor | None) -> Tensor:
+        """As of SpecialisedModel; the results of a picture are evaluated one after the other in the batch."""
+        count, labels = len(self.kinds), self.class_labels_1D
+        output: Tensor = self.unet(
+            latent_N8hw if self.shares_first else for_each_result(latent_N8hw, count),
+            self.timestep,
+            None if context_NLC is None else for_each_result(context_NLC, count),
+            class_labels=None if labels is None else labels.repeat(latent_N8hw.shape[0], 1),
+            return_dict=False,
+        )[0]
+        return side_by_side(output, count)
+
+
 SPECIALISED: dict[type[SingleStepModel], Callable[..., SpecialisedModel]] = {
     SingleStepModel: SpecialisedModel,
     HeadModel: SpecialisedHeadModel,
+    GeoWizardModel: SpecialisedGeoWizard,
 }
 """Which class takes which model's networks."""

@@ -45,7 +45,10 @@ FP32_PARTS = (
 """What stays fp32 in an int8 graph; goes into the manifest."""
 
 OPERATORS = ("Conv", "MatMul")
-KEPT = frozenset({"conv_in", "conv_out", "quant_conv", "post_quant_conv", "gate", "logits"})
+KEPT = frozenset(
+    {"conv_in", "conv_out", "quant_conv", "post_quant_conv", "gate", "logits", "patch_embedding"}
+    | {"picture_context"}
+)
 """Layers that stay fp32: they carry pictures, latents of four channels, or logits; together under 2 % of the work."""
 
 FRAME_STEPS = "frame"

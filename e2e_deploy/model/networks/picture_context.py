@@ -26,12 +26,13 @@ class PictureContext(nn.Module):
 
     Attributes:
         encoder: transformers' CLIPVisionModelWithProjection.
-        scale_311: factor on rgb in [-1, 1], and ``shift_311`` what is added, which give CLIP's mean 0 and deviation 1.
+        scale_311: factor on rgb in [-1, 1], and ``shift_311`` what is added, which give CLIP's mean 0 and deviation 1;
+            both None where the encoder takes rgb as it is.
         side: pixels a side that the encoder takes.
     """
 
-    scale_311: Tensor
-    shift_311: Tensor
+    scale_311: Tensor | None
+    shift_311: Tensor | None
 
     def __init__(
         self, encoder: Any, *, mean: Sequence[float], deviation: Sequence[float], side: int
@@ -57,6 +58,8 @@ class PictureContext(nn.Module):
 
     def normalise(self, rgb_N3SS: Tensor) -> Tensor:
         """Rgb in [-1, 1] as the encoder was trained on it."""
+        if self.scale_311 is None or self.shift_311 is None:
+            return rgb_N3SS
         return rgb_N3SS * self.scale_311 + self.shift_311
 
     def forward(self, rgb_N3HW: Tensor) -> Tensor:

@@ -62,8 +62,34 @@ class NoEmbedding(nn.Module):
         return
 
 
+class BiasPerResult(nn.Module):
+    """A convolution of the K results of every picture, one after the other, each with a bias of its own.
+
+    N pictures, C output channels.
+    """
+
+    bias_KC11: Tensor
+
+    def __init__(self, conv: nn.Conv2d, bias_KC: Tensor) -> None:
+        super().__init__()
+        self.register_buffer(
+            "bias_KC11", bias_KC.to(conv.weight.dtype)[:, :, None, None].contiguous()
+        )
+        set_weights(conv, conv.weight, None)
+        self.conv = conv
+
+    def forward(self, hidden_NKcHW: Tensor) -> Tensor:
+        """[N K, C, H, W]."""
+        out: Tensor = self.conv(hidden_NKcHW)
+        apart = out.reshape(-1, len(self.bias_KC11), *out.shape[1:])
+        return (apart + self.bias_KC11).reshape(out.shape)
+
+
 def fold_time_embedding(model: SpecialisedModel) -> None:
-    """Each residual block's time_emb_proj(silu(emb(T))) becomes part of its conv1 bias; T and the class are fixed."""
+    """Each residual block's time_emb_proj(silu(emb(T))) becomes part of its conv1 bias; T and the class are fixed.
+
+    Results with a class of their own each have a bias of their own.
+    """
     resnet_class = require("diffusers.models.resnet", "export").ResnetBlock2D
     unet = model.unet
     sample = torch.empty(1, dtype=torch.float64, device=unet.conv_in.weight.device)
@@ -80,8 +106,12 @@ def fold_time_embedding(model: SpecialisedModel) -> None:
             continue
         project = block.time_emb_proj
         active = time if block.skip_time_act else block.nonlinearity(time)
-        shift = F.linear(active, project.weight.double(), bias_of(project))[0]
-        set_weights(block.conv1, block.conv1.weight, bias_of(block.conv1) + shift)
+        shift_KC = F.linear(active, project.weight.double(), bias_of(project))
+        bias_KC = bias_of(block.conv1) + shift_KC
+        if len(bias_KC) == 1:
+            set_weights(block.conv1, block.conv1.weight, bias_KC[0])
+        else:
+            block.conv1 = BiasPerResult(block.conv1, bias_KC)
         block.time_emb_proj = None
     unet.time_embedding = NoEmbedding()
     unet.time_embed_act = None
@@ -96,11 +126,11 @@ def fold_zero_latent(model: SpecialisedModel) -> None:
     model.latent_scale = 1.0
 
 
-def attend_to_constant(attention: Any, context_LC: Tensor) -> nn.Module:
-    """The exact form of a diffusers cross Attention whose context is always ``context_LC`` (float64).
+def check_attention(attention: Any) -> None:
+    """Refuse a cross attention that is more than projections and a softmax.
 
     Raises:
-        CheckpointError: the attention normalises or adds something that no SD2-like UNet has.
+        CheckpointError: it normalises or adds something that no SD2-like UNet has.
     """
     norms = ("group_norm", "spatial_norm", "norm_q", "norm_k", "norm_cross")
     if (
@@ -113,6 +143,15 @@ def attend_to_constant(attention: Any, context_LC: Tensor) -> nn.Module:
             "a cross attention of the unet has norms or a residual of its own, which cannot be specialised; "
             "export it without specialisation"
         )
+
+
+def attend_to_constant(attention: Any, context_LC: Tensor) -> nn.Module:
+    """The exact form of a diffusers cross Attention whose context is always ``context_LC`` (float64).
+
+    Raises:
+        CheckpointError: as of ``check_attention``.
+    """
+    check_attention(attention)
     dtype, heads, tokens = attention.to_q.weight.dtype, attention.heads, context_LC.shape[0]
     to_q, to_out = attention.to_q, attention.to_out[0]
     inner, channels = to_q.weight.shape

@@ -30,13 +30,15 @@ def fold_latent_scales(model: SpecialisedModel) -> None:
     if vae.decoder is None:  # a head has its place
         return
 
-    each = torch.eye(len(model.kinds), **exact)  # every result's latent on its own
+    # every latent on its own, of several that the UNet gives along its channels
+    count = unet.conv_out.out_channels // channels
+    each = torch.eye(count, **exact)
     scale = model.output_scale * torch.eye(channels, **exact)
     if vae.post_quant_conv is None:
         fold_after(unet.conv_out, torch.kron(each, scale))
     else:
         matrix = vae.post_quant_conv.weight.double().flatten(1) @ scale
-        offset = bias_of(vae.post_quant_conv).repeat(len(model.kinds))
+        offset = bias_of(vae.post_quant_conv).repeat(count)
         fold_after(unet.conv_out, torch.kron(each, matrix), offset)
         vae.post_quant_conv = None
     model.output_scale = 1.0
