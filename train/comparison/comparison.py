@@ -7,6 +7,7 @@ or page looks.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import count
 from typing import Any
 
 from e2e_deploy.names import MEASURES, PRECISIONS, Measure, SetName
@@ -130,9 +131,13 @@ class Section:
     def labels(self) -> list[str]:
         """What each line is called: its own label, and what else tells it from another of that label."""
         plain = [line.contender.label() for line in self.lines]
-        return [
-            label if plain.count(label) == 1 else f"{label} {told(line.contender)}".rstrip()
+        full = [
+            label if plain.count(label) == 1 else f"{label} {told(line.contender)}"
             for label, line in zip(plain, self.lines, strict=True)
+        ]
+        return [
+            label if full.count(label) == 1 else f"{label} #{full[:i].count(label) + 1}"
+            for i, label in enumerate(full)
         ]
 
 
@@ -206,17 +211,23 @@ def told(contender: Contender) -> str:
 
 
 def _group(results: Sequence[SetResult]) -> Group:
-    contenders: dict[str, list[SetResult]] = {}
+    rows: dict[tuple[str, int], list[SetResult]] = {}
     for each in results:
-        contenders.setdefault(each.contender.key(), []).append(each)
+        for (
+            copy
+        ) in count():  # what another machine measured of the same stands in a line of its own
+            row = rows.setdefault((each.contender.key(), copy), [])
+            if each.set not in [other.set for other in row]:
+                row.append(each)
+                break
     lines = [
         Line(
-            contender=own[0].contender,
+            contender=row[0].contender,
             cells={
-                each.set: Cell(result=each, reference=_reference(each, results)) for each in own
+                each.set: Cell(result=each, reference=_reference(each, results)) for each in row
             },
         )
-        for own in contenders.values()
+        for row in rows.values()
     ]
     return Group(lines=sorted(lines, key=lambda line: _order(line.contender)))
 

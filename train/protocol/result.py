@@ -18,8 +18,15 @@ from e2e_deploy.names import Measure, ProtocolName, ResultKind, SetName, TaskNam
 from e2e_deploy.system.files import whole_file
 from e2e_deploy.system.json_files import read_json, to_json
 from e2e_deploy.system.records import Count, CountOrZero, Limits, read_record
+from e2e_deploy.train.protocol.published import COLUMNS
 
 Setting = bool | int | float | str | None
+
+HEADLINES: dict[Measure, set[str]] = {
+    "depth": {"abs_rel", "delta1"},
+    "normals": {"mean_deg", "below_11_25"},
+}
+"""The metrics that the published tables print."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,7 +131,11 @@ def read_result(path: Path) -> SetResult:
     """
     table = read_json(path, error=DataError)
     result, problems = read_record(SetResult, table, complete=True, clean_texts=True)
-    if result is None:
+    if result is not None and result.set not in COLUMNS[result.measure]:
+        problems.append(f"set is {result.set!r}, which has no truth for {result.measure}")
+    if result is not None and (missing := HEADLINES[result.measure] - result.metrics.keys()):
+        problems.append(f"metrics has no {', '.join(sorted(missing))}")
+    if result is None or problems:
         raise DataError(f"{path} is no result of an evaluation: {'; '.join(problems)}")
     return result
 

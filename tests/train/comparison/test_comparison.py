@@ -123,6 +123,16 @@ def test_two_models_of_one_label_are_told_apart():
     assert sorted(row.runs for row in section.own_rows()) == ["10x5", "1x1"]
 
 
+def test_the_same_model_on_two_machines_stands_in_two_lines():
+    who = contender("m")
+    (section,) = compare([result(who, ms=100), result(who, ms=300), result(who, "kitti")]).sections
+    assert section.labels == ["m (pytorch, fp32) cpu #1", "m (pytorch, fp32) cpu #2"]
+    assert [sorted(line.cells) for line in section.lines] == [["kitti", "nyuv2"], ["nyuv2"]]
+    second = section.lines[1].cells["nyuv2"]
+    assert second.delta == (0, 0)
+    assert second.speed == pytest.approx(1 / 3)
+
+
 def test_the_text_holds_every_number_and_says_what_is_worthless():
     depth = result(contender("runs/deep"), pair=(5.23, 96.61), differences=[FIT])
     flipped = result(

@@ -241,7 +241,10 @@ def test_a_result_is_read_back_and_hostile_ones_are_sentences(tmp_path, data):
     assert path.parent.name.startswith("my-model-")
     assert read_result(path) == report.results[0]
     table = json.loads(path.read_text())
-    for key, value in (("set", "x"), ("num_images", 0), ("metrics", {"abs_rel": "x"}), ("more", 1)):
+    for key, value in (
+        *(("set", "x"), ("set", "sintel"), ("num_images", 0), ("more", 1)),
+        *(("metrics", {"abs_rel": "x"}), ("metrics", {"abs_rel": 0.1})),
+    ):
         path.write_text(json.dumps(table | {key: value}))
         with pytest.raises(DataError, match="is no result of an evaluation"):
             read_result(path)
