@@ -17,7 +17,8 @@ import torch
 
 from e2e_deploy.errors import E2EDeployError, InputError, UsageError
 from e2e_deploy.model.checkpoint import CARD, Checkpoint
-from e2e_deploy.model.families import Family
+from e2e_deploy.model.families import DPT_HEAD, STORED_PROMPT, Family
+from e2e_deploy.model.networks.head_model import HeadModel
 from e2e_deploy.model.networks.parts import read_weights
 from e2e_deploy.model.single_step import SingleStepModel
 from e2e_deploy.model.tiny import write_model_index
@@ -25,9 +26,10 @@ from e2e_deploy.packages import require
 from e2e_deploy.system.json_files import read_json
 from e2e_deploy.system.whole_folder import require_replaceable, whole_folder
 from e2e_deploy.train.conv_in import zero_second_half
+from e2e_deploy.train.head import write_head
 from e2e_deploy.train.step.step import nonfinite_weight
 
-PARTS = ("unet", "vae", "scheduler", "text_encoder", "tokenizer")
+PARTS = ("unet", "vae", DPT_HEAD, "scheduler", "text_encoder", "tokenizer")
 
 # What makes stock pipelines give this model's result in one step: t = T, and x0 itself as the sample.
 SCHEDULER = {"timestep_spacing": "trailing", "set_alpha_to_one": True, "clip_sample": False}
@@ -66,7 +68,10 @@ def write_model(
         E2EDeployError: a weight is NaN or infinite, the folder cannot be written, or the disk is full; an older model
             is still there.
     """
-    if broken := nonfinite_weight({"unet": model.unet, "vae": model.vae}):
+    trained_parts = {"unet": model.unet, "vae": model.vae}
+    if isinstance(model, HeadModel):
+        trained_parts["head"] = model.head
+    if broken := nonfinite_weight(trained_parts):
         raise E2EDeployError(
             f"{broken} of the trained model is NaN or infinite: {folder} is not written"
         )
@@ -81,7 +86,7 @@ def write_model(
                 )  # diffusers warns about its own deprecated attributes
                 with zero_second_half(model.unet) if is_half else nullcontext():
                     model.unet.save_pretrained(partial / "unet")
-                model.vae.save_pretrained(partial / "vae")
+                _write_vae(model, start, partial)
                 scheduler = diffusers.DDIMScheduler.from_config(
                     dict(start.scheduler), **schedule_of(model.family), **(schedule or {})
                 )
@@ -93,6 +98,17 @@ def write_model(
         card = {"family": model.family.name, "task": model.task, "note": note, "trained": trained}
         (partial / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     return folder
+
+
+def _write_vae(model: SingleStepModel, start: Checkpoint, partial: Path) -> None:
+    """The VAE; with a head in the place of its decoder, which nobody reads then, the start's as it is."""
+    if not isinstance(model, HeadModel):
+        model.vae.save_pretrained(partial / "vae")
+        return
+    write_head(model, partial)
+    (partial / "vae").mkdir()
+    for file in (start.path / "vae" / "config.json", *start.weights["vae"].files):
+        shutil.copy(file, partial / "vae")
 
 
 def schedule_of(family: Family) -> dict[str, Any]:
@@ -133,7 +149,13 @@ def model_files(root: Path) -> list[str]:
         raise UsageError(f"{root} exists and is no trained model: {error}") from None
     folders = [root / part for part in PARTS if not (root / part).is_symlink()]
     files = [file for folder in folders for file in folder.glob("*") if file.is_file()]
-    return [*(file.relative_to(root).as_posix() for file in files), "model_index.json", CARD]
+    single = [name for name in (STORED_PROMPT,) if (root / name).is_file()]
+    return [
+        *(file.relative_to(root).as_posix() for file in files),
+        *single,
+        "model_index.json",
+        CARD,
+    ]
 
 
 def _keep_what_is_not_ours(folder: Path, on_note: Callable[[str], None]) -> None:
@@ -152,6 +174,9 @@ def _keep_what_is_not_ours(folder: Path, on_note: Callable[[str], None]) -> None
 
 def _copy_text_parts(start: Checkpoint, partial: Path) -> None:
     """Tokenizer and text encoder of the start; half weights become float32, so one name fits all."""
+    if start.identity.has(STORED_PROMPT):
+        shutil.copy(start.path / STORED_PROMPT, partial)
+        return
     tensors = require("safetensors.torch", "export")
     shutil.copytree(start.path / "tokenizer", partial / "tokenizer")
     (partial / "text_encoder").mkdir()

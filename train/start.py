@@ -9,19 +9,22 @@ training pads it to 77 and then deploys with two; we use what is deployed.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from e2e_deploy.errors import CheckpointError, UsageError
 from e2e_deploy.model.checkpoint import Checkpoint, open_checkpoint
-from e2e_deploy.model.families import get_family
+from e2e_deploy.model.families import STORED_PROMPT, get_family
 from e2e_deploy.model.loading import load_model, the_step
+from e2e_deploy.model.networks.head_model import HeadModel
 from e2e_deploy.model.single_step import SingleStepModel
 from e2e_deploy.model.tiny import UNTRAINED, build_tiny
 from e2e_deploy.names import FamilyName, TaskName
 from e2e_deploy.train.config.settings import RANDOM, TrainConfig
 from e2e_deploy.train.conv_in import cut_second_half, ignores_second_half, widen_conv_in
+from e2e_deploy.train.head import with_head
 from e2e_deploy.train.pretraining.pretrain import FOLDER, pretrained
 
 FAMILY: FamilyName = "marigold"
@@ -84,16 +87,23 @@ def load_start(config: TrainConfig, device: torch.device | str = "cpu") -> Start
             )
         changes += turned
     step = the_step(replace(checkpoint, identity=replace(checkpoint.identity, family=family)))
-    model = SingleStepModel(
-        loaded.unet,
-        loaded.vae,
-        loaded.context_1LC,
-        task=config.task,
-        family=family,
-        timestep=step.timestep,
-        x0_from_xt=step.from_xt,
-        x0_from_output=step.from_output,
-    )
+    given: dict[str, Any] = {
+        "task": config.task,
+        "family": family,
+        "timestep": step.timestep,
+        "x0_from_xt": step.from_xt,
+        "x0_from_output": step.from_output,
+    }
+    if config.model.head is not None:
+        headed, change = with_head(loaded, config, given)
+        return Start(headed, checkpoint, (*changes, change))
+    if checkpoint.identity.has(STORED_PROMPT) and config.model.family != "genpercept":
+        raise UsageError(
+            f'{checkpoint.id} has a stored prompt and no text encoder: set model.family = "genpercept"'
+        )
+    if isinstance(loaded, HeadModel):
+        raise UsageError(f'{checkpoint.id} has a DPT head: set model.head = "dpt" to go on with it')
+    model = SingleStepModel(loaded.unet, loaded.vae, loaded.context_1LC, **given)
     return Start(model, checkpoint, tuple(changes))
 
 

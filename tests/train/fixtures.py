@@ -181,6 +181,33 @@ def write_folder(
     return root
 
 
+def write_pictures(root, *, num_samples=3, mask="png8", matte="png8", split="train", size=(16, 24)):
+    """Halves in two colours, and an opacity that rises to the right."""
+    rng = np.random.default_rng(0)
+    spec = FolderSpec(name="pictures", mask_format=mask, matte_format=matte)
+    for index in range(num_samples):
+        rgb = rng.integers(0, 255, (*size, 3), dtype=np.uint8)
+        colours = np.zeros((*size, 3))
+        middle = size[1] // 2
+        colours[:, :middle], colours[:, middle:] = (1, 0.2 * index, 0), (0, 0, 1)
+        opacity = np.broadcast_to(np.linspace(0, 1, size[1]), size)
+        for kind, values, form in (("rgb", rgb / 255, "png8"), ("mask", colours, mask)) + (
+            (("matte", opacity, matte),) if matte else ()
+        ):
+            folder = root / split / kind
+            folder.mkdir(parents=True, exist_ok=True)
+            if form == "npy":
+                np.save(folder / f"s{index}.npy", values.astype(np.float32))
+                continue
+            top = {"png8": 255, "png16": 65535}[form]
+            stored = np.rint(values * top).astype(f"uint{form[3:]}")
+            cv2.imwrite(
+                str(folder / f"s{index}.png"), stored[..., ::-1] if stored.ndim == 3 else stored
+            )
+    save_spec(root, spec)
+    return root
+
+
 def write_sample(folder: Path, stem: str, rgb, depth_m, normals, spec: FolderSpec) -> None:
     """Write one sample as ``spec`` says, with OpenCV, NumPy and mitsuba rather than our writers."""
     for kind in ("rgb", "depth", "normals"):

@@ -64,8 +64,11 @@ def _contradictions_of_run(config: TrainConfig) -> list[str]:
         problems.append("data is empty; expected at least one [[data]] table")
     if not config.model.train or len(set(config.model.train)) < len(config.model.train):
         problems.append(
-            f"model.train is {list(config.model.train)}; expected 'unet', 'vae' or both, each once"
+            f"model.train is {list(config.model.train)}; expected some of 'unet', 'vae', 'decoder' and 'head', "
+            "each once"
         )
+    if {"vae", "decoder"} <= set(config.model.train):
+        problems.append("model.train has vae and decoder, but the decoder is a part of the vae")
     if config.speed.images_per_pass % config.optim.micro_batch:
         problems.append(
             f"speed.images_per_pass {config.speed.images_per_pass} is not a multiple of "
@@ -102,10 +105,28 @@ def _contradictions_of_family(config: TrainConfig) -> list[str]:
         problems.append(
             f'model.noise is {config.model.noise}, but {name} sees the rgb latent alone: set model.noise = "none"'
         )
+    problems += _contradictions_of_head(config)
     if family.latents == (1,) and config.diffusion is not None:
         problems.append(
             f"[diffusion] needs a second half of the UNet's input, which {name} has not"
         )
+    return problems
+
+
+def _contradictions_of_head(config: TrainConfig) -> list[str]:
+    model, problems = config.model, []
+    if model.head is None:
+        return ["model.train has head; model.head says which"] if "head" in model.train else []
+    if model.family != "genpercept" or config.task not in ("depth", "disparity"):
+        problems.append('model.head is for depth and disparity with model.family = "genpercept"')
+    if "head" not in model.train or not {"unet", "head"} >= set(model.train):
+        problems.append(
+            f"model.train is {list(model.train)}; with model.head it is ['head'] or ['unet', 'head'], and the VAE's "
+            "decoder is not there"
+        )
+    sizes = [part.size for part in config.data] + ([config.eval.size] if config.eval else [])
+    if None in sizes:
+        problems.append("model.head needs the size of all data and held-out pictures")
     return problems
 
 

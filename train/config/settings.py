@@ -80,8 +80,12 @@ class ModelConfig:
     """Second half of the UNet's input; ``none`` trains a 4-channel UNet that sees the rgb latent alone, and writes
     it with 8 channels, zero weights for the other half, which every pipeline runs. Engines feed zeros whatever the
     training used."""
-    train: tuple[Literal["unet", "vae"], ...] = ("unet",)
-    """``vae`` also trains encoder and decoder; random weights need it, the paper freezes them."""
+    head: Literal["dpt"] | None = None
+    """``dpt``: GenPercept's head on the UNet's features instead of x0 and the VAE's decoder, for depth and disparity;
+    one that the start has goes on, else it begins with random weights. Its name among ``train`` is ``head``."""
+    train: tuple[Literal["unet", "vae", "decoder", "head"], ...] = ("unet",)
+    """``vae`` also trains encoder and decoder; random weights need it, the paper freezes them. ``decoder`` trains the
+    decoder alone, as GenPercept's customised ones are."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Autocast; weights, optimizer, last convolution and loss stay in float32. fp16 needs a GPU."""
     gradient_checkpointing: Switch = "auto"

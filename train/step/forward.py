@@ -41,12 +41,16 @@ def clamp_inward(x: Tensor) -> Tensor:
     return result
 
 
+DECODER = ("decoder", "post_quant_conv")
+"""Of a VAE, what comes after x0."""
+
+
 class TrainingForward(nn.Module):
     """The single-step model with gradients where they belong.
 
     Args:
         model: parts to train get ``requires_grad``, all others lose it.
-        train: ``unet``, ``vae`` or both.
+        train: some of ``unet``, ``vae``, ``decoder``, which is a part of the vae, and ``head``.
         gradient_checkpointing: recompute activations of UNet and VAE in the backward pass.
 
     Attributes:
@@ -60,14 +64,18 @@ class TrainingForward(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model.requires_grad_(False)
-        self.parts = {name: getattr(model, name) for name in ("unet", "vae") if name in train}
+        self.parts: dict[str, nn.Module] = {
+            name: getattr(model, name) for name in ("unet", "vae", "head") if name in train
+        }
+        if "decoder" in train:
+            self.parts |= {name: getattr(model.vae, name) for name in DECODER}
         for part in self.parts.values():
             part.requires_grad_(True)
         if gradient_checkpointing:
             self.checkpoint_activations()
         # Older diffusers checkpoints only in training mode; these networks hold nothing else it changes.
         model.train()
-        self.float32_layers: tuple[nn.Module, ...] = (model.vae.decoder.conv_out,)
+        self.float32_layers: tuple[nn.Module, ...] = (model.get_submodule(model.last_convolution),)
         for layer in self.float32_layers:
             _keep_float32(layer)
         # The UNet would copy a number to the GPU in every pass, and wait for it.

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from e2e_deploy.errors import InputError, UsageError
-from e2e_deploy.model.families import FAMILIES
 from e2e_deploy.train.config.reading import (
     changed_keys,
     config_sha256,
@@ -40,8 +39,7 @@ def test_objectives_can_be_chosen():
         *("pyramid", 0.9),
         *(True, True),
     )
-    if "genpercept" in FAMILIES:
-        assert parse_config(minimal(**MATTING)).task == "matting"
+    assert parse_config(minimal(**MATTING)).task == "matting"
 
 
 def test_a_config_of_before_is_the_same_config():
@@ -69,7 +67,7 @@ def test_every_mistake_is_reported_at_once():
     table = minimal(
         task="dept",
         data=[{"root": 3, "ratio": 0, "colour": "red"}],
-        model={"precision": "fp64", "train": ["unet", "head"]},
+        model={"precision": "fp64", "train": ["unet", "tail"]},
         optim={"lr": "fast", "steps": 1.5, "betas": [0.9]},
         trainer={},
     )
@@ -85,7 +83,7 @@ def test_every_mistake_is_reported_at_once():
         "data[0].ratio is 0; expected at least 1",
         "unknown key data[0].colour",
         "model.precision is 'fp64'",
-        "model.train[1] is 'head'",
+        "model.train[1] is 'tail'",
         "optim.lr is 'fast'",
         "optim.steps is 1.5",
         "optim.betas has 1 entries; expected 2",
@@ -154,6 +152,20 @@ def test_every_mistake_is_reported_at_once():
             "diffusion.strength and annealed are of noise",
         ),
         ({"diffusion": {"strength": 1.5}}, "diffusion.strength is 1.5; expected at least 0"),
+        ({"model": {"head": "dpt"}}, "model.head is for depth and disparity with model.family"),
+        (
+            {"task": "disparity", "model": {**MATTING["model"], "head": "dpt"}},
+            "model.train is ['unet']; with model.head it is ['head'] or ['unet', 'head']",
+        ),
+        (
+            {
+                "task": "disparity",
+                "model": {**MATTING["model"], "head": "dpt", "train": ["unet", "head"]},
+            },
+            "model.head needs the size of all data",
+        ),
+        ({"model": {"train": ["head"]}}, "model.train has head; model.head says which"),
+        ({"model": {"train": ["vae", "decoder"]}}, "the decoder is a part of the vae"),
         ({"task": "matting"}, "model.family marigold has no matting; genpercept has"),
         ({"model": {"family": "genpercept"}}, 'set model.noise = "none"'),
         (
@@ -163,8 +175,6 @@ def test_every_mistake_is_reported_at_once():
     ],
 )
 def test_contradictions(sections, mistake):
-    if "genpercept" in f"{sections} {mistake}" and "genpercept" not in FAMILIES:
-        pytest.skip("until the family is there")
     with pytest.raises(UsageError, match="mistake") as caught:
         parse_config(minimal(**sections))
     assert mistake in str(caught.value)

@@ -7,36 +7,11 @@ from e2e_deploy.train.accuracy import measure_accuracy
 from e2e_deploy.train.data.batches import collate, flip
 from e2e_deploy.train.data.check import check_data
 from e2e_deploy.train.data.folder import FolderDataset
-from e2e_deploy.train.data.folder_spec import FolderSpec, load_spec, save_spec
+from e2e_deploy.train.data.folder_spec import load_spec
 from e2e_deploy.train.data.resize import fit, resize
+from tests.train.fixtures import write_pictures
 
 SIZE = (16, 24)
-
-
-def write_pictures(root, *, num_samples=3, mask="png8", matte="png8", split="train"):
-    """Halves in two colours, and an opacity that rises to the right."""
-    rng = np.random.default_rng(0)
-    spec = FolderSpec(name="pictures", mask_format=mask, matte_format=matte)
-    for index in range(num_samples):
-        rgb = rng.integers(0, 255, (*SIZE, 3), dtype=np.uint8)
-        colours = np.zeros((*SIZE, 3))
-        colours[:, :12], colours[:, 12:] = (1, 0.2 * index, 0), (0, 0, 1)
-        opacity = np.broadcast_to(np.linspace(0, 1, SIZE[1]), SIZE)
-        for kind, values, form in (("rgb", rgb / 255, "png8"), ("mask", colours, mask)) + (
-            (("matte", opacity, matte),) if matte else ()
-        ):
-            folder = root / split / kind
-            folder.mkdir(parents=True, exist_ok=True)
-            if form == "npy":
-                np.save(folder / f"s{index}.npy", values.astype(np.float32))
-                continue
-            top = {"png8": 255, "png16": 65535}[form]
-            stored = np.rint(values * top).astype(f"uint{form[3:]}")
-            cv2.imwrite(
-                str(folder / f"s{index}.png"), stored[..., ::-1] if stored.ndim == 3 else stored
-            )
-    save_spec(root, spec)
-    return root
 
 
 @pytest.mark.parametrize("form", ["png8", "png16", "npy"])
