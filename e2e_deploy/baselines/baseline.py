@@ -69,7 +69,7 @@ class Baseline:
     Raises:
         UsageError: diffusers has no pipeline for it, the settings do not fit its scheduler, or the checkpoint does not
             tell its steps.
-        CheckpointError: diffusers does not load it.
+        CheckpointError: its weights are damaged or do not fit its configs.
         UnavailableError: a package or the device is not here.
     """
 

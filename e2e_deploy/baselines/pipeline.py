@@ -3,16 +3,13 @@
 N: frames at once. H, W: of a frame.
 """
 
-import importlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from e2e_deploy.errors import (
-    CheckpointError,
     E2EDeployError,
     UnavailableError,
     UsageError,
@@ -37,7 +34,11 @@ PIPELINES: dict[tuple[FamilyName, TaskName], str] = {
 }
 """Of diffusers, for the families that it runs."""
 
-_BARS = ("diffusers", "transformers")
+_OPTIONS = (
+    *("scale_invariant", "shift_invariant", "use_full_z_range"),
+    *("default_denoising_steps", "default_processing_resolution"),
+)
+"""Of diffusers' pipelines, as model_index.json has them."""
 _DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
@@ -58,7 +59,7 @@ class DiffusersPipeline:
     Raises:
         UsageError: diffusers has no pipeline for this family and task, or for a network that takes no noise.
         UnavailableError: diffusers is not installed, or PyTorch has no such device.
-        CheckpointError: diffusers does not load it.
+        CheckpointError: its weights are damaged or do not fit its configs.
     """
 
     def __init__(
@@ -78,27 +79,11 @@ class DiffusersPipeline:
                 f"diffusers would run on {device}, and this PyTorch ({self._torch.__version__}) sees no GPU: "
                 "install a build of PyTorch for CUDA"
             )
-        names = [file.name for weights in checkpoint.weights.values() for file in weights.files]
+        pipeline = _put_together(checkpoint, getattr(diffusers, self._class), spacing)
         try:
-            with quiet("diffusers"), _without_bars():
-                pipeline: Any = getattr(diffusers, self._class).from_pretrained(
-                    checkpoint.path,
-                    torch_dtype=getattr(self._torch, _DTYPES[precision]),
-                    variant="fp16" if any(".fp16." in name for name in names) else None,
-                    use_safetensors=True,
-                    local_files_only=True,
-                )
-                if not isinstance(pipeline.scheduler, diffusers.LCMScheduler):
-                    # Trainings save the one they trained with, as DDPM's; the schedule is the same.
-                    changes = {} if spacing is None else {"timestep_spacing": spacing}
-                    pipeline.scheduler = diffusers.DDIMScheduler.from_config(
-                        pipeline.scheduler.config, **changes
-                    )
-                pipeline = pipeline.to(device)
-        except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-            raise failed(
-                f"diffusers does not load {clean(checkpoint.id, 200)}", error, CheckpointError
-            ) from error
+            pipeline = pipeline.to(device, getattr(self._torch, _DTYPES[precision]))
+        except RuntimeError as error:
+            raise failed(f"diffusers does not get onto {device}", error, UnavailableError) from None
         pipeline.set_progress_bar_config(disable=True)
         self.pipeline = pipeline
         self._version = str(diffusers.__version__)
@@ -219,16 +204,35 @@ def _class_for(checkpoint: "Checkpoint") -> str:
     return PIPELINES[family, task]
 
 
-@contextmanager
-def _without_bars() -> Iterator[None]:
-    """Loading draws bars of diffusers and of transformers unless both are told not to."""
-    logs = [importlib.import_module(f"{name}.utils.logging") for name in _BARS]
-    shown = [log.is_progress_bar_enabled() for log in logs]
-    for log in logs:
-        log.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for log, was_shown in zip(logs, shown, strict=True):
-            if was_shown:
-                log.enable_progress_bar()
+def _put_together(checkpoint: "Checkpoint", pipeline_class: Any, spacing: Spacing | None) -> Any:
+    """Diffusers' pipeline with the checkpoint's networks, each compared with its config before it is read.
+
+    Its own ``from_pretrained`` imports whatever modules model_index.json names, and fills in weights that are missing
+    with random ones.
+    """
+    from e2e_deploy.model.checkpoint_configs import read_config
+    from e2e_deploy.model.loading import load_model
+
+    diffusers: Any = require("diffusers", "export")
+    model = load_model(checkpoint)
+    if checkpoint.scheduler.get("_class_name") == "LCMScheduler":
+        scheduler = diffusers.LCMScheduler.from_config(dict(checkpoint.scheduler))
+    else:
+        # Trainings save the one they trained with, as DDPM's; the schedule is the same.
+        changes = {} if spacing is None else {"timestep_spacing": spacing}
+        scheduler = diffusers.DDIMScheduler.from_config(dict(checkpoint.scheduler), **changes)
+    model_index = read_config(checkpoint.path, "model_index.json")
+    taken = set(inspect.signature(pipeline_class.__init__).parameters) & set(_OPTIONS)
+    options = {name: model_index[name] for name in taken if model_index.get(name) is not None}
+    with quiet("diffusers"):
+        pipeline = pipeline_class(
+            unet=model.unet,
+            vae=model.vae,
+            scheduler=scheduler,
+            text_encoder=None,  # it encodes the empty prompt once, as here
+            tokenizer=None,
+            prediction_type=checkpoint.identity.task,
+            **options,
+        )
+    pipeline.empty_text_embedding = model.context_1LC
+    return pipeline

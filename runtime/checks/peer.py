@@ -46,7 +46,7 @@ class DiffusersPeer:
     Raises:
         UsageError: diffusers has no pipeline for this family and task.
         UnavailableError: diffusers is not installed, or PyTorch has no such device.
-        CheckpointError: diffusers does not load it.
+        CheckpointError: its weights are damaged or do not fit its configs.
         E2EDeployError: when called: the pipeline fails.
     """
 

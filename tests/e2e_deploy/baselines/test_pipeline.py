@@ -64,3 +64,27 @@ def test_steps_of_a_checkpoint_are_a_number(tmp_path, steps):
     edit_json(folder / "model_index.json", default_denoising_steps=steps)
     with pytest.raises(CheckpointError, match="default_denoising_steps"):
         open_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"unet": ["made_up_module", "Network"]},
+        {"unet": ["transformers", "CLIPVisionModel"], "tokenizer": ["transformers", "T5Tokenizer"]},
+        {"vae": 5, "scheduler": ["diffusers", "EulerDiscreteScheduler"]},
+    ],
+)
+def test_modules_that_a_model_index_names_are_not_imported(
+    tmp_path, small, monkeypatch, capfd, parts
+):
+    """Nor do they change what is loaded: a module of that name may lie in the working directory."""
+    folder = write_small(tmp_path / "c")
+    (tmp_path / "made_up_module.py").write_text("raise SystemExit('it ran')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    edit_json(folder / "model_index.json", **parts)
+    frame = np.full((48, 64, 3), 90, np.uint8)
+    found, expected = (
+        from_zeros(DiffusersPipeline(open_checkpoint(each)), frame, 0) for each in (folder, small)
+    )
+    np.testing.assert_array_equal(found, expected)
+    assert capfd.readouterr() == ("", "")
