@@ -67,7 +67,8 @@ def run(
 ) -> RunReport:
     """Run a source through a bundle: every frame with its result goes to every sink and output.
 
-    Results are float32 at the frames' own size: depth [H, W] (0 = near, 1 = far, or metres) or normals [H, W, 3].
+    Results are float32 at the frames' own size: depth [H, W] (0 = near, 1 = far, or metres), normals [H, W, 3] or what
+    else the bundle gives. Of several results each has files of its own, with its name in theirs.
     An argument that has no effect on what was asked for is a UsageError. Ctrl-C ends the run, and the report says so.
 
     Args:
@@ -78,17 +79,18 @@ def run(
         backend: what runs it; a named one that is not here is an error.
         device: where it runs.
         checkpoint: what the bundle was exported from, for PyTorch: a folder or a hub id.
-        sinks: of your own: ``write(frame, result, facts)`` and ``close()``, called in a thread of their own.
+        sinks: of your own: ``write(frame, result, facts)`` and ``close()``, called in a thread of their own. Of several
+            results both are mappings by their names.
         out: where to write, one path or several: a folder for files of every frame, a file for one picture (.png, .npy,
-            .npz, .exr, .ply), .mp4 for a video in colours, .mkv for one of 16-bit depth. Without any output or sink
-            ``./depth-out`` or ``./normals-out``.
+            .npz, .exr, .ply), .mp4 for a video in colours, .mkv for one of 16 bits of depth. Without any output or sink
+            ``./depth-out``, called after the task.
         formats: of files in folders; png16 and color if none are named. ply needs metric depth.
         side_by_side: in an mp4 the frame beside its result.
-        colormap: of depth in colours; spectral if None.
+        colormap: of depth and disparity in colours; spectral if None.
         show: in a window, whose end ends the run.
         view: in a browser at http://127.0.0.1:``view``; 0 takes a free port. The report tells the address.
-        steady: keep the scale and shift of a video's depth steady.
-        metric_points: depth in metres: a .npy or text file of column, row, metres, or such an array [N, 3].
+        steady: keep the scale and shift of a video's depth or disparity steady.
+        metric_points: metric depth, also of disparity: a .npy or text file of column, row, metres, or an array [N, 3].
         camera_height_m: depth in metres: height of the camera above flat ground.
         camera_pitch_deg: by which that camera looks down; 0 if None.
         intrinsics: of the frames, for ``camera_height_m`` and point clouds.
@@ -142,7 +144,7 @@ def run(
     frames = _open_source(source, timeout_s, reconnect_s, decode)
     if frames.is_live:
         require_one_at_once(opened, f"{frames.name} is live")
-    all_steps = [*chosen.open(frames), *steps]
+    all_steps = [*chosen.open(frames, opened.manifest.kinds), *steps]
     watch = _watch(opened.manifest, parity_every, parity)
     report = RunReport(frames, note=opened.manifest.checkpoint.note)
     report.parity = None if watch is None else watch.report

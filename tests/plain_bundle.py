@@ -1,6 +1,7 @@
 """Bundles whose graph anyone can compute by hand: depth is the mean of R, G and B over 255. Written in a moment.
 
-Of the task geometry a graph gives both, depth and normals.
+So is every other result of one channel; vectors are the colour around grey, and pictures the frame itself. Of a task
+with several results, such as geometry, a graph gives all of them.
 """
 
 import json
@@ -14,6 +15,7 @@ from onnx import TensorProto, helper
 from e2e_deploy.bundle.bundle import sha256_of
 from e2e_deploy.bundle.manifest import CheckpointEntry, GraphEntry, Manifest, TensorSpec
 from e2e_deploy.bundle.new_bundle import new_bundle, write_manifest
+from e2e_deploy.kinds import KINDS
 from e2e_deploy.model.families import TASKS
 
 HW = (24, 32)
@@ -31,12 +33,18 @@ def plain_normals(frame):
     return vector / np.linalg.norm(vector, axis=-1, keepdims=True)
 
 
-PLAIN = {"depth": plain_depth, "normals": plain_normals}
+def _plain(kind):
+    if kind.form == "vectors":
+        return plain_normals
+    return plain_depth if kind.channels == 1 else (lambda frame: frame.astype(np.float64) / 255)
+
+
+PLAIN = {kind.output: _plain(kind) for kind in KINDS.values()}
 
 
 def plain_results(frame, task="depth"):
     """What the graph of a task computes, by the names of its outputs, in float64."""
-    return {name: PLAIN[name](frame) for name in TASKS[task]}
+    return {output: PLAIN[output](frame) for output in (KINDS[name].output for name in TASKS[task])}
 
 
 def plain_model(hw, task="depth", batch=1):
@@ -48,25 +56,30 @@ def plain_model(hw, task="depth", batch=1):
         for k, v in constants.items()
     ]
     nodes = [helper.make_node("Cast", ["frame"], ["rgb"], to=TensorProto.FLOAT)]
-    shapes = {"depth": [batch, height, width], "normals": [batch, height, width, 3]}
-    if "depth" in TASKS[task]:
-        nodes += [
-            helper.make_node("ReduceMean", ["rgb", "axes"], ["mean"], keepdims=0),
-            helper.make_node("Div", ["mean", "scale"], ["depth"]),
-        ]
-    if "normals" in TASKS[task]:
-        nodes += [
-            helper.make_node("Sub", ["rgb", "grey"], ["vector"]),
-            helper.make_node("ReduceL2", ["vector", "last"], ["length"], keepdims=1),
-            helper.make_node("Div", ["vector", "length"], ["normals"]),
-        ]
+    kinds = [KINDS[name] for name in TASKS[task]]
+    for kind in kinds:
+        if kind.form == "vectors":
+            nodes += [
+                helper.make_node("Sub", ["rgb", "grey"], ["vector"]),
+                helper.make_node("ReduceL2", ["vector", "last"], ["length"], keepdims=1),
+                helper.make_node("Div", ["vector", "length"], [kind.output]),
+            ]
+        elif kind.channels == 1:
+            nodes += [
+                helper.make_node("ReduceMean", ["rgb", "axes"], ["mean"], keepdims=0),
+                helper.make_node("Div", ["mean", "scale"], [kind.output]),
+            ]
+        else:
+            nodes.append(helper.make_node("Div", ["rgb", "scale"], [kind.output]))
     graph = helper.make_graph(
         nodes,
         "plain",
         [helper.make_tensor_value_info("frame", TensorProto.UINT8, [batch, height, width, 3])],
         [
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name])
-            for name in TASKS[task]
+            helper.make_tensor_value_info(
+                kind.output, TensorProto.FLOAT, [batch, *kind.result_shape(height, width)]
+            )
+            for kind in kinds
         ],
         tensors,
     )

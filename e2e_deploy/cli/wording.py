@@ -43,6 +43,7 @@ _OPTIONS = {
     "rates": "--rate",
     "reconnect_s": "--reconnect",
     "resolution": "--resolution",
+    "result": "--result",
     "results": "--results",
     "rows": "--rows",
     "seconds": "--seconds",

@@ -9,13 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from e2e_deploy.bundle.bundle import is_bundle
-from e2e_deploy.names import Opponent, Spacing, TaskName
+from e2e_deploy.errors import UsageError
+from e2e_deploy.names import Opponent, ResultKind, Spacing, TaskName
 from e2e_deploy.system.files import require_writable
 from e2e_deploy.train.accuracy import Evaluation, measure_accuracy
 from e2e_deploy.train.data.folder import FolderDataset, split_folder
 from e2e_deploy.train.data.folder_spec import load_spec
 from e2e_deploy.train.row_table import check_table
-from e2e_deploy.verbs.subject import check_arguments, open_subject
+from e2e_deploy.verbs.subject import Subject, check_arguments, open_subject
+
+TASK_OF: dict[ResultKind, TaskName] = {
+    **dict.fromkeys(("depth", "disparity", "sqrt-disparity"), "depth"),
+    "normals": "normals",
+    "mask": "segmentation",
+    "matte": "matting",
+}
+"""What a data set must have truth for to measure a result."""
 
 
 def evaluate(
@@ -29,6 +38,7 @@ def evaluate(
     task: TaskName | None = None,
     family: str | None = None,
     resolution: int | None = None,
+    result: ResultKind | None = None,
     steps: int | None = None,
     spacing: Spacing | None = None,
     ensemble: int | None = None,
@@ -55,6 +65,7 @@ def evaluate(
         task: of a checkpoint whose configs do not tell: depth or normals.
         family: of a checkpoint whose configs do not tell.
         resolution: of a checkpoint: longest edge that the network sees, in pixels; 0 keeps the pictures' own.
+        result: of a model that gives several: the one to measure; None for the first.
         steps: of diffusers' pipeline; None for the checkpoint's ``default_denoising_steps``.
         spacing: of its DDIM timesteps; None for what the checkpoint's scheduler says.
         ensemble: predictions that it aligns and merges for each picture; None for one.
@@ -99,11 +110,12 @@ def evaluate(
         drawn=drawn,
         on_note=on_note,
     ) as subject:
-        dataset = FolderDataset(data, split, task=subject.task)
+        kind = _chosen(subject, result, on_note)
+        dataset = FolderDataset(data, split, task=TASK_OF[kind])
         evaluation = measure_accuracy(
-            subject.predict,
+            lambda frame: subject.results(frame, None)[kind],
             dataset,
-            kind=subject.kinds[0],
+            kind=kind,
             limit=limit,
             depth_range_m=(max(dataset.spec.min_m, 1e-5), dataset.spec.max_m),
             on_progress=on_progress,
@@ -111,3 +123,20 @@ def evaluate(
             worst_sheet=sheet,
         )
     return replace(evaluation, ran=subject.ran)
+
+
+def _chosen(
+    subject: Subject, result: ResultKind | None, on_note: Callable[[str], None]
+) -> ResultKind:
+    """The result to measure; UsageError where there is none of this kind, or no truth for it is ever stored."""
+    kinds = subject.kinds
+    if result is not None and result not in kinds:
+        raise UsageError(f"`result` is {result!r}, and the model gives {' and '.join(kinds)}")
+    kind = kinds[0] if result is None else result
+    if kind not in TASK_OF:
+        raise UsageError(
+            f"a folder data set holds no truth for {kind}; what can be measured is {', '.join(TASK_OF)}"
+        )
+    if len(kinds) > 1 and result is None:
+        on_note(f"of {' and '.join(kinds)} the {kind} is measured; `result` names another")
+    return kind

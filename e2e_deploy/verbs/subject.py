@@ -56,10 +56,6 @@ class Subject:
     """What its network sees of a picture of (H, W) instead of this longest edge, in words; None where it obeys."""
     settings: Mapping[str, bool | int | float | str | None] = field(default_factory=dict)
 
-    def predict(self, frame: Frame) -> Array:
-        """Its one result."""
-        return self.results(frame, None)[self.kinds[0]]
-
 
 def check_arguments(
     is_a_bundle: bool,
@@ -211,6 +207,7 @@ def _checkpoint(
         results=lambda frame, seen: dict(
             zip(predictor.outputs, predictor.results(frame, resolution=seen).values(), strict=True)
         ),
+        settings=checkpoint.settings,
     )
 
 

@@ -9,6 +9,7 @@ from e2e_deploy.limits import Parity, measure_parity
 from e2e_deploy.names import Precision
 from e2e_deploy.packages import require_compilers
 from e2e_deploy.progress import Stages
+from e2e_deploy.runtime.backends.layout import by_kind
 from e2e_deploy.runtime.checks.peer import DiffusersPeer
 from e2e_deploy.runtime.checks.turns import Frames, Gain, gain, in_turn
 from e2e_deploy.runtime.checks.verify import precision_of, worst
@@ -145,9 +146,12 @@ def _parity(engine: Engine, peer: DiffusersPeer, frames: Frames) -> Parity:
     found = []
     for frame in frames:
         ours, theirs = engine(frame), peer(frame)
-        pairs = [(ours, theirs)] if frame.ndim == 3 else list(zip(ours, theirs, strict=True))
-        (kind,) = engine.manifest.outputs  # the peer's pipelines give one result
-        found += [measure_parity(kind, *pair) for pair in pairs]
+        kinds = engine.manifest.kinds
+        for (kind, one), (_, other) in zip(
+            by_kind(kinds, ours), by_kind(kinds, theirs), strict=True
+        ):
+            pairs = [(one, other)] if frame.ndim == 3 else list(zip(one, other, strict=True))
+            found += [measure_parity(kind.name, *pair) for pair in pairs]
     return worst(found)
 
 

@@ -11,10 +11,17 @@ from pathlib import Path
 from e2e_deploy.bundle.manifest import Manifest
 from e2e_deploy.colormap import lookup_table
 from e2e_deploy.errors import E2EDeployError, UsageError
+from e2e_deploy.kinds import Kind
 from e2e_deploy.names import Colormap, PictureFormat
 from e2e_deploy.runtime.sinks.overwriting import refuse_existing, refuse_inputs, same
-from e2e_deploy.runtime.sinks.picture_sink import FORMATS, PictureSink, file_names, frame_stem
-from e2e_deploy.runtime.sinks.sink import Painter, Sink, WindowSink
+from e2e_deploy.runtime.sinks.picture_sink import (
+    FORMATS,
+    PictureSink,
+    file_names,
+    formats_for,
+    frame_stem,
+)
+from e2e_deploy.runtime.sinks.sink import OfOutput, Painter, Sink, WindowSink
 from e2e_deploy.runtime.sinks.video_sink import NumbersVideoSink, VideoSink
 from e2e_deploy.runtime.sinks.viewer import ViewerSink
 from e2e_deploy.runtime.sources.picture_file import PICTURE_SUFFIXES
@@ -74,6 +81,24 @@ def _kind(out: Path) -> str:
     if suffix in _OTHER_FILES:
         raise UsageError(f"`out` {out}: {suffix} is not written; it is {WRITTEN}")
     return ""
+
+
+def _files(out: Path, manifest: Manifest) -> list[tuple[Path, Kind]]:
+    """Where each result goes: of several one file a result, with its name in the file's.
+
+    A folder is all of theirs. What cannot hold a result has none of it: a 16-bit video three channels, a point cloud
+    what is no distance. One that could hold none of them is refused where it is opened.
+    """
+    suffix, kinds = _kind(out), manifest.kinds
+    if len(kinds) == 1:
+        return [(out, kinds[0])]
+    if suffix == ".mkv":
+        kinds = tuple(kind for kind in kinds if kind.channels == 1) or kinds
+    if suffix == ".ply":
+        kinds = tuple(kind for kind in kinds if kind.form == "distance")
+    if not suffix:
+        return [(out, kind) for kind in kinds]
+    return [(out.with_name(f"{out.stem}-{kind.output}{out.suffix}"), kind) for kind in kinds]
 
 
 @dataclass(frozen=True)
@@ -166,9 +191,10 @@ class Outputs:
 
     def check(self, manifest: Manifest) -> None:
         """Raise a UsageError if the bundle's results have no use for an argument."""
-        if self.colormap is not None and manifest.task != "depth":
+        if self.colormap is not None and all(k.form != "distance" for k in manifest.kinds):
+            given = " and ".join(manifest.outputs)
             raise UsageError(
-                f"`colormap` is for depth; {manifest.task} are shown by their directions"
+                f"`colormap` is for depth and disparity; {given} have colours of their own"
             )
 
     def open(
@@ -192,24 +218,31 @@ class Outputs:
             E2EDeployError: nothing can be written there.
         """
         outs = (Path(f"{manifest.task}-out"),) if self._is_default else self.out
-        for out in outs:
-            self._check_place(out, manifest, source, inputs)
+        files = [
+            (each, kind)
+            for out in outs
+            for each, kind in _files(out, manifest)
+            if _kind(each) in VIDEOS or formats_for(kind, self._formats(each))
+        ]
+        for out, kind in files:
+            self._check_place(out, kind, source, inputs)
         sinks: list[Sink] = []
         try:
             if self.show:
                 sinks.append(WindowSink(self._painter(manifest, source), wait=not source.is_video))
             if self.view is not None:
                 sinks.append(ViewerSink(self.view, manifest, self._painter(manifest, source)))
-            sinks += (self._file_sink(out, manifest, source, intrinsics) for out in outs)
+            for out, kind in files:
+                sink = self._file_sink(out, manifest, kind, source, intrinsics)
+                several = len(manifest.kinds) > 1
+                sinks.append(OfOutput(sink, kind.output) if several else sink)
         except BaseException:
             for sink in sinks:
                 sink.close()
             raise
         return sinks
 
-    def _check_place(
-        self, out: Path, manifest: Manifest, source: Source, inputs: Sequence[Path]
-    ) -> None:
+    def _check_place(self, out: Path, result: Kind, source: Source, inputs: Sequence[Path]) -> None:
         """Refuse what would take an input's place, or cannot hold the source, before anything is computed."""
         kind = _kind(out)
         if kind in PICTURES and (source.is_video or source.total != 1):
@@ -226,22 +259,27 @@ class Outputs:
         if kind:
             refuse_inputs([out, Path(f"{out}.json"), Path(f"{out}.times.txt")], read)
         elif isinstance(source, PictureSource):
-            self._check_folder(out, manifest.task, source, read)
+            self._check_folder(out, result, source, read)
 
     def _check_folder(
-        self, out: Path, task: str, source: PictureSource, read: Sequence[Path]
+        self, out: Path, result: Kind, source: PictureSource, read: Sequence[Path]
     ) -> None:
-        formats = self._formats(out)
+        formats = formats_for(result, self._formats(out))
         stems = [frame_stem(n, i, number=source.is_video) for i, n in enumerate(source.names)]
-        written = [out / file for stem in stems for file in file_names(stem, task, formats)]
+        written = [out / file for stem in stems for file in file_names(stem, result, formats)]
         refuse_inputs(written, read)
         if any(same(out, folder) for folder in {path.parent for path in source.files}):
-            refuse_existing(written, [out / file_names(stem, task, ())[-1] for stem in stems])
+            refuse_existing(written, [out / file_names(stem, result, ())[-1] for stem in stems])
 
     def _file_sink(
-        self, out: Path, manifest: Manifest, source: Source, intrinsics: Intrinsics | None
+        self,
+        out: Path,
+        manifest: Manifest,
+        result: Kind,
+        source: Source,
+        intrinsics: Intrinsics | None,
     ) -> Sink:
-        painter, kind = self._painter(manifest, source), _kind(out)
+        painter, kind = self._painter(manifest, source, result), _kind(out)
         if kind == ".mp4":
             return VideoSink(
                 out,
@@ -251,16 +289,18 @@ class Outputs:
                 live=source.is_live,
             )
         if kind == ".mkv":
-            return NumbersVideoSink(out, manifest, fps=source.fps, live=source.is_live)
+            return NumbersVideoSink(out, manifest, fps=source.fps, live=source.is_live, kind=result)
         return PictureSink(
             out.parent if kind else out,
             manifest,
-            self._formats(out),
+            formats_for(result, self._formats(out)),
             painter,
+            kind=result,
             number=source.is_video,
             file=out.name if kind else None,
             intrinsics=intrinsics,
         )
 
-    def _painter(self, manifest: Manifest, source: Source) -> Painter:
-        return Painter(manifest, self.colormap or "spectral", is_video=source.is_video)
+    def _painter(self, manifest: Manifest, source: Source, kind: Kind | None = None) -> Painter:
+        colormap = self.colormap or "spectral"
+        return Painter(manifest, colormap, is_video=source.is_video, kind=kind)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from e2e_deploy.bundle.manifest import Manifest
 from e2e_deploy.errors import E2EDeployError, UsageError
+from e2e_deploy.kinds import Kind
 from e2e_deploy.names import PictureFormat
 from e2e_deploy.runtime.backends.layout import Result
 from e2e_deploy.runtime.sinks.overwriting import told_files
@@ -30,6 +31,7 @@ class Picture:
     """All that an encoder may need: a result, what is told about it, and the sink's painter and camera."""
 
     frame: SourceFrame
+    kind: Kind
     result: Result
     told: dict[str, Any]
     facts: Facts
@@ -48,11 +50,15 @@ def _png(bgr_or_grey: npt.NDArray[Any]) -> bytes:
     return data.tobytes()
 
 
+def _colours(kind: Kind) -> str:
+    return "R, G, B = x, y, z" if kind.form == "vectors" else "R, G, B"
+
+
 def _png16(picture: Picture) -> Encoded:
     bits = SixteenBits(*picture.told["range"])
     stored = bits.store(picture.result)
     single = stored.ndim == 2
-    told = bits.told() | {"channels": "one" if single else "R, G, B = x, y, z"}
+    told = bits.told() | {"channels": "one" if single else _colours(picture.kind)}
     return _png(stored if single else stored[..., ::-1]), told
 
 
@@ -64,8 +70,9 @@ def _npy(picture: Picture) -> Encoded:
 
 def _npz(picture: Picture) -> Encoded:
     file = io.BytesIO()
-    np.savez_compressed(file, **{picture.told["task"]: picture.result})  # type: ignore[arg-type]
-    return file.getvalue(), {"dtype": "float32", "key": picture.told["task"]}
+    key = picture.kind.output
+    np.savez_compressed(file, **{key: picture.result})  # type: ignore[arg-type]
+    return file.getvalue(), {"dtype": "float32", "key": key}
 
 
 def _exr(picture: Picture) -> Encoded:
@@ -79,7 +86,7 @@ def _exr(picture: Picture) -> Encoded:
     encoder.options = {"compression": "zip16", "format": "float"}
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture.result), format=pixels)
     packets = [*encoder.encode(frame), *encoder.encode()]
-    told = {"dtype": "float32", "channels": "Y" if single else "R, G, B = x, y, z"}
+    told = {"dtype": "float32", "channels": "Y" if single else _colours(picture.kind)}
     return b"".join(bytes(packet) for packet in packets), told
 
 
@@ -128,9 +135,15 @@ def frame_stem(name: str, index: int, *, number: bool) -> str:
     return f"{name}_{index:06d}" if number else name
 
 
-def file_names(name: str, task: str, formats: Sequence[PictureFormat]) -> list[str]:
-    """The files of a frame whose stem is ``name``, the sidecar last."""
-    return [*(f"{name}_{task}{FORMATS[known][0]}" for known in formats), f"{name}_{task}.json"]
+def file_names(name: str, kind: Kind, formats: Sequence[PictureFormat]) -> list[str]:
+    """The files of one result of a frame whose stem is ``name``, the sidecar last."""
+    stem = f"{name}_{kind.output}"
+    return [*(f"{stem}{FORMATS[known][0]}" for known in formats), f"{stem}.json"]
+
+
+def formats_for(kind: Kind, formats: Sequence[PictureFormat]) -> tuple[PictureFormat, ...]:
+    """Those that hold results of ``kind``: only a distance can be a point cloud."""
+    return tuple(name for name in formats if name != "ply" or kind.form == "distance")
 
 
 class PictureSink:
@@ -141,6 +154,7 @@ class PictureSink:
         manifest: the bundle's, for the sidecar.
         formats: of FORMATS.
         painter: colours the results.
+        kind: of the results; None is the bundle's one kind.
         number: put the frame's index into the names (videos and cameras).
         file: the name of the one file of the one frame, of the one format; its sidecar is <file>.json.
         intrinsics: of the frames; needed for ply.
@@ -155,12 +169,14 @@ class PictureSink:
         formats: tuple[PictureFormat, ...],
         painter: Painter,
         *,
+        kind: Kind | None = None,
         number: bool,
         file: str | None = None,
         intrinsics: Intrinsics | None = None,
     ) -> None:
         self.name = str(folder if file is None else folder / file)
         self._folder, self._manifest, self._formats = folder, manifest, formats
+        self._kind = manifest.kinds[0] if kind is None else kind
         self._painter, self._number, self._intrinsics = painter, number, intrinsics
         self._file = file
         self._written: list[Path] = []
@@ -173,11 +189,11 @@ class PictureSink:
             E2EDeployError: a file cannot be written.
         """
         stem = frame_stem(frame.name, frame.index, number=self._number)
-        *names, sidecar = file_names(stem, self._manifest.task, self._formats)
+        *names, sidecar = file_names(stem, self._kind, self._formats)
         if self._file is not None:
             names, sidecar = [self._file], f"{self._file}.json"
-        told = about(self._manifest, frame, result, facts)
-        picture = Picture(frame, result, told, facts, self._painter, self._intrinsics)
+        told = about(self._manifest, frame, result, facts, self._kind)
+        picture = Picture(frame, self._kind, result, told, facts, self._painter, self._intrinsics)
         entries: dict[str, Any] = {}
         files: dict[str, bytes] = {}
         for format_name, name in zip(self._formats, names, strict=True):

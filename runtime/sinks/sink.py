@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from e2e_deploy.bundle.manifest import Manifest
-from e2e_deploy.colormap import DisplayRange, colour_depth, colour_normals, write_note
+from e2e_deploy.colormap import DisplayRange, colour_result, write_note
 from e2e_deploy.errors import UnavailableError
+from e2e_deploy.kinds import KINDS, Kind
 from e2e_deploy.names import Colormap
-from e2e_deploy.runtime.backends.layout import Result
+from e2e_deploy.runtime.backends.layout import Outcome, Result, Results, by_kind
 from e2e_deploy.runtime.sources.source import SourceFrame
 from e2e_deploy.runtime.steps.axes import CAMERA, in_camera_axes
 from e2e_deploy.runtime.steps.step import Facts
@@ -54,6 +55,12 @@ class Sink(Protocol):
 class Painter:
     """Results as RGB pictures, with the display range of one source and the note of its weights. One a sink.
 
+    Args:
+        manifest: the bundle's.
+        colormap: of distances.
+        is_video: whether the display range follows slowly.
+        kind: of the one result it is given; None: it is given all of the bundle's, and puts them side by side.
+
     Attributes:
         note: what must be said about the weights, or empty.
         is_video: whether the display range follows slowly.
@@ -61,24 +68,40 @@ class Painter:
         fixed: (low, high) of the display range; None follows the pictures.
     """
 
-    def __init__(self, manifest: Manifest, colormap: Colormap, *, is_video: bool) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        colormap: Colormap,
+        *,
+        is_video: bool,
+        kind: Kind | None = None,
+    ) -> None:
         self.note = manifest.checkpoint.note
         self.is_video, self.colormap = is_video, colormap
         self.fixed: tuple[float, float] | None = None
-        self._task = manifest.task
+        self._kinds = manifest.kinds if kind is None else (kind,)
         self._follow = 0.1 if is_video else 1.0
-        self._range = DisplayRange(self._follow)
+        self._ranges = {kind: DisplayRange(self._follow) for kind in self._kinds}
 
-    def __call__(self, result: Result, facts: Facts) -> Rgb:
+    def __call__(self, given: Outcome, facts: Facts) -> Rgb:
         """The result as uint8 RGB [H, W, 3]; a scene cut starts a new display range."""
+        several = len(self._kinds) > 1
+        pictures = [
+            self._painted(kind, result, facts[kind.output] if several else facts)
+            for kind, result in by_kind(self._kinds, given)
+        ]
+        return write_note(np.concatenate(pictures, axis=1) if several else pictures[0], self.note)
+
+    def _painted(self, kind: Kind, result: Result, facts: Facts) -> Rgb:
         if facts.get("steady", {}).get("cut"):
-            self._range = DisplayRange(self._follow)
-        if self._task == "normals":
-            picture = colour_normals(in_camera_axes(result, facts))
-        else:
-            followed = self._range.update(result)
-            picture = colour_depth(result, self.colormap, *(self.fixed or followed))
-        return write_note(picture, self.note)
+            self._ranges[kind] = DisplayRange(self._follow)
+        shown = self.fixed or (0.0, 1.0)
+        if kind.form == "distance":
+            followed = self._ranges[kind].update(result)
+            shown = self.fixed or followed
+        # Metres are depth, whatever kind they were made of.
+        kind = KINDS["depth"] if facts.get("metric") else kind
+        return colour_result(kind, in_camera_axes(result, facts), self.colormap, shown)
 
 
 @dataclass(frozen=True)
@@ -127,11 +150,21 @@ def known_pixels(result: Result) -> npt.NDArray[np.bool_]:
     return finite if result.ndim == 2 else np.logical_and.reduce(finite, axis=2)
 
 
-def about(manifest: Manifest, frame: SourceFrame, result: Result, facts: Facts) -> dict[str, Any]:
-    """What a sidecar says of a result: the task's meaning, or what the steps made of it."""
-    info = manifest.kinds[0]
+def about(
+    manifest: Manifest,
+    frame: SourceFrame,
+    result: Result,
+    facts: Facts,
+    kind: Kind | None = None,
+) -> dict[str, Any]:
+    """What a sidecar says of a result: what its kind means, or what the steps made of it.
+
+    ``kind`` None is the bundle's one kind.
+    """
+    info = manifest.kinds[0] if kind is None else kind
     told: dict[str, Any] = {
         "task": manifest.task,
+        "kind": info.name,
         "meaning": info.meaning,
         "units": info.units,
         "metric": False,
@@ -146,13 +179,29 @@ def about(manifest: Manifest, frame: SourceFrame, result: Result, facts: Facts) 
             "note": manifest.checkpoint.note,
         },
     }
-    if manifest.task == "normals":
+    if info.form == "vectors":
         told["axes"] = CAMERA
     return told | facts
 
 
+class OfOutput:
+    """A sink of one of several outputs: it is given that result alone."""
+
+    def __init__(self, sink: Sink, output: str) -> None:
+        self.name, self.on_main_thread = sink.name, sink.on_main_thread
+        self._sink, self._output = sink, output
+
+    def write(self, frame: SourceFrame, results: Results, facts: Facts) -> None:
+        """Hand its result on."""
+        self._sink.write(frame, results[self._output], facts[self._output])
+
+    def close(self) -> list[Path]:
+        """Close the sink."""
+        return self._sink.close()
+
+
 class WindowSink:
-    """A window with the frame beside its coloured result; the user closes it with q or Escape.
+    """A window with the frame beside its coloured results; the user closes it with q or Escape.
 
     Raises:
         UnavailableError: this machine has no display.
@@ -171,7 +220,7 @@ class WindowSink:
             )
         self._painter, self._wait = painter, wait
 
-    def write(self, frame: SourceFrame, result: Result, facts: Facts) -> None:
+    def write(self, frame: SourceFrame, result: Outcome, facts: Facts) -> None:
         """Show one frame; raises KeyboardInterrupt when the user closes the window."""
         both = np.concatenate([frame.rgb, self._painter(result, facts)], axis=1)
         cv2.imshow("e2e-deploy", both[..., ::-1])
@@ -190,7 +239,7 @@ class CallbackSink:
     name = "callback"
     on_main_thread = False
 
-    def __init__(self, function: Callable[[SourceFrame, Result, Facts], None]) -> None:
+    def __init__(self, function: Callable[[SourceFrame, Any, Facts], None]) -> None:
         self.write = function
 
     def close(self) -> list[Path]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from e2e_deploy.bundle.manifest import Manifest
 from e2e_deploy.errors import E2EDeployError, UsageError
+from e2e_deploy.kinds import Kind
 from e2e_deploy.runtime.backends.layout import Result
 from e2e_deploy.runtime.fit import Fit
 from e2e_deploy.runtime.sinks.sink import Painter, SixteenBits, about
@@ -72,22 +73,30 @@ class VideoSink:
 
 
 class NumbersVideoSink:
-    """Depth as lossless 16-bit grey (FFV1) in Matroska, with a sidecar that says what the numbers mean.
+    """Results of one channel, such as depth, as lossless 16-bit grey (FFV1) in Matroska; a sidecar says what they mean.
 
     Beside it grows a text file with the time of each frame in the source, as mkvmerge and x264 read such.
 
     Raises:
-        UsageError: the bundle's task is not depth.
+        UsageError: results of three channels.
     """
 
     on_main_thread = False
 
     def __init__(
-        self, path: Path, manifest: Manifest, *, fps: float | None, live: bool = False
+        self,
+        path: Path,
+        manifest: Manifest,
+        *,
+        fps: float | None,
+        live: bool = False,
+        kind: Kind | None = None,
     ) -> None:
-        if manifest.task != "depth":
+        self._kind = manifest.kinds[0] if kind is None else kind
+        if self._kind.channels > 1:
             raise UsageError(
-                f'{path}: a 16-bit video holds depth; for {manifest.task} give a folder as `out`, and `formats="npy"`'
+                f"{path}: a 16-bit video holds depth or another result of one channel; for {self._kind.name} give a "
+                'folder as `out`, and `formats="npy"`'
             )
         self.name = str(path)
         self._manifest, self._live = manifest, live
@@ -104,10 +113,10 @@ class NumbersVideoSink:
             UsageError: its size is not that of the first frame; or the video is its own source.
             E2EDeployError: the file cannot be written.
         """
-        told = about(self._manifest, frame, result, facts)
+        told = about(self._manifest, frame, result, facts, self._kind)
         if not self._told:
             told["ffv1"] = SixteenBits(*told["range"]).told()
-            note = to_json({key: told[key] for key in ("units", "metric", "ffv1")})
+            note = to_json({key: told[key] for key in ("kind", "units", "metric", "ffv1")})
             self._file.begin(
                 (result.shape[0], result.shape[1]),
                 {"comment": self._manifest.checkpoint.note, "e2e_deploy": note},

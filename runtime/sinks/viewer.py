@@ -25,7 +25,7 @@ import numpy as np
 from e2e_deploy.bundle.manifest import Manifest
 from e2e_deploy.errors import UnavailableError
 from e2e_deploy.names import COLORMAPS
-from e2e_deploy.runtime.backends.layout import Result
+from e2e_deploy.runtime.backends.layout import Outcome
 from e2e_deploy.runtime.report import RunReport
 from e2e_deploy.runtime.sinks.sink import Painter, Rgb
 from e2e_deploy.runtime.sources.source import SourceFrame
@@ -61,6 +61,7 @@ class ViewerSink:
 
     def __init__(self, port: int, manifest: Manifest, painter: Painter) -> None:
         self._painter, self._task = painter, manifest.task
+        self._has_distances = any(kind.form == "distance" for kind in manifest.kinds)
         self._changed = threading.Condition()
         self._encoding = threading.Lock()
         self._picture: Rgb | None = None
@@ -82,7 +83,7 @@ class ViewerSink:
         )
         self._thread.start()
 
-    def write(self, frame: SourceFrame, result: Result, facts: Facts) -> None:
+    def write(self, frame: SourceFrame, result: Outcome, facts: Facts) -> None:
         """Keep one picture for whoever is ready."""
         picture = np.concatenate([frame.rgb, self._painter(result, facts)], axis=1)
         with self._changed:
@@ -118,6 +119,7 @@ class ViewerSink:
         span = times[-1] - times[0] if len(times) > 1 else 0.0
         return {
             "task": self._task,
+            "distances": self._has_distances,
             "frames": self._number,
             "fps": (len(times) - 1) / span if span > 0 else 0.0,
             "engine": vars(latency) if latency else None,

@@ -1,7 +1,7 @@
 """The steps that arguments of a run ask for, checked against each other, the bundle and the source."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,12 +9,13 @@ import numpy.typing as npt
 
 from e2e_deploy.bundle.manifest import Manifest
 from e2e_deploy.errors import UsageError
-from e2e_deploy.names import AXES, Axes
+from e2e_deploy.kinds import Kind
+from e2e_deploy.names import AXES, Axes, ResultKind
 from e2e_deploy.runtime.sources.source import Source
 from e2e_deploy.runtime.steps.axes import optical
 from e2e_deploy.runtime.steps.intrinsics import Intrinsics
 from e2e_deploy.runtime.steps.metric import MIN_PLANE_INLIERS, metric, plane_points, read_points
-from e2e_deploy.runtime.steps.step import Step, steady
+from e2e_deploy.runtime.steps.step import Step, of_output, steady
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Chosen:
     """What is done to results between engine and sinks.
 
     Attributes:
-        steady: keep the scale and shift of a video's depth.
+        steady: keep the scale and shift of a video's distances.
         metric_points: file or [N, 3] of column, row, metres.
         camera_height_m: above flat ground.
         camera_pitch_deg: by which the camera looks down; None is 0.
@@ -42,7 +43,7 @@ class Chosen:
     intrinsics: Intrinsics | None = None
     axes: Axes | None = None
     has_points: bool = False
-    _to_metres: Step | None = field(init=False, default=None)
+    _to_metres: Callable[[ResultKind], Step] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         height, camera = self.camera_height_m, self.intrinsics
@@ -77,39 +78,53 @@ class Chosen:
         points = self.metric_points
         return [Path(points)] if isinstance(points, str | Path) else []
 
-    def _metric(self) -> Step | None:
+    def _metric(self) -> Callable[[ResultKind], Step] | None:
         points, height, camera = self.metric_points, self.camera_height_m, self.intrinsics
         if points is not None:
             known = read_points(Path(points)) if isinstance(points, str | Path) else points
-            return metric(lambda hw: known)
+            return lambda space: metric(lambda hw: known, space=space)
         if height is None or camera is None:
             return None
         down = math.radians(self.camera_pitch_deg or 0.0)
         ground = (0.0, math.cos(down), math.sin(down))
-        return metric(
-            lambda hw: plane_points(hw, camera, height, ground), min_inliers=MIN_PLANE_INLIERS
+        return lambda space: metric(
+            lambda hw: plane_points(hw, camera, height, ground),
+            space=space,
+            min_inliers=MIN_PLANE_INLIERS,
         )
 
     def check(self, manifest: Manifest) -> None:
-        """Raise a UsageError if the bundle's results are of another kind."""
-        is_depth = manifest.task == "depth"
-        if self.steady and not is_depth:
+        """Raise a UsageError if none of the bundle's results is of a fitting kind."""
+        forms, given = {kind.form for kind in manifest.kinds}, " and ".join(manifest.outputs)
+        if self.steady and "distance" not in forms:
             raise UsageError(
-                "`steady` is for depth; normals have no scale and shift that could change"
+                f"`steady` is for depth and disparity; {given} have no scale and shift that could change"
             )
-        if self.is_metric and not is_depth:
-            raise UsageError("`metric_points` and `camera_height_m` are for depth, not for normals")
-        if self.axes is not None and manifest.task != "normals":
-            raise UsageError(f"`axes` is for normals; {manifest.task} has no directions")
+        if self.is_metric and "distance" not in forms:
+            raise UsageError(
+                f"`metric_points` and `camera_height_m` are for depth and disparity, not for {given}"
+            )
+        if self.axes is not None and "vectors" not in forms:
+            raise UsageError(f"`axes` is for normals; {given} has no directions")
 
-    def open(self, source: Source) -> Sequence[Step]:
-        """The steps, in order.
+    def open(self, source: Source, kinds: Sequence[Kind]) -> Sequence[Step]:
+        """The steps for results of these kinds, in order; each has a state of its own.
 
         Raises:
             UsageError: steady depth of pictures.
         """
         if self.steady and not source.is_video:
             raise UsageError("`steady` is for videos and cameras; pictures have no order in time")
-        steps = [steady()] if self.steady else []
-        steps += [self._to_metres] if self._to_metres is not None else []
-        return [*steps, optical()] if self.axes == "optical" else steps
+        if len(kinds) == 1:
+            return self._steps(kinds[0])
+        return [of_output(kind.output, step) for kind in kinds for step in self._steps(kind)]
+
+    def _steps(self, kind: Kind) -> list[Step]:
+        steps: list[Step] = []
+        if kind.form == "distance" and self.steady:
+            steps.append(steady())
+        if kind.form == "distance" and self._to_metres is not None:
+            steps.append(self._to_metres(kind.name))
+        if kind.form == "vectors" and self.axes == "optical":
+            steps.append(optical())
+        return steps

@@ -1,4 +1,4 @@
-"""Metres from affine-invariant depth: scale and shift from points or a plane whose distance is known.
+"""Metres from affine-invariant distances: scale and shift from points or a plane whose distance is known.
 
 Metric depth is along the optical axis (z), as in REP-118. Nothing here runs unless it is asked for: without it every
 sidecar says ``"metric": false``.
@@ -9,13 +9,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy_format
 
 from e2e_deploy.errors import InputError, UsageError
+from e2e_deploy.kinds import KINDS
+from e2e_deploy.names import ResultKind
 from e2e_deploy.runtime.backends.layout import Result
 from e2e_deploy.runtime.sources.source import SourceFrame
 from e2e_deploy.runtime.steps.intrinsics import Intrinsics
@@ -24,7 +25,6 @@ from e2e_deploy.system.files import read_bytes
 from e2e_deploy.system.text import clean
 
 Float64 = npt.NDArray[np.float64]
-Space = Literal["depth", "disparity"]
 
 TOLERANCE = 0.1  # a point is an inlier when the fit is within this share of its distance
 MIN_POINTS = 4
@@ -45,12 +45,12 @@ MILLIMETRES_16 = (0.001, 65.535)
 
 @dataclass(frozen=True)
 class MetricFit:
-    """``metres = scale * depth + shift``, or ``1 / metres = scale * depth + shift`` in disparity space.
+    """``metres ** power = scale * value + shift``, with the power of the kind: 1 of depth, -1 of disparity.
 
     Attributes:
-        scale: positive in depth space, negative in disparity space.
-        shift: metres, or 1 / metres.
-        space: where the model's result is straight.
+        scale: positive.
+        shift: in metres to that power.
+        space: kind of the value.
         points: how many were given and could be used.
         inliers: share of them within TOLERANCE.
         residual_m: median distance of the inliers from the fit, in metres.
@@ -59,63 +59,64 @@ class MetricFit:
 
     scale: float
     shift: float
-    space: Space
+    space: ResultKind
     points: int
     inliers: float
     residual_m: float
     residual: float
 
     def apply(self, depth: Result) -> Result:
-        """Depth [H, W] in metres, float32; NaN where the fit puts a pixel at or behind the camera."""
+        """Depth [H, W] in metres, float32; NaN where the fit puts a pixel at or behind the camera, or beyond all."""
         value = depth * np.float32(self.scale) + np.float32(self.shift)
         value[~(value > 0)] = np.nan
-        return value if self.space == "depth" else np.float32(1.0) / value
+        power = KINDS[self.space].power
+        return value if power == 1 else np.asarray(value ** np.float32(1 / power), np.float32)
 
 
 def fit_metric(
     depth: Result,
     points: npt.ArrayLike,
     *,
-    space: Space = "depth",
+    space: ResultKind = "depth",
     min_inliers: float = MIN_INLIERS,
 ) -> MetricFit:
-    """Scale and shift that bring depth to points of known distance, whatever up to half of them say.
+    """Scale and shift that bring distances to points of known distance, whatever up to half of them say.
 
     The best of PAIRS lines through two points each (RANSAC, scored by truncated squares as MSAC), then Tukey's
     bisquare on its inliers by reweighted least squares. The same input gives the same fit.
 
     Args:
-        depth: affine-invariant [H, W].
+        depth: affine-invariant [H, W], of the kind ``space``.
         points: [N, 3] rows of column, row (pixels of ``depth``) and distance along the optical axis in metres.
-        space: depth, or disparity for models whose result is straight in 1 / metres.
+        space: kind of the map, a distance; an affine map of it is metres to the kind's power.
         min_inliers: share of the points that must agree.
 
     Raises:
         UsageError: ``points`` is no [N, 3].
         InputError: fewer than MIN_POINTS lie in the picture, they do not tell a scale, or too few agree.
     """
+    power = KINDS[space].power
     d, z = _pick(depth, points)
-    target = z if space == "depth" else 1.0 / z
-    sign = 1.0 if space == "depth" else -1.0
+    target = z**power
     first, second = np.random.default_rng(0).integers(0, d.size, (2, PAIRS))
     run = d[second] - d[first]
     usable = np.abs(run) > 1e-6
     scales = (target[second] - target[first])[usable] / run[usable]
     shifts = target[first][usable] - scales * d[first][usable]
-    rising = scales * sign > 0
+    rising = scales > 0
     if not rising.any():
         raise InputError(
             "the metric points do not tell a scale: the model sees no difference in depth between them, or the "
             "opposite one; points both near and far are needed"
         )
     scales, shifts = scales[rising], shifts[rising]
-    errors = np.stack([_error(a, b, d, z, space) for a, b in zip(scales, shifts, strict=True)])
+    errors = np.stack([_error(a, b, d, z, power) for a, b in zip(scales, shifts, strict=True)])
     best = int(np.argmin((np.minimum(errors, TOLERANCE) ** 2).sum(axis=1)))
-    scale, shift = _refine(float(scales[best]), float(shifts[best]), d, z, space)
-    error = _error(scale, shift, d, z, space)
+    scale, shift = _refine(float(scales[best]), float(shifts[best]), d, z, power)
+    error = _error(scale, shift, d, z, power)
     inside = error <= TOLERANCE
     share = float(inside.mean())
-    if share < min_inliers or scale * sign <= 0:
+    if share < min_inliers or scale <= 0:
         raise InputError(
             f"the metric points do not fit the picture: {share:.0%} of {d.size} are within {TOLERANCE:.0%} of one "
             f"scale and shift, at least {min_inliers:.0%} must be; check that they are columns, rows and metres of "
@@ -154,27 +155,25 @@ def _pick(depth: Result, points: npt.ArrayLike) -> tuple[Float64, Float64]:
     return d[chosen], z[chosen]
 
 
-def _error(scale: float, shift: float, d: Float64, z: Float64, space: Space) -> Float64:
+def _error(scale: float, shift: float, d: Float64, z: Float64, power: float) -> Float64:
     """Distance of the fit from each point, as a share of the point's own; infinite behind the camera."""
     value = scale * d + shift
-    metres = np.where(value > 0, value, np.inf)
-    if space == "disparity":
-        metres = np.where(value > 0, 1.0 / metres, np.inf)
+    metres = np.where(value > 0, np.where(value > 0, value, 1.0) ** (1.0 / power), np.inf)
     return np.abs(metres - z) / z
 
 
 def _refine(
-    scale: float, shift: float, d: Float64, z: Float64, space: Space
+    scale: float, shift: float, d: Float64, z: Float64, power: float
 ) -> tuple[float, float]:
     """Tukey's bisquare from a start: relative residuals, so that a far point weighs no more than a near one.
 
     Wrong points that lie within TOLERANCE by chance lose all weight; Huber's would keep pulling.
     """
-    inside = _error(scale, shift, d, z, space) <= TOLERANCE
+    inside = _error(scale, shift, d, z, power) <= TOLERANCE
     d, z = d[inside], z[inside]
     if d.size < 2:
         return scale, shift
-    target = z if space == "depth" else 1.0 / z
+    target = z**power
     for _ in range(10):
         residual = np.abs((scale * d + shift) - target) / target
         sigma = max(1.4826 * float(np.median(residual)), 1e-9)
@@ -271,10 +270,10 @@ def _text(data: bytes) -> Float64:
 def metric(
     points_for: Callable[[tuple[int, int]], npt.ArrayLike],
     *,
-    space: Space = "depth",
+    space: ResultKind = "depth",
     min_inliers: float = MIN_INLIERS,
 ) -> Step:
-    """A step that turns each depth map into metres by its own fit.
+    """A step that turns each map of distances into metres by its own fit.
 
     A map whose fit fails becomes NaN, which readers of depth take for "nothing known here"; its sidecar says why. An
     older fit is not used in its place, because the model's scale changes from frame to frame.
@@ -287,6 +286,7 @@ def metric(
 
     def step(frame: SourceFrame, depth: Result, facts: Facts) -> Result:
         facts["metric"] = True
+        facts["kind"] = "depth"
         facts["units"] = "metres along the optical axis; NaN (0 in 16 bits) where unknown"
         facts["meaning"] = "metric depth"
         facts["range"] = list(MILLIMETRES_16)

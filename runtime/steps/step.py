@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from e2e_deploy.runtime.backends.layout import Result
+from e2e_deploy.runtime.backends.layout import Result, Results
 from e2e_deploy.runtime.sources.source import SourceFrame
 from e2e_deploy.runtime.steps.steady import Stabiliser
 
@@ -17,6 +17,15 @@ Of an engine with several outputs, result and facts are mappings by their names:
 """
 
 STEADY_RANGE = (-0.5, 1.5)  # what a change of scale may make of [0, 1]; files of 16 bits hold this
+
+
+def of_output(name: str, step: Step) -> Step:
+    """The step for one of several outputs; the others stay as they are."""
+
+    def one(frame: SourceFrame, results: Results, facts: Facts) -> Results:
+        return results | {name: step(frame, results[name], facts[name])}
+
+    return one
 
 
 def steady() -> Step:

@@ -221,6 +221,7 @@ CASES = {
         option: called(EVALUATE, ["eval", "depth", "data"], option, value)
         for option, value in {
             "--split": "val",
+            "--result": "normals",
             "--limit": "7",
             "--resolution": "128",
             "--rows": "o.csv",

@@ -56,6 +56,7 @@ class Answer:
     """What a doubled function returns: every report at once, of nothing."""
 
     task: str = "depth"
+    kinds: tuple = ("depth",)
     name: str = "data"
     num_images: int = 0
     num_written: int = 0

@@ -13,8 +13,9 @@ from e2e_deploy.bundle.manifest import FREE
 from e2e_deploy.errors import BundleError, UsageError
 from e2e_deploy.export.exporter import export_bundle
 from e2e_deploy.export.subject import plan_subjects
+from e2e_deploy.kinds import KINDS
 from e2e_deploy.model.checkpoint import open_checkpoint
-from e2e_deploy.model.families import FAMILIES
+from e2e_deploy.model.families import FAMILIES, TASKS
 from e2e_deploy.model.loading import load_model
 from e2e_deploy.model.single_step import FrameModel, SingleStepModel
 from e2e_deploy.runtime.checks.verify import compare
@@ -27,7 +28,7 @@ def plan(sizes, *, stride=STRIDE, network_stride=NETWORK_STRIDE, family="marigol
         stride=stride,
         network_stride=network_stride,
         family=FAMILIES[family],
-        task=options.pop("task", "depth"),
+        kinds=tuple(KINDS[name] for name in TASKS[options.pop("task", "depth")]),
     )
     model.plan = MethodType(SingleStepModel.plan, model)  # no weights are needed to plan
     return plan_subjects(sizes, model=model, **{"resolution": 0} | options)

@@ -244,7 +244,7 @@ def _reference(result: SetResult, results: Sequence[SetResult]) -> SetResult | N
         if each.contender.precision == "fp32"
         and (each.set, each.pictures) == (result.set, result.pictures)
         and each.contender.kind == result.contender.kind
-        and each.contender.settings == result.contender.settings
+        and _settings(each) == _settings(result)
         and (each.contender.backend == "diffusers") == (result.contender.backend == "diffusers")
     ]
     return min(
@@ -266,6 +266,11 @@ def _order(contender: Contender) -> tuple[object, ...]:
         contender.model,
         contender.key(),
     )
+
+
+def _settings(result: SetResult) -> dict[str, object]:
+    """All but the resolution of a checkpoint, which a bundle has in its size: ``conditions`` tell of both."""
+    return {k: v for k, v in result.contender.settings.items() if k != "resolution"}
 
 
 def _device(contender: Contender) -> str:

@@ -294,13 +294,16 @@ def _differences(
     """What is not as published, a clause each."""
     each, found = opened.each, list[str]()
     published = f"{each.resolution} px" if each.resolution else "the pictures' own size"
-    size = opened.samples.read(opened.indices[0]).rgb.shape
-    fixed = model.fixed((size[0], size[1]), each.resolution)
+    height, width = opened.samples.read(opened.indices[0]).rgb.shape[:2]
+    fixed = model.fixed((height, width), each.resolution)
     if fixed is not None:
         found.append(f"{fixed}; published: {published}")
-    if model.resolution is not None and model.resolution != each.resolution:
-        given = f"{model.resolution} px" if model.resolution else "the pictures' own size"
-        found.append(f"longest edge {given}; published: {published}")
+    if model.resolution is not None:
+        longest = max(height, width)
+        seen, asked = model.resolution or longest, each.resolution or longest
+        if seen != asked:  # in the words of a bundle of that size
+            seen_as = f"pictures of {width}x{height} are seen with a longest edge of {seen} px"
+            found.append(f"{seen_as}; published: {published}")
     if num_measured != each.num_images:
         found.append(f"{num_measured} of the {each.num_images} published images")
     if model.contender.precision != "fp32":

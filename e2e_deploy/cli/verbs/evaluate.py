@@ -13,11 +13,13 @@ from e2e_deploy.names import (
     KITTI_MASKS,
     OPPONENTS,
     PROTOCOLS,
+    RESULT_KINDS,
     SET_NAMES,
     SPACINGS,
     KittiMask,
     Opponent,
     ProtocolName,
+    ResultKind,
     SetName,
     Spacing,
     TaskName,
@@ -56,6 +58,11 @@ class Sets(click.ParamType[tuple[SetName, ...]]):
 )
 @click.argument("data", type=options.PATH)
 @click.option("--split", help="Of the folder data set.  [default: test]")
+@click.option(
+    "--result",
+    type=click.Choice(RESULT_KINDS),
+    help="Of a model that gives several: what is measured on the folder data set.  [default: the first]",
+)
 @click.option(
     "--protocol",
     type=click.Choice(PROTOCOLS),
@@ -122,6 +129,7 @@ def command(
     models: tuple[str, ...],
     data: Path,
     split: str | None,
+    result: ResultKind | None,
     protocol: ProtocolName | None,
     sets: tuple[SetName, ...] | None,
     results: Path | None,
@@ -169,10 +177,16 @@ def command(
         "published_input": published_input,
     }
     of_protocol = {name: value for name, value in of_protocol.items() if value is not None}
-    _check(models, split, protocol, of_protocol, shared)
+    of_folder = {"split": split, "result": result}
+    of_folder = {name: value for name, value in of_folder.items() if value is not None}
+    _check(models, of_folder, protocol, of_protocol, shared)
     if protocol is None:
         with Count("measuring", tenths=False) as count:
-            problems = [_folder(models[0], data, split or "test", shared, count, as_json)]
+            problems = [
+                _folder(
+                    models[0], data, split or "test", {**shared, "result": result}, count, as_json
+                )
+            ]
     else:
         with Count("measuring", tenths=False) as count:
             reports = [
@@ -187,7 +201,7 @@ def command(
 
 def _check(
     models: Sequence[str],
-    split: str | None,
+    of_folder: Mapping[str, object],
     protocol: ProtocolName | None,
     of_protocol: Mapping[str, object],
     shared: Mapping[str, object],
@@ -195,8 +209,10 @@ def _check(
     """Refuse what would change nothing."""
     from e2e_deploy.errors import UsageError
 
-    if protocol is not None and split is not None:
-        raise UsageError("`split` is for folder data sets; the sets of a protocol have their own")
+    if protocol is not None and of_folder:
+        raise UsageError(
+            f"`{next(iter(of_folder))}` is for folder data sets; a protocol has its own sets and measures every result"
+        )
     if protocol is None and of_protocol:
         raise UsageError(f"`{next(iter(of_protocol))}` needs `protocol`")
     if protocol is None and len(models) > 1:

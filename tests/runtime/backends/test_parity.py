@@ -5,7 +5,9 @@ makes of small checkpoints.
 """
 
 import importlib.util
+import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -15,9 +17,12 @@ from onnx import TensorProto, helper, numpy_helper
 import e2e_deploy as e2e
 from e2e_deploy.bundle.bundle import open_bundle
 from e2e_deploy.limits import LIMITS, measure_parity
+from e2e_deploy.model import checkpoint
+from e2e_deploy.model.families import FAMILIES
 from e2e_deploy.names import BACKENDS, PLAN_KINDS
 from e2e_deploy.runtime.backends.layout import by_kind
 from tests.plain_bundle import edit_manifest, rehash, write_plain_bundle
+from tests.small_checkpoint import write_small
 from tests.small_graphs import drop_unread
 
 GRAPH = "model_24x32.onnx"
@@ -94,6 +99,30 @@ def plain(root, task, precision, batch):
     return drop_unread(root)
 
 
+@pytest.fixture(scope="module")
+def geometry_bundle(tmp_path_factory):
+    """A made checkpoint whose network gives the latents of both results, as a bundle for frames of 32x48."""
+    from e2e_deploy.export.exporter import export_bundle
+
+    folder = tmp_path_factory.mktemp("geometry")
+    marigold = FAMILIES["marigold"]
+    both = replace(marigold, tasks=marigold.tasks | {"geometry": ("depth", "normals")})
+    untold = {"_class_name": "MarigoldPipeline", "prediction_type": None}
+    write_small(folder / "checkpoint", unet={"out_channels": 8}, index=untold)
+    card = {"family": "marigold", "task": "geometry"}
+    (folder / "checkpoint" / "e2e_deploy.json").write_text(json.dumps(card))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(FAMILIES, "marigold", both)
+        patch.setattr(checkpoint, "_check_channels", lambda *_: None)  # no family has eight yet
+        yield export_bundle(
+            folder / "checkpoint",
+            folder / "bundle",
+            frame_sizes=[(32, 48)],
+            resolution=0,
+            engine="onnx",
+        ).root
+
+
 def exported(request, root, task, batch):
     """An exported bundle; for PyTorch alone, which runs its checkpoint, also one of graphs that take several frames."""
     folder = request.getfixturevalue(f"{task}_bundle")
@@ -149,7 +178,7 @@ def test_a_backend_agrees_with_the_reference(
         pytest.skip(str(error))
 
 
-@pytest.mark.parametrize("task", ["depth", "normals"])
+@pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_a_backend_agrees_about_what_is_exported(request, tmp_path, monkeypatch, backend, task):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

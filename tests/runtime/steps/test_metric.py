@@ -8,6 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from e2e_deploy.errors import InputError, UsageError
+from e2e_deploy.kinds import KINDS
 from e2e_deploy.runtime.sources.source import SourceFrame
 from e2e_deploy.runtime.steps.intrinsics import Intrinsics
 from e2e_deploy.runtime.steps.metric import fit_metric, metric, plane_points, read_points
@@ -26,7 +27,7 @@ def points_of(truth_m, count, rng):
     near=st.floats(0.3, 5.0),
     depth=st.floats(1.0, 40.0),
     wrong=st.floats(0.0, 0.4),
-    space=st.sampled_from(["depth", "disparity"]),
+    space=st.sampled_from(["depth", "disparity", "sqrt-disparity"]),
     seed=st.integers(0, 2**16),
 )
 @example(near=4.0, depth=1.0, wrong=0.375, space="depth", seed=0)  # half of the wrong ones are near
@@ -35,7 +36,7 @@ def test_the_metric_map_comes_back_with_two_fifths_of_the_points_wrong(
 ):
     rng = np.random.default_rng(seed)
     truth = rng.uniform(near, near + depth, (H, W))
-    flat = truth if space == "depth" else -1 / truth
+    flat = truth ** KINDS[space].power
     model = (flat - flat.min()) / np.ptp(flat)  # all that an affine-invariant model knows
     points = points_of(truth, 200, rng)
     points[: int(200 * wrong), 2] = rng.uniform(near, near + depth, int(200 * wrong))

@@ -46,6 +46,18 @@ def test_the_reference_saw_the_pictures_alike_where_there_is_one():
     assert any("saw the pictures otherwise" in said for said in remarks(section))
 
 
+def test_a_checkpoint_at_the_size_of_a_bundle_is_its_reference():
+    same = ["pictures of 640x480 are seen with a longest edge of 320 px; published: x"]
+    native = result(contender("native"), pair=(5.0, 97.0))
+    torch = contender("asked", settings={"resolution": 320})
+    smaller = result(torch, pair=(6.0, 96.0), differences=same)
+    half = contender("half", "tensorrt", "fp16")
+    fp16 = result(half, pair=(6.1, 95.9), differences=["fp16; published: fp32", *same])
+    cell = cells(compare([native, smaller, fp16]))["half"]
+    assert cell.reference is smaller
+    assert cell.same_input
+
+
 @pytest.mark.parametrize(
     "other",
     [

@@ -1,13 +1,20 @@
 """An evaluation that was stopped goes on, and ends with what an unbroken one gives, to the last bit."""
 
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from e2e_deploy.errors import DataError, E2EDeployError
+from e2e_deploy.errors import DataError, E2EDeployError, UsageError
 from e2e_deploy.train.data.sample import Sample
 from e2e_deploy.train.protocol.catalogue import SETS
 from e2e_deploy.train.protocol.measuring.measure import measure_set
 from e2e_deploy.train.protocol.measuring.rows import read_rows
+
+ROOT = Path(__file__).parents[4]
 
 
 class Drawn:
@@ -91,6 +98,38 @@ def test_a_stopped_evaluation_ends_as_an_unbroken_one(tmp_path, kind, predictor,
     assert samples.reads == list(range(stop, 6))
     assert without_times(again) == without_times(whole)
     assert whole.left_out == {"truth file missing": 2, "no valid pixel": 1}
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from tests.train.protocol.measuring.test_resuming import Drawn, measure, predict_normals
+
+def waits(frame):
+    if frame[0, 0, 0] == 4:
+        time.sleep(600)
+    return predict_normals(frame)
+
+measure(Path(sys.argv[1]), waits, "normals", "normals", Drawn())
+"""
+
+
+def test_a_killed_process_leaves_rows_that_another_goes_on_from(tmp_path):
+    whole = measure(tmp_path / "whole.rows.jsonl", predict_normals, "normals", "normals", Drawn())
+    log = tmp_path / "killed.rows.jsonl"
+    process = subprocess.Popen([sys.executable, "-c", KILLED, log], cwd=ROOT)
+    try:
+        while process.poll() is None and not (log.exists() and log.read_bytes().count(b"\n") == 4):
+            time.sleep(0.05)
+        with pytest.raises(UsageError, match="another process measures this"):
+            measure(log, predict_normals, "normals", "normals", Drawn())
+    finally:
+        process.kill()
+        process.wait()
+    samples = Drawn()
+    again = measure(log, predict_normals, "normals", "normals", samples)
+    assert samples.reads in ([4, 5], [3, 4, 5])  # the fourth row may have come before its angles
+    assert without_times(again) == without_times(whole)
 
 
 @pytest.mark.parametrize(("kind", "predictor", "name"), KINDS)
