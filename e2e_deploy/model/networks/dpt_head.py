@@ -170,7 +170,7 @@ def result_side(latent_side: int, levels: int) -> int:
     side = latent_side
     for _ in range(levels - 2):
         side = -(-side // 2)
-    return int(side * 2 ** (levels + 1))
+    return int(side * 2 ** (max(levels, 2) + 1))
 
 
 def walk_head(head: DPTHead) -> None:
