@@ -1,7 +1,7 @@
 """Export: from a checkpoint to a verified bundle, or to nothing. What is wrong is said before torch is loaded."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from e2e_deploy.bundle.bundle import Bundle, open_bundle
@@ -10,7 +10,7 @@ from e2e_deploy.errors import UsageError
 from e2e_deploy.export.engines.tensorrt import DEFAULT_LEVEL
 from e2e_deploy.export.options import ExportOptions
 from e2e_deploy.model.checkpoint import Checkpoint, bundled_id, open_checkpoint
-from e2e_deploy.names import EngineChoice, FamilyName, GraphKind, Precision, TaskName
+from e2e_deploy.names import EngineChoice, FamilyName, GraphKind, Precision, Stretch, TaskName
 from e2e_deploy.packages import require
 from e2e_deploy.progress import Stages
 
@@ -23,6 +23,7 @@ def export_bundle(
     *,
     task: TaskName | None = None,
     family: FamilyName | None = None,
+    stretch: Stretch | None = None,
     precision: Precision = "fp32",
     frame_sizes: Sequence[tuple[int, int]] | None = None,
     resolution: int | None = None,
@@ -49,6 +50,9 @@ def export_bundle(
             called after the checkpoint and the precision.
         task: depth or normals, where the checkpoint's configs do not tell; None: as they say, else depth.
         family: kind of checkpoint, where its configs do not tell; None: as they say, else e2e-ft.
+        stretch: of a GenPercept checkpoint with a DPT head. none (where it is None): its values as they were trained,
+            clipped to 0 to 1. frame: each frame's least value is 0 and its greatest 1, as GenPercept's pipeline has it,
+            so that a video flickers.
         precision: fp32, fp16, bf16 or int8. In 16 bits norm statistics, softmax logits and the last convolution stay
             fp32. int8 is for ONNX Runtime on a CPU; its accuracy and its speed beside fp32 go into the manifest.
         frame_sizes: (H, W) in pixels of the graphs to make; 480x640 if None.
@@ -99,7 +103,8 @@ def export_bundle(
         level=level,
         workspace_bytes=workspace_bytes,
     )
-    opened = _open(checkpoint, task, family)
+    settings = {"stretch": stretch}
+    opened = _open(checkpoint, task, family, settings)
     on_open(opened)
     require("torch", "export")
     from e2e_deploy.export.writing import write_bundle  # torch takes seconds to load
@@ -111,15 +116,19 @@ def export_bundle(
 
 
 def _open(
-    checkpoint: str | Path | Checkpoint | None, task: TaskName | None, family: FamilyName | None
+    checkpoint: str | Path | Checkpoint | None,
+    task: TaskName | None,
+    family: FamilyName | None,
+    settings: Mapping[str, str | None],
 ) -> Checkpoint:
+    chosen = {name: value for name, value in settings.items() if value is not None}
     if isinstance(checkpoint, Checkpoint):
-        for name, value in (("task", task), ("family", family)):
+        for name, value in {"task": task, "family": family, **chosen}.items():
             if value is not None:
                 raise UsageError(f"`{name}` is decided already of a checkpoint that is opened")
         return checkpoint
     named = bundled_id(task or "depth") if checkpoint is None else checkpoint
-    return open_checkpoint(named, family=family, task=task)
+    return open_checkpoint(named, family=family, task=task, settings=chosen)
 
 
 def default_out(checkpoint_id: str, precision: Precision) -> Path:

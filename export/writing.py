@@ -271,5 +271,16 @@ def _manifest(
         graphs=graphs,
         passes=passes,
         versions=package_versions(),
+        notes=_notes(checkpoint),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
+
+
+def _notes(checkpoint: Checkpoint) -> list[str]:
+    """What a user should know of a checkpoint's settings, a sentence each."""
+    if checkpoint.settings.get("stretch") == "frame":
+        return [
+            'each frame is stretched to 0 to 1 by itself (`stretch="frame"`): a video flickers, and values of two '
+            "frames cannot be compared"
+        ]
+    return []

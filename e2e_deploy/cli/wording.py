@@ -57,6 +57,7 @@ _OPTIONS = {
     "specialised": "--specialize",
     "steps": "--steps",
     "steady": "--steady",
+    "stretch": "--stretch",
     "targets": "--target",
     "task": "--task",
     "timeout_s": "--timeout",

@@ -51,6 +51,9 @@ KEPT = frozenset(
 )
 """Layers that stay fp32: they carry pictures, latents of four channels, or logits; together under 2 % of the work."""
 
+KEPT_IN_HEADS = ("head.head.head.2", "head.head.head.4")
+"""Likewise the last two of a DPT head, at the picture's size."""
+
 FRAME_STEPS = "frame"
 """Where nodes stand that belong to no layer: resizing in and out."""
 
@@ -83,6 +86,7 @@ def nodes_to_quantise(model: ir.Model) -> list[str]:
             and weight.is_initializer()
             and layer != FRAME_STEPS
             and layer.rpartition(".")[2] not in KEPT
+            and not layer.endswith(KEPT_IN_HEADS)
         ):
             found.append(str(node.name))
     return found
@@ -255,4 +259,9 @@ def with_speed(bundle: Bundle, manifest: Manifest, fp32: str) -> Manifest:
         said = (checkpoint.note, "int8 outside its accuracy limit")
         checkpoint = replace(checkpoint, note=", ".join(note for note in said if note))
     notes = [_in_words(entry) for entry in entries]
-    return replace(manifest, checkpoint=checkpoint, verification=entries, notes=notes)
+    return replace(
+        manifest,
+        checkpoint=checkpoint,
+        verification=entries,
+        notes=[*manifest.notes, *notes],
+    )

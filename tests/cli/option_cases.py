@@ -211,6 +211,10 @@ CASES = {
         ],
         "--task": called(EXPORTER, ["export"], "--task", "normals"),
         "--family": called(EXPORTER, ["export"], "--family", "marigold"),
+        "--stretch": [
+            *called(EXPORTER, ["export"], "--stretch", "frame"),
+            Refused(["export", "--stretch", "frame"], "--stretch has no effect on"),
+        ],
     },
     "train": {
         "--out": called(TRAIN, ["train", "run.toml"], "--out", "o"),

@@ -11,10 +11,12 @@ from e2e_deploy.names import (
     ENGINE_CHOICES,
     GRAPH_KINDS,
     PRECISIONS,
+    STRETCHES,
     EngineChoice,
     FamilyName,
     GraphKind,
     Precision,
+    Stretch,
     TaskName,
 )
 
@@ -122,6 +124,13 @@ if TYPE_CHECKING:
 )
 @options.task
 @options.family
+@click.option(
+    "--stretch",
+    type=click.Choice(STRETCHES),
+    default=None,
+    help="Of GenPercept's DPT head: values as they were trained, or each frame stretched to 0 to 1, which flickers.  "
+    "[default: none]",
+)
 def command(
     checkpoint: str | None,
     out: Path | None,
@@ -140,6 +149,7 @@ def command(
     workspace_mib: int | None,
     task: TaskName | None,
     family: FamilyName | None,
+    stretch: Stretch | None,
 ) -> None:
     """Turn CHECKPOINT into a bundle: one graph from frame to result, verified before it is there.
 
@@ -154,6 +164,7 @@ def command(
         out,
         task=task,
         family=family,
+        stretch=stretch,
         precision=precision,
         frame_sizes=frame_sizes,
         resolution=resolution,
