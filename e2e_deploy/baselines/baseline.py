@@ -91,8 +91,9 @@ class Baseline:
             )
         if sampling.ensemble > 1 and self.task == "depth":
             require("scipy", "baselines")
+        self._device = str(torch_device(device))
         self._pipeline = DiffusersPipeline(
-            checkpoint, device=str(torch_device(device)), spacing=sampling.spacing
+            checkpoint, device=self._device, spacing=sampling.spacing
         )
         self._resolution = checkpoint.resolution if resolution is None else resolution
         self._steps = sampling.steps or self._default_steps(checkpoint)
@@ -133,7 +134,7 @@ class Baseline:
     @property
     def device(self) -> str:
         """What it runs on."""
-        return self._pipeline.device
+        return self._device
 
     @property
     def settings(self) -> dict[str, int | str | None]:

@@ -8,19 +8,35 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 
 @cache
 def cuda_device_count() -> int:
     """Number of CUDA devices the driver reports; 0 without a driver."""
+    driver, count = _cuda_driver(), ctypes.c_int(0)
+    if driver is None or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value
+
+
+def cuda_device_name(index: int) -> str:
+    """Name of a CUDA device as the driver gives it; empty where there is no such device."""
+    driver, device, name = _cuda_driver(), ctypes.c_int(0), ctypes.create_string_buffer(256)
+    if driver is None or driver.cuDeviceGet(ctypes.byref(device), index) != 0:
+        return ""
+    if driver.cuDeviceGetName(name, len(name), device) != 0:
+        return ""
+    return name.value.decode(errors="replace").strip()
+
+
+def _cuda_driver() -> Any:
+    """The driver's library, ready to be asked, or None."""
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
-        return 0
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return 0
-    return count.value
+        return None
+    return driver if driver.cuInit(0) == 0 else None
 
 
 def cpu_name() -> str:

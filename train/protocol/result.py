@@ -94,6 +94,8 @@ class SetResult:
     """Of the packages that computed it, and of Python."""
     measured_at: str
     """UTC, ISO 8601."""
+    hardware: str = ""
+    """Name of the processor or GPU that computed it, which ``ms_per_image`` is of."""
 
     def file(self, folder: Path) -> Path:
         """Where it lies below the folder of all results."""

@@ -5,6 +5,7 @@ Knows: which sets fit a result, what differs from what is published, files of re
 
 import hashlib
 import platform
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ import numpy.typing as npt
 
 from e2e_deploy.errors import DataError, UsageError
 from e2e_deploy.names import Measure, ResultKind, SetName
+from e2e_deploy.nvidia.hardware import cpu_name, cuda_device_name
 from e2e_deploy.packages import installed_versions
 from e2e_deploy.train.accuracy import Predict, spread_indices
 from e2e_deploy.train.protocol.catalogue import (
@@ -272,6 +274,7 @@ def _measured(
         differences=_differences(model, opened, variants, len(times)),
         problem=measured.problem,
         versions={"python": platform.python_version(), **installed_versions(PACKAGES)},
+        hardware=_hardware(opened.contender.device),
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
@@ -280,6 +283,14 @@ def rows_file(folder: Path, opened: OpenedSet) -> Path:
     """Where the rows of a model on a set lie below the folder of all results."""
     path = result_file(folder, opened.contender, opened.each.task, opened.each.name)
     return path.with_suffix(ROWS_SUFFIX)
+
+
+def _hardware(device: str) -> str:
+    """Name of what ``device``, in a backend's words, is; the processor's where it is no CUDA device."""
+    if re.match("(cuda|nvidia)", device, re.IGNORECASE) is None:
+        return cpu_name()
+    index = re.search(r"(?:cuda:|device )(\d+)", device, re.IGNORECASE)
+    return cuda_device_name(int(index[1]) if index else 0)
 
 
 def predictor(model: Model, opened: OpenedSet) -> Predict:

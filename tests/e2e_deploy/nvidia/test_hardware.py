@@ -1,8 +1,10 @@
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from e2e_deploy.nvidia.hardware import available_memory_bytes
+from e2e_deploy.nvidia import hardware
+from e2e_deploy.nvidia.hardware import available_memory_bytes, cuda_device_count, cuda_device_name
 
 GIB = 2**30
 
@@ -56,3 +58,41 @@ def test_a_machine_that_tells_nothing(tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
 def test_this_machine():
     assert available_memory_bytes() > 2**20
+
+
+def two_devices(name):
+    """As much of the driver's library as is asked for names."""
+
+    def count(given):
+        given._obj.value = 2
+        return 0
+
+    def get(device, index):
+        device._obj.value = 70 + index  # handles are not numbers of devices
+        return 0 if index < 2 else 101
+
+    def told(text, size, device):
+        text.value = b"NVIDIA Tester %d" % device.value
+        return 0
+
+    return SimpleNamespace(
+        cuInit=lambda flags: 0, cuDeviceGetCount=count, cuDeviceGet=get, cuDeviceGetName=told
+    )
+
+
+def test_devices_are_counted_and_named_by_the_driver(monkeypatch):
+    monkeypatch.setattr(hardware.ctypes, "CDLL", two_devices)
+    assert cuda_device_count.__wrapped__() == 2
+    assert [cuda_device_name(index) for index in range(3)] == [
+        "NVIDIA Tester 70",
+        "NVIDIA Tester 71",
+        "",
+    ]
+
+
+def test_without_a_driver_there_is_no_device(monkeypatch):
+    def missing(name):
+        raise OSError(name)
+
+    monkeypatch.setattr(hardware.ctypes, "CDLL", missing)
+    assert (cuda_device_count.__wrapped__(), cuda_device_name(0)) == (0, "")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from e2e_deploy.errors import DataError, UsageError
+from e2e_deploy.train.protocol import run as module
 from e2e_deploy.train.protocol.catalogue import SetVariants
 from e2e_deploy.train.protocol.result import Contender, read_result, read_results
 from e2e_deploy.train.protocol.run import Model, require_named, run_protocol
@@ -225,6 +226,26 @@ def test_a_damaged_set_that_was_not_named_is_told_and_the_others_measured(tmp_pa
     assert "not a readable tar archive" in damaged.told
     with pytest.raises(DataError, match="not a readable tar archive"):
         run(tmp_path, model(), names=["eth3d"])
+
+
+@pytest.mark.parametrize(
+    ("device", "named"),
+    [
+        ("cpu", "the processor"),
+        ("CPU, 16 threads", "the processor"),
+        ("cuda", "GPU 0"),
+        ("cuda:1", "GPU 1"),
+        ("CUDA, device 2", "GPU 2"),
+        ("NVIDIA Tester, cuda:3", "GPU 3"),
+    ],
+)
+def test_a_result_names_the_hardware_that_its_time_is_of(
+    tmp_path, data, monkeypatch, device, named
+):
+    monkeypatch.setattr(module, "cpu_name", lambda: "the processor")
+    monkeypatch.setattr(module, "cuda_device_name", lambda index: f"GPU {index}")
+    ready = model(contender=replace(CONTENDER, device=device))
+    assert run(tmp_path, ready, names=["scannet"])[0].results[0].hardware == named
 
 
 def test_problems_name_model_and_set(tmp_path, data):
