@@ -30,7 +30,9 @@ ResultKind = Literal[
 """What the numbers of one result are; e2e_deploy/kinds.py says it of each."""
 RESULT_KINDS: tuple[ResultKind, ...] = get_args(ResultKind)
 
-FamilyName = Literal["e2e-ft", "marigold", "lcm", "genpercept", "geowizard", "geowizard-v2"]
+FamilyName = Literal[
+    "e2e-ft", "marigold", "lcm", "genpercept", "geowizard", "geowizard-v2", "lotus", "depthmaster"
+]
 """Kinds of checkpoint that are supported; e2e_deploy/model/families.py says what each is."""
 FAMILY_NAMES: tuple[FamilyName, ...] = get_args(FamilyName)
 

@@ -202,6 +202,11 @@ def plan_subjects(
         UsageError: a size that cannot be used, or a dynamic graph of frames.
     """
     check_sizes(sizes, kind=kind, dynamic=dynamic)
+    if dynamic and not model.family.is_any_size:
+        raise UsageError(
+            f"part of {model.family.title}'s network is made for one size, so its graph cannot be dynamic; "
+            "name each size with `frame_sizes`"
+        )
     step = math.lcm(STEP_PX, model.network_stride) if dynamic else 0
     if dynamic and pad and step % pad:
         raise UsageError(

@@ -52,7 +52,7 @@ def load_start(config: TrainConfig, device: torch.device | str = "cpu") -> Start
 
     Raises:
         CheckpointError: missing, foreign, damaged, or a run that is not finished.
-        UsageError: an 8-channel UNet with ``noise = "none"``.
+        UsageError: an 8-channel UNet with ``noise = "none"``, or a UNet with parts that no trained model has.
         DataError, E2EDeployError, KeyboardInterrupt: as of ``pretrained``.
     """
     family = get_family(config.model.family or FAMILY)
@@ -62,6 +62,12 @@ def load_start(config: TrainConfig, device: torch.device | str = "cpu") -> Start
         task=config.task if config.start.family else None,
         default=FAMILY,
     )
+    source = checkpoint.identity.family
+    if source.class_labels or source.unet_block:
+        raise UsageError(
+            f"start.checkpoint {checkpoint.id} is {source.title}, whose UNet has a part that the trained model would "
+            "lose; start from a checkpoint with Stable Diffusion's UNet"
+        )
     loaded = load_model(checkpoint)
     changes: list[str] = []
     wants = loaded.latent_channels * (1 if config.model.noise == "none" else 2)

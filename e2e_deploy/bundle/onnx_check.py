@@ -22,8 +22,10 @@ _BUILDERS = """
     Tanh Tile Transpose
     Unsqueeze Where
 """
-OPERATORS = frozenset(_BUILDERS.split())
-"""Standard operators our graphs are made of; each was seen to load in ONNX Runtime and to build with TensorRT-RTX."""
+_OF_SPECTRA = "Abs Atan Cos Less Sin"
+OPERATORS = frozenset(f"{_BUILDERS} {_OF_SPECTRA}".split())
+"""Standard operators our graphs are made of; each was seen to load in ONNX Runtime and, but for those of spectra
+(DepthMaster's), to build with TensorRT-RTX."""
 
 INT8_OPERATORS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 """Standard operators that int8 graphs, which no plan is built from, have besides."""

@@ -24,6 +24,7 @@ from e2e_deploy.packages import require
 from e2e_deploy.system.text import clean
 
 CARD = "e2e_deploy.json"
+SCHEDULER = "scheduler/scheduler_config.json"
 DEFAULT_RESOLUTION = 768
 DEFAULT_LATENT_CHANNELS = 4
 
@@ -46,7 +47,7 @@ class Checkpoint:
         resolution: default processing resolution, longest edge in pixels; 0 for the frame's own size.
         full_z_range: False for normals whose z was trained on [0, 1].
         note: what must be said with every output, for example "untrained weights"; empty when nothing.
-        scheduler: scheduler/scheduler_config.json.
+        scheduler: scheduler/scheduler_config.json; empty where there is none and none is needed.
         configs: config.json by part, for example unet.
         weights: by part, likewise; some have weights and no config.
         files: the family's other configs by their paths.
@@ -80,7 +81,8 @@ class Checkpoint:
         paths += [self.folder(part) / "config.json" for part in self.configs]
         paths += [self.path / extra.file for extra in self.identity.extras if extra.file]
         paths += [self.path / file for file in self.files]
-        paths.append(self.path / "scheduler" / "scheduler_config.json")
+        if self.scheduler:
+            paths.append(self.path / SCHEDULER)
         for file in paths:
             with file.open("rb") as stream:
                 total.update(hashlib.file_digest(stream, "sha256").digest())
@@ -209,6 +211,15 @@ def _unet_folder(root: Path, there: frozenset[str], named: str | None) -> str:
     return "unet"
 
 
+def _blocks(folder: Path) -> frozenset[str]:
+    """First parts of the names of the UNet's weights; none where they cannot be read, which is said later."""
+    try:
+        weights = find_weights(folder, _DIFFUSERS_STEM)
+    except CheckpointError:
+        return frozenset()
+    return frozenset(name.partition(".")[0] for name in weights.tensors)
+
+
 def _settings(identity: Identity, chosen: Mapping[str, str]) -> dict[str, str]:
     """Every setting of the checkpoint with its value."""
     family, known = identity.family, identity.settings
@@ -246,18 +257,21 @@ def open_checkpoint(
     root = _find(text := str(spec))
     _check_tokenizer(root / "tokenizer")
     model_index = read_config(root, "model_index.json")
-    scheduler = read_config(root, "scheduler/scheduler_config.json")
+    has_scheduler = (root / SCHEDULER).exists()
+    scheduler = read_config(root, SCHEDULER) if has_scheduler else {}
     # What this toolkit wrote beside the others; a checkpoint from elsewhere has none.
     card = read_config(root, CARD) if (root / CARD).exists() else {}
     there = frozenset(entry.name for entry in root.iterdir())
     unet_folder = _unet_folder(root, there, family or card.get("family"))
     unet = read_config(root, f"{unet_folder}/config.json", like="unet/config.json")
     identity = identify(
-        Configs(model_index, scheduler, unet, card, there),
+        Configs(model_index, scheduler, unet, card, there, _blocks(root / unet_folder)),
         family=family,
         task=task,
         default=default,
     )
+    if not has_scheduler and not identity.family.is_fixed_step:
+        read_config(root, SCHEDULER)  # says that it is missing
     parts = identity.parts
     missing = [part for part in parts if part != "unet" and part not in there]
     if missing and identity.family.assembly:

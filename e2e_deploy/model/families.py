@@ -4,6 +4,7 @@ Which family a folder holds recognition.py says. Knows no torch.
 Facts: E2E-FT (arXiv 2409.11355), Marigold v1-0 / v1-1 (arXiv 2312.02145, 2505.09358).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,6 +82,8 @@ class Family:
     normals_signs: tuple[float, float, float] = (1.0, 1.0, 1.0)
     """What turns the network's normals into ours, x right, y up, z toward the viewer; -1 where an axis points the other
     way."""
+    clips_first: bool = False
+    """A map is the mean of channels that were clipped to [-1, 1], and not their clipped mean."""
     clip_normals: bool = True
     """Decoded normals are clipped to [-1, 1] before they are made unit length."""
     sizing: Sizing = DIFFUSERS_SIZING
@@ -93,6 +96,15 @@ class Family:
     """What some of its checkpoints have beside the parts."""
     tells_task: bool = True
     """Its configs tell the task, or their silence means the first one; False: the task must be named."""
+    unet_block: str = ""
+    """A block that only its UNets have beside diffusers' own."""
+    is_any_size: bool = True
+    """Its graphs may leave the sides of the picture open."""
+
+    @property
+    def is_fixed_step(self) -> bool:
+        """Whether its step is the same whatever the noise schedule, which need not be there then."""
+        return self.timestep is not None and self.x0_from_output is not None
 
     def outputs(self, task: TaskName) -> tuple[ResultKind, ...]:
         """Kinds of result that a checkpoint for ``task`` gives.
@@ -180,6 +192,32 @@ FAMILIES: dict[FamilyName, Family] = {
             assembly="GeoWizard v2 is published as a UNet alone: a checkpoint is the folder of stabilityai/"
             "stable-diffusion-2 with lemonaddie/geowizard's unet_v2 put into it beside unet",
             **_GEOWIZARD,
+        ),
+        # arXiv 2409.18124; pipeline.py, eval.py at b737e12. Labels: sine and cosine of (1, 0), "dense prediction".
+        # Normals: Hypersim's with x negated (utils/hypersim_dataset.py), as DSINE's.
+        Family(
+            name="lotus",
+            title="Lotus",
+            tasks=_tasks("depth", "disparity", "normals"),
+            timestep=999,
+            x0_from_output=1.0,
+            class_labels=(math.sin(1.0), math.sin(0.0), math.cos(1.0), math.cos(0.0)),
+            normals_signs=(-1.0, 1.0, 1.0),
+            clips_first=True,
+            sizing=E2E_FT_SIZING,
+            tells_task=False,
+        ),
+        # arXiv 2501.02576; depthmaster_pipeline.py, modules/unet_2d_condition_s2.py at 4c1efa1.
+        Family(
+            name="depthmaster",
+            title="DepthMaster",
+            tasks={"disparity": ("sqrt-disparity",)},
+            timestep=1,
+            x0_from_output=1.0,
+            sizing=E2E_FT_SIZING,
+            latents=(1,),
+            unet_block="fftblock",
+            is_any_size=False,
         ),
     )
 }

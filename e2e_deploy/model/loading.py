@@ -12,6 +12,7 @@ from e2e_deploy.errors import CheckpointError
 from e2e_deploy.model.checkpoint import Checkpoint
 from e2e_deploy.model.families import DPT_HEAD, OWN_DECODER, STORED_PROMPT
 from e2e_deploy.model.networks.dpt_head import FUSION_CHANNELS, DPTHead, walk_head
+from e2e_deploy.model.networks.fourier import FourierUNet
 from e2e_deploy.model.networks.geowizard import GeoWizardModel, class_labels
 from e2e_deploy.model.networks.head_model import PIXELS, HeadModel
 from e2e_deploy.model.networks.parts import compare_weights, load_part, read_weights
@@ -55,7 +56,9 @@ def the_step(checkpoint: Checkpoint) -> OneStep:
 def _single_step(checkpoint: Checkpoint) -> SingleStepModel:
     diffusers = require("diffusers", "export")
     family, step = checkpoint.identity.family, the_step(checkpoint)
-    unet = load_part(checkpoint, "unet", diffusers.UNet2DConditionModel)
+    unet_class = FourierUNet if family.unet_block else diffusers.UNet2DConditionModel
+    unet = load_part(checkpoint, "unet", unet_class)
+    _check_labels(checkpoint, unet.config)
     vae = _load_vae(checkpoint)
     context_1LC = encode_prompt(checkpoint)
     _check_context(checkpoint, context_1LC, unet.config.cross_attention_dim)
@@ -133,6 +136,18 @@ def _with_head(checkpoint: Checkpoint) -> SingleStepModel:
         x0_from_output=step.from_output,
         full_z_range=checkpoint.full_z_range,
     )
+
+
+def _check_labels(checkpoint: Checkpoint, config: Any) -> None:
+    family, takes = checkpoint.identity.family, None
+    if config.class_embed_type == "projection":
+        takes = config.projection_class_embeddings_input_dim
+    if family.class_labels and takes != len(family.class_labels):
+        has = f"a class embedding of {takes} numbers" if takes else "no class embedding"
+        raise CheckpointError(
+            f"{checkpoint.path / 'unet' / 'config.json'} has {has}; {family.title} has one of "
+            f"{len(family.class_labels)} numbers"
+        )
 
 
 def _check_context(checkpoint: Checkpoint, context_1LC: Tensor, width: int) -> None:

@@ -31,6 +31,7 @@ class Configs:
         unet: unet/config.json.
         card: e2e_deploy.json, which this toolkit writes beside model_index.json.
         folders: names of the folders and files that lie there.
+        blocks: what the UNet's weights belong to, in names like ``mid_block``.
     """
 
     model_index: Config
@@ -38,6 +39,7 @@ class Configs:
     unet: Config
     card: Config
     folders: frozenset[str] = frozenset()
+    blocks: frozenset[str] = frozenset()
 
     @property
     def pipeline(self) -> str:
@@ -82,7 +84,7 @@ class Sign:
     """What only one family's configs have. The first sign that is seen decides."""
 
     family: str
-    """Of families.FAMILIES or families.REFUSED, or of _UNSUPPORTED."""
+    """Of families.FAMILIES or families.REFUSED."""
     seen: str
     """In words."""
     is_seen: Callable[[Configs], bool]
@@ -99,7 +101,18 @@ def _constant_betas(configs: Configs) -> bool:
     return betas[0] is not None and betas[0] == betas[1]
 
 
+def _has_block(block: str) -> Callable[[Configs], bool]:
+    return lambda configs: block in configs.blocks
+
+
 SIGNS: tuple[Sign, ...] = (
+    *(
+        Sign(name, f"a block {family.unet_block}", _has_block(family.unet_block))
+        for name, family in FAMILIES.items()
+        if family.unet_block
+    ),
+    Sign("depthmaster", "a DepthMasterPipeline", lambda c: c.pipeline == "DepthMasterPipeline"),
+    Sign("lotus", "a Lotus pipeline", lambda c: c.pipeline in ("LotusDPipeline", "LotusGPipeline")),
     Sign(
         *("lcm", "an LCMScheduler"),
         lambda c: c.scheduler.get("_class_name") == "LCMScheduler",
@@ -123,10 +136,6 @@ SIGNS: tuple[Sign, ...] = (
     Sign("lotus-2", "a FluxPipeline", lambda c: c.pipeline.startswith("Flux")),
     Sign("dvd", "a WanPipeline", lambda c: c.pipeline.startswith("Wan")),
 )
-
-_UNSUPPORTED = {
-    "lotus": "Lotus",
-}
 
 _PIPELINES: dict[str, tuple[FamilyName | None, TaskName | None]] = {
     # class name in model_index.json: (family, task); None = it cannot tell
@@ -176,11 +185,6 @@ def identify(
     if sign is not None and sign.family in REFUSED:
         raise CheckpointError(
             f"the checkpoint has {sign.seen}: {REFUSED[sign.family]}; supported: {', '.join(FAMILIES)}"
-        )
-    if sign is not None and sign.family in _UNSUPPORTED:
-        raise CheckpointError(
-            f"the checkpoint is {_UNSUPPORTED[sign.family]} ({sign.seen}), which is not supported; "
-            f"supported: {', '.join(FAMILIES)}"
         )
     if sign is None and configs.pipeline not in _PIPELINES:
         raise CheckpointError(
@@ -232,9 +236,10 @@ def identify(
         raise CheckpointError(
             f"{chosen.title} checkpoints do not tell what they do; name it with `task`: {', '.join(tasks)}"
         )
-    chosen_task = get_task(
-        decide(*("task", task, task_from_configs, tasks[0]), why=f"from {configs.pipeline}")
-    )
+    found, whence = task_from_configs, configs.pipeline
+    if found is None and len(tasks) == 1:
+        found, whence = tasks[0], f"{chosen.title}, which does nothing else"
+    chosen_task = get_task(decide("task", task, found, tasks[0], why=f"from {whence}"))
     chosen.outputs(chosen_task)
     for extra in extras:
         reasons.append(f"{extra.title}: from {' and '.join(extra.names)}")
@@ -277,4 +282,9 @@ def _takes_rgb_alone(configs: Configs) -> bool:
 
 
 def _rgb_alone() -> list[str]:
-    return [name for name, family in FAMILIES.items() if 1 in family.latents]
+    """Families whose UNet takes the rgb latent alone and is a stock one, which no sign tells from others."""
+    return [
+        name
+        for name, family in FAMILIES.items()
+        if 1 in family.latents and not family.class_labels and not family.unet_block
+    ]

@@ -57,7 +57,8 @@ def read_result(
     if kind.form == "vectors":
         return read_normals(image_N3HW, family, full_z_range=full_z_range)
     if kind.channels == 1:
-        return read_mean(image_N3HW).unsqueeze(1)
+        image = image_N3HW.clamp(-1.0, 1.0) if family.clips_first else image_N3HW
+        return read_mean(image).unsqueeze(1)
     return (image_N3HW.clamp(-1.0, 1.0) + 1.0) / 2.0
 
 

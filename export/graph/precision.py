@@ -5,7 +5,8 @@ Weights and activations become fp16 or bf16. These stay fp32, each for a reason:
 - attention logits and softmax: the logits of SD2.1 reach -55 616 and beyond (q is scaled before the product, and
   the product is taken in fp32), unless the target fuses attention and accumulates in fp32 by itself, which an
   exported graph leaves to it (export/graph/attention.py);
-- the last convolution and everything after it: near 1.0 a step of fp16 is 0.001, which shows as bands in 16-bit depth.
+- the last convolution and everything after it: near 1.0 a step of fp16 is 0.001, which shows as bands in 16-bit depth;
+- modules that say so of themselves with ``is_fp32``, such as DepthMaster's Fourier block.
 
 Knows torch modules; knows nothing of ONNX or of plans.
 """
@@ -130,6 +131,14 @@ def _is_transformers(module: Any) -> bool:
     return type(module).__name__ == "CLIPAttention"
 
 
+def _take_out(model: nn.Module) -> dict[str, nn.Module]:
+    """Modules that stay as they are, with their paths; others stand there until they are put back."""
+    found = {name: part for name, part in model.named_modules() if getattr(part, "is_fp32", False)}
+    for path in found:
+        model.set_submodule(path, nn.Identity())
+    return found
+
+
 def set_attention(model: nn.Module, *, fused: bool) -> None:
     """Decide for every attention below ``model`` whether it is left to the runtime's fused kernel."""
     module: Any
@@ -160,8 +169,11 @@ def to_precision(model: Any, precision: str, *, fused_attention: bool = False) -
     if precision == "fp32":
         return cast(nn.Module, model)
     dtype = DTYPES[precision]
+    islands = _take_out(model)
     model.to(dtype)
     _wrap(model)
+    for path, module in islands.items():
+        model.set_submodule(path, Fp32Island(module))
     path = model.last_convolution
     model.set_submodule(path, LastConvolution(model.get_submodule(path)))
     return CastInput(model, dtype)

@@ -31,6 +31,7 @@ from e2e_deploy.bundle.onnx_paths import external_locations
 from e2e_deploy.bundle.reference import in_batches
 from e2e_deploy.errors import UnavailableError
 from e2e_deploy.export.onnx import trace
+from e2e_deploy.model.families import FAMILIES
 from e2e_deploy.nvidia.hardware import available_memory_bytes
 from e2e_deploy.packages import import_onnxruntime, require
 from e2e_deploy.runtime.backends.onnxruntime.backend import OrtBackend
@@ -50,6 +51,8 @@ KEPT = frozenset(
     | {"picture_context"}
 )
 """Layers that stay fp32: they carry pictures, latents of four channels, or logits; together under 2 % of the work."""
+KEPT_BLOCKS = frozenset({family.unet_block for family in FAMILIES.values()} - {""})
+"""Blocks of which every layer does: spectra, whose largest bin is a hundred times the others, and angles."""
 
 KEPT_IN_HEADS = ("head.head.head.2", "head.head.head.4")
 """Likewise the last two of a DPT head, at the picture's size."""
@@ -87,6 +90,7 @@ def nodes_to_quantise(model: ir.Model) -> list[str]:
             and layer != FRAME_STEPS
             and layer.rpartition(".")[2] not in KEPT
             and not layer.endswith(KEPT_IN_HEADS)
+            and KEPT_BLOCKS.isdisjoint(layer.split("."))
         ):
             found.append(str(node.name))
     return found

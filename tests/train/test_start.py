@@ -10,6 +10,8 @@ from e2e_deploy.model.checkpoint import open_checkpoint
 from e2e_deploy.model.loading import load_model
 from e2e_deploy.train.conv_in import widen_conv_in, zero_second_half
 from e2e_deploy.train.start import load_start
+from tests.family_checkpoints.depthmaster import write_depthmaster
+from tests.family_checkpoints.lotus import write_lotus
 from tests.train.small_runs import small_config, write_start
 
 
@@ -115,6 +117,17 @@ def test_depth_weights_may_start_normals(tmp_path, rgb):
     start = load_start(small_config(tmp_path, task="normals"))
     assert start.model.task == "normals"
     assert start.model(rgb).shape == (1, 3, 32, 48)
+
+
+@pytest.mark.parametrize(
+    ("write", "name"), [(write_depthmaster, "DepthMaster"), (write_lotus, "Lotus")]
+)
+def test_a_unet_with_parts_of_its_own_starts_nothing(tmp_path, write, name):
+    folder = write(tmp_path / "start")
+    family = {"family": "lotus"} if name == "Lotus" else {}
+    config = small_config(tmp_path, start={"checkpoint": str(folder)} | family)
+    with pytest.raises(UsageError, match=f"is {name}, whose UNet has a part that .* would lose"):
+        load_start(config)
 
 
 def test_unfinished_run_is_refused(tmp_path):

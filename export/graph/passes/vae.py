@@ -43,7 +43,8 @@ def fold_latent_scales(model: SpecialisedModel) -> None:
         vae.post_quant_conv = None
     model.output_scale = 1.0
 
-    if len(model.kinds) == 1 and model.kinds[0].channels == 1:
+    is_mean = len(model.kinds) == 1 and model.kinds[0].channels == 1
+    if is_mean and not model.family.clips_first:
         decoder_out = vae.decoder.conv_out
         images = decoder_out.out_channels
         fold_after(decoder_out, torch.full((1, images), 1.0 / images, **exact))

@@ -172,9 +172,9 @@ def test_configs_that_are_no_json_objects(small_copy, name, text):
 
 
 def test_relatives_are_refused_before_their_weights_are_looked_for(small_copy):
-    edit_json(small_copy / "scheduler/scheduler_config.json", _class_name="LCMScheduler")
+    edit_json(small_copy / "model_index.json", _class_name="FluxPipeline")
     (small_copy / UNET).unlink()
-    assert "LCM" in refused(small_copy)
+    assert "FLUX" in refused(small_copy)
 
 
 def test_neither_a_folder_nor_a_hub_id(tmp_path):

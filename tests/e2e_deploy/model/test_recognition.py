@@ -69,22 +69,6 @@ def test_a_named_task_that_contradicts_the_pipeline():
 
 
 @pytest.mark.parametrize(
-    ("scheduler", "unet", "name"),
-    [
-        (
-            {},
-            {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 4},
-            "Lotus",
-        ),
-    ],
-)
-@pytest.mark.parametrize("index", [MARIGOLD, SD, {"_class_name": "SomePipeline"}])
-def test_relatives_are_refused_by_name(scheduler, unet, name, index):
-    with pytest.raises(CheckpointError, match=f"the checkpoint is {name}.*not supported"):
-        told(index, scheduler=scheduler, unet=unet)
-
-
-@pytest.mark.parametrize(
     ("unet", "prediction", "name"),
     [
         ({"projection_class_embeddings_input_dim": 10}, "v_prediction", "geowizard"),
