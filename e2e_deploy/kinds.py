@@ -67,7 +67,15 @@ KINDS: dict[ResultKind, Kind] = {
         Kind("mask", "picture", 3, (0.0, 1.0), "segments, each in a colour of its own", _SHARE),
         Kind("matte", "picture", 1, (0.0, 1.0), "opacity of the foreground", _SHARE),
         Kind("albedo", "picture", 3, (0.0, 1.0), "albedo, RGB as in sRGB", _SHARE),
-        Kind("material", "picture", 3, (0.0, 1.0), "roughness, metallicity, nothing", _SHARE),
+        Kind(
+            "material", "picture", 3, (0.0, 1.0), "roughness, metallicity, and no meaning", _SHARE
+        ),
+        Kind(
+            *("linear-albedo", "picture", 3, (0.0, 1.0)),
+            "albedo, linear RGB",
+            _SHARE,
+            is_linear=True,
+        ),
         Kind(
             *("shading", "picture", 3, (0.0, 1.0)),
             "diffuse shading, linear RGB, scale unknown",

@@ -23,6 +23,7 @@ ResultKind = Literal[
     "mask",
     "matte",
     "albedo",
+    "linear-albedo",
     "material",
     "shading",
     "residual",
@@ -31,7 +32,15 @@ ResultKind = Literal[
 RESULT_KINDS: tuple[ResultKind, ...] = get_args(ResultKind)
 
 FamilyName = Literal[
-    "e2e-ft", "marigold", "lcm", "genpercept", "geowizard", "geowizard-v2", "lotus", "depthmaster"
+    "e2e-ft",
+    "marigold",
+    "lcm",
+    "marigold-iid",
+    "genpercept",
+    "geowizard",
+    "geowizard-v2",
+    "lotus",
+    "depthmaster",
 ]
 """Kinds of checkpoint that are supported; e2e_deploy/model/families.py says what each is."""
 FAMILY_NAMES: tuple[FamilyName, ...] = get_args(FamilyName)

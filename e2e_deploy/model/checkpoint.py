@@ -16,7 +16,7 @@ from typing import Any
 
 from e2e_deploy.errors import CheckpointError, UsageError
 from e2e_deploy.model.checkpoint_configs import read_config
-from e2e_deploy.model.families import DPT_HEAD, FAMILIES, OWN_DECODER, STORED_PROMPT, Family
+from e2e_deploy.model.families import DPT_HEAD, FAMILIES, OWN_DECODER, STORED_PROMPT
 from e2e_deploy.model.recognition import Configs, Identity, identify
 from e2e_deploy.model.weights import Weights, check_layers, find_weights
 from e2e_deploy.names import FamilyName
@@ -184,16 +184,19 @@ def _check_tokenizer(folder: Path) -> None:
 
 
 def _check_channels(
-    folder: Path, unet: Mapping[str, Any], vae: Mapping[str, Any], family: Family
+    folder: Path, unet: Mapping[str, Any], vae: Mapping[str, Any], identity: Identity
 ) -> None:
     """Refuse a UNet that takes or gives other numbers of channels than the family's latents have."""
     latent = vae.get("latent_channels") or DEFAULT_LATENT_CHANNELS
     takes, gives = unet.get("in_channels"), unet.get("out_channels")
-    if takes not in [latent * count for count in family.latents] or gives != latent:
-        words = {1: "rgb latent", 2: "rgb latent and noise"}
-        expected = " or ".join(f"{latent * n} ({words[n]})" for n in sorted(family.latents)[::-1])
+    count = len(identity.targets)
+    words = {1: "rgb latent", 2: "rgb latent and noise", 1 + count: "rgb latent and noise"}
+    allowed = identity.family.latents or (1 + count,)
+    wanted = latent * (count or 1)
+    if takes not in [latent * number for number in allowed] or gives != wanted:
+        expected = " or ".join(f"{latent * n} ({words[n]})" for n in sorted(allowed)[::-1])
         raise CheckpointError(
-            f"{folder} has {takes} input and {gives} output channels; expected {expected} in, {latent} out"
+            f"{folder} has {takes} input and {gives} output channels; expected {expected} in, {wanted} out"
         )
 
 
@@ -285,7 +288,7 @@ def open_checkpoint(
         for part in extra_parts
         if (root / part / "config.json").exists()
     }
-    _check_channels(root / unet_folder, unet, configs["vae"], identity.family)
+    _check_channels(root / unet_folder, unet, configs["vae"], identity)
     folders = {part: root / part for part in (*parts, *extra_parts)} | {"unet": root / unet_folder}
     weights = {
         part: find_weights(folder, _STEMS.get(part, _DIFFUSERS_STEM))

@@ -21,7 +21,7 @@ TASKS: dict[TaskName, tuple[ResultKind, ...]] = {
     "segmentation": ("mask",),
     "matting": ("matte",),
     "appearance": ("albedo", "material"),
-    "lighting": ("albedo", "shading", "residual"),
+    "lighting": ("linear-albedo", "shading", "residual"),
 }
 """What checkpoints do, and the kinds of result that each task gives, in order; a family may have others."""
 
@@ -94,6 +94,8 @@ class Family:
     """What is chosen at export and fixed in the graph, with its values; the first is taken where none is named."""
     extras: tuple[Extra, ...] = ()
     """What some of its checkpoints have beside the parts."""
+    targets: bool = False
+    """model_index.json says what its results are, and the UNet has a latent of each in its channels."""
     tells_task: bool = True
     """Its configs tell the task, or their silence means the first one; False: the task must be named."""
     unet_block: str = ""
@@ -153,6 +155,13 @@ FAMILIES: dict[FamilyName, Family] = {
             title="Marigold LCM, one step",
             tasks=_tasks("depth", "normals"),
             latents=(2,),
+        ),
+        Family(
+            name="marigold-iid",
+            title="Marigold-IID, one step",
+            tasks=_tasks("appearance", "lighting"),
+            targets=True,
+            latents=(),
         ),
         # genpercept/genpercept_pipeline.py, run.py at 7cff083; x to the right: figs/demo_depth_normal.jpg.
         Family(

@@ -74,6 +74,7 @@ def _single_step(checkpoint: Checkpoint) -> SingleStepModel:
         x0_from_output=step.from_output,
         class_labels_1D=labels,
         full_z_range=checkpoint.full_z_range,
+        outputs=checkpoint.identity.outputs,
     )
 
 

@@ -16,6 +16,7 @@ from e2e_deploy.model.families import (
     Family,
     get_family,
 )
+from e2e_deploy.model.targets import read_targets
 from e2e_deploy.names import FamilyName, ResultKind, TaskName
 
 Config = Mapping[str, Any]
@@ -56,6 +57,8 @@ class Identity:
     reasons: tuple[str, ...]
     extras: tuple[Extra, ...] = ()
     """What of the family's extras is there."""
+    targets: tuple[ResultKind, ...] = ()
+    """Kinds of its results where the configs say them; empty: as of the family's task."""
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -76,7 +79,7 @@ class Identity:
     @property
     def outputs(self) -> tuple[ResultKind, ...]:
         """Kinds of its results, in order."""
-        return self.family.outputs(self.task)
+        return self.targets or self.family.outputs(self.task)
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,9 @@ class Sign:
     seen: str
     """In words."""
     is_seen: Callable[[Configs], bool]
+
+
+_INTRINSICS = "MarigoldIntrinsicsPipeline"
 
 
 def _class_inputs(configs: Configs) -> object:
@@ -113,6 +119,10 @@ SIGNS: tuple[Sign, ...] = (
     ),
     Sign("depthmaster", "a DepthMasterPipeline", lambda c: c.pipeline == "DepthMasterPipeline"),
     Sign("lotus", "a Lotus pipeline", lambda c: c.pipeline in ("LotusDPipeline", "LotusGPipeline")),
+    Sign(
+        *("marigold-iid", f"a {_INTRINSICS}"),
+        lambda c: c.pipeline == _INTRINSICS,
+    ),
     Sign(
         *("lcm", "an LCMScheduler"),
         lambda c: c.scheduler.get("_class_name") == "LCMScheduler",
@@ -204,9 +214,12 @@ def identify(
             "E2E-FT started from SD without noise, GenPercept and others look the same and need other timesteps; "
             f"name it with `family`: {', '.join(_rgb_alone())}"
         )
+    targets: tuple[ResultKind, ...] = ()
     task_from_configs = by_pipeline[1] or _KINDS.get(
         str(configs.model_index.get("prediction_type") or "")
     )
+    if sign is not None and get_family(sign.family).targets:
+        task_from_configs, targets = read_targets(configs.model_index)
     if task is not None and task_from_configs is not None and task != task_from_configs:
         raise CheckpointError(
             f"the checkpoint says it predicts {task_from_configs} ({configs.pipeline}), but the task named is {task}"
@@ -248,7 +261,7 @@ def identify(
                 f"a {chosen.title} checkpoint with a {extra.title} ({extra.names[0]}) does not do {chosen_task}; "
                 f"it does {' or '.join(extra.tasks)}"
             )
-    return Identity(chosen, chosen_task, tuple(reasons), extras)
+    return Identity(chosen, chosen_task, tuple(reasons), extras, targets)
 
 
 def _extras(family: Family, there: frozenset[str]) -> tuple[Extra, ...]:

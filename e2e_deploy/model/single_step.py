@@ -130,6 +130,7 @@ class SingleStepModel(nn.Module):
         x0_from_output: float,
         class_labels_1D: Tensor | None = None,
         full_z_range: bool = True,
+        outputs: Sequence[ResultKind] = (),
     ) -> None:
         super().__init__()
         self.unet = unet
@@ -138,7 +139,7 @@ class SingleStepModel(nn.Module):
         self.register_buffer("class_labels_1D", class_labels_1D, persistent=False)
         self.task = task
         self.family = family
-        self.kinds = tuple(KINDS[name] for name in family.outputs(task))
+        self.kinds = tuple(KINDS[name] for name in outputs or family.outputs(task))
         self.timestep = timestep
         self.x0_from_xt = x0_from_xt
         self.x0_from_output = x0_from_output
@@ -182,9 +183,10 @@ class SingleStepModel(nn.Module):
         ``context_NLC`` is what ``context`` gives; only a model whose context depends on the picture needs it.
         """
         network_in = z_N4hw
-        if self.in_channels == 2 * self.latent_channels:
-            second = torch.zeros_like(z_N4hw) if xt_N4hw is None else xt_N4hw
-            network_in = torch.cat([z_N4hw, second], dim=1)
+        more = self.in_channels - self.latent_channels
+        if more:
+            zeros = z_N4hw.new_zeros(z_N4hw.shape[0], more, *z_N4hw.shape[2:])
+            network_in = torch.cat([z_N4hw, zeros if xt_N4hw is None else xt_N4hw], dim=1)
         count = z_N4hw.shape[0]
         context = self._same_context(count) if context_NLC is None else context_NLC
         labels = self.class_labels_1D

@@ -58,9 +58,7 @@ class SpecialisedModel(nn.Module):
         self.sizes_hw = tuple(sizes_hw)
         self.latent_channels = model.latent_channels
         self.latent_scale = model.scaling_factor
-        self.zero_channels = (
-            model.latent_channels if model.in_channels == 2 * model.latent_channels else 0
-        )
+        self.zero_channels = model.in_channels - model.latent_channels
         self.output_scale = model.x0_from_output / model.scaling_factor
 
     def encode(self, rgb_N3HW: Tensor) -> Tensor:
