@@ -5,6 +5,7 @@ import math
 import multiprocessing
 import tempfile
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,13 @@ TEXT_ENCODER = {
 }
 
 
-def write_full_size(folder: Path, task: str = "depth", *, seed: int = 0) -> Path:
-    """Write the checkpoint (866 M + 84 M parameters, fp16 safetensors, 1.9 GB) unless it is there."""
+def write_full_size(
+    folder: Path, task: str = "depth", *, seed: int = 0, unet: Mapping[str, Any] | None = None
+) -> Path:
+    """Write the checkpoint (866 M + 84 M parameters, fp16 safetensors, 1.9 GB) unless it is there.
+
+    ``unet`` changes its config.
+    """
     if (folder / "model_index.json").is_file():
         return folder
     import diffusers
@@ -58,7 +64,7 @@ def write_full_size(folder: Path, task: str = "depth", *, seed: int = 0) -> Path
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.set_default_dtype(torch.float16)  # initialise at half the memory
-        diffusers.UNet2DConditionModel(**UNET).save_pretrained(folder / "unet")
+        diffusers.UNet2DConditionModel(**UNET | dict(unet or {})).save_pretrained(folder / "unet")
         diffusers.AutoencoderKL(**VAE).save_pretrained(folder / "vae")
         torch.set_default_dtype(torch.float32)
         diffusers.DDIMScheduler(**SCHEDULER).save_pretrained(folder / "scheduler")
