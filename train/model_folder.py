@@ -29,7 +29,10 @@ from e2e_deploy.train.conv_in import zero_second_half
 from e2e_deploy.train.head import write_head
 from e2e_deploy.train.step.step import nonfinite_weight
 
-PARTS = ("unet", "vae", DPT_HEAD, "scheduler", "text_encoder", "tokenizer")
+PARTS = (
+    *("unet", "unet_v2", "vae", DPT_HEAD, "scheduler"),
+    *("text_encoder", "tokenizer", "image_encoder", "feature_extractor"),
+)
 
 # What makes stock pipelines give this model's result in one step: t = T, and x0 itself as the sample.
 SCHEDULER = {"timestep_spacing": "trailing", "set_alpha_to_one": True, "clip_sample": False}
@@ -85,16 +88,16 @@ def write_model(
                     "ignore"
                 )  # diffusers warns about its own deprecated attributes
                 with zero_second_half(model.unet) if is_half else nullcontext():
-                    model.unet.save_pretrained(partial / "unet")
+                    model.unet.save_pretrained(partial / model.family.unet_folder)
                 _write_vae(model, start, partial)
                 scheduler = diffusers.DDIMScheduler.from_config(
                     dict(start.scheduler), **schedule_of(model.family), **(schedule or {})
                 )
                 scheduler.save_pretrained(partial / "scheduler")
-            _copy_text_parts(start, partial)
+            _copy_other_parts(start, model.family, partial)
         except require("safetensors", "export").SafetensorError as error:  # a full disk
             raise OSError(str(error)) from error
-        write_index(partial, model, resolution=resolution, steps=steps)
+        write_index(partial, model, start, resolution=resolution, steps=steps)
         card = {"family": model.family.name, "task": model.task, "note": note, "trained": trained}
         (partial / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     return folder
@@ -118,8 +121,15 @@ def schedule_of(family: Family) -> dict[str, Any]:
     return SCHEDULER
 
 
-def write_index(folder: Path, model: SingleStepModel, *, resolution: int, steps: int) -> None:
+def write_index(
+    folder: Path, model: SingleStepModel, start: Checkpoint, *, resolution: int, steps: int
+) -> None:
     """model_index.json of the pipeline that runs the model."""
+    if model.task == "geometry":
+        index = read_json(start.path / "model_index.json")
+        index |= {"default_processing_resolution": resolution}
+        (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+        return
     if model.family.name == "marigold":
         write_model_index(folder, model.task, resolution=resolution, steps=steps)
         return
@@ -172,20 +182,25 @@ def _keep_what_is_not_ours(folder: Path, on_note: Callable[[str], None]) -> None
         on_note(f"{kept} is what was in the way: {reason}")
 
 
-def _copy_text_parts(start: Checkpoint, partial: Path) -> None:
-    """Tokenizer and text encoder of the start; half weights become float32, so one name fits all."""
+def _copy_other_parts(start: Checkpoint, family: Family, partial: Path) -> None:
+    """What is not trained; half weights become float32, so that one name fits all."""
     if start.identity.has(STORED_PROMPT):
         shutil.copy(start.path / STORED_PROMPT, partial)
         return
     tensors = require("safetensors.torch", "export")
-    shutil.copytree(start.path / "tokenizer", partial / "tokenizer")
-    (partial / "text_encoder").mkdir()
-    shutil.copy(start.path / "text_encoder" / "config.json", partial / "text_encoder")
-    target = partial / "text_encoder" / "model.safetensors"
-    tensors.save_file(
-        read_weights(start.weights["text_encoder"]), target, metadata={"format": "pt"}
-    )
-    _same_dtype(partial / "text_encoder" / "config.json")
+    for file in family.files:
+        (partial / file).parent.mkdir(exist_ok=True)
+        shutil.copy(start.path / file, partial / file)
+    for part in family.parts:
+        if part in ("unet", "vae"):
+            continue
+        if part == "text_encoder":
+            shutil.copytree(start.path / "tokenizer", partial / "tokenizer")
+        (partial / part).mkdir()
+        shutil.copy(start.path / part / "config.json", partial / part)
+        weights = read_weights(start.weights[part])
+        tensors.save_file(weights, partial / part / "model.safetensors", metadata={"format": "pt"})
+        _same_dtype(partial / part / "config.json")
 
 
 def _same_dtype(config: Path) -> None:

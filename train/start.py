@@ -60,6 +60,7 @@ def load_start(config: TrainConfig, device: torch.device | str = "cpu") -> Start
         _folder_of(config, torch.device(device)),
         family=config.start.family,
         task=config.task if config.start.family else None,
+        settings={} if config.model.domain is None else {"domain": config.model.domain},
         default=FAMILY,
     )
     source = checkpoint.identity.family
@@ -69,6 +70,14 @@ def load_start(config: TrainConfig, device: torch.device | str = "cpu") -> Start
             "lose; start from a checkpoint with Stable Diffusion's UNet"
         )
     loaded = load_model(checkpoint)
+    is_joint = checkpoint.identity.task == "geometry"
+    if is_joint and config.task == "geometry":
+        return Start(loaded, checkpoint, ())
+    if is_joint or config.task == "geometry":
+        raise UsageError(
+            f"task is {config.task}, but {checkpoint.id} does {checkpoint.identity.task}: depth and normals at once "
+            "are trained from a model that gives both (GeoWizard), and from such a model nothing else"
+        )
     changes: list[str] = []
     wants = loaded.latent_channels * (1 if config.model.noise == "none" else 2)
     if loaded.in_channels > wants:

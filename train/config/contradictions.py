@@ -91,10 +91,14 @@ def _contradictions_of_run(config: TrainConfig) -> list[str]:
 
 
 def _contradictions_of_family(config: TrainConfig) -> list[str]:
+    if config.task == "geometry":
+        return _contradictions_of_geometry(config)
     name, problems = config.model.family or "marigold", []
+    if config.model.domain is not None:
+        problems.append(f"model.domain is for geometry; {config.task} models are told none")
     family, results = FAMILIES[name], [each for each in FAMILIES if each in RESULT_FAMILIES]
     if name not in results:
-        return [f"model.family is {name}; what is trained can be {' or '.join(results)}"]
+        return [*problems, f"model.family is {name}; what is trained can be {' or '.join(results)}"]
     if config.task not in family.tasks:
         able = [each for each in results if config.task in FAMILIES[each].tasks]
         problems.append(
@@ -109,6 +113,22 @@ def _contradictions_of_family(config: TrainConfig) -> list[str]:
     if family.latents == (1,) and config.diffusion is not None:
         problems.append(
             f"[diffusion] needs a second half of the UNet's input, which {name} has not"
+        )
+    return problems
+
+
+def _contradictions_of_geometry(config: TrainConfig) -> list[str]:
+    """Of depth and normals at once, whose result is of the start's family, GeoWizard."""
+    model, problems = config.model, []
+    if model.family is not None:
+        problems.append(f"model.family is {model.family}; a geometry model stays what its start is")
+    if model.noise == "none":
+        problems.append("model.noise is none, but GeoWizard has a second half of its UNet's input")
+    if model.head is not None or "head" in model.train:
+        problems.append('model.head is for depth and disparity with model.family = "genpercept"')
+    if config.start.checkpoint == RANDOM:
+        problems.append(
+            "task geometry needs a start that gives depth and normals at once (GeoWizard)"
         )
     return problems
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from e2e_deploy.names import FamilyName, OnBad
+from e2e_deploy.names import Domain, FamilyName, OnBad
 from e2e_deploy.system.records import Count, CountOrZero, Limits
 
 RANDOM = "random"
@@ -76,6 +76,8 @@ class ModelConfig:
     """How the result is used. ``marigold``, also where it is left out: depth or normals, at the last timestep, with 8
     channels. ``genpercept``: disparity, segmentation and matting too, at timestep 1 with x0 = -output, from the rgb
     latent alone, so that ``noise`` is ``none``."""
+    domain: Domain | None = None
+    """``task = "geometry"``: the scenes of all data, which GeoWizard is told; left out: indoor."""
     noise: Literal["zeros", "gaussian", "pyramid", "none"] = "zeros"
     """Second half of the UNet's input; ``none`` trains a 4-channel UNet that sees the rgb latent alone, and writes
     it with 8 channels, zero weights for the other half, which every pipeline runs. Engines feed zeros whatever the

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from e2e_deploy.kinds import Kind
 from e2e_deploy.model.single_step import SingleStepModel
 
 
@@ -130,10 +131,23 @@ class TrainingForward(nn.Module):
         kinds = self.model.kinds
         images = image_BKHW.float().chunk(len(kinds), dim=1)
         read = [
-            image.mean(dim=1, keepdim=True) if kind.channels == 1 else image
+            image.mean(dim=1, keepdim=True) if kind.channels == 1 else self._turned(image, kind)
             for image, kind in zip(images, kinds, strict=True)
         ]
         return clamp_inward(torch.cat(read, dim=1))
+
+    def _turned(self, image_B3HW: Tensor, kind: Kind) -> Tensor:
+        """Vectors in our axes, x right, y up, z toward the viewer; other images as they are."""
+        signs = self.model.family.normals_signs
+        if kind.form != "vectors" or min(signs) > 0:
+            return image_B3HW
+        return torch.stack(
+            [
+                -axis if sign < 0 else axis
+                for axis, sign in zip(image_B3HW.unbind(1), signs, strict=True)
+            ],
+            dim=1,
+        )
 
 
 def _keep_float32(module: nn.Module) -> None:

@@ -166,6 +166,11 @@ def test_every_mistake_is_reported_at_once():
         ),
         ({"model": {"train": ["head"]}}, "model.train has head; model.head says which"),
         ({"model": {"train": ["vae", "decoder"]}}, "the decoder is a part of the vae"),
+        ({"task": "geometry", "model": {"noise": "none"}}, "GeoWizard has a second half"),
+        ({"task": "geometry", "model": {"family": "marigold"}}, "stays what its start is"),
+        ({"task": "geometry", "diffusion": {}}, "[diffusion] is for one result"),
+        ({"task": "geometry", "start": {"checkpoint": "random"}}, "task geometry needs a start"),
+        ({"model": {"domain": "outdoor"}}, "model.domain is for geometry"),
         ({"task": "matting"}, "model.family marigold has no matting; genpercept has"),
         ({"model": {"family": "genpercept"}}, 'set model.noise = "none"'),
         (

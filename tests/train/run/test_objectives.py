@@ -5,13 +5,16 @@ import json
 import pytest
 import torch
 
+from e2e_deploy.errors import UsageError
 from e2e_deploy.model.checkpoint import open_checkpoint
 from e2e_deploy.model.loading import load_model
 from e2e_deploy.model.networks.head_model import HeadModel
 from e2e_deploy.train.data.folder import FolderDataset
 from e2e_deploy.train.data.resize import fit
 from e2e_deploy.train.start import load_start
+from e2e_deploy.train.step.forward import TrainingForward
 from e2e_deploy.train.training import train_model
+from tests.family_checkpoints.geowizard import write_geowizard
 from tests.train.fixtures import write_folder, write_pictures
 from tests.train.small_runs import equal, logged, small_config, weights, write_start
 
@@ -153,3 +156,61 @@ def test_a_dpt_head_is_learned_in_the_place_of_the_decoder(tmp_path):
     )
     assert start.changes == ("its DPT head goes on",)
     assert equal(start.model.head.state_dict(), model.head.state_dict())
+
+
+def joint_run(root, version, **sections):
+    if not (root / "start").exists():
+        write_geowizard(root / "start", version=version)
+        write_folder(root / "data", num_samples=2, size=(64, 64))
+    table = {
+        "task": "geometry",
+        "start": {"checkpoint": str(root / "start")},
+        "data": [{"root": str(root / "data"), "size": [64, 64]}],
+        "model": {"train": ["unet"], "domain": "outdoor"},
+        "optim": {"steps": 3, "lr": 1e-3, "micro_batch": 1, "effective_batch": 2},
+        "run": {"checkpoint_every": 100, "panel_every": 3},
+        "eval": {"root": str(root / "data"), "split": "train", "size": [64, 64], "num_images": 2},
+    }
+    return small_config(root, **(table | sections))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_depth_and_normals_of_geowizard_learn_together(tmp_path, version):
+    result = train_model(joint_run(tmp_path, version))
+    values = result.evaluation.values()
+    assert values["depth_abs_rel"] >= 0 < values["normals_mean_deg"] < 180
+    entry = logged(tmp_path / "out")[-1]
+    terms = entry["terms"]
+    expected = 0.5 * terms["depth_metres"] + terms["normals_angle"]
+    assert entry["loss"] == pytest.approx(expected, rel=1e-6)
+    checkpoint = open_checkpoint(result.model, settings={"domain": "outdoor"})
+    assert checkpoint.identity.family.name == {1: "geowizard", 2: "geowizard-v2"}[version]
+    model = load_model(checkpoint)
+    start = load_start(joint_run(tmp_path, version, start={"checkpoint": str(result.model)}))
+    forward = TrainingForward(start.model, train=["unet"], gradient_checkpointing=False)
+    rgb = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        trained, used = forward(rgb, None), model(rgb)
+    torch.testing.assert_close((trained[:, :1] + 1) / 2, used[:, :1])
+    # Where nothing was clipped, the directions are those of the deployed model.
+    inside = trained[:, 1:].abs().amax(dim=1) < 1
+    assert inside.any()
+    unit = trained[:, 1:] / trained[:, 1:].norm(dim=1, keepdim=True)
+    torch.testing.assert_close(
+        unit.movedim(1, -1)[inside], used[:, 1:].movedim(1, -1)[inside], rtol=1e-4, atol=1e-4
+    )
+
+
+def test_depth_alone_is_not_trained_from_both(tmp_path):
+    with pytest.raises(UsageError, match="from such a model nothing else"):
+        load_start(joint_run(tmp_path, 1, task="depth", model={"domain": None}))
+    write_start(tmp_path / "single")
+    with pytest.raises(UsageError, match="from a model that gives both"):
+        load_start(
+            joint_run(
+                tmp_path / "b",
+                1,
+                start={"checkpoint": str(tmp_path / "single")},
+                model={"domain": None},
+            )
+        )

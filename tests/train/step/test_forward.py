@@ -5,6 +5,7 @@ from torch.utils.checkpoint import checkpoint
 from e2e_deploy.train.objectives.losses import depth_loss
 from e2e_deploy.train.start import load_start
 from e2e_deploy.train.step.forward import TrainingForward, clamp_inward
+from e2e_deploy.train.step.memory import need_of
 from tests.train.small_runs import small_config
 
 
@@ -105,3 +106,29 @@ def test_clamp_inward_cuts_only_gradients_that_lead_outward():
     y.backward(incoming)
     # -2 with gradient 1 would sink further, 2 with gradient -1 would rise further.
     assert x.grad.tolist() == [0, -1, 1, -1, 1, 0]
+
+
+def test_a_pass_that_ends_with_the_unet_keeps_less(tmp_path):
+    forward = build(tmp_path)
+    cpu = torch.device("cpu")
+    decoded, denoised = (
+        need_of(forward, (32, 40), cpu, torch.float32, denoises=denoises)
+        for denoises in (False, True)
+    )
+    assert decoded.fixed == denoised.fixed
+    assert denoised.image < 0.5 * decoded.image
+
+
+def test_a_noisy_latent_is_answered_at_its_own_timestep(tmp_path, rgb):
+    forward = build(tmp_path)
+    seen = []
+    forward.model.unet.register_forward_pre_hook(lambda _unet, given: seen.append(given[1]))
+    xt = torch.randn(2, 4, 4, 5, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        got = forward(rgb, xt, torch.tensor([3, 700]))
+        alone = [
+            forward(rgb[i : i + 1], xt[i : i + 1], torch.tensor([t])) for i, t in ((0, 3), (1, 700))
+        ]
+        forward(rgb, None)
+    torch.testing.assert_close(got, torch.cat(alone), atol=1e-5, rtol=1e-4)
+    assert [each.tolist() for each in seen] == [[3, 700], [3], [700], [999]]
