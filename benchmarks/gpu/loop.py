@@ -26,7 +26,7 @@ from e2e_deploy.names import BACKENDS, PLAN_KINDS
 from e2e_deploy.runtime import Engine
 from e2e_deploy.runtime.backends.backend import OneAtATime
 from e2e_deploy.runtime.backends.gpu.transfers import Count, budget
-from e2e_deploy.runtime.backends.layout import Result
+from e2e_deploy.runtime.backends.layout import Layout, Result
 from e2e_deploy.runtime.checks.rates import resident_mib
 from e2e_deploy.runtime.loop import run_source
 from e2e_deploy.runtime.report import STAGES, RunReport
@@ -116,7 +116,7 @@ def run_clip(engine: Engine, source: Source, warm_up: int) -> dict[str, Any]:
     after, wall_s = memory_now(), at["end"] - at["time"]
     counted = report.frames - warm_up
     height, width = engine.frame_size
-    task = engine.manifest.kinds[0]
+    layout = Layout.of(engine.graph, engine.manifest.kinds)
     found: dict[str, Any] = {
         "engine": report.engine,
         "frames": report.frames,
@@ -127,7 +127,7 @@ def run_clip(engine: Engine, source: Source, warm_up: int) -> dict[str, Any]:
             if (latency := report.times[stage].latency()) is not None
         },
         "bytes_to_device": 3 * height * width,
-        "bytes_to_host": 4 * int(np.prod(task.result_shape(height, width))),
+        "bytes_to_host": layout.num_bytes,
         "grown_after_warm_up": {name: after[name] - at["memory"][name] for name in after},
     }
     if report.transfers is not None:  # of backends that count them

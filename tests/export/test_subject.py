@@ -26,6 +26,7 @@ from tests.small_checkpoint import NETWORK_STRIDE, STRIDE, write_small
 def plan(sizes, *, stride=STRIDE, network_stride=NETWORK_STRIDE, family="marigold", **options):
     model = SimpleNamespace(
         stride=stride,
+        result_stride=stride,
         network_stride=network_stride,
         family=FAMILIES[family],
         kinds=tuple(KINDS[name] for name in TASKS[options.pop("task", "depth")]),

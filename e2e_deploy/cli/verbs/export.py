@@ -182,10 +182,12 @@ def command(
         on_note=_say_note,
         stages=Stages(),
     )
+    several = len(bundle.manifest.outputs) > 1
     for entry in bundle.manifest.verification:
         height, width = entry.frame_size
+        of = f"{entry.output}, " if several else ""
         click.echo(
-            f"verified {height}x{width}: {entry.backend} {entry.precision}, "
+            f"verified {height}x{width}: {of}{entry.backend} {entry.precision}, "
             f"relative error {entry.parity['relative']:.1e}"
             f"{'' if entry.passed else ', OUTSIDE ITS LIMIT'}",
             err=True,

@@ -28,8 +28,8 @@ YEAR_S = 365 * 86400.0
     multiple=True,
     type=options.PATH,
     help="A folder for pictures, one picture's .png, .npy, .npz, .exr or .ply, an .mp4 in colour, or an .mkv of "
-    "16-bit depth; repeat for several.  "
-    "[default: ./depth-out or ./normals-out, unless --show]",
+    "16-bit depth; repeat for several. Of several results each has a file, with its name at the end of the path's.  "
+    "[default: ./depth-out, ./normals-out or what else the bundle does, unless --show]",
 )
 @click.option(
     "--save",
@@ -43,7 +43,7 @@ YEAR_S = 365 * 86400.0
     "--colormap",
     type=click.Choice(COLORMAPS),
     default=None,
-    help="Of depth; near is warm.  [default: spectral]",
+    help="Of depth and disparity; near is warm.  [default: spectral]",
 )
 @click.option(
     "--axes",
@@ -56,13 +56,13 @@ YEAR_S = 365 * 86400.0
     "--steady/--no-steady",
     default=False,
     show_default=True,
-    help="Depth of a video: keep its scale and shift steady from frame to frame.",
+    help="Depth or disparity of a video: keep its scale and shift steady from frame to frame.",
 )
 @click.option(
     "--metric-points",
     type=options.PATH,
     default=None,
-    help="Depth in metres: a .npy or text file of column, row, metres for points of the frame.",
+    help="Depth in metres, also of disparity: a .npy or text file of column, row, metres for points of the frame.",
 )
 @click.option(
     "--camera-height",
