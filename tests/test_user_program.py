@@ -17,6 +17,7 @@ PROGRAM = '''
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +47,13 @@ def deploy(checkpoint: str) -> list[str]:
         return e2e.verify_bundle(bundle).failures
     except (e2e.CheckpointError, e2e.UnavailableError, e2e.ParityError) as error:
         return [str(error)]
+
+
+def both(photo: Path) -> dict[str, npt.NDArray[np.float32]]:
+    """Depth and normals of one call."""
+    with e2e.load("geometry-bundle") as engine:
+        results: Any = engine.predict(e2e.read_picture(photo))
+    return {name: results[name] for name in engine.outputs}
 
 
 def record(source: str) -> list[Path]:
