@@ -113,7 +113,7 @@ def evaluate(
         kind = _chosen(subject, result, on_note)
         dataset = FolderDataset(data, split, task=TASK_OF[kind])
         evaluation = measure_accuracy(
-            lambda frame: subject.results(frame, None)[kind],
+            lambda frame: subject.results(frame, None, None)[kind],
             dataset,
             kind=kind,
             limit=limit,

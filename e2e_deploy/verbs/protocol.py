@@ -192,6 +192,7 @@ def _model(subject: Subject, settings: dict[str, Setting], resolution: int | Non
         results=subject.results,
         fixed=subject.fixed,
         resolution=resolution,
+        takes_domain=subject.takes_domain,
     )
 
 

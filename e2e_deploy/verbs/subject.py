@@ -27,8 +27,11 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 Frame = npt.NDArray[np.uint8]
-Results = Callable[[Frame, int | None], Mapping[ResultKind, Array]]
-"""uint8 RGB [H, W, 3] and the longest edge that the network sees to every result at the frame's size, by kind."""
+Results = Callable[[Frame, int | None, str | None], Mapping[ResultKind, Array]]
+"""uint8 RGB [H, W, 3], the longest edge that the network sees and the domain it is told, None for its own, to every
+result at the frame's size, by kind."""
+DOMAIN = "domain"
+"""The setting of a family that an evaluation may choose for each data set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +58,8 @@ class Subject:
     fixed: Callable[[tuple[int, int], int], str | None] = field(default=lambda hw, resolution: None)
     """What its network sees of a picture of (H, W) instead of this longest edge, in words; None where it obeys."""
     settings: Mapping[str, bool | int | float | str | None] = field(default_factory=dict)
+    takes_domain: bool = False
+    """Whether ``results`` obeys a domain."""
 
 
 def check_arguments(
@@ -160,7 +165,10 @@ class _Engines:
     def _size_for(self, hw: tuple[int, int]) -> tuple[int, int]:
         return hw if hw in self.current.manifest.frame_sizes else self._first
 
-    def results(self, frame: Frame, resolution: int | None) -> Mapping[ResultKind, Array]:
+    def results(
+        self, frame: Frame, resolution: int | None, domain: str | None
+    ) -> Mapping[ResultKind, Array]:
+        """Its results; both other arguments are fixed in its graph."""
         size = self._size_for((frame.shape[0], frame.shape[1]))
         if size != self.current.frame_size:
             self._stack.pop_all().close()
@@ -192,7 +200,17 @@ def _checkpoint(
 
     checkpoint = open_checkpoint(spec, family=family, task=task)
     sha256 = cache(checkpoint.sha256)  # gigabytes to read
-    predictor = Predictor(checkpoint, resolution=resolution, device=device)
+    predictor, told = Predictor(checkpoint, resolution=resolution, device=device), None
+
+    def results(frame: Frame, seen: int | None, domain: str | None) -> dict[ResultKind, Array]:
+        nonlocal predictor, told
+        if domain is not None and domain != (told or checkpoint.settings[DOMAIN]):
+            other = open_checkpoint(spec, family=family, task=task, settings={DOMAIN: domain})
+            del predictor  # its weights, before there are others
+            predictor, told = Predictor(other, resolution=resolution, device=device), domain
+        found = predictor.results(frame, resolution=seen)
+        return dict(zip(predictor.outputs, found.values(), strict=True))
+
     return Subject(
         name=str(spec),
         identity=sha256,
@@ -204,10 +222,9 @@ def _checkpoint(
         device=predictor.device,
         precision="fp32",
         ran=checkpoint.describe(),
-        results=lambda frame, seen: dict(
-            zip(predictor.outputs, predictor.results(frame, resolution=seen).values(), strict=True)
-        ),
+        results=results,
         settings=checkpoint.settings,
+        takes_domain=DOMAIN in checkpoint.settings,
     )
 
 
@@ -241,6 +258,8 @@ def _baseline(
         device=baseline.device,
         precision="fp32",
         ran=f"{clean(checkpoint.id)}: {baseline.describe()}",
-        results=lambda frame, seen: {TASKS[baseline.task][0]: baseline(frame, resolution=seen)},
+        results=lambda frame, seen, domain: {
+            TASKS[baseline.task][0]: baseline(frame, resolution=seen)
+        },
         settings=baseline.settings,
     )

@@ -25,7 +25,7 @@ def both(data, monkeypatch):
     samples = [dataset.read(index) for index in range(len(dataset))]
     truth = {sample.rgb.tobytes(): sample for sample in samples}
 
-    def results(frame, resolution):
+    def results(frame, resolution, domain):
         sample = truth[frame.tobytes()]
         return {"depth": sample.depth_m, "normals": sample.normals * (-1, 1, 1)}
 

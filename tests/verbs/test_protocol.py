@@ -13,6 +13,8 @@ from e2e_deploy.errors import DataError, UsageError
 from e2e_deploy.metrics import depth_metrics
 from e2e_deploy.model.checkpoint import open_checkpoint
 from e2e_deploy.model.predictor import Predictor
+from e2e_deploy.verbs.subject import open_subject
+from tests.family_checkpoints.geowizard import write_geowizard
 from tests.plain_bundle import HW, write_plain_bundle
 from tests.small_checkpoint import write_small
 from tests.train.protocol import made_sets
@@ -211,3 +213,26 @@ def test_several_models_need_the_protocol_and_share_no_file(tmp_path, capsys):
     words = ("--protocol", "e2e-ft", "--rows", "rows.csv")
     code, _, stderr = call(capsys, "eval", "one", "two", tmp_path, *words)
     assert (code, "--rows is one file, and 2 models were given" in stderr) == (2, True)
+
+
+def test_a_geowizard_gives_two_results_and_hears_the_domain_of_each_set(tmp_path):
+    folder, data = write_geowizard(tmp_path / "checkpoint"), tmp_path / "data"
+    made_sets.scannet(data, 90, ramp((48, 64)))
+    top = data / "dsine_eval" / "nyuv2" / "test"
+    made_sets.write_grey(top / "0001_img.png", (48, 64), 120)
+    made_sets.write_grey(top / "0001_normal.png", (48, 64), 200)
+    report = e2e.evaluate_protocol(
+        folder, data, device="cpu", results=tmp_path / "results", published_input=False
+    )
+    assert [(each.measure, each.contender.kind) for each in report.results] == [
+        ("depth", "depth"),
+        ("normals", "normals"),
+    ]
+    with open_subject(folder, device="cpu") as subject:
+        assert subject.takes_domain
+        frame = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+        shown = [subject.results(frame, 0, domain)["depth"] for domain in ("outdoor", "indoor")]
+    checkpoint = open_checkpoint(folder, settings={"domain": "outdoor"})
+    alone = Predictor(checkpoint, resolution=0, device="cpu").results(frame)["depth"]
+    np.testing.assert_array_equal(shown[0], alone)
+    assert np.abs(shown[0] - shown[1]).max() > 1e-4

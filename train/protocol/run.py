@@ -56,12 +56,14 @@ class Model:
     contender: Contender
     """With the kind of its first result; every other result is a contender of its own."""
     kinds: tuple[ResultKind, ...]
-    results: Callable[[npt.NDArray[np.uint8], int | None], Mapping[ResultKind, Array]]
-    """uint8 RGB [H, W, 3] and the longest edge its network sees to every result, by kind."""
+    results: Callable[[npt.NDArray[np.uint8], int | None, str | None], Mapping[ResultKind, Array]]
+    """uint8 RGB [H, W, 3], the longest edge its network sees and the domain it is told to every result, by kind."""
     fixed: Callable[[tuple[int, int], int], str | None]
     """What its network sees of a picture of (H, W) instead of this longest edge, in words; None where it obeys."""
     resolution: int | None
     """Asked for in place of the protocol's; None: the protocol's."""
+    takes_domain: bool = False
+    """Whether it obeys a domain; it is then told that of each set."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -211,6 +213,9 @@ def _open(
                 continue
             kind = kinds[measure]
             contender = replace(model.contender, kind=kind)
+            if model.takes_domain:
+                settings = contender.settings | {"domain": each.domain}
+                contender = replace(contender, settings=settings)
             indices = spread_indices(len(samples), limit)
             opened.append(OpenedSet(each, kind, samples, indices, contender))
     if not opened:
@@ -294,9 +299,10 @@ def _hardware(device: str) -> str:
 
 
 def predictor(model: Model, opened: OpenedSet) -> Predict:
-    """The one result of ``model`` that is measured on a set, at the set's processing resolution."""
+    """The one result of ``model`` that is measured on a set, at the set's processing resolution and domain."""
     seen = opened.each.resolution if model.resolution is None else model.resolution
-    return lambda frame: model.results(frame, seen)[opened.kind]
+    domain = opened.each.domain if model.takes_domain else None
+    return lambda frame: model.results(frame, seen, domain)[opened.kind]
 
 
 def _differences(
@@ -319,7 +325,7 @@ def _differences(
         found.append(f"{num_measured} of the {each.num_images} published images")
     if model.contender.precision != "fp32":
         found.append(f"{model.contender.precision}; published: fp32")
-    domain = model.contender.settings.get("domain", each.domain)
+    domain = opened.contender.settings.get("domain", each.domain)
     if domain != each.domain:
         found.append(f"domain {domain}; published: {each.domain}")
     return found + variant_differences(each, variants)

@@ -8,7 +8,7 @@ import pytest
 
 from e2e_deploy.errors import DataError, UsageError
 from e2e_deploy.train.protocol import run as module
-from e2e_deploy.train.protocol.catalogue import SetVariants
+from e2e_deploy.train.protocol.catalogue import SETS, SetVariants
 from e2e_deploy.train.protocol.result import Contender, read_result, read_results
 from e2e_deploy.train.protocol.run import Model, require_named, run_protocol
 from tests.train.protocol import made_sets
@@ -29,13 +29,14 @@ CONTENDER = Contender(
 
 
 class Counting:
-    """Predicts by the grey level; ``seen`` are the longest edges that it was told."""
+    """Predicts by the grey level; ``seen`` and ``domains`` are the longest edges and domains that it was told."""
 
     def __init__(self):
-        self.seen = []
+        self.seen, self.domains = [], []
 
-    def __call__(self, frame, resolution):
+    def __call__(self, frame, resolution, domain):
         self.seen.append(resolution)
+        self.domains.append(domain)
         draw = np.random.default_rng(int(frame[0, 0, 0])).random(frame.shape[:2])
         return {"depth": TRUTH + draw if frame.shape[:2] == TRUTH.shape else draw}
 
@@ -182,7 +183,7 @@ def test_both_results_of_one_model_are_measured_each_on_its_sets(tmp_path, data)
     made_sets.write_grey(top / "0001_img.png", (20, 24), 9)
     made_sets.write_grey(top / "0001_normal.png", (20, 24), 200)
 
-    def both(frame, resolution):
+    def both(frame, resolution, domain):
         depth = TRUTH + np.random.default_rng(int(frame[0, 0, 0])).random(TRUTH.shape)
         return {"depth": depth, "normals": np.ones((*TRUTH.shape, 3))}
 
@@ -198,6 +199,21 @@ def test_both_results_of_one_model_are_measured_each_on_its_sets(tmp_path, data)
         np.degrees(np.arccos(1 / 3)), abs=0.01
     )
     assert len({each.contender.folder_name() for each in report.results}) == 2
+
+
+def test_a_model_that_takes_a_domain_is_told_that_of_each_set(tmp_path, data, monkeypatch):
+    outdoor = replace(SETS["depth"]["diode"], domain="outdoor")
+    monkeypatch.setitem(SETS["depth"], "diode", outdoor)
+    counting, settings = Counting(), {"domain": "indoor"}
+    ready = replace(model(counting, replace(CONTENDER, settings=settings)), takes_domain=True)
+    report, _, _ = run(tmp_path, ready, names=["scannet", "diode"])
+    assert counting.domains == ["indoor", "indoor", "indoor", "outdoor"]
+    assert [each.contender.settings["domain"] for each in report.results] == ["indoor", "outdoor"]
+    assert not any("domain" in clause for each in report.results for clause in each.differences)
+    # One that does not, a bundle, is what it is.
+    fixed, _, _ = run(tmp_path, replace(ready, takes_domain=False), names=["diode"])
+    assert "domain indoor; published: outdoor" in fixed.results[0].differences
+    assert counting.domains[-1] is None
 
 
 def test_named_sets_must_be_here_and_have_truth_for_the_model(tmp_path, data):
@@ -249,9 +265,7 @@ def test_a_result_names_the_hardware_that_its_time_is_of(
 
 
 def test_problems_name_model_and_set(tmp_path, data):
-    report, _, _ = run(
-        tmp_path, model(lambda frame, resolution: {"depth": -TRUTH}), names=["scannet"]
-    )
+    report, _, _ = run(tmp_path, model(lambda *given: {"depth": -TRUTH}), names=["scannet"])
     (problem,) = report.problems
     assert problem.startswith("my model (pytorch, fp32) on scannet: the depth is inverted")
 
