@@ -17,7 +17,7 @@ _FIT = "least-squares scale and shift per image over its valid pixels"
 
 
 def _get(title: str, archive: str, list_file: str, licence: str) -> str:
-    lists = f"; data_split's {list_file} beside it is followed where it is there"
+    lists = f"; where {list_file} (data_split of Marigold's repository) lies beside it, that list is followed"
     return _GET.format(title=title, archive=archive, lists=lists, licence=licence)
 
 

@@ -66,7 +66,7 @@ class FolderFiles:
 
 
 class TarFiles:
-    """Files of a plain tar archive; only regular members count, and nothing is written anywhere.
+    """Files of a plain tar archive; only regular files count, and nothing is written anywhere.
 
     Raises:
         DataError: it cannot be read, is compressed, or is no archive.
@@ -122,6 +122,11 @@ def _members(place: Path) -> dict[str, tuple[int, int]]:
                 name = member.name.removeprefix("./")
                 if member.isreg() and not member.issparse() and not _is_hidden(name):
                     found[name] = member.offset_data, member.size
+                elif member.islnk() and not _is_hidden(name):
+                    # What was one file twice on disk; its content stands where it came first.
+                    target = found.get(member.linkname.removeprefix("./"))
+                    if target is not None:
+                        found[name] = target
     except OSError as error:
         raise DataError(f"{place}: cannot be read ({error.strerror or error})") from error
     except (tarfile.TarError, ValueError, EOFError) as error:

@@ -52,6 +52,20 @@ def test_only_regular_members_count_and_nothing_is_written(tmp_path):
     assert os.listdir(tmp_path) == ["set.tar"]
 
 
+def test_a_file_that_tar_stored_once_for_two_names_has_both(tmp_path):
+    one, two = tmp_path / "one.png", tmp_path / "two.png"
+    one.write_bytes(b"content")
+    os.link(one, two)
+    path = tmp_path / "set.tar"
+    with tarfile.open(path, "w") as tar:
+        for file in (one, two):
+            tar.add(file, f"./a/{file.name}")
+        assert tar.getmembers()[1].islnk()
+    files = open_files(path)
+    assert files.names() == {"a/one.png", "a/two.png"}
+    assert files.read("a/two.png") == b"content"
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
