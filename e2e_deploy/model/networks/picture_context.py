@@ -4,13 +4,14 @@ The whole picture is squeezed to CLIP's square with an antialiased bicubic filte
 encoder's class token is projected (DepthNormalEstimationPipeline of GeoWizard; CLIP as in
 lambdalabs/sd-image-variations-diffusers).
 
-N pictures, H W pixels, S CLIP's side, C width of the embedding.
+N pictures, H W pixels, S CLIP's side, P patches, T patches and the class, C width of the tokens or of the embedding.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from e2e_deploy.errors import CheckpointError
@@ -22,39 +23,50 @@ from e2e_deploy.packages import require
 
 
 class PictureContext(nn.Module):
-    """From rgb to its embedding.
+    """From rgb to its embedding, with the layers of transformers' CLIPVisionModelWithProjection.
 
     Attributes:
-        encoder: transformers' CLIPVisionModelWithProjection.
         scale_311: factor on rgb in [-1, 1], and ``shift_311`` what is added, which give CLIP's mean 0 and deviation 1;
-            both None where the encoder takes rgb as it is.
+            both None where the patches take rgb as it is.
+        tokens_TC: what is added to zero for the class and to each patch: places, and the class's own.
         side: pixels a side that the encoder takes.
     """
 
     scale_311: Tensor | None
     shift_311: Tensor | None
+    tokens_TC: Tensor
 
     def __init__(
         self, encoder: Any, *, mean: Sequence[float], deviation: Sequence[float], side: int
     ) -> None:
         super().__init__()
-        self.encoder = encoder
-        mean_311 = torch.tensor(mean, dtype=torch.float64).view(3, 1, 1)
-        deviation_311 = torch.tensor(deviation, dtype=torch.float64).view(3, 1, 1)
+        vision = encoder.vision_model
+        self.patch_embedding = vision.embeddings.patch_embedding
+        self.first_norm, self.last_norm = vision.pre_layrnorm, vision.post_layernorm
+        self.layers = vision.encoder.layers
+        self.projection = encoder.visual_projection
+        tokens_TC = vision.embeddings.position_embedding.weight.detach().clone()
+        tokens_TC[0] += vision.embeddings.class_embedding.detach()
+        self.register_buffer("tokens_TC", tokens_TC, persistent=False)
         # rgb comes in [-1, 1], CLIP's mean and deviation are of [0, 1].
-        self.register_buffer("scale_311", (0.5 / deviation_311).float(), persistent=False)
-        self.register_buffer(
-            "shift_311", ((0.5 - mean_311) / deviation_311).float(), persistent=False
+        mean_311, deviation_311 = (
+            torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (mean, deviation)
         )
+        scale_311, shift_311 = 0.5 / deviation_311, (0.5 - mean_311) / deviation_311
+        self.register_buffer("scale_311", scale_311.float(), persistent=False)
+        self.register_buffer("shift_311", shift_311.float(), persistent=False)
         self.side = side
 
     def squeeze_picture(self, rgb_N3HW: Tensor) -> Tensor:
         """Rgb at the encoder's size, [N, 3, S, S]."""
         rows, columns = (
-            torch.from_numpy(bicubic_matrix(side, self.side)).to(rgb_N3HW)
+            torch.from_numpy(bicubic_matrix(side, self.side)).to(rgb_N3HW.device)
             for side in rgb_N3HW.shape[2:]
         )
-        return resample(rgb_N3HW, rows, columns)
+        if rgb_N3HW.dtype == torch.float64:
+            rows, columns = rows.double(), columns.double()
+        # In float32 at least: a constant that is rounded inside the graph is an operator on constants alone.
+        return resample(rgb_N3HW.to(rows.dtype), rows, columns).to(rgb_N3HW.dtype)
 
     def normalise(self, rgb_N3SS: Tensor) -> Tensor:
         """Rgb in [-1, 1] as the encoder was trained on it."""
@@ -64,12 +76,13 @@ class PictureContext(nn.Module):
 
     def forward(self, rgb_N3HW: Tensor) -> Tensor:
         """[N, 1, C] of rgb in [-1, 1]."""
-        vision = self.encoder.vision_model
-        hidden = vision.embeddings(self.normalise(self.squeeze_picture(rgb_N3HW)))
-        hidden = vision.pre_layrnorm(hidden)
-        for layer in vision.encoder.layers:
+        pixels = self.normalise(self.squeeze_picture(rgb_N3HW))
+        patches_NPC = self.patch_embedding(pixels).flatten(2).transpose(1, 2)
+        # Zeros in front for the class: it is a constant, and no operator may have constants alone.
+        hidden = self.first_norm(F.pad(patches_NPC, (0, 0, 1, 0)) + self.tokens_TC)
+        for layer in self.layers:
             hidden = layer(hidden, attention_mask=None)
-        context: Tensor = self.encoder.visual_projection(vision.post_layernorm(hidden[:, :1]))
+        context: Tensor = self.projection(self.last_norm(hidden[:, :1]))
         return context
 
 

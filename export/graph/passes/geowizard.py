@@ -41,7 +41,7 @@ def fold_picture_scale(model: SpecialisedModel) -> None:
     if not isinstance(model, SpecialisedGeoWizard) or model.picture_context is None:
         return
     context = model.picture_context
-    conv = context.encoder.vision_model.embeddings.patch_embedding
+    conv = context.patch_embedding
     weight = conv.weight.double()
     bias = bias_of(conv) + torch.einsum("ocij,c->o", weight, context.shift_311.double().flatten())
     set_weights(conv, weight * context.scale_311.double(), bias)
