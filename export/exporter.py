@@ -10,7 +10,15 @@ from e2e_deploy.errors import UsageError
 from e2e_deploy.export.engines.tensorrt import DEFAULT_LEVEL
 from e2e_deploy.export.options import ExportOptions
 from e2e_deploy.model.checkpoint import Checkpoint, bundled_id, open_checkpoint
-from e2e_deploy.names import EngineChoice, FamilyName, GraphKind, Precision, Stretch, TaskName
+from e2e_deploy.names import (
+    Domain,
+    EngineChoice,
+    FamilyName,
+    GraphKind,
+    Precision,
+    Stretch,
+    TaskName,
+)
 from e2e_deploy.packages import require
 from e2e_deploy.progress import Stages
 
@@ -23,6 +31,7 @@ def export_bundle(
     *,
     task: TaskName | None = None,
     family: FamilyName | None = None,
+    domain: Domain | None = None,
     stretch: Stretch | None = None,
     precision: Precision = "fp32",
     frame_sizes: Sequence[tuple[int, int]] | None = None,
@@ -50,6 +59,8 @@ def export_bundle(
             called after the checkpoint and the precision.
         task: depth or normals, where the checkpoint's configs do not tell; None: as they say, else depth.
         family: kind of checkpoint, where its configs do not tell; None: as they say, else e2e-ft.
+        domain: of a GeoWizard checkpoint: indoor (where it is None), outdoor, or object, which is one thing alone
+            without a background.
         stretch: of a GenPercept checkpoint with a DPT head. none (where it is None): its values as they were trained,
             clipped to 0 to 1. frame: each frame's least value is 0 and its greatest 1, as GenPercept's pipeline has it,
             so that a video flickers.
@@ -103,7 +114,7 @@ def export_bundle(
         level=level,
         workspace_bytes=workspace_bytes,
     )
-    settings = {"stretch": stretch}
+    settings = {"domain": domain, "stretch": stretch}
     opened = _open(checkpoint, task, family, settings)
     on_open(opened)
     require("torch", "export")

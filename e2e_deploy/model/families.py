@@ -191,6 +191,7 @@ FAMILIES: dict[FamilyName, Family] = {
             title="GeoWizard (v1 or E2E-FT)",
             parts=("unet", "vae", "image_encoder"),
             files=("feature_extractor/preprocessor_config.json",),
+            is_any_size=False,
             **_GEOWIZARD,
         ),
         Family(

@@ -129,8 +129,11 @@ SIGNS: tuple[Sign, ...] = (
     ),
     Sign("geowizard", "a class embedding of 10 numbers", lambda c: _class_inputs(c) == 10),
     Sign(
-        *("geowizard-v2", "a class embedding of 4 numbers and v prediction"),
-        lambda c: _class_inputs(c) == 4 and c.scheduler.get("prediction_type") == "v_prediction",
+        *("geowizard-v2", "a class embedding of 4 numbers, noise and v prediction"),
+        lambda c: (
+            (_class_inputs(c), c.unet.get("in_channels")) == (4, 8)
+            and c.scheduler.get("prediction_type") == "v_prediction"
+        ),
     ),
     Sign("lotus", "a class embedding", lambda c: _class_inputs(c) is not None),
     Sign(

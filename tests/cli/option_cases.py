@@ -211,6 +211,10 @@ CASES = {
         ],
         "--task": called(EXPORTER, ["export"], "--task", "normals"),
         "--family": called(EXPORTER, ["export"], "--family", "marigold"),
+        "--domain": [
+            *called(EXPORTER, ["export"], "--domain", "outdoor"),
+            Refused(["export", "--domain", "outdoor"], "--domain has no effect on"),
+        ],
         "--stretch": [
             *called(EXPORTER, ["export"], "--stretch", "frame"),
             Refused(["export", "--stretch", "frame"], "--stretch has no effect on"),

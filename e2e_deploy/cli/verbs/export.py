@@ -8,10 +8,12 @@ import click
 from e2e_deploy.cli import options
 from e2e_deploy.cli.wording import with_options
 from e2e_deploy.names import (
+    DOMAINS,
     ENGINE_CHOICES,
     GRAPH_KINDS,
     PRECISIONS,
     STRETCHES,
+    Domain,
     EngineChoice,
     FamilyName,
     GraphKind,
@@ -125,6 +127,12 @@ if TYPE_CHECKING:
 @options.task
 @options.family
 @click.option(
+    "--domain",
+    type=click.Choice(DOMAINS),
+    default=None,
+    help="What pictures show, of GeoWizard; object: one thing alone, without a background.  [default: indoor]",
+)
+@click.option(
     "--stretch",
     type=click.Choice(STRETCHES),
     default=None,
@@ -149,6 +157,7 @@ def command(
     workspace_mib: int | None,
     task: TaskName | None,
     family: FamilyName | None,
+    domain: Domain | None,
     stretch: Stretch | None,
 ) -> None:
     """Turn CHECKPOINT into a bundle: one graph from frame to result, verified before it is there.
@@ -164,6 +173,7 @@ def command(
         out,
         task=task,
         family=family,
+        domain=domain,
         stretch=stretch,
         precision=precision,
         frame_sizes=frame_sizes,
