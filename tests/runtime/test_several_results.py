@@ -1,6 +1,8 @@
 """Engines that give depth and normals of one call: on the host, on the doubles of a GPU, and what is refused."""
 
 import asyncio
+import gc
+import math
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import torch
 import e2e_deploy as e2e
 from e2e_deploy.bundle.bundle import open_bundle
 from e2e_deploy.errors import BundleError, UsageError
+from e2e_deploy.runtime.backends.dlpack import CUDA, RawArray
 from e2e_deploy.runtime.backends.gpu.transfers import budget
 from e2e_deploy.runtime.backends.layout import ALIGNMENT, Layout
 from e2e_deploy.runtime.checks.parity_watch import ParityWatch
@@ -19,6 +22,7 @@ from tests.plain_bundle import HW, plain_results, write_plain_bundle
 from tests.runtime.checks.test_verify import change_reference
 from tests.runtime.fake_plans import add_plan
 from tests.runtime.fake_plans import load as load_plan
+from tests.runtime.packages import add_fake_package
 
 NAMES = ["depth", "normals"]
 FRAME_BYTES = HW[0] * HW[1] * 3
@@ -125,8 +129,6 @@ class TestOnTheGpu:
         if backend == "tensorrt":
             add_plan(root)
         else:
-            from tests.runtime.packages import add_fake_package
-
             add_fake_package(root)
         frames = rng.integers(0, 256, (3, *HW, 3), dtype=np.uint8)
         with e2e.load(root, backend=backend, device="cuda") as engine:
@@ -135,6 +137,32 @@ class TestOnTheGpu:
             assert agrees(engine.collect(slots[1]), frames[1])
             assert agrees(engine(frames[2]), frames[2])
         assert driver.live == {}
+
+    @pytest.mark.parametrize("backend", ["tensorrt", "inductor"])
+    def test_memory_of_the_gpu_gives_memory_of_the_gpu(
+        self, monkeypatch, tmp_path, root, frame, backend
+    ):
+        driver = install(monkeypatch, tmp_path / "cache", libraries=(backend,))
+        add_plan(root) if backend == "tensorrt" else add_fake_package(root)
+        address = driver.allocate(FRAME_BYTES)
+        driver.memory[address][:] = frame.ravel()
+        with e2e.load(root, backend=backend, device="cuda") as engine:
+            given = engine(RawArray(address, (*HW, 3), "uint8", (CUDA, 0)))
+            assert [each.device for each in given.values()] == [(CUDA, 0)] * 2
+            values = {
+                name: driver.at(each.address, 4 * math.prod(each.shape))
+                .view(np.float32)
+                .reshape(each.shape)
+                for name, each in given.items()
+            }
+            assert agrees(values, frame)
+        depth = given.pop("depth")
+        del given, values
+        gc.collect()
+        assert len(driver.live) == 2  # the frame, and the block that one of its results holds
+        del depth
+        gc.collect()
+        assert set(driver.live) == {address}
 
 
 class TestChecks:

@@ -35,6 +35,14 @@ def test_a_bundle_that_agrees(tmp_path, task, precision):
         assert 0 <= verdict.value < verdict.bound / 100
 
 
+@pytest.mark.parametrize("output", ["depth", "normals"])
+def test_every_output_has_a_verdict_of_its_own(tmp_path, output):
+    root = write_plain_bundle(tmp_path / "b", task="geometry")
+    change_reference(root, lambda results: results[1].__imul__(1.01), output)
+    verdicts = {v.output: v.passed for v in check_with_polygraphy(opened(root))}
+    assert verdicts == {"depth": output != "depth", "normals": output != "normals"}
+
+
 @pytest.mark.parametrize(
     ("task", "precision", "off", "passes"),
     [
@@ -77,7 +85,7 @@ def test_verify_with_polygraphy(cli, tmp_path):
     given = ["verify", root, "--backend", "onnxruntime", "--with", "polygraphy"]
     code, stdout, _ = cli(*given)
     assert code == 0
-    assert stdout.splitlines()[-1].startswith("24x32  polygraphy onnxrt  L2 norm ")
+    assert stdout.splitlines()[-1].startswith("24x32  depth  polygraphy onnxrt  L2 norm ")
     change_reference(root, lambda results: results[1].__imul__(1.01))
     code, stdout, stderr = cli(*given)
     assert code == 3

@@ -104,7 +104,7 @@ def test_a_core_graphs_input_is_shown_as_the_picture_it_is(tmp_path, rng):
     rgb = rng.uniform(-1, 1, (3, 70, 80)).astype(np.float32)
     depth = rng.random((70, 80)).astype(np.float32)
     seen = WorstFrames()
-    seen.see(graph, "onnxruntime", rgb, depth, depth)
+    seen.see(graph, "onnxruntime", "depth", rgb, depth, depth)
     ((path, _),) = seen.write(tmp_path / "out")
     shown = cv2.imread(str(path))[20:40, 20:40, ::-1]
     expected = np.moveaxis(rgb, 0, -1)[20:40, 20:40] * 127.5 + 127.5
