@@ -80,7 +80,7 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class OpenedSet:
-    """A set that is on disk, what is measured on it, and what came of it."""
+    """A set that is on disk, and what is measured on it."""
 
     each: EvaluationSet
     kind: ResultKind
