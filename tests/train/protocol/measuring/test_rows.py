@@ -1,3 +1,4 @@
+import errno
 import fcntl
 import json
 import os
@@ -95,6 +96,14 @@ def test_two_processes_do_not_write_one_file(tmp_path):
         RowLog(path, EXPECTED)
     os.close(other)
     assert len(read_rows(path)) == 2
+
+
+def test_a_file_system_without_locks_does(tmp_path, monkeypatch):
+    def none(descriptor, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    assert len(two_rows(tmp_path / "rows.jsonl")) == 2
 
 
 def test_what_cannot_be_written_is_a_sentence(tmp_path):
