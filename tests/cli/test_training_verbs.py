@@ -54,7 +54,7 @@ def test_train_then_eval(tmp_path, capsys):
     code, stdout, _ = call(capsys, "eval", model, data, "--split", "train", *extra)
     assert code == 0
     result = json.loads(stdout)
-    assert (result["task"], result["num_images"]) == ("depth", 6)
+    assert (result["kinds"], result["num_images"]) == (["depth"], 6)
     assert 0 < result["metrics"]["abs_rel"] < 1
     assert cv2.imread(str(sheet)) is not None
     assert len(rows.read_text().splitlines()) == 7

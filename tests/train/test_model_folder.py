@@ -109,7 +109,7 @@ def test_a_failed_write_leaves_the_older_model(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(model_folder, "_copy_text_parts", full)
+    monkeypatch.setattr(model_folder, "_copy_other_parts", full)
     with pytest.raises(E2EDeployError, match="No space left on device; nothing was changed"):
         write(tmp_path, start, steps=9)
     assert card(tmp_path)["trained"]["steps"] == 3

@@ -1,4 +1,4 @@
-"""Sixty steps on rendered scenes: what the whole of train/ is for, at the smallest size."""
+"""Sixty steps on rendered scenes, of each objective: what the whole of train/ is for, at the smallest size."""
 
 import pytest
 import torch
@@ -10,26 +10,43 @@ from e2e_deploy.train.config.reading import parse_config
 from e2e_deploy.train.data.folder import FolderDataset
 from e2e_deploy.train.rendering.render import render_data
 from e2e_deploy.train.training import train_model
-from tests.train.small_runs import run_table
+from tests.train.small_runs import logged, run_table
 
 pytest.importorskip("mitsuba")
 
 
-def test_sixty_steps_lower_the_held_out_error(tmp_path):
-    render_data(tmp_path / "data", train=12, val=4, test=0, size=(32, 40), samples=4)
-    table = run_table(
-        tmp_path,
-        data=[{"root": str(tmp_path / "data"), "size": [32, 40]}],
-        optim={
-            "steps": 60,
-            "lr": 4e-3,
-            "decay_steps": 60,
-            "micro_batch": 4,
-            "effective_batch": 4,
-        },
-        run={"checkpoint_every": 200, "log_every": 100},
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("rendered") / "data"
+    render_data(root, train=12, val=4, test=0, size=(32, 40), samples=4)
+    return root
+
+
+def table_of(root, data, **sections):
+    optim = {
+        "steps": 60,
+        "lr": 4e-3,
+        "decay_steps": 60,
+        "micro_batch": 4,
+        "effective_batch": 4,
+    }
+    return run_table(
+        root,
+        data=[{"root": str(data), "size": [32, 40]}],
+        optim=optim,
+        run={"checkpoint_every": 200, "log_every": 1},
+        **sections,
     )
-    held_out = FolderDataset(tmp_path / "data", "val")
+
+
+E2E_FT = {}
+GENPERCEPT = {"loss": {"terms": {"mse": 1.0, "ssi": 0.5, "gradient": 2.0}}}
+
+
+@pytest.mark.parametrize("sections", [E2E_FT, GENPERCEPT], ids=["e2e-ft", "genpercept"])
+def test_sixty_steps_lower_the_held_out_error(tmp_path, data, sections):
+    table = table_of(tmp_path, data, **sections)
+    held_out = FolderDataset(data, "val")
 
     def error(folder):
         model = load_model(open_checkpoint(folder))
@@ -44,4 +61,14 @@ def test_sixty_steps_lower_the_held_out_error(tmp_path):
     before = error(tmp_path / "start")
     trained = train_model(parse_config(table)).model
     after = error(trained)
+    print("RATIO", after / before)
     assert after < 0.9 * before
+
+
+@pytest.mark.parametrize("kind", ["depth", "normals"])
+def test_latents_of_rendered_scenes_are_denoised_better(tmp_path, data, kind):
+    table = table_of(tmp_path, data, task=kind, model={"train": ["unet"]}, diffusion={})
+    train_model(parse_config(table))
+    losses = [entry["loss"] for entry in logged(tmp_path / "out")]
+    print("RATIO", sum(losses[-15:]) / sum(losses[:15]))
+    assert sum(losses[-15:]) < 0.8 * sum(losses[:15])
