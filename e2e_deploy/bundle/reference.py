@@ -17,12 +17,14 @@ from e2e_deploy.errors import BundleError
 from e2e_deploy.system.text import clean
 
 MAX_BYTES = 2**30
-"""Of an array when unpacked; two frames of 2160x3840 and their normals take 250 MB."""
+"""Of the frames when unpacked, and of all results; two frames of 2160x3840 and their normals take 250 MB."""
 
 Shape = tuple[int, ...]
 
 
-def _array(archive: ZipFile, name: str, dtype: type, each: Shape) -> npt.NDArray[Any]:
+def _array(
+    archive: ZipFile, name: str, dtype: type, each: Shape, max_bytes: int
+) -> npt.NDArray[Any]:
     """The array ``name`` of ``dtype`` [N, *each]; ValueError where it is another, before its data are unpacked."""
     info = archive.getinfo(f"{name}.npy")
     if info.compress_type not in (ZIP_STORED, ZIP_DEFLATED) or info.flag_bits & 1:
@@ -36,8 +38,8 @@ def _array(archive: ZipFile, name: str, dtype: type, each: Shape) -> npt.NDArray
                 f"{name} are {found} {shape}; expected {np.dtype(dtype)} {['N', *each]}"
             )
         num_bytes = math.prod(shape) * found.itemsize
-        if num_bytes > MAX_BYTES:
-            raise ValueError(f"{name} would be {num_bytes} bytes, and at most {MAX_BYTES} are read")
+        if num_bytes > max_bytes:
+            raise ValueError(f"{name} would be {num_bytes} bytes, and at most {max_bytes} are read")
         data = stream.read(num_bytes)
     if len(data) != num_bytes:
         raise ValueError(f"{name} end after {len(data)} of {num_bytes} bytes")
@@ -54,14 +56,13 @@ def read_reference(
     """
     try:
         with ZipFile(io.BytesIO(data)) as archive:
-            frames = _array(archive, "frames", frame_dtype, takes)
-            results = {
-                output: _array(archive, output, np.float32, shape)
-                for output, shape in gives.items()
-            }
-        for output, each in results.items():
-            if len(frames) != len(each):
-                raise ValueError(f"{len(frames)} frames have {len(each)} results of {output}")
+            frames = _array(archive, "frames", frame_dtype, takes, MAX_BYTES)
+            results, left = {}, MAX_BYTES
+            for output, shape in gives.items():
+                each = results[output] = _array(archive, output, np.float32, shape, left)
+                left -= each.nbytes
+                if len(frames) != len(each):
+                    raise ValueError(f"{len(frames)} frames have {len(each)} results of {output}")
     except (
         *(OSError, ValueError, KeyError, EOFError, IndexError, BadZipFile),
         *(zlib.error, NotImplementedError, RuntimeError, MemoryError),

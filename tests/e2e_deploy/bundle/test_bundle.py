@@ -7,10 +7,11 @@ import numpy as np
 import onnx
 import pytest
 
+from e2e_deploy.bundle import reference
 from e2e_deploy.bundle.bundle import open_bundle, safe_path
 from e2e_deploy.bundle.manifest import MANIFEST, parse_manifest
 from e2e_deploy.errors import BundleError, UsageError
-from tests.plain_bundle import HW, edit_manifest, plain_model, rehash
+from tests.plain_bundle import HW, edit_manifest, plain_model, rehash, write_plain_bundle
 
 GRAPH, REFERENCE = "model_24x32.onnx", "reference/24x32.npz"
 
@@ -212,6 +213,30 @@ def test_a_reference_that_is_larger_than_it_looks(bundle):
         opened = open_bundle(bundle)
         with pytest.raises(BundleError, match=match):
             opened.reference(opened.graph_for(HW))
+
+
+@pytest.mark.parametrize("wrong", ["missing", "shape", "count", "nan", "large"])
+def test_a_reference_of_several_results_holds_each_of_them(tmp_path, monkeypatch, wrong):
+    root = write_plain_bundle(tmp_path / "both", task="geometry")
+    opened = open_bundle(root)
+    frames, results = opened.reference(opened.graph_for(HW))
+    assert {name: each.shape for name, each in results.items()} == {
+        "depth": (2, *HW),
+        "normals": (2, *HW, 3),
+    }
+    normals = results.pop("normals")
+    if wrong == "nan":
+        normals[1, 2, 3, 0] = np.nan
+    elif wrong == "large":
+        monkeypatch.setattr(reference, "MAX_BYTES", results["depth"].nbytes + normals.nbytes - 1)
+    elif wrong != "missing":
+        normals = normals[:, :-1] if wrong == "shape" else normals[:1]
+    given = {} if wrong == "missing" else {"normals": normals}
+    np.savez(root / REFERENCE, frames=frames, **results, **given)
+    rehash(root, REFERENCE)
+    opened = open_bundle(root)
+    with pytest.raises(BundleError, match=r"24x32\.npz holds .*(normals|NaN)"):
+        opened.reference(opened.graph_for(HW))
 
 
 def test_pickles_in_a_reference_are_not_read(bundle, tmp_path):
