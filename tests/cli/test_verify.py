@@ -41,6 +41,18 @@ def test_a_table_with_one_row_a_backend_and_size(cli, tmp_path):
     assert f"note: {NOTE}" in stderr
 
 
+def test_of_several_outputs_each_has_a_row(cli, tmp_path):
+    root = write_plain_bundle(tmp_path / "b", task="geometry")
+    change_reference(root, lambda results: results.__imul__(1.001), "normals")
+    code, stdout, stderr = cli("verify", root, "--backend", "onnxruntime")
+    header, depth, normals = stdout.splitlines()
+    assert code == 3
+    assert header.split()[:3] == ["frame", "output", "backend"]
+    assert (depth.split()[1], depth.split()[-1]) == ("depth", "pass")
+    assert (normals.split()[1], normals.split()[-1]) == ("normals", "FAIL")
+    assert "error: onnxruntime fp32 normals: relative error" in stderr
+
+
 def test_normals_show_an_angle(cli, tmp_path):
     code, stdout, _ = cli("verify", write_plain_bundle(tmp_path / "n", task="normals"))
     row = stdout.splitlines()[1].split()

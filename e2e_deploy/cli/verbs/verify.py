@@ -46,9 +46,12 @@ HEADER = ("frame", "output", "backend", "precision", "AbsRel", "angle", "max err
 
 
 def print_verdicts(verdicts: "list[Verdict]") -> None:
-    """The verdicts as a table on stdout."""
+    """The verdicts as a table on stdout; outputs are named where there are several."""
     rows = [HEADER, *(_row(verdict) for verdict in verdicts)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
+    if len({verdict.output for verdict in verdicts}) == 1:
+        at = HEADER.index("output")
+        rows = [(*row[:at], *row[at + 1 :]) for row in rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         click.echo(
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
