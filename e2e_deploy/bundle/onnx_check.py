@@ -23,9 +23,10 @@ _BUILDERS = """
     Unsqueeze Where
 """
 _OF_SPECTRA = "Abs Atan Cos Less Sin"
-OPERATORS = frozenset(f"{_BUILDERS} {_OF_SPECTRA}".split())
+_OF_STRETCHING = "ReduceMax ReduceMin"
+OPERATORS = frozenset(f"{_BUILDERS} {_OF_SPECTRA} {_OF_STRETCHING}".split())
 """Standard operators our graphs are made of; each was seen to load in ONNX Runtime and, but for those of spectra
-(DepthMaster's), to build with TensorRT-RTX."""
+(DepthMaster's) and of stretching (GenPercept's head), to build with TensorRT-RTX."""
 
 INT8_OPERATORS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 """Standard operators that int8 graphs, which no plan is built from, have besides."""

@@ -174,6 +174,12 @@ def _find(text: str) -> Path:
     )
 
 
+def is_lone_unet(root: Path) -> bool:
+    """Whether a folder holds a UNet and no pipeline, as GenPercept publishes its checkpoints."""
+    names = (f"{_DIFFUSERS_STEM}.safetensors", f"{_DIFFUSERS_STEM}.bin", "unet")
+    return not (root / "model_index.json").exists() and any((root / n).exists() for n in names)
+
+
 def _check_tokenizer(folder: Path) -> None:
     """Refuse what is no plain file where the library that reads it would wait for ever, as for a pipe."""
     for file in folder.iterdir() if folder.is_dir() else ():
@@ -258,6 +264,12 @@ def open_checkpoint(
         UsageError: an unknown family, task or setting, or a hub id without a commit.
     """
     root = _find(text := str(spec))
+    if is_lone_unet(root):
+        raise CheckpointError(
+            f"{root} holds a UNet and no model_index.json: copy the folder of what it was fine-tuned from (of "
+            "GenPercept: stable-diffusion-2-1), put its files in the place of those in unet/ there, its other folders "
+            "beside, and name `family` and `task`"
+        )
     _check_tokenizer(root / "tokenizer")
     model_index = read_config(root, "model_index.json")
     has_scheduler = (root / SCHEDULER).exists()

@@ -8,7 +8,7 @@ from pathlib import Path
 from e2e_deploy.bundle.bundle import Bundle, is_bundle, open_bundle
 from e2e_deploy.bundle.manifest import Manifest, PlanEntry
 from e2e_deploy.errors import InputError, UnavailableError, UsageError
-from e2e_deploy.model.checkpoint import is_checkpoint_id, open_checkpoint
+from e2e_deploy.model.checkpoint import is_checkpoint_id, is_lone_unet, open_checkpoint
 from e2e_deploy.names import FamilyName, TaskName
 from e2e_deploy.runtime.backends.tensorrt.backend import inspect_plan
 
@@ -68,7 +68,8 @@ def inspect(
                 )
         return open_bundle(path).manifest
     text = str(path)
-    if not is_checkpoint_id(text) and not os.path.lexists(os.path.join(text, "model_index.json")):
+    known = is_checkpoint_id(text) or is_lone_unet(Path(text))  # what to do with that is said below
+    if not known and not os.path.lexists(os.path.join(text, "model_index.json")):
         what = "it has neither" if os.path.lexists(text) else "nothing is there"
         raise InputError(
             f"{text} is neither a bundle (a folder with manifest.json) nor a checkpoint (a folder with "

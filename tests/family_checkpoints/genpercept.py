@@ -16,9 +16,22 @@ BETAS_OF_ONE = {"beta_start": 1.0, "beta_end": 1.0, "timestep_spacing": "leading
 FUSION = 16
 
 
-def write_genpercept(folder: Path, *, head=False, decoder=False, prompt=False, **changes) -> Path:
+TWO_LEVELS = {
+    "block_out_channels": (8, 16),
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "attention_head_dim": (1, 2),
+    "layers_per_block": 1,
+}
+"""Of a UNet whose graph is traced in a moment."""
+
+
+def write_genpercept(
+    folder: Path, *, head=False, decoder=False, prompt=False, unet=(), **changes
+) -> Path:
     """SD2.1's folder with a UNet in the place of its own, and what some checkpoints have beside it."""
-    write_sd2(folder, unet={"upcast_attention": True}, **{"contrast": 0.5} | changes)
+    unet = {"upcast_attention": True} | dict(unet)
+    write_sd2(folder, unet=unet, **{"contrast": 0.5} | changes)
     generator = torch.Generator().manual_seed(7)
     if prompt:  # of GenPercept v1, which has no text encoder
         for file in (*(folder / "text_encoder").iterdir(), *(folder / "tokenizer").iterdir()):
@@ -34,7 +47,7 @@ def write_genpercept(folder: Path, *, head=False, decoder=False, prompt=False, *
             randomise(part, generator)
             _save(part, folder / folder_name)
     if head:
-        network = DPTHead(UNET["block_out_channels"], FUSION)
+        network = DPTHead((UNET | unet)["block_out_channels"], FUSION)
         randomise(network, generator)
         network.head.head[-1].bias.data -= 0.2  # most of the map stays inside [-1, 1]
         _save(network, folder / "dpt_head_identity")

@@ -1,5 +1,6 @@
 """GenPercept beside its published composition: diffusers' UNet, VAE and DDIM scheduler, transformers' text encoder."""
 
+import os
 import shutil
 
 import numpy as np
@@ -10,13 +11,20 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
+import e2e_deploy as e2e
 from e2e_deploy.errors import CheckpointError, UsageError
 from e2e_deploy.export.graph.specialise import specialise
 from e2e_deploy.export.subject import plan_subjects
 from e2e_deploy.model.checkpoint import open_checkpoint
 from e2e_deploy.model.loading import load_model
 from e2e_deploy.model.networks.dpt_head import DPTHead
-from tests.family_checkpoints.genpercept import BETAS_OF_ONE, FUSION, write_genpercept
+from e2e_deploy.verbs.inspect import inspect
+from tests.family_checkpoints.genpercept import (
+    BETAS_OF_ONE,
+    FUSION,
+    TWO_LEVELS,
+    write_genpercept,
+)
 from tests.family_checkpoints.sd2 import UNET
 from tests.peers import our_results
 from tests.small_checkpoint import edit_json, edit_weights
@@ -240,3 +248,55 @@ def test_sizes_of_graphs_with_a_head(folders):
         plan_subjects([(75, 88)], model=model, resolution=0, pad=8)
     with pytest.raises(UsageError, match="a core graph's result .* multiple of 64 .* `pad` is 8"):
         plan_subjects([(72, 88)], model=model, resolution=0, pad=8, kind="core")
+
+
+@pytest.mark.parametrize("has", ["diffusion_pytorch_model.safetensors", "unet/config.json"])
+def test_a_unet_alone_says_what_it_is_put_into(tmp_path, has):
+    (tmp_path / has).parent.mkdir(exist_ok=True)
+    (tmp_path / has).write_text("{}")
+    for read in (open_checkpoint, inspect):
+        with pytest.raises(CheckpointError, match="holds a UNet and no model_index.json: copy"):
+            read(tmp_path)
+
+
+def test_a_stretched_graph_says_that_it_flickers_and_runs_in_onnxruntime(tmp_path):
+    bundle = e2e.export_bundle(
+        write_genpercept(tmp_path / "c", head=True, unet=TWO_LEVELS),
+        tmp_path / "bundle",
+        task="disparity",
+        stretch="frame",
+        frame_sizes=[(64, 64)],
+        resolution=0,
+        precision="fp16",
+        engine="onnx",
+    )
+    manifest = bundle.manifest
+    assert (manifest.outputs, manifest.settings) == (["disparity"], {"stretch": "frame"})
+    assert [note.rpartition(": ")[2] for note in manifest.notes] == [
+        "a video flickers, and values of two frames cannot be compared"
+    ]
+    with e2e.load(bundle, backend="onnxruntime", device="cpu") as engine:
+        result = engine(np.arange(64 * 64 * 3).reshape(64, 64, 3).astype(np.uint8))
+    assert (result.min(), result.max()) == (0, 1)
+    assert result.shape == (64, 64)
+
+
+@pytest.mark.skipif("EVERY_FAMILY" not in os.environ, reason="minutes; EVERY_FAMILY=1 runs it")
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [("v2", "segmentation"), ("v1", "matting"), ("decoder", "normals"), ("head", "disparity")],
+)
+def test_every_kind_is_exported_and_within_its_limits(tmp_path, folders, name, task, precision):
+    bundle = e2e.export_bundle(
+        folders[name],
+        tmp_path / "bundle",
+        family="genpercept",
+        task=task,
+        frame_sizes=[(72, 88)],
+        resolution=0,
+        precision=precision,
+        accept_accuracy=precision == "int8",  # of random weights it says nothing
+        engine="onnx",
+    )
+    assert all(entry.passed or precision == "int8" for entry in bundle.manifest.verification)
