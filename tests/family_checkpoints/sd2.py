@@ -33,6 +33,22 @@ VAE = {
     "sample_size": 768,
     "scaling_factor": 0.18215,
 }
+LEAN = {
+    "unet": {
+        "block_out_channels": (16, 32),
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "attention_head_dim": (1, 2),
+        "layers_per_block": 1,
+    },
+    "vae": {
+        "block_out_channels": (8, 16),
+        "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "up_block_types": ("UpDecoderBlock2D",) * 2,
+        "layers_per_block": 1,
+    },
+}
+"""Changes of both networks to two levels of one layer, where a test is about an export; the VAE's stride is 2."""
 TEXT_ENCODER = {
     "hidden_size": 16,
     "intermediate_size": 16,
@@ -44,9 +60,9 @@ TEXT_ENCODER = {
 
 
 def write_sd2(
-    folder: Path, *, seed=0, unet=(), index=(), scheduler=(), contrast=1.0, make_unet=None
+    folder: Path, *, seed=0, unet=(), vae=(), index=(), scheduler=(), contrast=1.0, make_unet=None
 ) -> Path:
-    """A diffusers folder; ``unet``, ``index`` and ``scheduler`` change its configs, a scheduler of None leaves it out.
+    """A diffusers folder; ``unet``, ``vae``, ``index`` and ``scheduler`` change its configs, a scheduler of None leaves it out.
 
     ``contrast`` multiplies the decoder's last weights; ``make_unet`` makes the network of its config.
     """
@@ -58,12 +74,12 @@ def write_sd2(
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
         network = (make_unet or diffusers.UNet2DConditionModel.from_config)(UNET | dict(unet))
-        vae = diffusers.AutoencoderKL(**VAE)
-        for each in (network, vae):
+        autoencoder = diffusers.AutoencoderKL(**(VAE | dict(vae)))
+        for each in (network, autoencoder):
             randomise(each, generator)
-        vae.decoder.conv_out.weight.data *= contrast
+        autoencoder.decoder.conv_out.weight.data *= contrast
         network.float().save_pretrained(folder / "unet")
-        vae.float().save_pretrained(folder / "vae")
+        autoencoder.float().save_pretrained(folder / "vae")
         write_text_parts(folder, TEXT_ENCODER)
         if scheduler is not None:
             diffusers.DDIMScheduler(**(SD2_SCHEDULER | dict(scheduler))).save_pretrained(
