@@ -10,7 +10,7 @@ protocol is the one of DSINE: angular errors pooled over every valid pixel of th
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,9 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 Float64 = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
+
+Space = Literal["depth", "disparity", "sqrt-disparity"]
+"""What scale and shift of a distance may be unknown in."""
 
 MIN_DEPTH = 1e-6
 """Aligned depth is raised to this before logarithms and ratios, as the published protocol does."""
@@ -119,7 +122,7 @@ def depth_metrics(
     target: Array,
     valid: Array,
     *,
-    space: Literal["depth", "disparity"] = "depth",
+    space: Space = "depth",
     min_depth: float = 1e-5,
     max_depth: float = float("inf"),
     fit_where: Array | None = None,
@@ -127,12 +130,12 @@ def depth_metrics(
     """Align ``pred`` to ``target`` and measure it (protocol of arXiv 2409.11355, section 5).
 
     Args:
-        pred: [H, W], affine-invariant depth, or disparity when ``space`` is ``"disparity"``.
+        pred: [H, W], affine-invariant in ``space``.
         target: [H, W], depth in any unit, positive where valid; ground truth given as disparity
             passes through ``depth_from_disparity`` first.
         valid: [H, W] bool.
-        space: where scale and shift are fitted; ``"disparity"`` fits ``pred`` to ``1 / target``
-            and inverts.
+        space: where scale and shift are fitted; ``"disparity"`` fits ``pred`` to ``1 / target`` and inverts,
+            ``"sqrt-disparity"`` to its square root, squares and inverts (DepthMaster, arXiv 2501.02576).
         min_depth: lower end of the data set's range, in the target's unit.
         max_depth: upper end of it.
         fit_where: [H, W] bool, the pixels whose valid ones scale and shift are fitted on; None takes all.
@@ -157,8 +160,11 @@ def depth_metrics(
     elif space == "disparity":
         scale, shift = _fit(fitted, 1.0 / known)
         aligned = 1.0 / np.maximum(scale * x + shift, MIN_DISPARITY)
+    elif space == "sqrt-disparity":
+        scale, shift = _fit(fitted, known**-0.5)
+        aligned = 1.0 / np.maximum((scale * x + shift) ** 2, MIN_DISPARITY)
     else:
-        raise ValueError(f"space must be 'depth' or 'disparity', got {space!r}")
+        raise ValueError(f"space must be one of {', '.join(get_args(Space))}, got {space!r}")
     aligned = np.maximum(np.clip(aligned, min_depth, max_depth), MIN_DEPTH)
     return _compare(aligned, y, negative_scale=scale < 0)
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from e2e_deploy.metrics import (
     DepthMetrics,
     NormalsAccumulator,
     NormalsMetrics,
+    Space,
     depth_metrics,
     mean_depth_metrics,
     why_unmeasurable,
@@ -332,18 +333,14 @@ def distance_metrics(
 ) -> DepthMetrics:
     """Metrics of one prediction of distance [H, W], aligned in the space of its kind.
 
-    Disparity, and its square root once it is squared, is fitted to ``1 / target`` and inverted. Arguments and errors as
-    of ``metrics.depth_metrics``.
+    Arguments and errors as of ``metrics.depth_metrics``.
     """
     low, high = range_m
-    if kind == "sqrt-disparity":
-        prediction = np.square(prediction, dtype=np.float64)
-    space: Literal["depth", "disparity"] = "depth" if kind == "depth" else "disparity"
     return depth_metrics(
         prediction,
         target,
         valid,
-        space=space,
+        space=cast(Space, kind),
         min_depth=low,
         max_depth=high,
         fit_where=fit_where,

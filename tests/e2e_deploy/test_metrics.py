@@ -51,10 +51,10 @@ def test_depth_metrics_by_hand():
     assert got.num_valid == 4
 
 
-@pytest.mark.parametrize("space", ["depth", "disparity"])
+@pytest.mark.parametrize("space", ["depth", "disparity", "sqrt-disparity"])
 def test_a_negative_scale_is_the_only_sign_of_inverted_depth(rng, space):
     target = rng.random((9, 9)) * 5 + 1
-    near = 1 / target if space == "disparity" else target
+    near = {"depth": target, "disparity": 1 / target, "sqrt-disparity": target**-0.5}[space]
     valid = np.ones(target.shape, bool)
     right = metrics.depth_metrics(0.3 * near, target, valid, space=space)
     inverted = metrics.depth_metrics(1 - 0.3 * near, target, valid, space=space)

@@ -62,7 +62,7 @@ TEXT_ENCODER = {
 def write_sd2(
     folder: Path, *, seed=0, unet=(), vae=(), index=(), scheduler=(), contrast=1.0, make_unet=None
 ) -> Path:
-    """A diffusers folder; ``unet``, ``vae``, ``index`` and ``scheduler`` change its configs, a scheduler of None leaves it out.
+    """A diffusers folder; ``unet``, ``vae``, ``index`` and ``scheduler`` change its configs, None is no scheduler.
 
     ``contrast`` multiplies the decoder's last weights; ``make_unet`` makes the network of its config.
     """

@@ -25,7 +25,7 @@ def test_an_affine_map_of_a_prediction_changes_nothing(scale, shift, seed):
     truth, valid = draw.uniform(0.5, 9, (12, 16)), draw.random((12, 16)) < 0.7
     valid[0, :4] = True
     prediction = draw.random((12, 16))
-    for kind in ("depth", "disparity"):
+    for kind in ("depth", "disparity", "sqrt-disparity"):
         one = distance_metrics(prediction, truth, valid, NYUV2, kind)
         other = distance_metrics(scale * prediction + shift, truth, valid, NYUV2, kind)
         assert other.abs_rel == pytest.approx(one.abs_rel, rel=1e-7, abs=1e-9)
@@ -41,7 +41,7 @@ def test_each_kind_is_exact_in_its_own_space_alone(seed):
     shown = {
         "depth": 0.1 * truth + 0.2,
         "disparity": 0.3 / truth + 0.1,
-        "sqrt-disparity": truth**-0.5,
+        "sqrt-disparity": 0.4 * truth**-0.5 + 0.1,
     }
     for kind, prediction in shown.items():
         for read_as in shown:
@@ -57,6 +57,16 @@ def test_disparity_is_raised_to_a_thousandth_before_it_is_inverted():
     scale, shift = np.polyfit(prediction.ravel(), 1 / truth.ravel(), 1)
     aligned = 1 / np.maximum(scale * prediction + shift, 1e-3)
     assert aligned.max() == 1000
+    assert metrics.abs_rel == pytest.approx(np.mean(np.abs(aligned - truth) / truth), rel=1e-9)
+
+
+def test_a_square_root_is_fitted_before_it_is_squared():
+    """As evaluate.py of DepthMaster's repository does it with least_square_sqrt_disp."""
+    truth = np.array([[1.0, 4.0, 25.0, 400.0]])
+    prediction = np.array([[0.9, 0.45, 0.3, -0.2]])
+    metrics = distance_metrics(prediction, truth, truth > 0, FREE, "sqrt-disparity")
+    scale, shift = np.polyfit(prediction.ravel(), truth.ravel() ** -0.5, 1)
+    aligned = 1 / np.maximum((scale * prediction + shift) ** 2, 1e-3)
     assert metrics.abs_rel == pytest.approx(np.mean(np.abs(aligned - truth) / truth), rel=1e-9)
 
 
