@@ -288,21 +288,22 @@ class Measurement:
         """The metrics of the set, and its problem."""
         if KINDS[self._kind].form == "distance":
             depth_rows = [row for row in rows if isinstance(row, DepthMetrics)]
-            return mean_depth_metrics(depth_rows), depth_problem(depth_rows)
+            return mean_depth_metrics(depth_rows), depth_problem(depth_rows, self._kind)
         if self._kind == "normals":
             return self._pooled.result(), axes_problem(self._axes.result())
         pictures = [row for row in rows if isinstance(row, PictureMetrics)]
         return mean_picture_metrics(pictures), None
 
 
-def depth_problem(per_image: Sequence[DepthMetrics]) -> str | None:
+def depth_problem(per_image: Sequence[DepthMetrics], kind: ResultKind = "depth") -> str | None:
     """A sentence if more than ``MAX_NEGATIVE_SCALES`` of the images have a negative fitted scale, else None."""
     negative = sum(metrics.negative_scale > 0 for metrics in per_image)
     if negative <= MAX_NEGATIVE_SCALES * len(per_image):
         return None
     return (
-        f"the depth is inverted: the fitted scale is negative in {negative} of {len(per_image)} images "
-        f"(at most {MAX_NEGATIVE_SCALES:.0%} may be); train it with a loss.direction_weight"
+        f"the {kind} is inverted: the fitted scale is negative in {negative} of {len(per_image)} images "
+        f"(at most {MAX_NEGATIVE_SCALES:.0%} may be)"
+        + ("; train it with a loss.direction_weight" if kind == "depth" else "")
     )
 
 
