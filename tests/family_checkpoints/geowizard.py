@@ -19,7 +19,7 @@ UNET = {
     "layers_per_block": 1,
     "attention_head_dim": 8,
     "cross_attention_dim": 48,
-    "norm_num_groups": 32,
+    "norm_num_groups": 8,  # four channels a group, as few pixels are left at the deepest level
     "sample_size": 64,
     "class_embed_type": "projection",
     "projection_class_embeddings_input_dim": 10,
@@ -37,7 +37,7 @@ VAE = {
     "up_block_types": ("UpDecoderBlock2D",) * 4,
     "layers_per_block": 1,
     "latent_channels": 4,
-    "norm_num_groups": 32,
+    "norm_num_groups": 8,  # four channels a group, as few pixels are left at the deepest level
     "sample_size": 512,
     "scaling_factor": 0.18215,
 }
@@ -78,8 +78,11 @@ PREPROCESSOR = {
 }
 
 
-def write_geowizard(folder: Path, *, version=1, seed=0, unet=()) -> Path:
-    """v1 as DepthNormalEstimationPipeline saves it; v2 as SD2's folder with unet_v2 put into it."""
+def write_geowizard(folder: Path, *, version=1, seed=0, lively=True) -> Path:
+    """v1 as DepthNormalEstimationPipeline saves it; v2 as SD2's folder with unet_v2 put into it.
+
+    ``lively``: every weight is random and felt in the result, which then shows errors, also those of half precision.
+    """
     import diffusers
     import transformers
 
@@ -87,19 +90,22 @@ def write_geowizard(folder: Path, *, version=1, seed=0, unet=()) -> Path:
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
-        config = {1: UNET, 2: UNET_V2}[version] | dict(unet)
+        config = {1: UNET, 2: UNET_V2}[version]
         generator = torch.Generator().manual_seed(seed)
         network = diffusers.UNet2DConditionModel(**config)
-        randomise(network, generator)
+        if lively:
+            randomise(network, generator)
         network.float().save_pretrained(folder / {1: "unet", 2: "unet_v2"}[version])
         vae = diffusers.AutoencoderKL(**VAE)
-        vae.decoder.conv_out.weight.data *= 3  # with contrast, so that clipping and signs matter
+        # with contrast, so that clipping and signs matter; or with little, so that no depth is near zero
+        vae.decoder.conv_out.weight.data *= 3 if lively else 0.5
         vae.save_pretrained(folder / "vae")
         diffusers.DDIMScheduler(**SCHEDULER).save_pretrained(folder / "scheduler")
         if version == 1:
             config = transformers.CLIPVisionConfig(**IMAGE_ENCODER)
             encoder = transformers.CLIPVisionModelWithProjection(config)
-            randomise(encoder, generator)
+            if lively:
+                randomise(encoder, generator)
             encoder.float().save_pretrained(folder / "image_encoder")
             (folder / "feature_extractor").mkdir()
             (folder / "feature_extractor" / "preprocessor_config.json").write_text(
