@@ -266,7 +266,7 @@ def _manifest(
         resolution=_resolution(checkpoint, options),
         pad=options.pad,
         precision=options.precision,
-        fp32_ops=list(KEPT_FP32.get(options.precision, ())),
+        fp32_ops=_kept_fp32(checkpoint, options.precision),
         opset=opset,
         graphs=graphs,
         passes=passes,
@@ -274,6 +274,13 @@ def _manifest(
         notes=_notes(checkpoint),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
+
+
+def _kept_fp32(checkpoint: Checkpoint, precision: Precision) -> list[str]:
+    """What stays fp32, in words."""
+    kept = list(KEPT_FP32.get(precision, ()))
+    block = checkpoint.identity.family.unet_block
+    return [*kept, f"the UNet's {block}"] if kept and block else kept
 
 
 def _notes(checkpoint: Checkpoint) -> list[str]:

@@ -6,6 +6,7 @@ import torch
 from diffusers import LCMScheduler, MarigoldDepthPipeline, MarigoldNormalsPipeline
 
 from e2e_deploy.errors import CheckpointError
+from e2e_deploy.export.graph.specialise import specialise
 from e2e_deploy.model.checkpoint import open_checkpoint
 from e2e_deploy.model.loading import load_model
 from e2e_deploy.model.schedule import boundary_scalings, last_step
@@ -53,6 +54,18 @@ def test_x0_is_what_the_scheduler_makes(config):
     assert step.timestep == int(scheduler.timesteps[0])
     ours = step.from_xt * xt + step.from_output * output
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("task", ["depth", "normals"])
+def test_specialised_it_is_the_same(tmp_path, task):
+    folder = write_lcm(tmp_path / "c", task, scheduler={"timestep_scaling": 1e-3})
+    model = load_model(open_checkpoint(folder)).double()
+    assert -0.9 < model.x0_from_output < -0.8  # the boundary is near enough to matter
+    rgb = torch.rand((1, 3, 32, 48), generator=torch.Generator().manual_seed(0)).double() * 2 - 1
+    with torch.no_grad():
+        expected = model(rgb)
+        found = specialise(model)[0](rgb)
+    torch.testing.assert_close(found, expected, atol=1e-9, rtol=0)
 
 
 def test_at_the_boundary_a_consistency_model_is_the_identity():

@@ -65,7 +65,7 @@ def test_the_block_in_a_graph(tmp_path, size):
     [(write_depthmaster, None, "sqrt-disparity"), (write_lotus, "disparity", "disparity")],
 )
 def test_a_bundle_in_half_precision(tmp_path, rng, write, task, kind):
-    folder = write(tmp_path / "c", contrast=0.5, **LEAN)
+    folder = write(tmp_path / "c", contrast=0.15, **LEAN)
     bundle = export_bundle(
         folder,
         tmp_path / "bundle",
@@ -76,9 +76,10 @@ def test_a_bundle_in_half_precision(tmp_path, rng, write, task, kind):
         engine="onnx",
     )
     assert bundle.manifest.outputs == [kind]
+    assert ("the UNet's fftblock" in bundle.manifest.fp32_ops) == (kind == "sqrt-disparity")
     frame = rng.integers(0, 256, (64, 96, 3), dtype=np.uint8)
     with load(tmp_path / "bundle", backend="onnxruntime", device="cpu") as engine:
         found = engine(frame)
     (expected,) = our_results(folder, frame, task=task)
-    assert expected.std() > 0.05
-    assert np.abs(found - expected).mean() < 0.01
+    assert expected.std() > 0.01
+    assert np.abs(found - expected).mean() < 0.1 * expected.std()
