@@ -39,10 +39,10 @@ class Cell:
 
     @property
     def speed(self) -> float | None:
-        """How many times as fast as the reference; None without one, for itself, and on another kind of device."""
+        """How many times as fast as the reference; None without one, for itself, and on other hardware."""
         if self.reference is None or self.is_reference:
             return None
-        if _device(self.result.contender) != _device(self.reference.contender):
+        if not self.result.hardware or self.result.hardware != self.reference.hardware:
             return None
         return self.reference.ms_per_image / max(self.result.ms_per_image, 1e-9)
 
@@ -69,6 +69,12 @@ class Line:
         """Why its numbers are worthless, each reason once."""
         said = (cell.result.problem for cell in self.cells.values())
         return list(dict.fromkeys(problem for problem in said if problem))
+
+    @property
+    def hardware(self) -> str:
+        """Names of the processors or GPUs that its times are of."""
+        names = (cell.result.hardware for cell in self.cells.values())
+        return ", ".join(dict.fromkeys(filter(None, names)))
 
     @property
     def runs(self) -> str:
@@ -169,6 +175,7 @@ class Comparison:
                 "num_images": cell.result.num_images,
                 "num_published": cell.result.num_published,
                 "ms_per_image": cell.result.ms_per_image,
+                "hardware": cell.result.hardware,
                 "differences": cell.result.differences,
                 "problem": cell.result.problem,
                 "reference": None if cell.reference is None else cell.reference.contender.label(),
@@ -271,10 +278,3 @@ def _order(contender: Contender) -> tuple[object, ...]:
 def _settings(result: SetResult) -> dict[str, object]:
     """All but the resolution of a checkpoint, which a bundle has in its size: ``conditions`` tell of both."""
     return {k: v for k, v in result.contender.settings.items() if k != "resolution"}
-
-
-def _device(contender: Contender) -> str:
-    """The device without what backends add to it: ``cpu``, ``cuda``, or all of it."""
-    told = contender.device.casefold()
-    kinds = {"cpu": "cpu", "cuda": "cuda", "nvidia": "cuda"}
-    return next((kind for start, kind in kinds.items() if told.startswith(start)), told)

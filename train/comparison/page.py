@@ -85,7 +85,8 @@ def _own_row(line: Line, names: Sequence[SetName]) -> str:
     cells = [
         f'<td class="model">{escape(contender.model)}</td>',
         f'<td><span class="chip">{escape(contender.backend)}</span> <span class="chip">'
-        f'{escape(contender.precision)}</span><span class="small">{escape(told(contender))}</span></td>',
+        f'{escape(contender.precision)}</span><span class="small">{escape(told(contender))}</span>'
+        f'<span class="small">{escape(line.hardware)}</span></td>',
         f"<td>{escape(shown_time(line.time_s))}</td>",
         *(_cell(line.cells.get(name)) for name in names),
     ]
@@ -180,7 +181,6 @@ def _footer(comparison: Comparison) -> str:
     lines = []
     for result in comparison.results:
         versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
-        lines.append(
-            f"{result.contender.label()}, {result.measure} on {result.set}: {result.measured_at}; {versions}"
-        )
+        name = f"{result.contender.label()}, {result.measure} on {result.set}"
+        lines.append(f"{name}: {result.measured_at}; {result.hardware}; {versions}")
     return f"<footer>{_listed('When and with what', lines)}</footer>"

@@ -48,6 +48,7 @@ def result(who, name="nyuv2", pair=(5.0, 97.0), ms=100.0, **given):
             "problem": None,
             "versions": {"python": "3.11.7"},
             "measured_at": "2026-11-27T07:00:00+00:00",
+            "hardware": "A CPU",
         }
         | given
     )

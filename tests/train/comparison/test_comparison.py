@@ -84,20 +84,11 @@ def test_other_pictures_are_no_reference():
     assert cells(compare([fp32, fp16]))["half"].reference is None
 
 
-@pytest.mark.parametrize(
-    ("device", "speed"),
-    [
-        ("cpu", 2),
-        ("CPU, 8 threads, x86-64-avx512", 2),
-        ("cuda:0", None),
-        ("NVIDIA H100, sm90", None),
-        ("GPU, Intel Arc", None),
-    ],
-)
-def test_times_of_different_kinds_of_device_are_not_compared(device, speed):
+@pytest.mark.parametrize(("hardware", "speed"), [("A CPU", 2), ("Another CPU", None), ("", None)])
+def test_times_of_different_hardware_are_not_compared(hardware, speed):
     fp32 = result(contender("single"), ms=200)
-    fp16 = result(contender("half", "onnxruntime", "fp16", device=device), ms=100)
-    cell = cells(compare([fp32, fp16]))["half"]
+    faster = contender("half", "onnxruntime", "fp16", device="CPU, 8 threads")
+    cell = cells(compare([fp32, result(faster, ms=100, hardware=hardware)]))["half"]
     assert cell.delta == (0, 0)
     assert cell.speed == speed
 

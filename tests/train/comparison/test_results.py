@@ -65,6 +65,7 @@ def test_the_page_holds_the_numbers_the_changes_and_the_published_rows(folder, t
         assert expected in texts
     assert "100 of 654 images" in texts
     assert "runs/half" in texts
+    assert "A CPU" in texts
     assert "5.28/96.5" in texts  # its row among the published ones
     assert "Marigold + E2E FT" in texts
     assert "5.2/96.6" in texts
