@@ -47,6 +47,8 @@ class Extra:
     """What a checkpoint with it does; empty: whatever its family does."""
     settings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """As of Family, for checkpoints that have it."""
+    refused: str = ""
+    """Why a checkpoint with it is refused; empty: it is not."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -179,6 +181,12 @@ FAMILIES: dict[FamilyName, Family] = {
                     replaces="vae.decoder",
                     tasks=("disparity", "depth"),
                     settings={"stretch": STRETCHES},
+                ),
+                Extra(
+                    title="another DPT head",
+                    folders=("dpt_head",),
+                    refused=f"a head whose last activation is a ReLU, which no published checkpoint has; {DPT_HEAD} "
+                    "is read",
                 ),
                 Extra(title="decoder of its own", folders=OWN_DECODER, replaces="vae.decoder"),
                 Extra(title="stored prompt", file=STORED_PROMPT, replaces="text_encoder"),

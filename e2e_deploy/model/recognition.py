@@ -278,6 +278,8 @@ def _extras(family: Family, there: frozenset[str]) -> tuple[Extra, ...]:
         missing = [name for name in extra.names if name not in there]
         if len(missing) == len(extra.names):
             continue
+        if extra.refused:
+            raise CheckpointError(f"the checkpoint has {extra.names[0]}: {extra.refused}")
         if missing:
             has = " and ".join(name for name in extra.names if name in there)
             raise CheckpointError(

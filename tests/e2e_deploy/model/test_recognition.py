@@ -155,6 +155,11 @@ def test_a_dpt_head_gives_one_distance():
         told(SD, there=["dpt_head_identity"], task="normals")
 
 
+def test_a_head_that_ends_in_a_relu_is_refused():
+    with pytest.raises(CheckpointError, match="has dpt_head: a head whose last activation is a Re"):
+        told(SD, there=["dpt_head"], family="genpercept", task="depth")
+
+
 def test_a_decoder_of_its_own_is_two_folders_and_no_head():
     with pytest.raises(CheckpointError, match="has vae_decoder without vae_post_quant_conv"):
         told(SD, there=DECODER[:1], task="depth")
