@@ -73,7 +73,7 @@ def test_a_place_in_the_batch_that_is_wrong_is_seen(tmp_path):
     root = write_plain_bundle(tmp_path / "b", batch=3)
     bundle = open_bundle(root)
     seen = []
-    (verdict,) = compare(bundle, "onnxruntime", watch=lambda *given: seen.append(given[2:]))
+    (verdict,) = compare(bundle, "onnxruntime", watch=lambda *given: seen.append(given[3:]))
     assert verdict.failures == []
     assert [frame.shape for frame, _, _ in seen] == [(*HW, 3)] * 3
     (graph,) = bundle.manifest.graphs
@@ -81,12 +81,12 @@ def test_a_place_in_the_batch_that_is_wrong_is_seen(tmp_path):
 
 
 def test_torch_runs_batches_where_no_runtime_can():
-    (subject,) = plan([(32, 40)], kind="core", batch=3)
+    (subject,) = plan([(32, 40)], task="normals", kind="core", batch=3)
     inputs = np.random.default_rng(0).random((4, 3, 32, 40), dtype=np.float32)
     shapes = []
     model = nn.Identity()
     model.register_forward_hook(lambda module, given, result: shapes.append(result.shape[0]))
-    np.testing.assert_array_equal(subject.run(model, inputs, 3), inputs)
+    np.testing.assert_array_equal(subject.run(model, inputs, 3)["normals"], inputs)
     assert shapes == [3, 3]
     assert subject.example().shape == (3, 3, 32, 40)
 
