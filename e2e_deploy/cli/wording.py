@@ -16,6 +16,7 @@ _OPTIONS = {
     "colormap": "--colormap",
     "decode": "--decode",
     "device": "--device",
+    "domain": "--domain",
     "dynamic": "--dynamic",
     "engine": "--engine",
     "ensemble": "--ensemble",
