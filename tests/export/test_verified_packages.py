@@ -38,7 +38,12 @@ def test_without_a_package_nothing_is_run(root, child_runs):
 
 def test_its_verdicts_go_into_the_manifest(root, package, child_runs):
     entry = VerificationEntry(
-        frame_size=[24, 32], backend="inductor", precision="fp32", parity={}, passed=True
+        frame_size=[24, 32],
+        output="depth",
+        backend="inductor",
+        precision="fp32",
+        parity={},
+        passed=True,
     )
     told = json.dumps({"entries": [asdict(entry)]})
     child_runs(f"import sys; assert sys.argv[2] == 'cuda'; print({told!r})")
