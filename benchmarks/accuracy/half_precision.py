@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+from benchmarks.export.specialise import full_size_model
 from benchmarks.report import write_result
-from benchmarks.speed.specialise import full_size_model
 from e2e_deploy.assets.pictures import reference_frames
 from e2e_deploy.export.graph.precision import DTYPES, set_attention
 from e2e_deploy.export.graph.specialise import specialise

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from benchmarks.export.specialise import full_size_model
 from benchmarks.gpu.timing import Call, Device
-from benchmarks.speed.specialise import full_size_model
 from e2e_deploy.assets.pictures import reference_frames
 from e2e_deploy.export.graph.precision import LastConvolution, to_precision
 from e2e_deploy.export.graph.specialise import specialise

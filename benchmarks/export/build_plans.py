@@ -3,7 +3,7 @@
 One export makes the ONNX graph and the first engine, as a user would; then an engine is built for every other target.
 The builder has a process of its own: peaks are this process and its children together, looked at ten times a second.
 
-python -m benchmarks.speed.build_plans --work DIR [--targets sm89,sm120] [--precision fp16]
+python -m benchmarks.export.build_plans --work DIR [--targets sm89,sm120] [--precision fp16]
 """
 
 import os

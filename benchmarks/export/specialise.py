@@ -1,6 +1,6 @@
 """What each specialisation pass removes: parameters and multiply-adds at SD2 size, ONNX nodes and bytes.
 
-python -m benchmarks.speed.specialise [--onnx]
+python -m benchmarks.export.specialise [--onnx]
 
 The full size is counted on shapes alone, without weights. Its ONNX columns need weights (8 GB) and minutes: --onnx.
 """

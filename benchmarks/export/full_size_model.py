@@ -1,6 +1,6 @@
 """Export of a Stable-Diffusion-2-size checkpoint on this machine: seconds a stage and peak memory.
 
-python -m benchmarks.speed.export_full_size --work DIR [--frame-size 480x640] [--resolution 768]
+python -m benchmarks.export.full_size_model --work DIR [--frame-size 480x640] [--resolution 768]
 """
 
 from benchmarks import full_size

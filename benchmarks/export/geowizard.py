@@ -1,6 +1,6 @@
-"""Export of GenPercept at SD2.1's real width, with random weights: seconds a stage, peak memory, parity.
+"""Export of GeoWizard at its real width, with random weights: seconds a stage, peak memory, parity of both results.
 
-python -m benchmarks.speed.export_genpercept --work DIR [--head] [--frame-size 96x128] [--precision fp32]
+python -m benchmarks.export.geowizard --work DIR [--frame-size 64x64] [--precision fp32]
 """
 
 import json
@@ -8,45 +8,65 @@ import multiprocessing
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from benchmarks import full_size
 from benchmarks.report import write_result
 from e2e_deploy.export.exporter import export_bundle
 from e2e_deploy.frames import parse_size
-from e2e_deploy.model.families import DPT_HEAD
-from e2e_deploy.model.networks.dpt_head import DPTHead
 from e2e_deploy.progress import Stages, peak_memory_gib
 
-UNET = {"in_channels": 4, "upcast_attention": True}
+UNET = {
+    "attention_head_dim": 8,
+    "cross_attention_dim": 768,
+    "use_linear_projection": False,
+    "sample_size": 64,
+    "class_embed_type": "projection",
+    "projection_class_embeddings_input_dim": 10,
+}
+"""What sets it apart from SD2's: sd-image-variations', with a class."""
+IMAGE_ENCODER = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "projection_dim": 768,
+    "image_size": 224,
+    "patch_size": 14,
+    "hidden_act": "quick_gelu",
+}
+"""CLIP's ViT-L/14."""
 
 
-def write_genpercept(folder: Path, *, head: bool) -> None:
-    """SD2.1's folder with a UNet of four channels, and a DPT head if asked for; float16, 1.9 GB."""
+def write_geowizard(folder: Path) -> None:
+    """As DepthNormalEstimationPipeline saves it; float16, 2.5 GB."""
+    import transformers
+
     full_size.write_full_size(folder, unet=UNET)
-    index = {"_class_name": "StableDiffusionPipeline"}
+    torch.set_default_dtype(torch.float16)
+    config = transformers.CLIPVisionConfig(**IMAGE_ENCODER)
+    transformers.CLIPVisionModelWithProjection(config).save_pretrained(folder / "image_encoder")
+    torch.set_default_dtype(torch.float32)
+    (folder / "feature_extractor").mkdir()
+    preprocessor = {"crop_size": {"height": 224, "width": 224}}
+    (folder / "feature_extractor" / "preprocessor_config.json").write_text(
+        json.dumps(preprocessor), encoding="utf-8"
+    )
+    index = {"_class_name": "DepthNormalEstimationPipeline"}
     (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
-    card = {"family": "genpercept", "task": "disparity", "note": "random weights"}
+    card = {"family": "geowizard", "task": "geometry", "note": "random weights"}
     (folder / "e2e_deploy.json").write_text(json.dumps(card), encoding="utf-8")
-    if head:
-        torch.manual_seed(0)
-        weights = DPTHead(full_size.UNET["block_out_channels"]).half().state_dict()
-        (folder / DPT_HEAD).mkdir()
-        save_file(weights, folder / DPT_HEAD / "model.safetensors")
 
 
 def main() -> None:
     """Make the checkpoint if needed, export it, write the result."""
     parser = full_size.options(__doc__, "fp32")
-    parser.set_defaults(frame_size="96x128", resolution=0)
-    parser.add_argument("--head", action="store_true")
+    parser.set_defaults(frame_size="64x64", resolution=0)
     arguments = parser.parse_args()
-    name = "genpercept_dpt_head" if arguments.head else "genpercept"
-    checkpoint = arguments.work / name
+    checkpoint = arguments.work / "geowizard"
     if not (checkpoint / "e2e_deploy.json").is_file():
         # In a process of its own, whose memory does not count.
         maker = multiprocessing.get_context("spawn").Process(
-            target=write_genpercept, args=(checkpoint,), kwargs={"head": arguments.head}
+            target=write_geowizard, args=(checkpoint,)
         )
         maker.start()
         maker.join()
@@ -55,7 +75,7 @@ def main() -> None:
     stages = Stages()
     bundle = export_bundle(
         checkpoint,
-        arguments.work / f"{name}-{arguments.precision}",
+        arguments.work / f"geowizard-{arguments.precision}",
         frame_sizes=[parse_size(arguments.frame_size)],
         resolution=arguments.resolution,
         precision=arguments.precision,
@@ -64,7 +84,7 @@ def main() -> None:
     )
     graph = bundle.manifest.graphs[0]
     write_result(
-        f"export_{name}_{arguments.precision}",
+        f"export_geowizard_{arguments.precision}",
         {
             "parameters": full_size.count_parameters(checkpoint),
             "frame_size": graph.frame_size,
@@ -75,6 +95,7 @@ def main() -> None:
             "seconds": sum(stage.seconds for stage in stages.done),
             "peak_gib": peak_memory_gib(),
             "bundle_bytes": sum(entry.bytes for entry in bundle.manifest.files.values()),
+            "passes": [vars(entry) for entry in bundle.manifest.passes],
             "verification": [vars(entry) for entry in bundle.manifest.verification],
         },
     )

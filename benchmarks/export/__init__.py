@@ -1,0 +1,1 @@
+"""What exporting takes, and what it makes smaller."""
