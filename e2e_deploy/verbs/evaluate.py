@@ -14,7 +14,8 @@ from e2e_deploy.names import Opponent, ResultKind, Spacing, TaskName
 from e2e_deploy.system.files import require_writable
 from e2e_deploy.train.accuracy import Evaluation, measure_accuracy
 from e2e_deploy.train.data.folder import FolderDataset, split_folder
-from e2e_deploy.train.data.folder_spec import load_spec
+from e2e_deploy.train.data.folder_spec import SPEC_FILE, load_spec
+from e2e_deploy.train.protocol.catalogue import held_sets
 from e2e_deploy.train.row_table import check_table
 from e2e_deploy.verbs.subject import Subject, check_arguments, open_subject
 
@@ -99,6 +100,11 @@ def evaluate(
         require_writable(table, table.suffix.lower(), outside=data)
     if sheet is not None:
         require_writable(sheet, ".png", outside=data)
+    if not (data / SPEC_FILE).exists() and (held := held_sets(data)):
+        raise UsageError(
+            f"{data} holds no {SPEC_FILE}, but sets of the published protocol ({', '.join(held)}); "
+            "measure on them with `protocol`"
+        )
     split_folder(data, load_spec(data), split)  # a wrong name is said before the model is loaded
     with open_subject(
         model,

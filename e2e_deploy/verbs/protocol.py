@@ -33,7 +33,7 @@ from e2e_deploy.train.protocol.run import (
     OpenedSet,
     ProtocolReport,
     predictor,
-    require_named,
+    require_sets,
     rows_file,
     run_protocol,
 )
@@ -124,7 +124,7 @@ def evaluate_protocol(
         require_writable(table, table.suffix.lower(), outside=root)
     if sheet is not None:
         require_writable(sheet, ".png", outside=root)
-    require_named(root, sets or ())
+    require_sets(root, sets or ())
     make_folder(results)
     with open_subject(
         model,

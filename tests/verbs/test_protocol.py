@@ -159,6 +159,8 @@ def call(capsys, *words):
 
 
 def test_the_command_prints_our_row_and_says_what_differs(tmp_path, data, capsys):
+    (extra,) = (data / "scannet").rglob("000100.jpg")
+    extra.with_name("000300.jpg").write_bytes(extra.read_bytes())
     bundle = write_plain_bundle(tmp_path / "bundle")
     options = ("--protocol", "e2e-ft", "--results", tmp_path / "results")
     code, stdout, stderr = call(capsys, "eval", bundle, data, *options)
@@ -170,6 +172,7 @@ def test_the_command_prints_our_row_and_says_what_differs(tmp_path, data, capsys
     assert "kitti: not measured: data not here" in stdout
     assert "on scannet, not as published: 2 of the 800 published images" in stdout
     assert "kitti/kitti_eigen_split_test.tar" in stderr
+    assert "scannet: 1 left out: truth file missing" in stderr
     code, stdout, stderr = call(capsys, "eval", bundle, data, *options, "--json")
     assert code == 0
     (result,) = json.loads(stdout)
@@ -188,7 +191,8 @@ def test_the_command_takes_several_models_and_ends_with_code_3_if_one_is_inverte
     code, stdout, stderr = call(capsys, "eval", one, two, data, *options)
     assert code == 3
     assert {"> one", "> two"} <= {line[:5] for line in stdout.splitlines()}
-    assert "one (onnxruntime, fp32) on scannet: the depth is inverted" in stderr
+    for name in ("one", "two"):  # every reason, not the first alone
+        assert f"{name} (onnxruntime, fp32) on scannet: the depth is inverted" in stderr
 
 
 @pytest.mark.parametrize(
@@ -236,3 +240,20 @@ def test_a_geowizard_gives_two_results_and_hears_the_domain_of_each_set(tmp_path
     alone = Predictor(checkpoint, resolution=0, device="cpu").results(frame)["depth"]
     np.testing.assert_array_equal(shown[0], alone)
     assert np.abs(shown[0] - shown[1]).max() > 1e-4
+
+
+def test_the_protocols_sets_are_no_folder_data_set(tmp_path, data, capsys):
+    bundle = write_plain_bundle(tmp_path / "bundle")
+    code, _, stderr = call(capsys, "eval", bundle, data)
+    assert code == 2
+    assert "sets of the published protocol (scannet); measure on them with --protocol" in stderr
+
+
+def test_the_folder_of_all_sets_is_looked_at_before_the_model(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    options = ("--protocol", "e2e-ft", "--results", tmp_path / "results")
+    code, _, stderr = call(capsys, "eval", "no-model", tmp_path / "nowhere", *options)
+    assert (code, "nowhere is not a folder" in stderr) == (5, True)
+    code, _, stderr = call(capsys, "eval", "no-model", tmp_path / "empty", *options)
+    assert (code, "dsine_eval/sintel in it; docs/evaluation.md" in stderr) == (5, True)
+    assert not (tmp_path / "results").exists()

@@ -31,12 +31,25 @@ class SetVariants:
 
 
 def find_set(root: Path, measure: Measure, name: SetName) -> Path | None:
-    """Where the set lies below the folder of all sets, or None if it is not there."""
+    """Where the set lies below the folder of all sets, or None if it is not there.
+
+    Raises:
+        DataError: its folder may not be read.
+    """
     for place in SETS[measure][name].places:
         found = root / place
-        if found.is_file() or (found.is_dir() and any(found.iterdir())):
-            return found
+        try:
+            if found.is_file() or (found.is_dir() and any(found.iterdir())):
+                return found
+        except OSError as error:
+            raise DataError(f"{found}: cannot be read ({error.strerror or error})") from error
     return None
+
+
+def held_sets(root: Path) -> list[SetName]:
+    """Names of the sets below ``root``, with truth for anything; DataError as of ``find_set``."""
+    found = [name for measure in SETS for name in SETS[measure] if find_set(root, measure, name)]
+    return list(dict.fromkeys(found))
 
 
 def open_set(

@@ -25,6 +25,7 @@ from e2e_deploy.train.protocol.catalogue import (
     SETS,
     SetVariants,
     find_set,
+    held_sets,
     not_here,
     open_set,
     variant_differences,
@@ -43,6 +44,7 @@ from e2e_deploy.train.protocol.sets import EvaluationSet
 Array = npt.NDArray[Any]
 
 ROWS_SUFFIX = ".rows.jsonl"
+DAMAGED = "data damaged"
 PACKAGES = (
     *("e2e-deploy", "numpy", "torch", "diffusers", "onnxruntime", "onnxruntime-gpu", "openvino"),
     *("tensorrt-cu12", "tensorrt-cu13", "tensorrt-rtx"),
@@ -117,16 +119,33 @@ class ProtocolReport:
         ]
 
 
-def require_named(root: Path, names: Sequence[SetName]) -> None:
-    """Refuse before a model is loaded what cannot be measured: sets that were named and are not here.
+def require_sets(root: Path, names: Sequence[SetName]) -> None:
+    """Refuse before a model is loaded what cannot be measured.
+
+    Args:
+        root: folder of all sets.
+        names: those that were named; none: any one will do.
 
     Raises:
-        DataError: one of them is not below ``root``.
+        DataError: ``root`` is no folder, a named set is not below it, or none is.
     """
+    if not root.is_dir():
+        raise DataError(f"{root} is not a folder; expected the folder of all evaluation sets")
     for name in names:
         measures = [measure for measure in SETS if name in SETS[measure]]
         if not any(find_set(root, measure, name) for measure in measures):
             raise DataError(not_here(root, measures[0], name))
+    if not held_sets(root):
+        raise DataError(f"{root} holds no set of the protocol: {_expected(list(SETS))}")
+
+
+def _expected(measures: Sequence[Measure]) -> str:
+    """Where any set with truth for these would lie."""
+    places = [each.places[0] for measure in measures for each in SETS[measure].values()]
+    return (
+        f"expected {', '.join(places[:-1])} or {places[-1]} in it; docs/evaluation.md says how to get each, "
+        "and naming one in `sets` does, too"
+    )
 
 
 def run_protocol(
@@ -208,7 +227,7 @@ def _open(
                 if names is not None:
                     raise
                 here = find_set(root, measure, name) is not None
-                reason = "data damaged" if here else "data not here"
+                reason = DAMAGED if here else "data not here"
                 missing.append(Missing(measure=measure, name=name, reason=reason, told=str(error)))
                 continue
             kind = kinds[measure]
@@ -219,9 +238,11 @@ def _open(
             indices = spread_indices(len(samples), limit)
             opened.append(OpenedSet(each, kind, samples, indices, contender))
     if not opened:
+        damaged = [each.told for each in missing if each.reason == DAMAGED]
+        asked = [measure for measure in SETS if measure in kinds]
         raise DataError(
-            f"{root} holds no set of the protocol with truth for {', '.join(kinds.values())}: "
-            + " ".join(each.told for each in missing)
+            f"{root} holds no set of the protocol with truth for {', '.join(kinds.values())} that can be read: "
+            + ("; ".join(damaged) if damaged else _expected(asked))
         )
     return opened, missing
 
@@ -338,6 +359,5 @@ def _in_a_line(each: EvaluationSet, result: SetResult) -> str:
         if each.task == "depth"
         else f"mean {first:.2f} degrees, {second:.2f} % below 11.25"
     )
-    return (
-        f"{each.title}: {words} ({result.num_images} images, {result.ms_per_image:.0f} ms for one)"
-    )
+    images = f"{result.num_images} image{'' if result.num_images == 1 else 's'}"
+    return f"{each.title}: {words} ({images}, {result.ms_per_image:.0f} ms for one)"

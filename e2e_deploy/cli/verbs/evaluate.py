@@ -195,8 +195,8 @@ def command(
             ]
         _print_reports(reports, as_json)
         problems = [problem for report in reports for problem in report.problems]
-    for problem in filter(None, problems):
-        raise ParityError(problem)
+    if said := list(filter(None, problems)):
+        raise ParityError("; ".join(said))
 
 
 def _check(
@@ -282,6 +282,8 @@ def _print_reports(reports: Sequence["ProtocolReport"], as_json: bool) -> None:
     for result in results if len(reports) == 1 else []:  # of several it is said above
         for clause in result.differences:
             click.echo(f"{result.contender.label()} on {result.set}, not as published: {clause}")
+        for reason, number in result.left_out.items():
+            click.echo(f"{result.set}: {number} left out: {reason}", err=True)
     for told in dict.fromkeys(each.told for report in reports for each in report.missing):
         click.echo(f"not measured: {told}", err=True)
     for folder in dict.fromkeys(report.folder for report in reports):

@@ -10,7 +10,7 @@ from e2e_deploy.errors import DataError, UsageError
 from e2e_deploy.train.protocol import run as module
 from e2e_deploy.train.protocol.catalogue import SETS, SetVariants
 from e2e_deploy.train.protocol.result import Contender, read_result, read_results
-from e2e_deploy.train.protocol.run import Model, require_named, run_protocol
+from e2e_deploy.train.protocol.run import Model, require_sets, run_protocol
 from tests.train.protocol import made_sets
 
 TRUTH = np.linspace(1, 5, 20 * 24).reshape(20, 24)
@@ -218,8 +218,9 @@ def test_a_model_that_takes_a_domain_is_told_that_of_each_set(tmp_path, data, mo
 
 def test_named_sets_must_be_here_and_have_truth_for_the_model(tmp_path, data):
     with pytest.raises(DataError, match="KITTI is not in"):
-        require_named(data, ["scannet", "kitti"])
-    require_named(data, ["scannet", "diode"])
+        require_sets(data, ["scannet", "kitti"])
+    require_sets(data, ["scannet", "diode"])
+    require_sets(data, [])
     with pytest.raises(UsageError, match="diode has no truth for normals"):
         run(tmp_path, model(kinds=("normals",)), names=["diode"])
     with pytest.raises(UsageError, match="the model gives mask, which the protocol does not"):
@@ -230,6 +231,23 @@ def test_a_folder_without_any_set_says_what_was_expected(tmp_path):
     (tmp_path / "data").mkdir()
     with pytest.raises(DataError, match=r"holds no set of the protocol.*nyu_labeled_extracted"):
         run(tmp_path, model())
+    with pytest.raises(DataError, match=r"nyu_labeled_extracted.*dsine_eval/sintel") as found:
+        require_sets(tmp_path / "data", [])
+    assert len(str(found.value)) < 1000  # the command line cuts what is longer
+    with pytest.raises(DataError, match="nowhere is not a folder"):
+        require_sets(tmp_path / "nowhere", [])
+
+
+def test_a_folder_of_damaged_sets_names_what_is_wrong_and_nothing_else(tmp_path):
+    for name in ("eth3d", "diode_val"):
+        archive = tmp_path / "data" / name.split("_")[0] / f"{name}.tar"
+        archive.parent.mkdir(parents=True)
+        archive.write_bytes(b"half a download")
+    with pytest.raises(
+        DataError, match=r"eth3d.tar: not a readable.*; .*diode_val.tar: not"
+    ) as found:
+        run(tmp_path, model())
+    assert "KITTI" not in str(found.value)
 
 
 def test_a_damaged_set_that_was_not_named_is_told_and_the_others_measured(tmp_path, data):

@@ -108,7 +108,7 @@ def measure_set(
             if pool is not None:
                 pool.save()
         on_progress(len(expected))
-        return _average(rows.rows, samples, pool)
+        return _average(each.title, rows.rows, samples, pool)
 
 
 class _Pool:
@@ -195,13 +195,13 @@ def _depth_metrics(row: Row) -> DepthMetrics:
     return metrics
 
 
-def _average(rows: Sequence[Row], samples: Samples, pool: _Pool | None) -> Measured:
+def _average(title: str, rows: Sequence[Row], samples: Samples, pool: _Pool | None) -> Measured:
     left_out = Counter(dict(samples.left_out))
     left_out.update(row.left_out for row in rows if row.left_out is not None)
     measured = [row for row in rows if row.left_out is None]
     if not measured:
         counts = "; ".join(f"{reason}: {count}" for reason, count in left_out.items())
-        raise DataError(f"none of the {len(rows)} images can be measured ({counts})")
+        raise DataError(f"{title}: none of its images can be measured ({counts})")
     if pool is not None:
         metrics, problem = asdict(pool.angles.result()), axes_problem(pool.angles.axes())
     else:

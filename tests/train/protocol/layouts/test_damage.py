@@ -1,5 +1,7 @@
 """A damaged file of a depth set is one sentence that names it."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -91,3 +93,13 @@ def test_a_set_that_is_not_here_says_how_to_get_it(tmp_path):
     assert "https://share.phys.ethz.ch/~pf/bingkedata/marigold/evaluation_dataset/" in told
     with pytest.raises(DataError, match="KITTI is not in"):
         open_set(tmp_path, "depth", "kitti")
+
+
+def test_a_set_that_may_not_be_read_is_a_sentence(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "kitti").mkdir()
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(DataError, match=r"kitti: cannot be read \(Permission denied\)"):
+        find_set(tmp_path, "depth", "kitti")

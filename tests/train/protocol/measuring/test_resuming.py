@@ -193,7 +193,7 @@ def test_a_prediction_that_cannot_be_measured_names_the_picture(tmp_path, wrong,
 
 def test_nothing_to_measure_is_a_sentence(tmp_path):
     each = SETS["depth"]["nyuv2"]
-    with pytest.raises(DataError, match="none of the 1 images can be measured"):
+    with pytest.raises(DataError, match="NYUv2: none of its images can be measured"):
         measure_set(predict, Drawn(), each, "depth", [2], tmp_path / "x.rows.jsonl")
 
 
