@@ -21,8 +21,9 @@ Mask = npt.NDArray[np.bool_]
 Metres = npt.NDArray[np.float32]
 Shares = tuple[tuple[float, float], tuple[float, float]]
 
+NYUV2_SIZE = (480, 640)
 EIGEN_NYUV2 = (slice(45, 471), slice(41, 601))
-"""Rows and columns of NYUv2's 480x640 that count."""
+"""Rows and columns of that which count."""
 KITTI_SIZE = (352, 1216)
 """What the KITTI benchmark cuts out: the lowest rows and the middle columns."""
 KITTI_MASKS: dict[KittiMask, Shares] = {
@@ -68,12 +69,15 @@ def layout(name: SetName, kitti_mask: KittiMask = "eigen") -> Layout:
 
 
 def _nyuv2(files: SetFiles, picture: str, truth: tuple[str, ...]) -> Sample:
-    depth_m = _png_depth(files, truth[0], 1000)
+    rgb, depth_m = _rgb(files, picture), _png_depth(files, truth[0], 1000)
+    if depth_m.shape != NYUV2_SIZE:
+        (height, width), (rows, columns) = depth_m.shape, NYUV2_SIZE
+        raise DataError(
+            f"{files.where(truth[0])}: it is {width}x{height}, and Eigen's crop is of {columns}x{rows}"
+        )
     counted = np.zeros(depth_m.shape, bool)
     counted[EIGEN_NYUV2] = True
-    return _sample(
-        files, picture, _rgb(files, picture), depth_m, _inside(depth_m, 1e-3, 10) & counted
-    )
+    return _sample(files, picture, rgb, depth_m, _inside(depth_m, 1e-3, 10) & counted)
 
 
 def _kitti(files: SetFiles, picture: str, truth: tuple[str, ...], shares: Shares) -> Sample:

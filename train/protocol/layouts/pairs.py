@@ -104,7 +104,7 @@ def read_list(path: Path) -> list[str]:
     """The pictures that a published list of files names: the first word of each line.
 
     Raises:
-        DataError: it cannot be read, or names none.
+        DataError: it cannot be read, names none, or one twice.
     """
     try:
         text = read_bytes(path, MAX_LIST_BYTES).decode()
@@ -113,4 +113,7 @@ def read_list(path: Path) -> list[str]:
     pictures = [line.split()[0].removeprefix("./") for line in text.splitlines() if line.strip()]
     if not pictures:
         raise DataError(f"{path}: names no file")
+    picture, times = Counter(pictures).most_common(1)[0]
+    if times > 1:  # it would count as often in every mean
+        raise DataError(f"{path}: names {picture} {times} times")
     return pictures

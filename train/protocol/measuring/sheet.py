@@ -28,6 +28,7 @@ def worst_sheet(
 ) -> Picture:
     """uint8 RGB: a row of rgb | truth | prediction for each of the worst images, which are predicted again."""
     pictures, captions = [], []
+    form = "{:.2f} degrees" if kind == "normals" else "AbsRel {:.4f}"
     for badness, row in worst_rows(rows, kind):
         sample = samples.read(row.index)
         target, valid = target_of(sample, kind)
@@ -42,5 +43,5 @@ def worst_sheet(
                 kind,
             )
         )
-        captions.append(f"{badness:.4f}  {title}  {row.picture}")
+        captions.append(f"{form.format(badness)}  {title}  {row.picture}")
     return captioned_rows(pictures, captions)

@@ -132,7 +132,8 @@ def test_diode_has_indoors_and_outdoor(tmp_path):
 
 @pytest.mark.parametrize("name", ["nyuv2", "kitti", "eth3d", "scannet", "diode"])
 def test_an_archive_is_read_in_place_as_its_folder_is(tmp_path, name):
-    truth = np.linspace(1, 5, 352 * 1216).reshape(352, 1216)
+    shape = (480, 640) if name == "nyuv2" else (352, 1216)
+    truth = np.linspace(1, 5, shape[0] * shape[1]).reshape(shape)
     if name == "diode":
         made_sets.diode(tmp_path, 7, truth, truth > 2)
     else:
@@ -171,3 +172,22 @@ def test_a_list_of_something_else_is_a_sentence(tmp_path):
     (tmp_path / "scannet" / "scannet_val_sampled_list_800_1.txt").write_text("../../etc/passwd x")
     with pytest.raises(DataError, match="which is no picture of the set"):
         open_set(tmp_path, "depth", "scannet")
+
+
+def test_a_list_that_names_a_picture_twice_is_refused(tmp_path):
+    """It would count twice in the mean."""
+    made_sets.scannet(tmp_path, 1, np.full((20, 20), 2.0))
+    line = "scene0406_02/color/000300.jpg scene0406_02/depth/000300.png"
+    listed = tmp_path / "scannet" / "scannet_val_sampled_list_800_1.txt"
+    listed.write_text(f"{line}\n./{line}\n")
+    with pytest.raises(DataError, match=r"names scene0406_02/color/000300.jpg 2 times"):
+        open_set(tmp_path, "depth", "scannet")
+
+
+def test_nyuv2_of_another_size_is_refused(tmp_path):
+    """Eigen's crop is in pixels of 640x480, so it would be of another part of the picture."""
+    made_sets.nyuv2(tmp_path, 1, np.full((240, 320), 2.0))
+    with pytest.raises(
+        DataError, match=r"depth_0001.png: it is 320x240, and Eigen's crop is of 640x480"
+    ):
+        open_set(tmp_path, "depth", "nyuv2").read(0)
