@@ -190,8 +190,11 @@ class Comparison:
 
 
 def compare(results: Iterable[SetResult]) -> Comparison:
-    """Put results side by side: by measure, weights, precision and backend."""
-    every = list(results)
+    """Put results side by side: by measure, weights, precision and backend; a copy of one is not shown again."""
+    every = list[SetResult]()
+    for each in results:
+        if each not in every:
+            every.append(each)
     sections = []
     for measure in MEASURES:
         of_measure = [each for each in every if each.measure == measure]

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from e2e_deploy.train.comparison.comparison import compare
@@ -154,3 +156,9 @@ def test_rows_for_programs_hold_the_change_and_its_reference():
     assert half["change"] == pytest.approx([0.1, -0.1])
     assert (half["reference"], half["times_as_fast"]) == ("single (pytorch, fp32)", 2)
     assert half["metrics"] == fp16.metrics
+
+
+def test_a_copy_of_a_result_is_not_a_second_machine():
+    once = result(contender("checkpoint"), pair=(5.2, 96.6), ms=300)
+    (section,) = compare([once, replace(once), replace(once, ms_per_image=200.0)]).sections
+    assert [line.cells["nyuv2"].result.ms_per_image for line in section.lines] == [300, 200]
