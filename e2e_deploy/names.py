@@ -41,6 +41,8 @@ FamilyName = Literal[
     "geowizard-v2",
     "lotus",
     "depthmaster",
+    "stablenormal-turbo",
+    "stablenormal-turbo-v1",
 ]
 """Kinds of checkpoint that are supported; e2e_deploy/model/families.py says what each is."""
 FAMILY_NAMES: tuple[FamilyName, ...] = get_args(FamilyName)

@@ -33,6 +33,7 @@ def export_bundle(
     family: FamilyName | None = None,
     domain: Domain | None = None,
     stretch: Stretch | None = None,
+    seed: int | None = None,
     precision: Precision = "fp32",
     frame_sizes: Sequence[tuple[int, int]] | None = None,
     resolution: int | None = None,
@@ -64,6 +65,8 @@ def export_bundle(
         stretch: of a GenPercept checkpoint with a DPT head. none (where it is None): its values as they were trained,
             clipped to 0 to 1. frame: each frame's least value is 0 and its greatest 1, as GenPercept's pipeline has it,
             so that a video flickers.
+        seed: of a StableNormal-turbo checkpoint (before v1.5): of the Gaussian noise that its network is given and that
+            is fixed in the graph, 0 to 4294967295; 0 where it is None.
         precision: fp32, fp16, bf16 or int8. In 16 bits norm statistics, softmax logits and the last convolution stay
             fp32. int8 is for ONNX Runtime on a CPU; its accuracy and its speed beside fp32 go into the manifest.
         frame_sizes: (H, W) in pixels of the graphs to make; 480x640 if None.
@@ -114,7 +117,11 @@ def export_bundle(
         level=level,
         workspace_bytes=workspace_bytes,
     )
-    settings = {"domain": domain, "stretch": stretch}
+    settings = {
+        "domain": domain,
+        "stretch": stretch,
+        "seed": None if seed is None else str(seed),
+    }
     opened = _open(checkpoint, task, family, settings)
     on_open(opened)
     require("torch", "export")

@@ -16,7 +16,7 @@ from torch import nn
 
 from e2e_deploy.errors import CheckpointError, UsageError
 from e2e_deploy.model.checkpoint import Checkpoint, open_checkpoint
-from e2e_deploy.model.families import STORED_PROMPT, get_family
+from e2e_deploy.model.families import CONTROLNET, STORED_PROMPT, get_family
 from e2e_deploy.model.loading import load_model, the_step
 from e2e_deploy.model.networks.head_model import HeadModel
 from e2e_deploy.model.single_step import SingleStepModel
@@ -64,7 +64,7 @@ def load_start(config: TrainConfig, device: torch.device | str = "cpu") -> Start
         default=FAMILY,
     )
     source = checkpoint.identity.family
-    if source.class_labels or source.unet_block:
+    if source.class_labels or source.unet_block or CONTROLNET in source.parts:
         raise UsageError(
             f"start.checkpoint {checkpoint.id} is {source.title}, whose UNet has a part that the trained model would "
             "lose; start from a checkpoint with Stable Diffusion's UNet"

@@ -237,9 +237,15 @@ def _settings(identity: Identity, chosen: Mapping[str, str]) -> dict[str, str]:
             having = [extra.title for extra in family.extras if name in extra.settings]
             without = f" without a {having[0]}" if having else ""
             raise UsageError(f"`{name}` has no effect on {family.title} checkpoints{without}")
-        if value not in known[name]:
-            raise UsageError(f"`{name}` is {value!r}; expected one of {', '.join(known[name])}")
-    return {name: values[0] for name, values in known.items()} | dict(chosen)
+        values = known[name]
+        if isinstance(values, range):
+            if not (value.isascii() and value.isdecimal() and int(value) in values):
+                raise UsageError(
+                    f"`{name}` is {value!r}; expected a whole number from {values[0]} to {values[-1]}"
+                )
+        elif value not in values:
+            raise UsageError(f"`{name}` is {value!r}; expected one of {', '.join(values)}")
+    return {name: str(values[0]) for name, values in known.items()} | dict(chosen)
 
 
 def open_checkpoint(

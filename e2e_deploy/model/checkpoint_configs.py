@@ -112,6 +112,10 @@ KINDS: dict[str, dict[str, Any]] = {
         "trained_betas": _each(_SHARE),
     },
 }
+KINDS["controlnet/config.json"] = KINDS["unet/config.json"] | {
+    "conditioning_channels": _ONE,
+    "conditioning_embedding_out_channels": Annotated[_list_of(_ONE), Items(4, "one a halving")],
+}
 
 
 def read_config(root: Path, name: str, *, like: str | None = None) -> dict[str, Any]:

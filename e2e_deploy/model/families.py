@@ -31,6 +31,10 @@ OWN_DECODER = ("vae_decoder", "vae_post_quant_conv")
 """Folders of a fine-tuned VAE decoder: weights alone, of vae/config.json's shapes."""
 STORED_PROMPT = "empty_text_embed.npy"
 """The empty prompt as the text encoder gives it, [L, C] or [1, L, C]."""
+CONTROLNET = "controlnet"
+"""Folder of the network that gives a UNet the picture's features."""
+SEEDS = range(2**32)
+"""Of noise that is fixed at export."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +85,8 @@ class Family:
     """What the UNet's class embedding is given; empty: it has none, or settings decide."""
     prompt: str = ""
     """What the text encoder is given, with the settings in braces."""
+    pads_prompt: bool = False
+    """The prompt is filled up to the text encoder's 77 tokens."""
     normals_signs: tuple[float, float, float] = (1.0, 1.0, 1.0)
     """What turns the network's normals into ours, x right, y up, z toward the viewer; -1 where an axis points the other
     way."""
@@ -92,7 +98,7 @@ class Family:
     """Processing sizes as its own pipeline has them."""
     latents: tuple[int, ...] = (1, 2)
     """How many latents the UNet takes: 1 the rgb latent alone, 2 with noise after it."""
-    settings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    settings: Mapping[str, tuple[str, ...] | range] = field(default_factory=dict)
     """What is chosen at export and fixed in the graph, with its values; the first is taken where none is named."""
     extras: tuple[Extra, ...] = ()
     """What some of its checkpoints have beside the parts."""
@@ -134,6 +140,17 @@ _GEOWIZARD: dict[str, Any] = {
     "sizing": PILLOW_SIZING,
     "latents": (2,),
     "settings": {"domain": DOMAINS},
+}
+
+# arXiv 2406.16864; hubconf.py, stablenormal/ and nirne/pipeline_yoso_normal.py of Stable-X/StableNormal at b89eee2 and
+# 84cf3a3. Axes: "the same way as DSINE" with x to the left, y up, z to the viewer (its issue 18).
+_STABLENORMAL: dict[str, Any] = {
+    "tasks": _tasks("normals"),
+    "timestep": 0,
+    "x0_from_output": 1.0,
+    "normals_signs": (-1.0, 1.0, 1.0),
+    "clip_normals": False,
+    "latents": (1,),
 }
 
 FAMILIES: dict[FamilyName, Family] = {
@@ -236,6 +253,21 @@ FAMILIES: dict[FamilyName, Family] = {
             latents=(1,),
             unet_block="fftblock",
             is_any_size=False,
+        ),
+        Family(
+            name="stablenormal-turbo",
+            title="StableNormal-turbo (before v1.5)",
+            parts=("unet", "vae", CONTROLNET, "text_encoder"),
+            pads_prompt=True,
+            settings={"seed": SEEDS},
+            is_any_size=False,
+            **_STABLENORMAL,
+        ),
+        Family(
+            name="stablenormal-turbo-v1",
+            title="StableNormal-turbo v1.5 or later",
+            parts=("unet", "vae", CONTROLNET),
+            **_STABLENORMAL,
         ),
     )
 }

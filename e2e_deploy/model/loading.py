@@ -18,6 +18,7 @@ from e2e_deploy.model.networks.head_model import PIXELS, HeadModel
 from e2e_deploy.model.networks.parts import compare_weights, load_part, read_weights
 from e2e_deploy.model.networks.picture_context import load_picture_context
 from e2e_deploy.model.networks.prompt import encode_prompt
+from e2e_deploy.model.networks.stablenormal import StableNormalModel, load_controlnet
 from e2e_deploy.model.networks.unet_features import ENDS, EndlessUNet, walk_features
 from e2e_deploy.model.schedule import OneStep, last_step
 from e2e_deploy.model.single_step import SingleStepModel
@@ -194,9 +195,37 @@ def _geowizard(checkpoint: Checkpoint) -> SingleStepModel:
     )
 
 
+def _stablenormal(checkpoint: Checkpoint) -> SingleStepModel:
+    diffusers = require("diffusers", "export")
+    family, step = checkpoint.identity.family, the_step(checkpoint)
+    unet = load_part(checkpoint, "unet", diffusers.UNet2DConditionModel)
+    vae = load_part(checkpoint, "vae", diffusers.AutoencoderKL)
+    width = unet.config.cross_attention_dim
+    # Published without a text encoder: 257 tokens of zeros. As many equal tokens as there are weigh as one.
+    context_1LC = torch.zeros(1, 1, width)
+    if "text_encoder" in family.parts:
+        context_1LC = encode_prompt(checkpoint)
+        _check_context(checkpoint, context_1LC, width)
+    seed = checkpoint.settings.get("seed")
+    return StableNormalModel(
+        unet,
+        vae,
+        context_1LC,
+        controlnet=load_controlnet(checkpoint, unet),
+        seed=None if seed is None else int(seed),
+        task=checkpoint.identity.task,
+        family=family,
+        timestep=step.timestep,
+        x0_from_xt=step.from_xt,
+        x0_from_output=step.from_output,
+    )
+
+
 _BUILDERS: dict[FamilyName, Callable[[Checkpoint], SingleStepModel]] = {
     "genpercept": _with_head,
     "geowizard": _geowizard,
     "geowizard-v2": _geowizard,
+    "stablenormal-turbo": _stablenormal,
+    "stablenormal-turbo-v1": _stablenormal,
 }
 """Of the families whose networks are put together in another way."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from e2e_deploy.errors import CheckpointError, UsageError
 from e2e_deploy.model.families import (
+    CONTROLNET,
     DPT_HEAD,
     FAMILIES,
     OWN_DECODER,
@@ -67,7 +68,7 @@ class Identity:
         return tuple(part for part in self.family.parts if part not in replaced)
 
     @property
-    def settings(self) -> dict[str, tuple[str, ...]]:
+    def settings(self) -> dict[str, tuple[str, ...] | range]:
         """What is chosen at export, with its values; the first is taken where none is named."""
         each = (self.family.settings, *(extra.settings for extra in self.extras))
         return {name: values for settings in each for name, values in settings.items()}
@@ -91,6 +92,8 @@ class Sign:
     seen: str
     """In words."""
     is_seen: Callable[[Configs], bool]
+    others: tuple[FamilyName, ...] = ()
+    """Families that have it too, so that one of them all must be named."""
 
 
 _INTRINSICS = "MarigoldIntrinsicsPipeline"
@@ -119,6 +122,18 @@ SIGNS: tuple[Sign, ...] = (
     ),
     Sign("depthmaster", "a DepthMasterPipeline", lambda c: c.pipeline == "DepthMasterPipeline"),
     Sign("lotus", "a Lotus pipeline", lambda c: c.pipeline in ("LotusDPipeline", "LotusGPipeline")),
+    Sign(
+        *("stablenormal-turbo-v1", "a YOSONormalsPipeline without a text encoder"),
+        lambda c: c.pipeline == "YOSONormalsPipeline" and "text_encoder" not in c.folders,
+    ),
+    *(
+        Sign(
+            *("stablenormal-turbo", f"a {name}"),
+            lambda c, name=name: c.pipeline == name,  # type: ignore[misc]
+            others=("stablenormal-turbo-v1",),
+        )
+        for name in ("YOSONormalsPipeline", "StableDiffusionControlNetPipeline")
+    ),
     Sign(
         *("marigold-iid", f"a {_INTRINSICS}"),
         lambda c: c.pipeline == _INTRINSICS,
@@ -203,7 +218,12 @@ def identify(
         raise CheckpointError(
             f"model_index.json names the pipeline {configs.pipeline!r}; expected one of {', '.join(_PIPELINES)}"
         )
-    if sign is not None and named is not None and named != sign.family:
+    if sign is not None and sign.others and named is None:
+        raise CheckpointError(
+            f"the checkpoint has {sign.seen}, as {' and '.join((sign.family, *sign.others))} have, and its configs do "
+            "not tell which it is; name it with `family`"
+        )
+    if sign is not None and named is not None and named not in (sign.family, *sign.others):
         raise CheckpointError(
             f"the checkpoint has {sign.seen}, as {sign.family} has, but the family named is {named}"
         )
@@ -304,5 +324,8 @@ def _rgb_alone() -> list[str]:
     return [
         name
         for name, family in FAMILIES.items()
-        if 1 in family.latents and not family.class_labels and not family.unet_block
+        if 1 in family.latents
+        and not family.class_labels
+        and not family.unet_block
+        and CONTROLNET not in family.parts
     ]

@@ -23,6 +23,7 @@ from e2e_deploy.export.graph.passes.layers import (
     convolve_before_upsampling,
     drop_training_parts,
 )
+from e2e_deploy.export.graph.passes.stablenormal import keep_features_of_noise
 from e2e_deploy.export.graph.passes.unet import (
     check_unet,
     fold_empty_prompt,
@@ -59,6 +60,8 @@ PASSES: tuple[Pass, ...] = (
     Pass("picture token", attend_to_one_token),
     # a multiplication and an addition of each pixel
     Pass("picture scale", fold_picture_scale),
+    # the half of a UNet that sees nothing but noise
+    Pass("features of noise", keep_features_of_noise),
     # the first convolution of all results but one
     Pass("first convolution", share_first_convolution),
     # x0 and latent scales, quant and post-quant convolutions, log variance, the channel mean of depth
@@ -150,8 +153,9 @@ def specialise(
             f"multiply-adds cannot be counted at {macs_hw[0]}x{macs_hw[1]}; "
             f"both sides must be multiples of {model.network_stride}, or the size one of sizes_hw"
         )
-    check_unet(model.unet)
     special = SPECIALISED[type(model)](model, sizes_hw).requires_grad_(False)
+    for network in special.networks:
+        check_unet(network)
 
     def measure() -> tuple[int, int | None]:
         macs = None if macs_hw is None else count_macs(special, macs_hw)[""]

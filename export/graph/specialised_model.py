@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from e2e_deploy.errors import UsageError
 from e2e_deploy.model.networks.geowizard import GeoWizardModel, for_each_result
 from e2e_deploy.model.networks.head_model import HeadModel, read_head
-from e2e_deploy.model.networks.unet_features import unet_features
+from e2e_deploy.model.networks.stablenormal import StableNormalModel, noise_like
+from e2e_deploy.model.networks.unet_features import go_down, go_up, unet_features
 from e2e_deploy.model.single_step import (
     SingleStepModel,
     each_alone,
@@ -60,6 +62,16 @@ class SpecialisedModel(nn.Module):
         self.latent_scale = model.scaling_factor
         self.zero_channels = model.in_channels - model.latent_channels
         self.output_scale = model.x0_from_output / model.scaling_factor
+
+    @property
+    def networks(self) -> tuple[Any, ...]:
+        """What is told the time and the prompt; the last one has the downwards blocks whatever the passes fold."""
+        return (self.unet,)
+
+    @property
+    def latent_readers(self) -> tuple[Any, ...]:
+        """Those that the rgb latent enters."""
+        return (self.unet,)
 
     def encode(self, rgb_N3HW: Tensor) -> Tensor:
         """What the UNet takes: [N, 4 or 8, h, w]."""
@@ -175,9 +187,74 @@ class SpecialisedGeoWizard(SpecialisedModel):
         return side_by_side(output, count)
 
 
+class SpecialisedStableNormal(SpecialisedModel):
+    """The same function as the StableNormalModel it takes the networks of.
+
+    Attributes:
+        controlnet: its own, changed in place by the passes.
+        seed: its own.
+        constant_hw: (h, w) of the latents that the UNet's features of noise are kept for as buffers, see
+            ``constant_name``; empty as long as the UNet computes them.
+    """
+
+    controlnet: Any
+
+    def __init__(self, model: StableNormalModel, sizes_hw: Sequence[tuple[int, int]] = ()) -> None:
+        super().__init__(model, sizes_hw)
+        self.controlnet = model.controlnet
+        self.seed = model.seed
+        self.constant_hw: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def networks(self) -> tuple[Any, ...]:
+        """Both."""
+        return (self.unet, self.controlnet)
+
+    @property
+    def latent_readers(self) -> tuple[Any, ...]:
+        """The ControlNet alone where the UNet is given noise."""
+        return (self.controlnet,) if self.seed is not None else (self.unet, self.controlnet)
+
+    @staticmethod
+    def constant_name(latent_hw: tuple[int, int], index: int) -> str:
+        """Of the buffer with the UNet's features number ``index``, the finest first and the middle last."""
+        return f"noise_{latent_hw[0]}x{latent_hw[1]}_{index}"
+
+    def run_unet(self, latent_N8hw: Tensor, context_NLC: Tensor | None) -> Tensor:
+        """As of SpecialisedModel."""
+        kept, middle = go_down(self.controlnet, latent_N8hw, self.timestep, context_NLC)
+        if not self.constant_hw:
+            given = latent_N8hw if self.seed is None else noise_like(latent_N8hw, self.seed)
+            output: Tensor = self.unet(
+                given,
+                self.timestep,
+                context_NLC,
+                down_block_additional_residuals=kept,
+                mid_block_additional_residual=middle,
+                return_dict=False,
+            )[0]
+            return output
+        height, width = map(int, latent_N8hw.shape[2:])
+        if (height, width) not in self.constant_hw:
+            raise UsageError(
+                f"the specialised network has no features of noise for {height}x{width} latent pixels: specialise for "
+                "this size"
+            )
+        *kept, middle = (
+            each + getattr(self, self.constant_name((height, width), index))
+            for index, each in enumerate((*kept, middle))
+        )
+        hidden = go_up(self.unet, kept, middle, self.timestep, context_NLC)[0]
+        if self.unet.conv_norm_out is not None:
+            hidden = self.unet.conv_act(self.unet.conv_norm_out(hidden))
+        output = self.unet.conv_out(hidden)
+        return output
+
+
 SPECIALISED: dict[type[SingleStepModel], Callable[..., SpecialisedModel]] = {
     SingleStepModel: SpecialisedModel,
     HeadModel: SpecialisedHeadModel,
     GeoWizardModel: SpecialisedGeoWizard,
+    StableNormalModel: SpecialisedStableNormal,
 }
 """Which class takes which model's networks."""

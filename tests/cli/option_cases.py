@@ -219,6 +219,11 @@ CASES = {
             *called(EXPORTER, ["export"], "--stretch", "frame"),
             Refused(["export", "--stretch", "frame"], "--stretch has no effect on"),
         ],
+        "--seed": [
+            *called(EXPORTER, ["export"], "--seed", "7"),
+            Refused(["export", "--seed", "7"], "--seed has no effect on"),
+            Refused(["export", "--seed", "-1"], "-1 is not in the range"),
+        ],
     },
     "train": {
         "--out": called(TRAIN, ["train", "run.toml"], "--out", "o"),

@@ -139,6 +139,13 @@ if TYPE_CHECKING:
     help="Of GenPercept's DPT head: values as they were trained, or each frame stretched to 0 to 1, which flickers.  "
     "[default: none]",
 )
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=None,
+    metavar="N",
+    help="Of StableNormal-turbo's noise, which is fixed in the graph.  [default: 0]",
+)
 def command(
     checkpoint: str | None,
     out: Path | None,
@@ -159,6 +166,7 @@ def command(
     family: FamilyName | None,
     domain: Domain | None,
     stretch: Stretch | None,
+    seed: int | None,
 ) -> None:
     """Turn CHECKPOINT into a bundle: one graph from frame to result, verified before it is there.
 
@@ -175,6 +183,7 @@ def command(
         family=family,
         domain=domain,
         stretch=stretch,
+        seed=seed,
         precision=precision,
         frame_sizes=frame_sizes,
         resolution=resolution,

@@ -24,7 +24,7 @@ MAX_PROMPT_BYTES = 2**24
 def encode_prompt(checkpoint: Checkpoint, text: str = "") -> Tensor:
     """``text`` through the checkpoint's text encoder, [1, L, C] float32; the empty one is the tokens BOS and EOS.
 
-    Of a checkpoint that stores it instead, [1, L, C] with the tokens that are stored.
+    Of a family that pads it, L is 77. Of a checkpoint that stores it instead, [1, L, C] with the tokens there are.
 
     Raises:
         CheckpointError: tokenizer or text encoder is missing, does not load, or gives no finite numbers.
@@ -57,22 +57,28 @@ def encode_prompt(checkpoint: Checkpoint, text: str = "") -> Tensor:
 
 def _token_ids(checkpoint: Checkpoint, tokenizer_class: Any, text: str) -> Tensor:
     """Token ids [1, L] of ``text`` between BOS and EOS."""
-    folder = checkpoint.path / "tokenizer"
+    folder, pads = checkpoint.path / "tokenizer", checkpoint.identity.family.pads_prompt
     try:
         tokenizer = tokenizer_class.from_pretrained(folder, local_files_only=True)
         ids_1L: Tensor = tokenizer(
-            text, padding="do_not_pad", truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
+            text,
+            padding="max_length" if pads else "do_not_pad",
+            truncation=True,
+            max_length=MAX_TOKENS,
+            return_tensors="pt",
         ).input_ids
     except Exception as error:  # of transformers, tokenizers or the hub library
         raise CheckpointError(
             f"the tokenizer in {folder} does not load: {one_line(error)}"
         ) from error
     size = checkpoint.configs["text_encoder"].get("vocab_size")
-    is_right = ids_1L.shape == (1, 2) if not text else 3 <= ids_1L.shape[-1] <= MAX_TOKENS
+    few, most = (3, MAX_TOKENS) if text else (2, 2)
+    if pads:
+        few = most = MAX_TOKENS
+    is_right = ids_1L.ndim == 2 and few <= ids_1L.shape[-1] <= most
     if not is_right or not isinstance(size, int) or int(ids_1L.max()) >= size:
-        prompt, expected = (
-            ("the prompt " + repr(text), "up to 77") if text else ("the empty prompt", "two")
-        )
+        prompt = "the prompt " + repr(text) if text else "the empty prompt"
+        expected = "two" if most == 2 else f"{'' if few == most else 'up to '}{most}"
         raise CheckpointError(
             f"the tokenizer in {folder} makes {ids_1L.tolist()} of {prompt}; expected {expected} tokens, below the "
             f"text encoder's vocab_size of {size}"

@@ -1,4 +1,4 @@
-"""The features of a diffusers UNet's levels, for a head in place of its last convolution.
+"""The halves of a diffusers UNet: the features of its levels on the way down and up.
 
 As diffusers' UNet2DConditionModel.forward without what no SD2-like UNet has; what it leaves out is refused.
 
@@ -47,18 +47,36 @@ def unet_features(
     unet: Any, latent_N4hw: Tensor, timestep: int, context_NLC: Tensor | None
 ) -> list[Tensor]:
     """What the upwards blocks give, the finest first: [N, width, ., .] each, width after ``block_out_channels``."""
-    embedding = unet.time_embedding(unet.get_time_embed(latent_N4hw, timestep))
-    if unet.time_embed_act is not None:
-        embedding = unet.time_embed_act(embedding)
-    hidden = unet.conv_in(latent_N4hw)
+    kept, hidden = go_down(unet, latent_N4hw, timestep, context_NLC)
+    return go_up(unet, kept, hidden, timestep, context_NLC)
+
+
+def go_down(
+    network: Any, latent_N4hw: Tensor, timestep: int, context_NLC: Tensor | None
+) -> tuple[list[Tensor], Tensor]:
+    """What the downwards blocks of a UNet or a ControlNet give, the finest first, and its middle."""
+    embedding = _embed(network, latent_N4hw, timestep)
+    hidden = network.conv_in(latent_N4hw)
     kept = [hidden]
-    for block in unet.down_blocks:
+    for block in network.down_blocks:
         hidden, outputs = block(hidden, embedding, **_context(block, context_NLC))
         kept += outputs
-    if unet.mid_block is not None:
-        hidden = unet.mid_block(hidden, embedding, **_context(unet.mid_block, context_NLC))
+    if network.mid_block is not None:
+        hidden = network.mid_block(hidden, embedding, **_context(network.mid_block, context_NLC))
+    return kept, hidden
+
+
+def go_up(
+    unet: Any,
+    kept: list[Tensor],
+    hidden: Tensor,
+    timestep: int,
+    context_NLC: Tensor | None,
+) -> list[Tensor]:
+    """What the upwards blocks make of what ``go_down`` gives, the finest first."""
+    embedding = _embed(unet, kept[0], timestep)
     # Beside a level of odd size an upwards block is told the size to reach, as diffusers does it.
-    exact = all(side % 2**unet.num_upsamplers == 0 for side in latent_N4hw.shape[2:])
+    exact = all(side % 2**unet.num_upsamplers == 0 for side in kept[0].shape[2:])
     features: list[Tensor] = []
     for index, block in enumerate(unet.up_blocks):
         count = len(block.resnets)
@@ -67,6 +85,14 @@ def unet_features(
         hidden = block(hidden, skips, embedding, upsample_size=size, **_context(block, context_NLC))
         features.append(hidden)
     return features[::-1]
+
+
+def _embed(network: Any, sample: Tensor, timestep: int) -> Any:
+    """The time embedding; None once it is folded."""
+    times_N = torch.full((sample.shape[0],), timestep, device=sample.device)
+    embedding = network.time_embedding(network.time_proj(times_N).to(sample.dtype))
+    act = getattr(network, "time_embed_act", None)
+    return embedding if act is None else act(embedding)
 
 
 def _context(block: Any, context_NLC: Tensor | None) -> dict[str, Any]:

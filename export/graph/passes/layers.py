@@ -87,13 +87,15 @@ def _convolve_first(upsampler: Any) -> UpsampleConv | None:
     return UpsampleConv(conv) if fits else None
 
 
-def _inexact_upsamplers(unet: Any, latents_hw: Sequence[tuple[int, int]]) -> set[Any]:
+def _inexact_upsamplers(
+    unet: Any, down_blocks: Any, latents_hw: Sequence[tuple[int, int]]
+) -> set[Any]:
     """The UNet's upsamplers that must not double, because the level they lead to has an odd side at one of the sizes.
 
     A level halves to the next rounding up: a convolution of stride 2, three taps and a border of one.
     """
     levels = [list(latents_hw)]
-    for block in unet.down_blocks:
+    for block in down_blocks:
         if block.downsamplers:
             levels.append([(-(-h // 2), -(-w // 2)) for h, w in levels[-1]])
     found: set[Any] = set()
@@ -108,7 +110,7 @@ def _inexact_upsamplers(unet: Any, latents_hw: Sequence[tuple[int, int]]) -> set
 def convolve_before_upsampling(model: SpecialisedModel) -> None:
     """Every nearest 2x upsampling with a 3x3 convolution after it becomes an UpsampleConv, where it is 2x exactly."""
     latents_hw = [(h // model.stride, w // model.stride) for h, w in model.sizes_hw]
-    kept = _inexact_upsamplers(model.unet, latents_hw)
+    kept = _inexact_upsamplers(model.unet, model.networks[-1].down_blocks, latents_hw)
     upsample_class = require("diffusers.models.upsampling", "export").Upsample2D
     replace_modules(
         model, upsample_class, lambda each: None if each in kept else _convolve_first(each)

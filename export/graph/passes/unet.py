@@ -90,18 +90,25 @@ def fold_time_embedding(model: SpecialisedModel) -> None:
 
     Results with a class of their own each have a bias of their own.
     """
+    for network in model.networks:
+        _fold_time(network, model.timestep, model.class_labels_1D)
+    model.class_labels_1D = None
+
+
+def _fold_time(network: Any, timestep: int, class_labels_1D: Tensor | None) -> None:
     resnet_class = require("diffusers.models.resnet", "export").ResnetBlock2D
-    unet = model.unet
-    sample = torch.empty(1, dtype=torch.float64, device=unet.conv_in.weight.device)
-    embedding = copy.deepcopy(unet.time_embedding).double()
-    time = embedding(unet.get_time_embed(sample, model.timestep))
-    if model.class_labels_1D is not None:
-        of_class = copy.deepcopy(unet.class_embedding).double()
-        time = time + of_class(model.class_labels_1D.double())
-        unet.class_embedding = model.class_labels_1D = None
-    if unet.time_embed_act is not None:
-        time = unet.time_embed_act(time)
-    for block in unet.modules():
+    times_1 = torch.tensor([timestep], device=next(network.parameters()).device)
+    embedding = copy.deepcopy(network.time_embedding).double()
+    time = embedding(network.time_proj(times_1).double())
+    if class_labels_1D is not None:
+        of_class = copy.deepcopy(network.class_embedding).double()
+        time = time + of_class(class_labels_1D.double())
+        network.class_embedding = None
+    act = getattr(network, "time_embed_act", None)  # a ControlNet has none
+    if act is not None:
+        time = act(time)
+        network.time_embed_act = None
+    for block in network.modules():
         if not isinstance(block, resnet_class) or block.time_emb_proj is None:
             continue
         project = block.time_emb_proj
@@ -113,15 +120,15 @@ def fold_time_embedding(model: SpecialisedModel) -> None:
         else:
             block.conv1 = BiasPerResult(block.conv1, bias_KC)
         block.time_emb_proj = None
-    unet.time_embedding = NoEmbedding()
-    unet.time_embed_act = None
+    network.time_embedding = NoEmbedding()
 
 
 def fold_zero_latent(model: SpecialisedModel) -> None:
     """conv_in loses the channels that read zeros, and takes the VAE's scaling factor into the rest."""
-    conv = model.unet.conv_in
-    weight = conv.weight[:, : model.latent_channels].double() * model.latent_scale
-    set_weights(conv, weight, conv.bias)
+    for network in model.latent_readers:
+        conv = network.conv_in
+        weight = conv.weight[:, : model.latent_channels].double() * model.latent_scale
+        set_weights(conv, weight, conv.bias)
     model.zero_channels = 0
     model.latent_scale = 1.0
 
@@ -181,9 +188,12 @@ def fold_empty_prompt(model: SpecialisedModel) -> None:
         return
     context_LC = model.context_1LC[0].double()
     attention_class = require("diffusers.models.attention_processor", "export").Attention
-    replace_modules(
-        model.unet,
-        attention_class,
-        lambda child: attend_to_constant(child, context_LC) if child.is_cross_attention else None,
-    )
+    for network in model.networks:
+        replace_modules(
+            network,
+            attention_class,
+            lambda child: (
+                attend_to_constant(child, context_LC) if child.is_cross_attention else None
+            ),
+        )
     model.context_1LC = None
