@@ -60,6 +60,8 @@ class Subject:
     settings: Mapping[str, bool | int | float | str | None] = field(default_factory=dict)
     takes_domain: bool = False
     """Whether ``results`` obeys a domain."""
+    note: str = ""
+    """What must be said with every output, such as that its int8 was accepted outside its limit."""
 
 
 def check_arguments(
@@ -117,13 +119,19 @@ def open_subject(
         subject = _baseline(model, task, family, resolution, device, drawn, on_note)
     elif bundle:
         with _bundle(Path(model), backend, device) as deployed:
-            on_note(deployed.ran)
+            _tell(deployed, on_note)
             yield deployed
         return
     else:
         subject = _checkpoint(model, task, family, resolution, device)
-    on_note(subject.ran)
+    _tell(subject, on_note)
     yield subject
+
+
+def _tell(subject: Subject, on_note: Callable[[str], None]) -> None:
+    on_note(subject.ran)
+    if subject.note:
+        on_note(f"note: {subject.note}")
 
 
 @contextmanager
@@ -146,6 +154,7 @@ def _bundle(folder: Path, backend: BackendChoice, device: str) -> Iterator[Subje
             results=engines.results,
             fixed=engines.fixed,
             settings=manifest.settings,
+            note=clean(manifest.checkpoint.note),
         )
 
 
@@ -225,6 +234,7 @@ def _checkpoint(
         results=results,
         settings=checkpoint.settings,
         takes_domain=DOMAIN in checkpoint.settings,
+        note=checkpoint.note,
     )
 
 
@@ -262,4 +272,5 @@ def _baseline(
             TASKS[baseline.task][0]: baseline(frame, resolution=seen)
         },
         settings=baseline.settings,
+        note=checkpoint.note,
     )

@@ -56,6 +56,7 @@ def test_a_bundle_is_measured_as_it_runs(tmp_path, data):
     assert 0 < result.metrics["abs_rel"] < 0.05
     assert report.problems == []
     assert said[0].startswith("backend: onnxruntime")
+    assert said[1] == "note: untrained weights"
     with e2e.load(bundle) as engine:
         frames = sorted((data / "scannet").rglob("*.jpg"))
         depths = sorted((data / "scannet").rglob("*.png"))
