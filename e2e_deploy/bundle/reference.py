@@ -7,13 +7,14 @@ import io
 import math
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, BinaryIO, cast
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile
 
 import numpy as np
 import numpy.typing as npt
 
 from e2e_deploy.errors import BundleError
+from e2e_deploy.system.npy_header import read_npy_header
 from e2e_deploy.system.text import clean
 
 MAX_BYTES = 2**30
@@ -30,9 +31,8 @@ def _array(
     if info.compress_type not in (ZIP_STORED, ZIP_DEFLATED) or info.flag_bits & 1:
         raise ValueError(f"{name} is packed or encrypted in a way that np.savez does not write")
     with archive.open(info) as stream:
-        if np.lib.format.read_magic(stream) != (1, 0):
-            raise ValueError(f"{name} is not in version 1.0 of NumPy's format")
-        shape, is_fortran, found = np.lib.format.read_array_header_1_0(stream)
+        # ZipExtFile is a binary stream in all but typeshed's eyes.
+        shape, is_fortran, found = read_npy_header(cast(BinaryIO, stream))
         if found != dtype or is_fortran or shape[1:] != each or not shape[0]:
             raise ValueError(
                 f"{name} are {found} {shape}; expected {np.dtype(dtype)} {['N', *each]}"

@@ -22,6 +22,7 @@ from e2e_deploy.runtime.sources.source import SourceFrame
 from e2e_deploy.runtime.steps.intrinsics import Intrinsics
 from e2e_deploy.runtime.steps.step import Facts, Step
 from e2e_deploy.system.files import read_bytes
+from e2e_deploy.system.npy_header import read_npy_header
 from e2e_deploy.system.text import clean
 
 Float64 = npt.NDArray[np.float64]
@@ -246,11 +247,7 @@ def _npy(data: bytes) -> Float64:
     if not data.startswith(npy_format.MAGIC_PREFIX):
         raise ValueError("it does not begin as a .npy file does")
     stream = io.BytesIO(data)
-    version = npy_format.read_magic(stream)
-    reader = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
-    if version not in reader:
-        raise ValueError(f"its format version {version} is not one of {sorted(reader)}")
-    shape, _, dtype = reader[version](stream)
+    shape, _, dtype = read_npy_header(stream)
     promised, held = math.prod(shape) * dtype.itemsize, len(data) - stream.tell()
     if dtype.kind not in "fiu" or promised != held:
         raise ValueError(

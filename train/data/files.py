@@ -7,7 +7,6 @@ looks too, before it is decoded; that a file appears whole or not at all. Does n
 import io
 import math
 import struct
-import tokenize
 import warnings
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,11 @@ from e2e_deploy.errors import DataError
 from e2e_deploy.frames import MAX_PIXELS
 from e2e_deploy.packages import require
 from e2e_deploy.system import files
+from e2e_deploy.system.npy_header import read_npy_header
 
 Array = npt.NDArray[Any]
 
-# RuntimeError is mitsuba's; the last three come from NumPy's reader of a header, which is a Python literal.
-_DAMAGED = (
-    *(RuntimeError, ValueError, EOFError, OSError, struct.error),
-    *(SyntaxError, RecursionError, tokenize.TokenError),
-)
+_DAMAGED = (RuntimeError, ValueError, EOFError, OSError, struct.error)  # RuntimeError is mitsuba's
 
 MAX_BYTES = 2**30
 """Of one file: depth of 67 Mpx in 64-bit floats is half of it."""
@@ -126,14 +122,7 @@ def decode_npy(path: Path, content: bytes, kinds: str = "fiu") -> Array:
 
 def _read_npy(path: Path, content: bytes, kinds: str) -> Array:
     stream = io.BytesIO(content)
-    version = np.lib.format.read_magic(stream)
-    readers = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
-    if version not in readers:
-        raise ValueError(f"version {version[0]}.{version[1]}, expected 1.0 or 2.0")
-    shape, is_fortran, dtype = readers[version](stream)
+    shape, is_fortran, dtype = read_npy_header(stream)
     if dtype.kind not in kinds:
         raise ValueError(
             f"it holds {dtype}, expected real numbers; Python objects are never loaded"

@@ -15,6 +15,7 @@ from e2e_deploy.model.families import STORED_PROMPT
 from e2e_deploy.model.networks.parts import compare_weights, described_by, one_line, read_weights
 from e2e_deploy.packages import require
 from e2e_deploy.system.files import read_bytes
+from e2e_deploy.system.npy_header import read_npy_header
 
 MAX_TOKENS = 77
 """Of CLIP's text encoders."""
@@ -96,10 +97,8 @@ def _stored_prompt(file: Path) -> Tensor:
     try:
         content = read_bytes(file, MAX_PROMPT_BYTES)
         stream = BytesIO(content)
-        if np.lib.format.read_magic(stream) != (1, 0):
-            raise ValueError("its header has another version than 1.0")
         # Read by hand, so that a header cannot ask for more memory than the file has.
-        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+        shape, is_fortran, dtype = read_npy_header(stream)
         if math.prod(shape) * dtype.itemsize != len(content) - stream.tell():
             raise ValueError(f"{list(shape)} numbers of {dtype} do not fill it")
     except (OSError, ValueError) as error:
