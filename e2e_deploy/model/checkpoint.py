@@ -196,11 +196,13 @@ def _check_channels(
     latent = vae.get("latent_channels") or DEFAULT_LATENT_CHANNELS
     takes, gives = unet.get("in_channels"), unet.get("out_channels")
     count = len(identity.targets)
-    words = {1: "rgb latent", 2: "rgb latent and noise", 1 + count: "rgb latent and noise"}
     allowed = identity.family.latents or (1 + count,)
     wanted = latent * (count or 1)
     if takes not in [latent * number for number in allowed] or gives != wanted:
-        expected = " or ".join(f"{latent * n} ({words[n]})" for n in sorted(allowed)[::-1])
+        expected = " or ".join(
+            f"{latent * number} (rgb latent{' and noise' if number > 1 else ''})"
+            for number in sorted(allowed)[::-1]
+        )
         raise CheckpointError(
             f"{folder} has {takes} input and {gives} output channels; expected {expected} in, {wanted} out"
         )

@@ -172,8 +172,8 @@ _PIPELINES: dict[str, tuple[FamilyName | None, TaskName | None]] = {
     "MarigoldPipeline": (None, None),
     "StableDiffusionPipeline": (None, None),
 }
-_KINDS: Mapping[str, TaskName] = {"depth": "depth", "normals": "normals"}
-"""Tasks by ``prediction_type`` of model_index.json."""
+_SAID: Mapping[str, TaskName] = {"depth": "depth", "disparity": "disparity", "normals": "normals"}
+"""Tasks by ``prediction_type`` of model_index.json; diffusers' MarigoldDepthPipeline has the first two."""
 
 
 def get_task(name: str) -> TaskName:
@@ -238,9 +238,12 @@ def identify(
             f"name it with `family`: {', '.join(_rgb_alone())}"
         )
     targets: tuple[ResultKind, ...] = ()
-    task_from_configs = by_pipeline[1] or _KINDS.get(
-        str(configs.model_index.get("prediction_type") or "")
-    )
+    said = _SAID.get(str(configs.model_index.get("prediction_type") or ""))
+    if said and by_pipeline[1] and "normals" in {said, by_pipeline[1]} and said != by_pipeline[1]:
+        raise CheckpointError(
+            f"model_index.json names a {configs.pipeline} whose prediction_type is {said!r}; one of them is wrong"
+        )
+    task_from_configs = said or by_pipeline[1]
     if sign is not None and get_family(sign.family).targets:
         task_from_configs, targets = read_targets(configs.model_index)
     if task is not None and task_from_configs is not None and task != task_from_configs:

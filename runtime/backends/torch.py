@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.bundle.manifest import GraphEntry
-from e2e_deploy.errors import CheckpointError, E2EDeployError, UsageError, failed
+from e2e_deploy.errors import BundleError, CheckpointError, E2EDeployError, UsageError, failed
 from e2e_deploy.packages import require
 from e2e_deploy.runtime.backends.backend import OneAtATime
 from e2e_deploy.runtime.backends.device import parse_device, require_cuda
@@ -66,6 +66,7 @@ class TorchBackend(OneAtATime):
         UnavailableError: torch is not installed, or the device is not here.
         UsageError: threads for a GPU.
         CheckpointError: the checkpoint is gone, or is not the one the bundle was made from.
+        BundleError: the manifest lists other results than the checkpoint gives.
         E2EDeployError: when called: PyTorch fails while it computes.
     """
 
@@ -95,6 +96,12 @@ class TorchBackend(OneAtATime):
             bundle = replace(bundle, checkpoint=str(checkpoint))
         manifest = bundle.manifest
         model = load_model(original_checkpoint(bundle))
+        gives = [kind.name for kind in model.kinds]
+        if gives != manifest.outputs:
+            raise BundleError(
+                f"the manifest of {bundle.root} lists {' and '.join(manifest.outputs)}; its checkpoint gives "
+                f"{' and '.join(gives)}"
+            )
         plan = model.plan(graph.frame_hw, manifest.resolution, manifest.pad)
         if threads is not None:
             torch.set_num_threads(threads)

@@ -221,6 +221,7 @@ def test_a_damaged_decoder_is_named(tmp_path, folders):
         (np.zeros(16), "holds float64 [16]"),
         (np.array([[None]]), "is no NumPy file"),
         (b"\x93NUMPY\x01\x00", "is no NumPy file"),
+        (b"\x93NUMPY\x01\x00\x05\x00((((\n", "is no NumPy file"),
         (b"", "is no NumPy file"),
     ],
 )
@@ -300,3 +301,9 @@ def test_every_kind_is_exported_and_within_its_limits(tmp_path, folders, name, t
         engine="onnx",
     )
     assert all(entry.passed or precision == "int8" for entry in bundle.manifest.verification)
+
+
+def test_channels_that_genpercept_does_not_have(tmp_path, folders):
+    folder = shutil.copytree(folders["v1"], tmp_path / "c")
+    edit_json(folder / "unet" / "config.json", in_channels=8)
+    assert "expected 4 (rgb latent) in, 4 out" in refused(folder)

@@ -42,6 +42,18 @@ def test_e2e_ft_folders_tell_nothing_so_defaults_and_names_decide(pipeline):
 
 def test_the_prediction_type_of_a_model_index_tells_the_task():
     assert told(SD | {"prediction_type": "normals"}) == ("e2e-ft", "normals")
+    assert told(MARIGOLD | {"prediction_type": "depth"}) == ("marigold", "depth")
+
+
+def test_disparity_is_not_passed_off_as_depth():
+    """diffusers' MarigoldDepthPipeline may predict either."""
+    with pytest.raises(UsageError, match="do not do disparity; they do depth, normals"):
+        told(MARIGOLD | {"prediction_type": "disparity"})
+
+
+def test_a_pipeline_and_a_prediction_type_that_contradict_each_other():
+    with pytest.raises(CheckpointError, match="a MarigoldDepthPipeline whose prediction_type is"):
+        told(MARIGOLD | {"prediction_type": "normals"})
 
 
 def test_a_name_beats_the_card_and_the_card_beats_the_pipeline():

@@ -58,6 +58,19 @@ def test_torch_refuses_a_checkpoint_that_changed(depth_bundle, tmp_path, bundle_
         e2e.load(bundle_copy, backend="torch")
 
 
+def test_torch_gives_no_result_another_name(bundle_copy):
+    """A manifest that was changed by hand, together with what it says of its graph."""
+
+    def call_it_disparity(manifest):
+        manifest["outputs"] = ["disparity"]
+        for graph in manifest["graphs"]:
+            graph["outputs"][0]["name"] = "disparity"
+
+    edit_manifest(bundle_copy, call_it_disparity)
+    with pytest.raises(BundleError, match="lists disparity; its checkpoint gives depth"):
+        e2e.load(bundle_copy, backend="torch", device="cpu")
+
+
 def test_torch_without_its_checkpoint(tmp_path):
     bundle = write_plain_bundle(tmp_path / "b")
     with pytest.raises(
