@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from e2e_deploy.errors import BundleError
-from e2e_deploy.system.npy_header import read_npy_header
+from e2e_deploy.system.files import read_npy_header
 from e2e_deploy.system.text import clean
 
 MAX_BYTES = 2**30

@@ -8,6 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.lib import format as npy_format
 
 from e2e_deploy.errors import E2EDeployError, UsageError
 
@@ -180,3 +184,32 @@ def _check_regular(path: Path, mode: int) -> None:
 
 def _kind(mode: int) -> str:
     return _KINDS.get(stat.S_IFMT(mode), "no regular file")
+
+
+_NPY_HEADERS = {
+    (1, 0): npy_format.read_array_header_1_0,
+    (2, 0): npy_format.read_array_header_2_0,
+}
+
+
+def read_npy_header(stream: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Of a .npy file: shape without negative sides, whether it is in Fortran's order, and type; its bytes follow.
+
+    NumPy's own reader lets through more errors than it documents.
+
+    Raises:
+        ValueError: whatever is wrong with the header.
+    """
+    version = npy_format.read_magic(stream)
+    if version not in _NPY_HEADERS:
+        raise ValueError(f"it has version {version[0]}.{version[1]}; expected 1.0 or 2.0")
+    try:
+        shape, is_fortran, dtype = _NPY_HEADERS[version](stream)
+    except (OSError, ValueError):
+        raise
+    # A header is Python's text: it is parsed by Python, whose parsers fail in many ways.
+    except Exception:
+        raise ValueError("its header is no description of an array") from None
+    if any(side < 0 for side in shape):
+        raise ValueError(f"its shape is {list(shape)}")
+    return shape, is_fortran, dtype

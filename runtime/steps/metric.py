@@ -21,8 +21,7 @@ from e2e_deploy.runtime.backends.layout import Result
 from e2e_deploy.runtime.sources.source import SourceFrame
 from e2e_deploy.runtime.steps.intrinsics import Intrinsics
 from e2e_deploy.runtime.steps.step import Facts, Step
-from e2e_deploy.system.files import read_bytes
-from e2e_deploy.system.npy_header import read_npy_header
+from e2e_deploy.system.files import read_bytes, read_npy_header
 from e2e_deploy.system.text import clean
 
 Float64 = npt.NDArray[np.float64]

@@ -20,7 +20,6 @@ from e2e_deploy.errors import DataError
 from e2e_deploy.frames import MAX_PIXELS
 from e2e_deploy.packages import require
 from e2e_deploy.system import files
-from e2e_deploy.system.npy_header import read_npy_header
 
 Array = npt.NDArray[Any]
 
@@ -122,7 +121,7 @@ def decode_npy(path: Path, content: bytes, kinds: str = "fiu") -> Array:
 
 def _read_npy(path: Path, content: bytes, kinds: str) -> Array:
     stream = io.BytesIO(content)
-    shape, is_fortran, dtype = read_npy_header(stream)
+    shape, is_fortran, dtype = files.read_npy_header(stream)
     if dtype.kind not in kinds:
         raise ValueError(
             f"it holds {dtype}, expected real numbers; Python objects are never loaded"

@@ -14,8 +14,7 @@ from e2e_deploy.model.checkpoint import Checkpoint
 from e2e_deploy.model.families import STORED_PROMPT
 from e2e_deploy.model.networks.parts import compare_weights, described_by, one_line, read_weights
 from e2e_deploy.packages import require
-from e2e_deploy.system.files import read_bytes
-from e2e_deploy.system.npy_header import read_npy_header
+from e2e_deploy.system.files import read_bytes, read_npy_header
 
 MAX_TOKENS = 77
 """Of CLIP's text encoders."""

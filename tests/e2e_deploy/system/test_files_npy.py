@@ -4,7 +4,7 @@ import struct
 import numpy as np
 import pytest
 
-from e2e_deploy.system.npy_header import read_npy_header
+from e2e_deploy.system.files import read_npy_header
 
 
 def _file(header: str, version: int = 1) -> io.BytesIO:
