@@ -17,7 +17,7 @@ from e2e_deploy.train.data.folder import FolderDataset, split_folder
 from e2e_deploy.train.data.folder_spec import SPEC_FILE, load_spec
 from e2e_deploy.train.protocol.catalogue import held_sets
 from e2e_deploy.train.row_table import check_table
-from e2e_deploy.verbs.subject import Subject, check_arguments, open_subject
+from e2e_deploy.verbs.subject import Subject, check_arguments, check_limit, open_subject
 
 TASK_OF: dict[ResultKind, TaskName] = {
     **dict.fromkeys(("depth", "disparity", "sqrt-disparity"), "depth"),
@@ -95,6 +95,7 @@ def evaluate(
     drawn = {name: value for name, value in drawn.items() if value is not None}
     of_checkpoints = {"task": task, "family": family, "resolution": resolution}
     check_arguments(is_bundle(model), backend, drawn, of_checkpoints)
+    check_limit(limit)
     if table is not None:
         check_table(table)
         require_writable(table, table.suffix.lower(), outside=data)

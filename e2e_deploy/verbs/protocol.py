@@ -38,7 +38,7 @@ from e2e_deploy.train.protocol.run import (
     run_protocol,
 )
 from e2e_deploy.train.row_table import check_table, write_table
-from e2e_deploy.verbs.subject import Subject, check_arguments, open_subject
+from e2e_deploy.verbs.subject import Subject, check_arguments, check_limit, open_subject
 
 RESULTS = Path("results")
 
@@ -118,6 +118,7 @@ def evaluate_protocol(
     drawn = {name: value for name, value in drawn.items() if value is not None}
     of_checkpoints = {"task": task, "family": family, "resolution": resolution}
     check_arguments(is_bundle(model), backend, drawn, of_checkpoints)
+    check_limit(limit)
     _check_choices(protocol, sets, kitti_mask)
     if table is not None:
         check_table(table)
@@ -163,6 +164,8 @@ def evaluate_protocol(
 def _check_choices(
     protocol: ProtocolName, sets: Sequence[SetName] | None, kitti_mask: KittiMask
 ) -> None:
+    if isinstance(sets, str):  # whose letters are no names of sets
+        raise UsageError(f"`sets` is the text {sets!r}; expected a list such as [{sets!r}]")
     for name, value, choices in (
         ("protocol", protocol, PROTOCOLS),
         ("kitti_mask", kitti_mask, KITTI_MASKS),

@@ -64,6 +64,12 @@ class Subject:
     """What must be said with every output, such as that its int8 was accepted outside its limit."""
 
 
+def check_limit(limit: int | None) -> None:
+    """UsageError where a limit leaves nothing to measure."""
+    if limit is not None and limit < 1:
+        raise UsageError(f"`limit` is {limit}; expected at least 1, or None for all")
+
+
 def check_arguments(
     is_a_bundle: bool,
     backend: Opponent,

@@ -76,3 +76,8 @@ def test_another_result_is_measured_where_it_is_named(data, both):
 def test_a_result_that_cannot_be_measured_is_wrong_usage(data, both, model, result, said):
     with pytest.raises(UsageError, match=said):
         e2e.evaluate(model, data, split="train", result=result)
+
+
+def test_a_limit_that_leaves_nothing_is_wrong_usage(data, both):
+    with pytest.raises(UsageError, match="`limit` is -1; expected at least 1"):
+        e2e.evaluate("model", data, split="train", limit=-1)

@@ -128,6 +128,8 @@ def test_a_checkpoint_sees_each_set_at_its_own_resolution(tmp_path):
     [
         ({"sets": ["nyuv2"]}, DataError, "NYUv2 is not in"),
         ({"sets": []}, UsageError, "`sets` is empty"),
+        ({"sets": "nyuv2"}, UsageError, r"a list such as \['nyuv2'\]"),
+        ({"limit": 0}, UsageError, "`limit` is 0"),
         ({"sets": ["imagenet"]}, UsageError, "`sets` is 'imagenet'"),
         ({"protocol": "mine"}, UsageError, "`protocol` is 'mine'"),
         ({"kitti_mask": "mine"}, UsageError, "`kitti_mask` is 'mine'"),
