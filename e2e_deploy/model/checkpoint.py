@@ -241,9 +241,11 @@ def _settings(identity: Identity, chosen: Mapping[str, str]) -> dict[str, str]:
             raise UsageError(f"`{name}` has no effect on {family.title} checkpoints{without}")
         values = known[name]
         if isinstance(values, range):
-            if not (value.isascii() and value.isdecimal() and int(value) in values):
+            # Python converts no text of more than 4300 digits.
+            is_number = len(value) <= 20 and value.isascii() and value.isdecimal()
+            if not (is_number and int(value) in values):
                 raise UsageError(
-                    f"`{name}` is {value!r}; expected a whole number from {values[0]} to {values[-1]}"
+                    f"`{name}` is {clean(value, 40)!r}; expected a whole number from {values[0]} to {values[-1]}"
                 )
         elif value not in values:
             raise UsageError(f"`{name}` is {value!r}; expected one of {', '.join(values)}")

@@ -224,7 +224,7 @@ def test_what_two_families_look_like_must_be_named(tmp_path, pipeline):
     assert open_checkpoint(folder).identity.family.name == V0
 
 
-@pytest.mark.parametrize("seed", ["-1", "4294967296", "1.5", "a", "", "²"])
+@pytest.mark.parametrize("seed", ["-1", "4294967296", "1.5", "a", "", "²", "9" * 5000])
 def test_a_seed_is_a_whole_number(folders, seed):
     with pytest.raises(UsageError, match="`seed` is .*; expected a whole number from 0 to 42949"):
         open_checkpoint(folders[V0], family=V0, settings={"seed": seed})
