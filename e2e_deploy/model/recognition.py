@@ -210,23 +210,7 @@ def identify(
     """
     named = family or configs.card.get("family")
     sign = next((sign for sign in SIGNS if sign.is_seen(configs)), None)
-    if sign is not None and sign.family in REFUSED:
-        raise CheckpointError(
-            f"the checkpoint has {sign.seen}: {REFUSED[sign.family]}; supported: {', '.join(FAMILIES)}"
-        )
-    if sign is None and configs.pipeline not in _PIPELINES:
-        raise CheckpointError(
-            f"model_index.json names the pipeline {configs.pipeline!r}; expected one of {', '.join(_PIPELINES)}"
-        )
-    if sign is not None and sign.others and named is None:
-        raise CheckpointError(
-            f"the checkpoint has {sign.seen}, as {' and '.join((sign.family, *sign.others))} have, and its configs do "
-            "not tell which it is; name it with `family`"
-        )
-    if sign is not None and named is not None and named not in (sign.family, *sign.others):
-        raise CheckpointError(
-            f"the checkpoint has {sign.seen}, as {sign.family} has, but the family named is {named}"
-        )
+    _refuse(configs, sign, named)
     by_pipeline = _PIPELINES.get(configs.pipeline, (None, None))
     from_configs = by_pipeline[0] if sign is None else sign.family
     why = f"from {configs.pipeline}" if sign is None else f"from {sign.seen}"
@@ -237,15 +221,7 @@ def identify(
             "E2E-FT started from SD without noise, GenPercept and others look the same and need other timesteps; "
             f"name it with `family`: {', '.join(_rgb_alone())}"
         )
-    targets: tuple[ResultKind, ...] = ()
-    said = _SAID.get(str(configs.model_index.get("prediction_type") or ""))
-    if said and by_pipeline[1] and "normals" in {said, by_pipeline[1]} and said != by_pipeline[1]:
-        raise CheckpointError(
-            f"model_index.json names a {configs.pipeline} whose prediction_type is {said!r}; one of them is wrong"
-        )
-    task_from_configs = said or by_pipeline[1]
-    if sign is not None and get_family(sign.family).targets:
-        task_from_configs, targets = read_targets(configs.model_index)
+    task_from_configs, targets = _task_told(configs, sign)
     if task is not None and task_from_configs is not None and task != task_from_configs:
         raise CheckpointError(
             f"the checkpoint says it predicts {task_from_configs} ({configs.pipeline}), but the task named is {task}"
@@ -288,6 +264,50 @@ def identify(
                 f"it does {' or '.join(extra.tasks)}"
             )
     return Identity(chosen, chosen_task, tuple(reasons), extras, targets)
+
+
+def _refuse(configs: Configs, sign: Sign | None, named: str | None) -> None:
+    """Refuse what no family has, or another one than the family that is ``named``.
+
+    Raises:
+        CheckpointError: says which.
+    """
+    if sign is not None and sign.family in REFUSED:
+        raise CheckpointError(
+            f"the checkpoint has {sign.seen}: {REFUSED[sign.family]}; supported: {', '.join(FAMILIES)}"
+        )
+    if sign is None and configs.pipeline not in _PIPELINES:
+        raise CheckpointError(
+            f"model_index.json names the pipeline {configs.pipeline!r}; expected one of {', '.join(_PIPELINES)}"
+        )
+    if sign is not None and sign.others and named is None:
+        raise CheckpointError(
+            f"the checkpoint has {sign.seen}, as {' and '.join((sign.family, *sign.others))} have, and its configs do "
+            "not tell which it is; name it with `family`"
+        )
+    if sign is not None and named is not None and named not in (sign.family, *sign.others):
+        raise CheckpointError(
+            f"the checkpoint has {sign.seen}, as {sign.family} has, but the family named is {named}"
+        )
+
+
+def _task_told(
+    configs: Configs, sign: Sign | None
+) -> tuple[TaskName | None, tuple[ResultKind, ...]]:
+    """The task that model_index.json tells, and the kinds of its targets where it names such.
+
+    Raises:
+        CheckpointError: it contradicts itself, or names targets that no task has.
+    """
+    if sign is not None and get_family(sign.family).targets:
+        return read_targets(configs.model_index)
+    by_pipeline = _PIPELINES.get(configs.pipeline, (None, None))[1]
+    said = _SAID.get(str(configs.model_index.get("prediction_type") or ""))
+    if said and by_pipeline and "normals" in {said, by_pipeline} and said != by_pipeline:
+        raise CheckpointError(
+            f"model_index.json names a {configs.pipeline} whose prediction_type is {said!r}; one of them is wrong"
+        )
+    return said or by_pipeline, ()
 
 
 def _extras(family: Family, there: frozenset[str]) -> tuple[Extra, ...]:
