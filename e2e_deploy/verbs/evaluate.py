@@ -3,6 +3,7 @@
 Knows: what is measured on what. Does not know: how a model is opened, how a number is computed.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -101,7 +102,7 @@ def evaluate(
         require_writable(table, table.suffix.lower(), outside=data)
     if sheet is not None:
         require_writable(sheet, ".png", outside=data)
-    if not (data / SPEC_FILE).exists() and (held := held_sets(data)):
+    if os.path.isdir(data) and not (data / SPEC_FILE).exists() and (held := held_sets(data)):
         raise UsageError(
             f"{data} holds no {SPEC_FILE}, but sets of the published protocol ({', '.join(held)}); "
             "measure on them with `protocol`"

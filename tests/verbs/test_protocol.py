@@ -257,6 +257,8 @@ def test_the_folder_of_all_sets_is_looked_at_before_the_model(tmp_path, capsys):
     options = ("--protocol", "e2e-ft", "--results", tmp_path / "results")
     code, _, stderr = call(capsys, "eval", "no-model", tmp_path / "nowhere", *options)
     assert (code, "nowhere is not a folder" in stderr) == (5, True)
+    code, _, stderr = call(capsys, "eval", "no-model", "x" * 300, *options)
+    assert (code, "is not a folder" in stderr) == (5, True)
     code, _, stderr = call(capsys, "eval", "no-model", tmp_path / "empty", *options)
     assert (code, "dsine_eval/sintel in it; docs/evaluation.md" in stderr) == (5, True)
     assert not (tmp_path / "results").exists()

@@ -4,6 +4,7 @@ Knows: which sets fit a result, what differs from what is published, files of re
 """
 
 import hashlib
+import os
 import platform
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -129,7 +130,7 @@ def require_sets(root: Path, names: Sequence[SetName]) -> None:
     Raises:
         DataError: ``root`` is no folder, a named set is not below it, or none is.
     """
-    if not root.is_dir():
+    if not os.path.isdir(root):  # also of a name that no file system takes
         raise DataError(f"{root} is not a folder; expected the folder of all evaluation sets")
     for name in names:
         measures = [measure for measure in SETS if name in SETS[measure]]
