@@ -177,6 +177,8 @@ def _find(text: str) -> Path:
 def is_lone_unet(root: Path) -> bool:
     """Whether a folder holds a UNet and no pipeline, as GenPercept publishes its checkpoints."""
     names = (f"{_DIFFUSERS_STEM}.safetensors", f"{_DIFFUSERS_STEM}.bin", "unet")
+    if not os.path.isdir(root):  # also a text too long for a path
+        return False
     is_whole = (root / "model_index.json").exists() or (root / "vae").exists()
     return not is_whole and any((root / name).exists() for name in names)
 
