@@ -196,6 +196,7 @@ def _model(subject: Subject, settings: dict[str, Setting], resolution: int | Non
         fixed=subject.fixed,
         resolution=resolution,
         takes_domain=subject.takes_domain,
+        note=subject.note,
     )
 
 

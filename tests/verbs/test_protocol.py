@@ -57,6 +57,7 @@ def test_a_bundle_is_measured_as_it_runs(tmp_path, data):
     assert report.problems == []
     assert said[0].startswith("backend: onnxruntime")
     assert said[1] == "note: untrained weights"
+    assert result.differences[-1] == "untrained weights"
     with e2e.load(bundle) as engine:
         frames = sorted((data / "scannet").rglob("*.jpg"))
         depths = sorted((data / "scannet").rglob("*.png"))

@@ -67,6 +67,8 @@ class Model:
     """Asked for in place of the protocol's; None: the protocol's."""
     takes_domain: bool = False
     """Whether it obeys a domain; it is then told that of each set."""
+    note: str = ""
+    """What must be said with everything of it, for example "untrained weights"."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -350,6 +352,8 @@ def _differences(
     domain = opened.contender.settings.get("domain", each.domain)
     if domain != each.domain:
         found.append(f"domain {domain}; published: {each.domain}")
+    if model.note:
+        found.append(model.note)
     return found + variant_differences(each, variants)
 
 
