@@ -153,7 +153,10 @@ SIGNS: tuple[Sign, ...] = (
     Sign("lotus", "a class embedding", lambda c: _class_inputs(c) is not None),
     Sign(
         *("geowizard", "8 input channels and a context of 768"),
-        lambda c: c.unet.get("cross_attention_dim") == 768 and c.unet.get("in_channels") == 8,
+        lambda c: (
+            (c.unet.get("cross_attention_dim"), c.unet.get("in_channels")) == (768, 8)
+            and not c.pipeline.startswith("Marigold")
+        ),
     ),
     Sign("genpercept", "beta_start equal to beta_end", _constant_betas),
     *(

@@ -192,3 +192,7 @@ def test_a_flux_pipeline_is_refused_with_its_reason():
 def test_every_family_has_a_row_and_its_name():
     assert set(FAMILIES) == set(FAMILY_NAMES)
     assert all(family.name == name and family.tasks for name, family in FAMILIES.items())
+
+
+def test_a_marigold_of_sd1_is_no_geowizard():
+    assert told(MARIGOLD, unet={"cross_attention_dim": 768}) == ("marigold", "depth")
