@@ -177,10 +177,9 @@ def _find(text: str) -> Path:
 def is_lone_unet(root: Path) -> bool:
     """Whether a folder holds a UNet and no pipeline, as GenPercept publishes its checkpoints."""
     names = (f"{_DIFFUSERS_STEM}.safetensors", f"{_DIFFUSERS_STEM}.bin", "unet")
-    if not os.path.isdir(root):  # also a text too long for a path
-        return False
-    is_whole = (root / "model_index.json").exists() or (root / "vae").exists()
-    return not is_whole and any((root / name).exists() for name in names)
+    # os.path's takes what may not be looked at, or is too long a name, for absent: others say that better.
+    is_whole = any(os.path.exists(root / name) for name in ("model_index.json", "vae"))
+    return not is_whole and any(os.path.exists(root / name) for name in names)
 
 
 def _check_tokenizer(folder: Path) -> None:

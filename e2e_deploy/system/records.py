@@ -169,8 +169,9 @@ class _Reader:
         if origin is Literal:
             if any(type(value) is type(arg) and value == arg for arg in args):
                 return value
+            known = f"one of {', '.join(map(str, args))}" if len(args) > 4 else None
             return self._wrong(
-                f"{name} is {_shown(value)}; expected {' or '.join(map(repr, args))}"
+                f"{name} is {_shown(value)}; expected {known or ' or '.join(map(repr, args))}"
             )
         return self._scalar(hint, value, name, extra)
 

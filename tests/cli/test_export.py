@@ -129,7 +129,7 @@ def test_without_a_checkpoint_the_bundled_one_is_exported(cli, stopped, tmp_path
     assert "untrained" not in stderr
     ((module, shape),) = stopped
     assert shape == (1, 32, 48, 3)
-    assert module.task == "normals"
+    assert [kind.name for kind in module.kinds] == ["normals"]
 
 
 def test_task_and_family_decide_where_configs_do_not_tell(cli, stopped, tmp_path):
@@ -145,7 +145,7 @@ def test_task_and_family_decide_where_configs_do_not_tell(cli, stopped, tmp_path
         assert code == 130
         assert f"family {family}: " in stderr
         assert f"task {task}: " in stderr
-        assert stopped[-1][0].task == task
+        assert [kind.name for kind in stopped[-1][0].kinds] == [task]
 
 
 def test_a_core_graph_takes_what_the_network_sees(cli, stopped, small, tmp_path):
@@ -169,8 +169,8 @@ def test_ctrl_c_leaves_nothing(cli, stopped, small, tmp_path):
         ["--frame-size", "10x10"],
         ["--resolution", "-3"],
         ["--precision", "fp7"],
-        ["--task", "segmentation"],
-        ["--family", "lotus"],
+        ["--task", "pose"],
+        ["--family", "lotus-2"],
         ["--family", "nobody"],
         ["--dynamic"],
         ["--accept-accuracy"],

@@ -103,7 +103,7 @@ def test_values_of_the_wrong_type(refused, bundle, path, value):
     [
         (
             lambda m: m.update(task="pose"),
-            "manifest.json: task is 'pose'; expected 'depth'",
+            "manifest.json: task is 'pose'; expected one of depth, ",
         ),
         (lambda m: m.update(precision="int3"), "precision is 'int3'"),
         (lambda m: m.update(graphs=[]), "lists no graph"),
@@ -137,7 +137,7 @@ def test_values_of_the_wrong_type(refused, bundle, path, value):
             r"outputs of manifest.json are \[\]; expected one or more",
         ),
         (lambda m: m.update(outputs=["depth", "depth"]), "expected one or more, each once"),
-        (lambda m: m.update(outputs=["distance"]), "is 'distance'; expected 'depth' or"),
+        (lambda m: m.update(outputs=["distance"]), "is 'distance'; expected one of depth, "),
         (lambda m: m.update(outputs=["disparity"]), r"output \[1, 24, 32\], float32 'disparity'"),
         (
             lambda m: m.update(outputs=["depth", "normals"]),

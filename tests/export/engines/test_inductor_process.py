@@ -36,6 +36,7 @@ def recipe(tmp_path):
         checkpoint=str(tmp_path / "none"),
         family="marigold",
         task="depth",
+        settings={},
         precision="fp32",
         specialised=True,
         resolution=0,

@@ -224,7 +224,7 @@ def test_an_inaccurate_graph_is_refused_unless_it_is_accepted(small, tmp_path, t
 def test_a_result_that_is_no_number_is_never_accepted():
     nan, zeros = np.full((4, 4), np.nan, np.float32), np.zeros((4, 4), np.float32)
     limit, parity = LIMITS["onnxruntime", "int8"], measure_parity("depth", nan, zeros)
-    verdict = Verdict((4, 4), "onnxruntime", "CPU", "int8", parity, limit)
+    verdict = Verdict((4, 4), "depth", "onnxruntime", "CPU", "int8", parity, limit)
     with pytest.raises(ParityError, match="holds NaN or infinity; no bundle was written$"):
         judged([verdict], accepted=True)
 

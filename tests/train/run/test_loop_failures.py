@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import itertools
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from e2e_deploy.errors import E2EDeployError, UsageError
 from e2e_deploy.train.run import health, loop
 from e2e_deploy.train.run.heldout import HeldOut
 from e2e_deploy.train.run.resume import checkpoint_folders
+from e2e_deploy.train.step.objective import Decoded
 from e2e_deploy.train.training import train_model
 from tests.train.fixtures import write_folder
 from tests.train.small_runs import equal, logged, small_config
@@ -25,16 +27,7 @@ SCRIPT = Path(__file__).with_name("launched_run.py")
 
 
 def test_a_step_with_nan_changes_nothing_and_is_counted(tmp_path, monkeypatch):
-    compute, calls = loop.Stepper._loss, []
-
-    def poisoned(self, batch, seed):
-        result = compute(self, batch, seed)
-        calls.append(1)
-        # The second micro-batch of the second step.
-        factor = torch.nan if len(calls) == 4 else 1
-        return dataclasses.replace(result, error_sum=result.error_sum * factor)
-
-    monkeypatch.setattr(loop.Stepper, "_loss", poisoned)
+    poison(monkeypatch, lambda number: number == 4)  # the second micro-batch of the second step
     run = {"checkpoint_every": 1, "keep": 9}
     result = train_model(small_config(tmp_path, optim={"steps": 3}, run=run))
     assert [entry["skipped"] for entry in logged(tmp_path / "out")] == [False, True, False]
@@ -49,17 +42,24 @@ def test_a_step_with_nan_changes_nothing_and_is_counted(tmp_path, monkeypatch):
     assert all(tensor.isfinite().all() for tensor in three.values())
 
 
+def poison(monkeypatch, is_nan):
+    """The losses of those micro-batches are NaN, counted from 1 over all steps."""
+    compute, numbers = Decoded.results, itertools.count(1)
+
+    def poisoned(self, rgb, truths, seeds):
+        return [
+            dataclasses.replace(each, error_sum=each.error_sum * torch.nan)
+            if is_nan(next(numbers))
+            else each
+            for each in compute(self, rgb, truths, seeds)
+        ]
+
+    monkeypatch.setattr(Decoded, "results", poisoned)
+
+
 def poison_after(monkeypatch, num_losses):
     """Every loss after the first ``num_losses`` micro-batches is NaN."""
-    compute, calls = loop.Stepper._loss, []
-
-    def poisoned(self, batch, seed):
-        result = compute(self, batch, seed)
-        calls.append(1)
-        factor = torch.nan if len(calls) > num_losses else 1
-        return dataclasses.replace(result, error_sum=result.error_sum * factor)
-
-    monkeypatch.setattr(loop.Stepper, "_loss", poisoned)
+    poison(monkeypatch, lambda number: number > num_losses)
 
 
 def test_a_streak_of_nan_writes_no_checkpoint_and_deletes_none(tmp_path, monkeypatch):
@@ -181,13 +181,7 @@ def test_a_step_that_breaks_the_weights_leaves_no_checkpoint_and_no_model(
 
 def test_nan_without_end_stops_with_advice(tmp_path, monkeypatch):
     monkeypatch.setattr(health, "MAX_NONFINITE_IN_A_ROW", 3)
-    compute = loop.Stepper._loss
-
-    def poisoned(self, batch, seed):
-        result = compute(self, batch, seed)
-        return dataclasses.replace(result, error_sum=result.error_sum * torch.nan)
-
-    monkeypatch.setattr(loop.Stepper, "_loss", poisoned)
+    poison_after(monkeypatch, 0)
     with pytest.raises(
         E2EDeployError, match=r"3 steps in a row, up to step 3: use a lower optim\.lr"
     ):
