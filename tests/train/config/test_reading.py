@@ -78,7 +78,7 @@ def test_every_mistake_is_reported_at_once():
     assert "12 mistakes" in message
     for mistake in (
         "unknown key trainer",
-        "task is 'dept'; expected 'depth' or 'disparity' or 'normals'",
+        "task is 'dept'; expected one of depth, disparity, normals",
         "data[0].root is 3",
         "data[0].ratio is 0; expected at least 1",
         "unknown key data[0].colour",
