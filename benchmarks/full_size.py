@@ -5,7 +5,7 @@ import math
 import multiprocessing
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from e2e_deploy.export.exporter import export_bundle
 from e2e_deploy.frames import parse_size
 from e2e_deploy.model import tiny
 from e2e_deploy.model.checkpoint import open_checkpoint
-from e2e_deploy.progress import Stages
+from e2e_deploy.progress import Stages, peak_memory_gib
 
 UNET: dict[str, Any] = {
     "in_channels": 8,
@@ -73,20 +73,28 @@ def write_full_size(
     return folder
 
 
-def full_size_checkpoint(work: Path) -> Path:
-    """The checkpoint's folder below ``work``; made, if needed, in a process of its own, whose memory does not count.
+def made(
+    folder: Path, write: Callable[..., object] = write_full_size, *, last: str = "model_index.json"
+) -> Path:
+    """The checkpoint's ``folder``; written, if needed, in a process of its own, whose memory does not count.
+
+    ``last`` is the file that ``write`` writes last.
 
     Raises:
         SystemExit: it could not be made.
     """
-    folder = work / "checkpoint"
-    if not (folder / "model_index.json").is_file():
-        maker = multiprocessing.get_context("spawn").Process(target=write_full_size, args=(folder,))
+    if not (folder / last).is_file():
+        maker = multiprocessing.get_context("spawn").Process(target=write, args=(folder,))
         maker.start()
         maker.join()
         if maker.exitcode != 0:
             raise SystemExit("the checkpoint could not be made")
     return folder
+
+
+def full_size_checkpoint(work: Path) -> Path:
+    """The folder of SD2's checkpoint below ``work``, made if needed."""
+    return made(work / "checkpoint")
 
 
 def count_parameters(checkpoint: Path) -> dict[str, int]:
@@ -108,14 +116,38 @@ def options(description: str | None, precision: str) -> argparse.ArgumentParser:
     return parser
 
 
-def export(arguments: argparse.Namespace, stages: Stages, **engines: Any) -> Bundle:
-    """The checkpoint's bundle below ``--work``, as the other options say; ``engines`` as in export_bundle."""
+def export(
+    arguments: argparse.Namespace, stages: Stages, checkpoint: Path | None = None, **engines: Any
+) -> Bundle:
+    """The bundle of a checkpoint, SD2's if None, below ``--work``, as the other options say.
+
+    ``engines`` are as in export_bundle.
+    """
+    name = "bundle" if checkpoint is None else checkpoint.name
     return export_bundle(
-        open_checkpoint(full_size_checkpoint(arguments.work)),
-        arguments.work / f"bundle-{arguments.precision}",
+        open_checkpoint(full_size_checkpoint(arguments.work) if checkpoint is None else checkpoint),
+        arguments.work / f"{name}-{arguments.precision}",
         frame_sizes=[parse_size(arguments.frame_size)],
         resolution=arguments.resolution,
         precision=arguments.precision,
         stages=stages,
         **{"engine": "onnx"} | engines,
     )
+
+
+def exported(bundle: Bundle, checkpoint: Path, stages: Stages) -> dict[str, Any]:
+    """What the result of an export says."""
+    graph = bundle.manifest.graphs[0]
+    return {
+        "parameters": count_parameters(checkpoint),
+        "frame_size": graph.frame_size,
+        "processing_size": graph.processing_size,
+        "precision": bundle.manifest.precision,
+        "weights": "random",
+        "stages": [vars(stage) for stage in stages.done],
+        "seconds": sum(stage.seconds for stage in stages.done),
+        "peak_gib": peak_memory_gib(),
+        "bundle_bytes": sum(entry.bytes for entry in bundle.manifest.files.values()),
+        "passes": [vars(entry) for entry in bundle.manifest.passes],
+        "verification": [vars(entry) for entry in bundle.manifest.verification],
+    }

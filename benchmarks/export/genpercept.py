@@ -4,7 +4,7 @@ python -m benchmarks.export.genpercept --work DIR [--head] [--frame-size 96x128]
 """
 
 import json
-import multiprocessing
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,11 +12,9 @@ from safetensors.torch import save_file
 
 from benchmarks import full_size
 from benchmarks.report import write_result
-from e2e_deploy.export.exporter import export_bundle
-from e2e_deploy.frames import parse_size
 from e2e_deploy.model.families import DPT_HEAD
 from e2e_deploy.model.networks.dpt_head import DPTHead
-from e2e_deploy.progress import Stages, peak_memory_gib
+from e2e_deploy.progress import Stages
 
 UNET = {"in_channels": 4, "upcast_attention": True}
 
@@ -26,13 +24,13 @@ def write_genpercept(folder: Path, *, head: bool) -> None:
     full_size.write_full_size(folder, unet=UNET)
     index = {"_class_name": "StableDiffusionPipeline"}
     (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
-    card = {"family": "genpercept", "task": "disparity", "note": "random weights"}
-    (folder / "e2e_deploy.json").write_text(json.dumps(card), encoding="utf-8")
     if head:
         torch.manual_seed(0)
         weights = DPTHead(full_size.UNET["block_out_channels"]).half().state_dict()
         (folder / DPT_HEAD).mkdir()
         save_file(weights, folder / DPT_HEAD / "model.safetensors")
+    card = {"family": "genpercept", "task": "disparity", "note": "random weights"}
+    (folder / "e2e_deploy.json").write_text(json.dumps(card), encoding="utf-8")
 
 
 def main() -> None:
@@ -42,42 +40,12 @@ def main() -> None:
     parser.add_argument("--head", action="store_true")
     arguments = parser.parse_args()
     name = "genpercept_dpt_head" if arguments.head else "genpercept"
-    checkpoint = arguments.work / name
-    if not (checkpoint / "e2e_deploy.json").is_file():
-        # In a process of its own, whose memory does not count.
-        maker = multiprocessing.get_context("spawn").Process(
-            target=write_genpercept, args=(checkpoint,), kwargs={"head": arguments.head}
-        )
-        maker.start()
-        maker.join()
-        if maker.exitcode != 0:
-            raise SystemExit("the checkpoint could not be made")
+    write = partial(write_genpercept, head=arguments.head)
+    checkpoint = full_size.made(arguments.work / name, write, last="e2e_deploy.json")
     stages = Stages()
-    bundle = export_bundle(
-        checkpoint,
-        arguments.work / f"{name}-{arguments.precision}",
-        frame_sizes=[parse_size(arguments.frame_size)],
-        resolution=arguments.resolution,
-        precision=arguments.precision,
-        engine="onnx",
-        stages=stages,
-    )
-    graph = bundle.manifest.graphs[0]
-    write_result(
-        f"export_{name}_{arguments.precision}",
-        {
-            "parameters": full_size.count_parameters(checkpoint),
-            "frame_size": graph.frame_size,
-            "processing_size": graph.processing_size,
-            "precision": arguments.precision,
-            "weights": "random",
-            "stages": [vars(stage) for stage in stages.done],
-            "seconds": sum(stage.seconds for stage in stages.done),
-            "peak_gib": peak_memory_gib(),
-            "bundle_bytes": sum(entry.bytes for entry in bundle.manifest.files.values()),
-            "verification": [vars(entry) for entry in bundle.manifest.verification],
-        },
-    )
+    bundle = full_size.export(arguments, stages, checkpoint)
+    found = full_size.exported(bundle, checkpoint, stages)
+    write_result(f"export_{name}_{arguments.precision}", found)
 
 
 if __name__ == "__main__":

@@ -4,16 +4,13 @@ python -m benchmarks.export.geowizard --work DIR [--frame-size 64x64] [--precisi
 """
 
 import json
-import multiprocessing
 from pathlib import Path
 
 import torch
 
 from benchmarks import full_size
 from benchmarks.report import write_result
-from e2e_deploy.export.exporter import export_bundle
-from e2e_deploy.frames import parse_size
-from e2e_deploy.progress import Stages, peak_memory_gib
+from e2e_deploy.progress import Stages
 
 UNET = {
     "attention_head_dim": 8,
@@ -62,43 +59,13 @@ def main() -> None:
     parser = full_size.options(__doc__, "fp32")
     parser.set_defaults(frame_size="64x64", resolution=0)
     arguments = parser.parse_args()
-    checkpoint = arguments.work / "geowizard"
-    if not (checkpoint / "e2e_deploy.json").is_file():
-        # In a process of its own, whose memory does not count.
-        maker = multiprocessing.get_context("spawn").Process(
-            target=write_geowizard, args=(checkpoint,)
-        )
-        maker.start()
-        maker.join()
-        if maker.exitcode != 0:
-            raise SystemExit("the checkpoint could not be made")
+    checkpoint = full_size.made(
+        arguments.work / "geowizard", write_geowizard, last="e2e_deploy.json"
+    )
     stages = Stages()
-    bundle = export_bundle(
-        checkpoint,
-        arguments.work / f"geowizard-{arguments.precision}",
-        frame_sizes=[parse_size(arguments.frame_size)],
-        resolution=arguments.resolution,
-        precision=arguments.precision,
-        engine="onnx",
-        stages=stages,
-    )
-    graph = bundle.manifest.graphs[0]
-    write_result(
-        f"export_geowizard_{arguments.precision}",
-        {
-            "parameters": full_size.count_parameters(checkpoint),
-            "frame_size": graph.frame_size,
-            "processing_size": graph.processing_size,
-            "precision": arguments.precision,
-            "weights": "random",
-            "stages": [vars(stage) for stage in stages.done],
-            "seconds": sum(stage.seconds for stage in stages.done),
-            "peak_gib": peak_memory_gib(),
-            "bundle_bytes": sum(entry.bytes for entry in bundle.manifest.files.values()),
-            "passes": [vars(entry) for entry in bundle.manifest.passes],
-            "verification": [vars(entry) for entry in bundle.manifest.verification],
-        },
-    )
+    bundle = full_size.export(arguments, stages, checkpoint)
+    found = full_size.exported(bundle, checkpoint, stages)
+    write_result(f"export_geowizard_{arguments.precision}", found)
 
 
 if __name__ == "__main__":

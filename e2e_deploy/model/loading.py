@@ -54,9 +54,23 @@ def the_step(checkpoint: Checkpoint) -> OneStep:
     return OneStep(timestep, step.from_xt, step.from_output)
 
 
+def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What every model is told of its checkpoint and its one step."""
+    step = the_step(checkpoint)
+    return {
+        "task": checkpoint.identity.task,
+        "family": checkpoint.identity.family,
+        "timestep": step.timestep,
+        "x0_from_xt": step.from_xt,
+        "x0_from_output": step.from_output,
+        "full_z_range": checkpoint.full_z_range,
+        "outputs": checkpoint.identity.outputs,
+    }
+
+
 def _single_step(checkpoint: Checkpoint) -> SingleStepModel:
     diffusers = require("diffusers", "export")
-    family, step = checkpoint.identity.family, the_step(checkpoint)
+    family, facts = checkpoint.identity.family, _facts(checkpoint)
     unet_class = FourierUNet if family.unet_block else diffusers.UNet2DConditionModel
     unet = load_part(checkpoint, "unet", unet_class)
     _check_labels(checkpoint, unet.config)
@@ -68,14 +82,8 @@ def _single_step(checkpoint: Checkpoint) -> SingleStepModel:
         unet,
         vae,
         context_1LC,
-        task=checkpoint.identity.task,
-        family=family,
-        timestep=step.timestep,
-        x0_from_xt=step.from_xt,
-        x0_from_output=step.from_output,
         class_labels_1D=labels,
-        full_z_range=checkpoint.full_z_range,
-        outputs=checkpoint.identity.outputs,
+        **facts,
     )
 
 
@@ -124,19 +132,13 @@ def _with_head(checkpoint: Checkpoint) -> SingleStepModel:
         )
     context_1LC = encode_prompt(checkpoint)
     _check_context(checkpoint, context_1LC, unet.config.cross_attention_dim)
-    step = the_step(checkpoint)
     return HeadModel(
         unet,
         vae,
         context_1LC,
         head=head,
         stretch="frame" if checkpoint.settings["stretch"] == "frame" else "none",
-        task=checkpoint.identity.task,
-        family=checkpoint.identity.family,
-        timestep=step.timestep,
-        x0_from_xt=step.from_xt,
-        x0_from_output=step.from_output,
-        full_z_range=checkpoint.full_z_range,
+        **_facts(checkpoint),
     )
 
 
@@ -164,7 +166,7 @@ def _check_context(checkpoint: Checkpoint, context_1LC: Tensor, width: int) -> N
 
 def _geowizard(checkpoint: Checkpoint) -> SingleStepModel:
     diffusers = require("diffusers", "export")
-    family, step = checkpoint.identity.family, the_step(checkpoint)
+    family, facts = checkpoint.identity.family, _facts(checkpoint)
     unet = load_part(checkpoint, "unet", diffusers.UNet2DConditionModel)
     vae = load_part(checkpoint, "vae", diffusers.AutoencoderKL)
     width, domain = unet.config.cross_attention_dim, checkpoint.settings["domain"]
@@ -186,18 +188,14 @@ def _geowizard(checkpoint: Checkpoint) -> SingleStepModel:
         vae,
         context_1LC,
         picture_context=picture_context,
-        task=checkpoint.identity.task,
-        family=family,
-        timestep=step.timestep,
-        x0_from_xt=step.from_xt,
-        x0_from_output=step.from_output,
         class_labels_1D=labels_KD,
+        **facts,
     )
 
 
 def _stablenormal(checkpoint: Checkpoint) -> SingleStepModel:
     diffusers = require("diffusers", "export")
-    family, step = checkpoint.identity.family, the_step(checkpoint)
+    family, facts = checkpoint.identity.family, _facts(checkpoint)
     unet = load_part(checkpoint, "unet", diffusers.UNet2DConditionModel)
     vae = load_part(checkpoint, "vae", diffusers.AutoencoderKL)
     width = unet.config.cross_attention_dim
@@ -213,11 +211,7 @@ def _stablenormal(checkpoint: Checkpoint) -> SingleStepModel:
         context_1LC,
         controlnet=load_controlnet(checkpoint, unet),
         seed=None if seed is None else int(seed),
-        task=checkpoint.identity.task,
-        family=family,
-        timestep=step.timestep,
-        x0_from_xt=step.from_xt,
-        x0_from_output=step.from_output,
+        **facts,
     )
 
 

@@ -70,9 +70,9 @@ def evaluate_protocol(
     """Measure ``model`` on the published evaluation sets below ``root``, as the paper of E2E-FT does.
 
     docs/evaluation.md says what is as published and what is not, and how to get the sets. A result of distance is
-    aligned by least squares, scale and shift per image, in the space of its kind: depth in depth, disparity (and its
-    square root, squared first) in 1 / depth. A result is written as soon as its set is done, and a row as soon as its
-    image is: an evaluation that was stopped goes on where it was.
+    aligned by least squares, scale and shift per image, in the space of its kind: depth in depth, disparity in
+    1 / depth, its square root in that of 1 / depth. A result is written as soon as its set is done, and a row as soon
+    as its image is: an evaluation that was stopped goes on where it was.
 
     Args:
         model: a bundle's folder, which runs as deployed; or a checkpoint (folder or ``owner/name@revision``), which
