@@ -42,7 +42,7 @@ def test_results_lie_one_after_the_other_and_none_over_another(names, hw, batch)
     assert list(parts) == [kind.output for kind in kinds]
     for number, (kind, part) in enumerate(zip(kinds, parts.values(), strict=True), 1):
         assert part.shape == (batch, *kind.result_shape(*hw))
-        assert (part.ctypes.data - block.ctypes.data) % ALIGNMENT == 0
+        assert (part.ctypes.data - block.ctypes.data) % 256 == 0  # what CUDA aligns to
         part += number  # a number that another one wrote too would be a sum
     for number, part in enumerate(parts.values(), 1):
         assert (part == number).all()
