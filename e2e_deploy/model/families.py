@@ -166,18 +166,18 @@ FAMILIES: dict[FamilyName, Family] = {
         ),
         Family(
             name="marigold",
-            title="Marigold, one step",
+            title="one-step Marigold",
             tasks=_tasks("depth", "normals"),
         ),
         Family(
             name="lcm",
-            title="Marigold LCM, one step",
+            title="one-step Marigold LCM",
             tasks=_tasks("depth", "normals"),
             latents=(2,),
         ),
         Family(
             name="marigold-iid",
-            title="Marigold-IID, one step",
+            title="one-step Marigold-IID",
             tasks=_tasks("appearance", "lighting"),
             targets=True,
             latents=(),

@@ -54,7 +54,7 @@ def test_a_checkpoint_becomes_a_bundle_in_the_folder_one_is_in(small, tmp_path):
     assert bundle.manifest.frame_sizes == [(40, 32)]
     assert bundle.manifest.resolution == 64
     lines = done.stderr.splitlines()
-    assert lines[0].startswith(f"{small}: Marigold, one step")
+    assert lines[0].startswith(f"{small}: one-step Marigold")
     assert any(line.startswith("trace 40x32") and line.endswith(" s") for line in lines)
     assert any("verified 40x32: onnxruntime fp32" in line for line in lines)
     assert any(
