@@ -19,7 +19,6 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import Any
 
@@ -50,10 +49,12 @@ def require(module: str, extra: str) -> ModuleType:
 
 def installed_versions(names: Iterable[str]) -> dict[str, str]:
     """The version of each of these distributions that is installed, by name."""
+    from importlib import metadata  # slow to import, and no engine asks
+
     found = {}
     for name in names:
-        with suppress(PackageNotFoundError):
-            found[name] = version(name)
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
     return found
 
 

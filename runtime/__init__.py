@@ -1,12 +1,9 @@
 """Run a bundle: backends, sources, sinks, timing.
 
-from e2e_deploy.runtime import load
+    import e2e_deploy as e2e
 
-with load("my-bundle") as engine:
-    depth = engine(frame)  # uint8 RGB [H, W, 3] in, float32 [H, W] out
+    with e2e.load("my-bundle") as engine:
+        depth = engine(frame)  # uint8 RGB [H, W, 3] in, float32 [H, W] out
+
+Nothing is imported here: a robot that starts waits for what its engine needs, and for no reader of pictures.
 """
-
-from e2e_deploy.runtime.engine import Engine, load
-from e2e_deploy.runtime.sources.picture_file import read_picture
-
-__all__ = ["Engine", "load", "read_picture"]

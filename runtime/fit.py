@@ -7,7 +7,6 @@ from e2e_deploy.errors import UsageError
 from e2e_deploy.frames import check_frame_size
 from e2e_deploy.kinds import Form
 from e2e_deploy.runtime.backends.layout import Result
-from e2e_deploy.system.opencv import cv2
 
 
 class Fit:
@@ -42,6 +41,8 @@ class Fit:
         """uint8 RGB [H, W, 3] of the source size, as a frame of the engine's size."""
         if self.is_identity:
             return frame
+        from e2e_deploy.system.opencv import cv2  # frames of the engine's size do without
+
         height, width = self.inner_hw
         shrinks = height < self.source_hw[0]
         inner = cv2.resize(
@@ -56,6 +57,8 @@ class Fit:
         """The engine's result at the source size; vectors are made unit length again."""
         if self.is_identity:
             return result
+        from e2e_deploy.system.opencv import cv2
+
         height, width = self.inner_hw
         size = (self.source_hw[1], self.source_hw[0])
         back = np.asarray(

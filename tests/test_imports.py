@@ -157,7 +157,18 @@ def test_the_runtime_imports_without_the_heavy_packages():
 
 
 def test_importing_the_runtime_loads_none_of_them_where_they_are_installed():
-    code = f"import sys, e2e_deploy.runtime\nprint(*set({HEAVY!r}) & set(sys.modules))"
+    code = f"import sys, e2e_deploy.runtime.run\nprint(*set({HEAVY!r}) & set(sys.modules))"
+    assert python(code).split() == []
+
+
+def test_the_first_depth_loads_no_more_than_it_needs():
+    """A robot that starts waits for this: neither codecs nor readers of pictures, for a frame of the engine's size."""
+    code = (
+        "import sys, numpy as np, e2e_deploy as e2e\n"
+        "with e2e.load(e2e.READY_BUNDLE, backend='onnxruntime', device='cpu') as engine:\n"
+        "    engine(np.zeros((*engine.frame_size, 3), np.uint8))\n"
+        "print(*{'cv2', 'av', 'PIL', 'click', 'asyncio', 'importlib.metadata'} & set(sys.modules))"
+    )
     assert python(code).split() == []
 
 

@@ -23,11 +23,11 @@ from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.errors import UnavailableError
 from e2e_deploy.frames import plan_frame
 from e2e_deploy.names import BACKENDS, PLAN_KINDS
-from e2e_deploy.runtime import Engine
 from e2e_deploy.runtime.backends.backend import OneAtATime
 from e2e_deploy.runtime.backends.gpu.transfers import Count, budget
 from e2e_deploy.runtime.backends.layout import Layout, Result
 from e2e_deploy.runtime.checks.rates import resident_mib
+from e2e_deploy.runtime.engine import Engine
 from e2e_deploy.runtime.loop import run_source
 from e2e_deploy.runtime.report import STAGES, RunReport
 from e2e_deploy.runtime.sinks.sink import CallbackSink

@@ -27,8 +27,8 @@ from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.colormap import colour_depth
 from e2e_deploy.frames import parse_size
 from e2e_deploy.model.checkpoint import bundled_checkpoint
-from e2e_deploy.runtime import Engine
 from e2e_deploy.runtime.backends.layout import Result
+from e2e_deploy.runtime.engine import Engine
 from e2e_deploy.runtime.loop import run_source
 from e2e_deploy.runtime.report import RunReport
 from e2e_deploy.runtime.sinks.sink import CallbackSink, Painter
