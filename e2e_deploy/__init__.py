@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from e2e_deploy.export.engines.rebuild import rebuild_plans as rebuild_plans
     from e2e_deploy.export.exporter import export_bundle as export_bundle
     from e2e_deploy.model.checkpoint import Checkpoint as Checkpoint
+    from e2e_deploy.runtime.camera.intrinsics import Intrinsics as Intrinsics
     from e2e_deploy.runtime.checks.bench import BenchReport as BenchReport
     from e2e_deploy.runtime.checks.bench import bench as bench
     from e2e_deploy.runtime.checks.verify import NotCompared as NotCompared
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
     from e2e_deploy.runtime.sinks.sink import Sink as Sink
     from e2e_deploy.runtime.sources.picture_file import read_picture as read_picture
     from e2e_deploy.runtime.sources.source import SourceFrame as SourceFrame
-    from e2e_deploy.runtime.steps.intrinsics import Intrinsics as Intrinsics
     from e2e_deploy.train.accuracy import Evaluation as Evaluation
     from e2e_deploy.train.comparison.comparison import Comparison as Comparison
     from e2e_deploy.train.comparison.results import compare_results as compare_results
@@ -96,7 +96,7 @@ _WHERE = {
     "verify_bundle": "runtime.checks.verify",
     "run": "runtime.run",
     "Verdict": "runtime.checks.verify",
-    "Intrinsics": "runtime.steps.intrinsics",
+    "Intrinsics": "runtime.camera.intrinsics",
     "SourceFrame": "runtime.sources.source",
     "Sink": "runtime.sinks.sink",
     "CallbackSink": "runtime.sinks.sink",

@@ -18,6 +18,7 @@ from e2e_deploy.names import (
     ParityMode,
     PictureFormat,
 )
+from e2e_deploy.runtime.camera.intrinsics import Intrinsics
 from e2e_deploy.runtime.checks.parity_watch import ParityWatch
 from e2e_deploy.runtime.engine import Engine
 from e2e_deploy.runtime.loop import run_source
@@ -29,7 +30,6 @@ from e2e_deploy.runtime.sinks.viewer import ViewerSink
 from e2e_deploy.runtime.sources.source import Source
 from e2e_deploy.runtime.sources.uris import open_source
 from e2e_deploy.runtime.steps.chosen import Chosen
-from e2e_deploy.runtime.steps.intrinsics import Intrinsics
 from e2e_deploy.runtime.steps.step import Step
 
 T = TypeVar("T")
@@ -56,6 +56,7 @@ def run(
     intrinsics: Intrinsics | None = None,
     axes: Axes | None = None,
     steps: Sequence[Step] = (),
+    topic: str | None = None,
     limit: int | None = None,
     parity_every: int | None = None,
     parity: ParityMode | None = None,
@@ -96,6 +97,7 @@ def run(
         intrinsics: of the frames, for ``camera_height_m`` and point clouds.
         axes: of normals; optical is x right, y down, z forward.
         steps: of your own, after those above: ``step(frame, result, facts)`` returns the new result.
+        topic: of a log or a data set of robots: which of its pictures; None takes the only one there is.
         limit: stop after this many frames.
         parity_every: compare the stored frames at the start, and each Nth frame with PyTorch.
         parity: strict: a comparison outside its limit ends the run; warn, if None: the report says so.
@@ -116,7 +118,7 @@ def run(
     _check_counts(limit=limit, parity_every=parity_every)
     _check_parity(parity, parity_every)
     outputs = Outputs(
-        out=_listed(out, (str, Path), Path),
+        out=_listed(out, (str, Path), str),
         formats=_listed(formats, str, lambda name: name),
         side_by_side=side_by_side,
         colormap=colormap,
@@ -132,6 +134,7 @@ def run(
         intrinsics=intrinsics,
         axes=axes,
         has_points=outputs.has_points,
+        takes_camera=outputs.takes_camera,
     )
     in_torch = backend == "torch" or parity_every is not None
     if prepare is not None and isinstance(bundle, Engine):
@@ -141,7 +144,7 @@ def run(
     chosen.check(opened.manifest)
     if prepare is not None:
         opened = prepare(opened)
-    frames = _open_source(source, timeout_s, reconnect_s, decode)
+    frames = _open_source(source, topic, timeout_s, reconnect_s, decode)
     if frames.is_live:
         require_one_at_once(opened, f"{frames.name} is live")
     all_steps = [*chosen.open(frames, opened.manifest.kinds), *steps]
@@ -149,7 +152,7 @@ def run(
     report = RunReport(frames, note=opened.manifest.checkpoint.note)
     report.parity = None if watch is None else watch.report
     inputs = [*(opened.root / name for name in opened.manifest.files), *chosen.files]
-    own = outputs.open(opened.manifest, frames, intrinsics, inputs)
+    own = outputs.open(opened.manifest, frames, chosen.camera_of(frames), inputs)
     try:
         run_source(
             opened,
@@ -207,15 +210,18 @@ def _open(
 
 def _open_source(
     source: str | Path | Source,
+    topic: str | None,
     timeout_s: float | None,
     reconnect_s: float | None,
     decode: Decoder,
 ) -> Source:
     if isinstance(source, str | Path):
-        return open_source(source, timeout_s=timeout_s, reconnect_s=reconnect_s, decode=decode)
-    if (timeout_s, reconnect_s, decode) != (None, None, "cpu"):
+        return open_source(
+            source, topic=topic, timeout_s=timeout_s, reconnect_s=reconnect_s, decode=decode
+        )
+    if (topic, timeout_s, reconnect_s, decode) != (None, None, None, "cpu"):
         raise UsageError(
-            "`timeout_s`, `reconnect_s` and `decode` have no effect on a Source, which is opened"
+            "`topic`, `timeout_s`, `reconnect_s` and `decode` have no effect on a Source, which is opened"
         )
     return source
 

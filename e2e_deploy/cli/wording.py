@@ -62,6 +62,7 @@ _OPTIONS = {
     "targets": "--target",
     "task": "--task",
     "timeout_s": "--timeout",
+    "topic": "--topic",
     "val_scenes": "--val-scene",
     "view": "--view",
     "workers": "--workers",

@@ -13,6 +13,7 @@ from e2e_deploy.colormap import lookup_table
 from e2e_deploy.errors import E2EDeployError, UsageError
 from e2e_deploy.kinds import Kind
 from e2e_deploy.names import Colormap, PictureFormat
+from e2e_deploy.runtime.camera.intrinsics import Intrinsics
 from e2e_deploy.runtime.sinks.overwriting import refuse_existing, refuse_inputs, same
 from e2e_deploy.runtime.sinks.picture_sink import (
     FORMATS,
@@ -22,12 +23,12 @@ from e2e_deploy.runtime.sinks.picture_sink import (
     frame_stem,
 )
 from e2e_deploy.runtime.sinks.sink import OfOutput, Painter, Sink, WindowSink
+from e2e_deploy.runtime.sinks.targets import TARGETS, Opening, Target, target_of
 from e2e_deploy.runtime.sinks.video_sink import NumbersVideoSink, VideoSink
 from e2e_deploy.runtime.sinks.viewer import ViewerSink
 from e2e_deploy.runtime.sources.picture_file import PICTURE_SUFFIXES
 from e2e_deploy.runtime.sources.picture_source import PictureSource
 from e2e_deploy.runtime.sources.source import Source
-from e2e_deploy.runtime.steps.intrinsics import Intrinsics
 from e2e_deploy.system.addresses import masked
 from e2e_deploy.system.files import check_target
 
@@ -35,7 +36,7 @@ VIDEOS = (".mp4", ".mkv")
 PICTURES = sorted({ending[ending.rindex(".") :] for ending, _ in FORMATS.values()})
 WRITTEN = (
     f"for one picture a path that ends in {', '.join(PICTURES)}, for a video .mp4 (colours) or .mkv (16-bit depth), "
-    "and a folder for files of every frame"
+    "and a folder for files of every frame" + "".join(f"; {target.form}" for target in TARGETS)
 )
 _OTHER_FILES = {
     *PICTURE_SUFFIXES,
@@ -71,7 +72,7 @@ def _kind(out: Path) -> str:
         out.parts[0]
     ):
         raise UsageError(
-            f"`out` {masked(str(out))} is an address; results are written to files, {WRITTEN}"
+            f"`out` {masked(str(out))} is no address that results go to: they go to files, {WRITTEN}"
         )
     suffix = out.suffix.lower()
     if os.path.isdir(out):
@@ -106,7 +107,7 @@ class Outputs:
     """The arguments of a run that say where results go, checked against each other.
 
     Attributes:
-        out: folders and files.
+        out: folders, files, and what else TARGETS has.
         formats: of the pictures in folders.
         side_by_side: in an mp4 the frame beside its result.
         colormap: of depth; None is spectral.
@@ -118,7 +119,7 @@ class Outputs:
         UsageError: arguments that do not go together.
     """
 
-    out: tuple[Path, ...] = ()
+    out: tuple[str | Path, ...] = ()
     formats: tuple[PictureFormat, ...] = ()
     side_by_side: bool = False
     colormap: Colormap | None = None
@@ -134,7 +135,8 @@ class Outputs:
                 f"unknown `formats` {', '.join(sorted(unknown))}; the formats are {', '.join(FORMATS)}"
             )
         self._check_formats()
-        if self.side_by_side and ".mp4" not in map(_kind, self.out):
+        takes_frame = any(target.takes_frame for _, target in self._targets)
+        if self.side_by_side and not takes_frame and ".mp4" not in map(_kind, self._paths):
             raise UsageError("`side_by_side` needs `out` with a path ending in .mp4")
         if len({os.path.realpath(out) for out in self.out}) < len(self.out):
             raise UsageError("`out` names one path twice")
@@ -144,9 +146,9 @@ class Outputs:
             )
 
     def _check_formats(self) -> None:
-        pictures = [self._formats(out) for out in self.out if _kind(out) not in VIDEOS]
+        pictures = [self._formats(out) for out in self._paths if _kind(out) not in VIDEOS]
         if self.formats and self.out and not pictures:
-            raise UsageError("`formats` is for a folder of pictures; `out` names a video")
+            raise UsageError("`formats` is for a folder of pictures, and `out` names none")
         if self.formats and not self.out and not self._is_default:
             raise UsageError("`formats` needs `out`: without it no file is written here")
         fitting = {name for names in pictures for name in names}
@@ -168,6 +170,16 @@ class Outputs:
         return tuple(chosen)
 
     @property
+    def _paths(self) -> list[Path]:
+        """Folders, pictures and videos."""
+        return [Path(out) for out in self.out if target_of(str(out)) is None]
+
+    @property
+    def _targets(self) -> list[tuple[str, Target]]:
+        """Of TARGETS, with what names them."""
+        return [(str(out), target) for out in self.out if (target := target_of(str(out)))]
+
+    @property
     def _is_default(self) -> bool:
         """Whether nothing says where to, so that results go into a folder here."""
         return not (self.out or self.show or self.view is not None or self.has_sinks)
@@ -177,17 +189,23 @@ class Outputs:
         """What any folder or picture's file gets."""
         if self._is_default:
             return {*(self.formats or ("png16", "color"))}
-        return {n for out in self.out if _kind(out) not in VIDEOS for n in self._formats(out)}
+        return {n for out in self._paths if _kind(out) not in VIDEOS for n in self._formats(out)}
 
     @property
     def _has_colours(self) -> bool:
-        videos = ".mp4" in map(_kind, self.out)
-        return self.show or self.view is not None or videos or "color" in self._picture_formats
+        videos = ".mp4" in map(_kind, self._paths)
+        seen = self.show or self.view is not None or any(t.has_colours for _, t in self._targets)
+        return seen or videos or "color" in self._picture_formats
 
     @property
     def has_points(self) -> bool:
         """Whether a point cloud is written."""
         return "ply" in self._picture_formats
+
+    @property
+    def takes_camera(self) -> bool:
+        """Whether what is written says where pixels look."""
+        return any(target.takes_camera for _, target in self._targets)
 
     def check(self, manifest: Manifest) -> None:
         """Raise a UsageError if the bundle's results have no use for an argument."""
@@ -217,7 +235,7 @@ class Outputs:
             UsageError: a 16-bit video of normals, one file for several pictures, or a result in the place of an input.
             E2EDeployError: nothing can be written there.
         """
-        outs = (Path(f"{manifest.task}-out"),) if self._is_default else self.out
+        outs = [Path(f"{manifest.task}-out")] if self._is_default else self._paths
         files = [
             (each, kind)
             for out in outs
@@ -226,12 +244,18 @@ class Outputs:
         ]
         for out, kind in files:
             self._check_place(out, kind, source, inputs)
+        for name, target in self._targets:
+            if target.is_file:
+                refuse_inputs([Path(name)], [*source.files, *inputs])
         sinks: list[Sink] = []
         try:
             if self.show:
                 sinks.append(WindowSink(self._painter(manifest, source), wait=not source.is_video))
             if self.view is not None:
                 sinks.append(ViewerSink(self.view, manifest, self._painter(manifest, source)))
+            opening = Opening(manifest, source, intrinsics, self._colormap, self.side_by_side)
+            for name, target in self._targets:
+                sinks.append(target.open(name, opening))
             for out, kind in files:
                 sink = self._file_sink(out, manifest, kind, source, intrinsics)
                 several = len(manifest.kinds) > 1
@@ -302,5 +326,8 @@ class Outputs:
         )
 
     def _painter(self, manifest: Manifest, source: Source, kind: Kind | None = None) -> Painter:
-        colormap = self.colormap or "spectral"
-        return Painter(manifest, colormap, is_video=source.is_video, kind=kind)
+        return Painter(manifest, self._colormap, is_video=source.is_video, kind=kind)
+
+    @property
+    def _colormap(self) -> Colormap:
+        return self.colormap or "spectral"

@@ -16,10 +16,10 @@ from e2e_deploy.errors import E2EDeployError, UsageError
 from e2e_deploy.kinds import Kind
 from e2e_deploy.names import PictureFormat
 from e2e_deploy.runtime.backends.layout import Result
+from e2e_deploy.runtime.camera.intrinsics import Intrinsics
 from e2e_deploy.runtime.sinks.overwriting import told_files
 from e2e_deploy.runtime.sinks.sink import Painter, SixteenBits, about
 from e2e_deploy.runtime.sources.source import SourceFrame
-from e2e_deploy.runtime.steps.intrinsics import Intrinsics
 from e2e_deploy.runtime.steps.step import Facts
 from e2e_deploy.system.files import whole_file
 from e2e_deploy.system.json_files import to_json

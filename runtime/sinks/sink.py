@@ -5,7 +5,7 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -85,12 +85,9 @@ class Painter:
 
     def __call__(self, given: Outcome, facts: Facts) -> Rgb:
         """The result as uint8 RGB [H, W, 3]; a scene cut starts a new display range."""
-        several = len(self._kinds) > 1
-        pictures = [
-            self._painted(kind, result, facts[kind.output] if several else facts)
-            for kind, result in by_kind(self._kinds, given)
-        ]
-        return write_note(np.concatenate(pictures, axis=1) if several else pictures[0], self.note)
+        pictures = [self._painted(*each) for each in told_apart(self._kinds, given, facts)]
+        both = pictures[0] if len(pictures) == 1 else np.concatenate(pictures, axis=1)
+        return write_note(both, self.note)
 
     def _painted(self, kind: Kind, result: Result, facts: Facts) -> Rgb:
         if facts.get("steady", {}).get("cut"):
@@ -182,6 +179,17 @@ def about(
     if info.form == "vectors":
         told["axes"] = CAMERA
     return told | facts
+
+
+def told_apart(
+    kinds: Sequence[Kind], given: Outcome, facts: Facts
+) -> list[tuple[Kind, Result, Facts]]:
+    """Each result with its kind and its facts, whether a sink was given one result or a mapping of several."""
+    several = len(kinds) > 1
+    return [
+        (kind, result, facts[kind.output] if several else facts)
+        for kind, result in by_kind(kinds, given)
+    ]
 
 
 class OfOutput:

@@ -19,6 +19,7 @@ from e2e_deploy.errors import SourceError
 from e2e_deploy.frames import MAX_PIXELS, MIN_SIDE_PX
 from e2e_deploy.runtime.backends.backend import Picture
 from e2e_deploy.runtime.backends.gpu.transfers import Transfers
+from e2e_deploy.runtime.camera.camera_info import CameraInfo
 from e2e_deploy.system.text import clean
 
 MAX_NOTES = 100
@@ -38,6 +39,10 @@ class SourceFrame:
         shown_s: when a recording shows it, in seconds from the source's start: by presentation times of a file, by
             capture times of what is live; None for pictures.
         duration_s: for how long it is shown; 0 if that is not known.
+        stamp_ns: when it was captured, in nanoseconds, on the clock of what recorded it (in logs of robots the time
+            since 1970, or a simulation's); None where nobody says.
+        frame_id: of the camera's coordinate frame in that log; empty where nobody says.
+        camera: that took it, for pictures of its size; None where nobody says.
     """
 
     rgb: npt.NDArray[np.uint8]
@@ -48,6 +53,9 @@ class SourceFrame:
     source: str = ""
     shown_s: float | None = None
     duration_s: float = 0.0
+    stamp_ns: int | None = None
+    frame_id: str = ""
+    camera: CameraInfo | None = None
 
     @property
     def picture(self) -> Picture:
@@ -74,6 +82,7 @@ class Source(Protocol):
         gaps: times that it was lost and came back.
         notes: what was done to frames before the engine, and why some were left out; grows while it runs.
         transfers: counts what it copied between host and GPU; None when its frames are on the host.
+        camera: of its first frame, where it says so before it begins; else None.
     """
 
     name: str
@@ -86,6 +95,7 @@ class Source(Protocol):
     gaps: int
     notes: list[str]
     transfers: Transfers | None
+    camera: CameraInfo | None
 
     def __iter__(self) -> Iterator[SourceFrame]: ...
 
@@ -104,6 +114,7 @@ class BaseSource:
     is_video = True
     is_live = False
     transfers: Transfers | None = None
+    camera: CameraInfo | None = None
 
     def __init__(
         self,

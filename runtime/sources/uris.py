@@ -33,6 +33,7 @@ MOVING_SUFFIXES = (".gif", ".mjpeg", ".mjpg", ".mj2")  # videos that begin as pi
 def open_source(
     spec: str | Path,
     *,
+    topic: str | None = None,
     timeout_s: float | None = None,
     reconnect_s: float | None = None,
     decode: Decoder = "cpu",
@@ -45,6 +46,7 @@ def open_source(
 
     Args:
         spec: as above.
+        topic: of a log or a data set of robots: which of its pictures; None takes the only one there is.
         timeout_s: of a stream: seconds of silence after which it counts as lost; TIMEOUT_S if None.
         reconnect_s: of a stream or camera: for how long it is opened again; RECONNECT_S if None.
         decode: gpu is for video files, needs PyNvVideoCodec and is never chosen by itself.
@@ -63,6 +65,10 @@ def open_source(
         source = _open_on_gpu(spec)
     else:
         source = _open(spec, timeout_s, RECONNECT_S if reconnect_s is None else reconnect_s)
+    if topic is not None:
+        raise UsageError(
+            f"`topic` is for logs and data sets of robots, and {source.name} is neither; leave it out"
+        )
     if not isinstance(source, StreamSource):
         _refuse_timeout(timeout_s, source.name)
     if reconnect_s is not None and not isinstance(source, StreamSource | CameraSource):

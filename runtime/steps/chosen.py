@@ -1,7 +1,7 @@
 """The steps that arguments of a run ask for, checked against each other, the bundle and the source."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,9 +11,9 @@ from e2e_deploy.bundle.manifest import Manifest
 from e2e_deploy.errors import UsageError
 from e2e_deploy.kinds import Kind
 from e2e_deploy.names import AXES, Axes, ResultKind
+from e2e_deploy.runtime.camera.intrinsics import Intrinsics
 from e2e_deploy.runtime.sources.source import Source
 from e2e_deploy.runtime.steps.axes import optical
-from e2e_deploy.runtime.steps.intrinsics import Intrinsics
 from e2e_deploy.runtime.steps.metric import MIN_PLANE_INLIERS, metric, plane_points, read_points
 from e2e_deploy.runtime.steps.step import Step, of_output, steady
 
@@ -27,9 +27,10 @@ class Chosen:
         metric_points: file or [N, 3] of column, row, metres.
         camera_height_m: above flat ground.
         camera_pitch_deg: by which the camera looks down; None is 0.
-        intrinsics: of the frames.
+        intrinsics: of the frames; None takes what the source says.
         axes: of normals; None are the camera's.
         has_points: a point cloud is written.
+        takes_camera: what is written says where pixels look.
 
     Raises:
         UsageError: arguments that do not go together.
@@ -43,7 +44,8 @@ class Chosen:
     intrinsics: Intrinsics | None = None
     axes: Axes | None = None
     has_points: bool = False
-    _to_metres: Callable[[ResultKind], Step] | None = field(init=False, default=None)
+    takes_camera: bool = False
+    _points: npt.ArrayLike | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         height, camera = self.camera_height_m, self.intrinsics
@@ -53,19 +55,21 @@ class Chosen:
             )
         if self.camera_pitch_deg is not None and height is None:
             raise UsageError("`camera_pitch_deg` needs `camera_height_m`; alone it has no effect")
-        if height is not None and camera is None:
-            raise UsageError("`camera_height_m` needs `intrinsics` fx,fy,cx,cy")
-        if self.has_points and (camera is None or not self.is_metric):
+        if self.has_points and not self.is_metric:
             raise UsageError(
-                "a point cloud (ply) needs `intrinsics`, and `metric_points` or `camera_height_m` for metric depth"
+                "a point cloud (ply) needs `metric_points` or `camera_height_m` for metric depth"
             )
-        if camera is not None and height is None and not self.has_points:
+        if camera is not None and height is None and not (self.has_points or self.takes_camera):
             raise UsageError(
-                "`intrinsics` has no effect here: it is for `camera_height_m` and for point clouds (ply)"
+                "`intrinsics` has no effect here: it is for `camera_height_m`, point clouds (ply), and logs and views "
+                "that know cameras"
             )
         if self.axes not in (None, *AXES):
             raise UsageError(f"unknown `axes` {self.axes!r}; the axes are {', '.join(AXES)}")
-        object.__setattr__(self, "_to_metres", self._metric())
+        points = self.metric_points
+        if isinstance(points, str | Path):
+            points = read_points(Path(points))
+        object.__setattr__(self, "_points", points)
 
     @property
     def is_metric(self) -> bool:
@@ -78,20 +82,32 @@ class Chosen:
         points = self.metric_points
         return [Path(points)] if isinstance(points, str | Path) else []
 
-    def _metric(self) -> Callable[[ResultKind], Step] | None:
-        points, height, camera = self.metric_points, self.camera_height_m, self.intrinsics
+    def camera_of(self, source: Source) -> Intrinsics | None:
+        """As the user says, else as the source does; None where nobody does.
+
+        Raises:
+            UsageError: it is needed.
+        """
+        said = None if source.camera is None else source.camera.intrinsics
+        camera = self.intrinsics or said
+        if camera is None and (self.camera_height_m is not None or self.has_points):
+            what = "a point cloud (ply)" if self.has_points else "`camera_height_m`"
+            raise UsageError(f"{what} needs `intrinsics` fx,fy,cx,cy, and {source.name} says none")
+        return camera
+
+    def _metric(self, camera: Intrinsics | None, space: ResultKind) -> list[Step]:
+        points, height = self._points, self.camera_height_m
         if points is not None:
-            known = read_points(Path(points)) if isinstance(points, str | Path) else points
-            return lambda space: metric(lambda hw: known, space=space)
+            return [metric(lambda hw: points, space=space)]
         if height is None or camera is None:
-            return None
+            return []
         down = math.radians(self.camera_pitch_deg or 0.0)
         ground = (0.0, math.cos(down), math.sin(down))
-        return lambda space: metric(
-            lambda hw: plane_points(hw, camera, height, ground),
-            space=space,
-            min_inliers=MIN_PLANE_INLIERS,
-        )
+
+        def plane(hw: tuple[int, int]) -> npt.ArrayLike:
+            return plane_points(hw, camera, height, ground)
+
+        return [metric(plane, space=space, min_inliers=MIN_PLANE_INLIERS)]
 
     def check(self, manifest: Manifest) -> None:
         """Raise a UsageError if none of the bundle's results is of a fitting kind."""
@@ -111,20 +127,23 @@ class Chosen:
         """The steps for results of these kinds, in order; each has a state of its own.
 
         Raises:
-            UsageError: steady depth of pictures.
+            UsageError: steady depth of pictures; or a camera is needed that nobody tells.
         """
+        camera = self.camera_of(source)
         if self.steady and not source.is_video:
             raise UsageError("`steady` is for videos and cameras; pictures have no order in time")
         if len(kinds) == 1:
-            return self._steps(kinds[0])
-        return [of_output(kind.output, step) for kind in kinds for step in self._steps(kind)]
+            return self._steps(kinds[0], camera)
+        return [
+            of_output(kind.output, step) for kind in kinds for step in self._steps(kind, camera)
+        ]
 
-    def _steps(self, kind: Kind) -> list[Step]:
+    def _steps(self, kind: Kind, camera: Intrinsics | None) -> list[Step]:
         steps: list[Step] = []
         if kind.form == "distance" and self.steady:
             steps.append(steady())
-        if kind.form == "distance" and self._to_metres is not None:
-            steps.append(self._to_metres(kind.name))
+        if kind.form == "distance":
+            steps += self._metric(camera, kind.name)
         if kind.form == "vectors" and self.axes == "optical":
             steps.append(optical())
         return steps

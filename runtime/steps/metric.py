@@ -18,8 +18,8 @@ from e2e_deploy.errors import InputError, UsageError
 from e2e_deploy.kinds import KINDS
 from e2e_deploy.names import ResultKind
 from e2e_deploy.runtime.backends.layout import Result
+from e2e_deploy.runtime.camera.intrinsics import Intrinsics
 from e2e_deploy.runtime.sources.source import SourceFrame
-from e2e_deploy.runtime.steps.intrinsics import Intrinsics
 from e2e_deploy.runtime.steps.step import Facts, Step
 from e2e_deploy.system.files import read_bytes, read_npy_header
 from e2e_deploy.system.text import clean

@@ -108,6 +108,9 @@ CASES = {
         ],
         "--show": [Changes(["--show"], TO)],  # an error here, where no display is
         "--view": [Changes(["--view", "0"], TO)],
+        "--topic": [
+            Refused([*TO, "--topic", "/camera/image_raw"], "--topic is for logs and data sets")
+        ],
         "--limit": [Changes(["--limit", "1"], [*FILM, "--out", "o", "--save", "npy"])],
         "--parity-every": [Changes(["--parity-every", "1"], TO)],
         "--parity": [

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 import e2e_deploy as e2e
+from e2e_deploy.runtime.camera.intrinsics import Intrinsics
 from e2e_deploy.runtime.sinks.sink import CallbackSink
 from e2e_deploy.runtime.sources.pattern import PatternSource
-from e2e_deploy.runtime.steps.intrinsics import Intrinsics
 from tests.plain_bundle import HW, plain_depth, plain_normals, write_plain_bundle
 
 

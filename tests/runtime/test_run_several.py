@@ -11,11 +11,11 @@ import e2e_deploy as e2e
 from e2e_deploy.bundle.bundle import open_bundle
 from e2e_deploy.errors import UsageError
 from e2e_deploy.kinds import KINDS
+from e2e_deploy.runtime.camera.intrinsics import Intrinsics
 from e2e_deploy.runtime.sinks.outputs import Outputs
 from e2e_deploy.runtime.sinks.sink import CallbackSink, Painter
 from e2e_deploy.runtime.sources.pattern import PatternSource
 from e2e_deploy.runtime.steps.chosen import Chosen
-from e2e_deploy.runtime.steps.intrinsics import Intrinsics
 from tests.plain_bundle import HW, plain_depth, plain_results, write_plain_bundle
 
 NAMES = ["depth", "normals"]

@@ -26,7 +26,6 @@ YEAR_S = 365 * 86400.0
 @click.option(
     "--out",
     multiple=True,
-    type=options.PATH,
     help="A folder for pictures, one picture's .png, .npy, .npz, .exr or .ply, an .mp4 in colour, or an .mkv of "
     "16-bit depth; repeat for several. Of several results each has a file, with its name at the end of the path's.  "
     "[default: ./depth-out, ./normals-out or what else the bundle does, unless --show]",
@@ -91,6 +90,11 @@ YEAR_S = 365 * 86400.0
     metavar="PORT",
     help="Show it in a browser at http://127.0.0.1:PORT; 0 takes a free port.",
 )
+@click.option(
+    "--topic",
+    default=None,
+    help="Of a robot's log or data set: which of its pictures.  [default: the only one]",
+)
 @click.option("--limit", type=options.COUNT, default=None, help="Stop after this many frames.")
 @click.option(
     "--parity-every",
@@ -144,8 +148,8 @@ def command(
     """
     from e2e_deploy.cli.status import Status, print_summary, report_json
     from e2e_deploy.errors import SourceError
+    from e2e_deploy.runtime.camera.intrinsics import Intrinsics
     from e2e_deploy.runtime.run import run
-    from e2e_deploy.runtime.steps.intrinsics import Intrinsics
 
     camera = None if intrinsics is None else Intrinsics.parse(intrinsics)
     failure: SourceError | None = None

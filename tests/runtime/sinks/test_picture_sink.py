@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from e2e_deploy.errors import E2EDeployError, UsageError
+from e2e_deploy.runtime.camera.intrinsics import Intrinsics
 from e2e_deploy.runtime.sinks.picture_sink import PictureSink
-from e2e_deploy.runtime.steps.intrinsics import Intrinsics
 from tests.plain_bundle import NOTE
 from tests.sink_inputs import painter, result_for, source_frame
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from e2e_deploy.errors import InputError, UsageError
 from e2e_deploy.kinds import KINDS
+from e2e_deploy.runtime.camera.intrinsics import Intrinsics
 from e2e_deploy.runtime.sources.source import SourceFrame
-from e2e_deploy.runtime.steps.intrinsics import Intrinsics
 from e2e_deploy.runtime.steps.metric import fit_metric, metric, plane_points, read_points
 
 H, W = 60, 80

@@ -1,0 +1,1 @@
+"""Cameras: where pixels look, and what a camera says of itself."""
