@@ -152,7 +152,8 @@ def run(
     report = RunReport(frames, note=opened.manifest.checkpoint.note)
     report.parity = None if watch is None else watch.report
     inputs = [*(opened.root / name for name in opened.manifest.files), *chosen.files]
-    own = outputs.open(opened.manifest, frames, chosen.camera_of(frames), inputs)
+    camera = chosen.camera_of(frames)
+    own = outputs.open(opened.manifest, frames, camera, inputs, is_metric=chosen.is_metric)
     try:
         run_source(
             opened,

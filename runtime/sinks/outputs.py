@@ -11,7 +11,7 @@ from pathlib import Path
 from e2e_deploy.bundle.manifest import Manifest
 from e2e_deploy.colormap import lookup_table
 from e2e_deploy.errors import E2EDeployError, UsageError
-from e2e_deploy.kinds import Kind
+from e2e_deploy.kinds import KINDS, Kind
 from e2e_deploy.names import Colormap, PictureFormat
 from e2e_deploy.runtime.camera.intrinsics import Intrinsics
 from e2e_deploy.runtime.sinks.overwriting import refuse_existing, refuse_inputs, same
@@ -84,22 +84,39 @@ def _kind(out: Path) -> str:
     return ""
 
 
-def _files(out: Path, manifest: Manifest) -> list[tuple[Path, Kind]]:
+@dataclass(frozen=True)
+class _File:
+    """One path, and the result that goes there.
+
+    Attributes:
+        path: a folder or a file.
+        kind: of what is written; metres are depth, whatever kind they were made of.
+        output: name of the engine's output.
+    """
+
+    path: Path
+    kind: Kind
+    output: str
+
+
+def _files(out: Path, manifest: Manifest, *, is_metric: bool) -> list[_File]:
     """Where each result goes: of several one file a result, with its name in the file's.
 
     A folder is all of theirs. What cannot hold a result has none of it: a 16-bit video three channels, a point cloud
     what is no distance. One that could hold none of them is refused where it is opened.
     """
     suffix, kinds = _kind(out), manifest.kinds
-    if len(kinds) == 1:
-        return [(out, kinds[0])]
-    if suffix == ".mkv":
+    if len(kinds) > 1 and suffix == ".mkv":
         kinds = tuple(kind for kind in kinds if kind.channels == 1) or kinds
-    if suffix == ".ply":
+    if len(kinds) > 1 and suffix == ".ply":
         kinds = tuple(kind for kind in kinds if kind.form == "distance")
-    if not suffix:
-        return [(out, kind) for kind in kinds]
-    return [(out.with_name(f"{out.stem}-{kind.output}{out.suffix}"), kind) for kind in kinds]
+    files = []
+    for kind in kinds:
+        written = KINDS["depth"] if is_metric and kind.form == "distance" else kind
+        is_own = bool(suffix) and len(manifest.kinds) > 1
+        path = out.with_name(f"{out.stem}-{written.output}{out.suffix}") if is_own else out
+        files.append(_File(path, written, kind.output))
+    return files
 
 
 @dataclass(frozen=True)
@@ -221,6 +238,8 @@ class Outputs:
         source: Source,
         intrinsics: Intrinsics | None,
         inputs: Sequence[Path] = (),
+        *,
+        is_metric: bool = False,
     ) -> list[Sink]:
         """The sinks, each with a painter of its own.
 
@@ -229,6 +248,7 @@ class Outputs:
             source: decides about numbering and rates.
             intrinsics: for point clouds.
             inputs: further files that are read.
+            is_metric: distances come in metres.
 
         Raises:
             UnavailableError: ``show`` without a display, or ``view`` on a port that is taken.
@@ -237,13 +257,13 @@ class Outputs:
         """
         outs = [Path(f"{manifest.task}-out")] if self._is_default else self._paths
         files = [
-            (each, kind)
+            file
             for out in outs
-            for each, kind in _files(out, manifest)
-            if _kind(each) in VIDEOS or formats_for(kind, self._formats(each))
+            for file in _files(out, manifest, is_metric=is_metric)
+            if _kind(file.path) in VIDEOS or formats_for(file.kind, self._formats(file.path))
         ]
-        for out, kind in files:
-            self._check_place(out, kind, source, inputs)
+        for file in files:
+            self._check_place(file.path, file.kind, source, inputs)
         for name, target in self._targets:
             if target.is_file:
                 refuse_inputs([Path(name)], [*source.files, *inputs])
@@ -256,10 +276,10 @@ class Outputs:
             opening = Opening(manifest, source, intrinsics, self._colormap, self.side_by_side)
             for name, target in self._targets:
                 sinks.append(target.open(name, opening))
-            for out, kind in files:
-                sink = self._file_sink(out, manifest, kind, source, intrinsics)
+            for file in files:
+                sink = self._file_sink(file.path, manifest, file.kind, source, intrinsics)
                 several = len(manifest.kinds) > 1
-                sinks.append(OfOutput(sink, kind.output) if several else sink)
+                sinks.append(OfOutput(sink, file.output) if several else sink)
         except BaseException:
             for sink in sinks:
                 sink.close()

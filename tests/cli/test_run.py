@@ -373,7 +373,7 @@ def test_outputs_that_do_not_go_together(cli, bundle, picture, tmp_path):
     normals = write_plain_bundle(tmp_path / "normals", task="normals")
     before = set(tmp_path.iterdir())
     for options, said, opened in (
-        (["--save", "npy", "--out", "a.mp4"], "--out names a video", bundle),
+        (["--save", "npy", "--out", "a.mp4"], "--out names none", bundle),
         (["--side-by-side", "--out", "b"], "--side-by-side needs", bundle),
         (["--out", "b", "--out", "b"], "twice", bundle),
         (["--out", "b", "--out", "c/../b"], "twice", bundle),

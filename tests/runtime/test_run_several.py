@@ -133,8 +133,8 @@ def test_metres_are_fitted_in_the_kinds_own_space(tmp_path, rng, task):
     cv2.imwrite(str(path), picture[..., ::-1])
     out = tmp_path / "out"
     e2e.run(path, bundle, out=out, formats=["npy", "ply"], metric_points=points, intrinsics=CAMERA)
-    np.testing.assert_allclose(np.load(out / f"p_{task}.npy"), metres, rtol=1e-4)
-    sidecar = told(out / f"p_{task}.json")
+    np.testing.assert_allclose(np.load(out / "p_depth.npy"), metres, rtol=1e-4)
+    sidecar = told(out / "p_depth.json")
     assert (sidecar["metric"], sidecar["kind"], sidecar["meaning"]) == (
         True,
         "depth",
