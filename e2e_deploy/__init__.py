@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from e2e_deploy.runtime.sinks.sink import Sink as Sink
     from e2e_deploy.runtime.sources.picture_file import read_picture as read_picture
     from e2e_deploy.runtime.sources.source import SourceFrame as SourceFrame
+    from e2e_deploy.runtime.steps.metric import MetricFit as MetricFit
+    from e2e_deploy.runtime.steps.metric import fit_metric as fit_metric
     from e2e_deploy.train.accuracy import Evaluation as Evaluation
     from e2e_deploy.train.comparison.comparison import Comparison as Comparison
     from e2e_deploy.train.comparison.results import compare_results as compare_results
@@ -97,6 +99,8 @@ _WHERE = {
     "run": "runtime.run",
     "Verdict": "runtime.checks.verify",
     "Intrinsics": "runtime.camera.intrinsics",
+    "fit_metric": "runtime.steps.metric",
+    "MetricFit": "runtime.steps.metric",
     "SourceFrame": "runtime.sources.source",
     "Sink": "runtime.sinks.sink",
     "CallbackSink": "runtime.sinks.sink",

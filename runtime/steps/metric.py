@@ -39,6 +39,7 @@ MAX_POINTS = 2000
 BISQUARE = 4.685  # standard deviations: 95 % as good as least squares where noise is Gaussian
 MAX_POINTS_BYTES = 64 * 1024**2  # over two million points; MAX_POINTS of them are used
 MAX_PLANE_M = 50.0
+DISTANCES = tuple(kind.name for kind in KINDS.values() if kind.power)
 # What 16-bit files hold of metric depth, in metres: its codes 1 to 65535 are millimetres, 0 is unknown.
 MILLIMETRES_16 = (0.001, 65.535)
 
@@ -92,9 +93,13 @@ def fit_metric(
         min_inliers: share of the points that must agree.
 
     Raises:
-        UsageError: ``points`` is no [N, 3].
+        UsageError: ``depth`` is no [H, W], ``points`` no [N, 3], ``space`` no distance or ``min_inliers`` no share.
         InputError: fewer than MIN_POINTS lie in the picture, they do not tell a scale, or too few agree.
     """
+    if space not in DISTANCES:
+        raise UsageError(f"`space` is {space!r}; distances are {', '.join(DISTANCES)}")
+    if not 0 < min_inliers <= 1:
+        raise UsageError(f"`min_inliers` is {min_inliers}; it is a share above 0 and up to 1")
     power = KINDS[space].power
     d, z = _pick(depth, points)
     target = z**power
@@ -135,11 +140,16 @@ def fit_metric(
 
 def _pick(depth: Result, points: npt.ArrayLike) -> tuple[Float64, Float64]:
     """(model's depth, metres) of the points inside the picture, evenly thinned to MAX_POINTS."""
-    rows = np.asarray(points, dtype=np.float64)
+    try:
+        rows = np.asarray(points, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise UsageError("metric points are rows of three numbers: column, row, metres") from None
     if rows.ndim != 2 or rows.shape[1] != 3:
         raise UsageError(
             f"metric points are rows of column, row and metres, [N, 3], not {list(rows.shape)}"
         )
+    if depth.ndim != 2:
+        raise UsageError(f"metric points fit one map [H, W], not {list(depth.shape)}")
     height, width = depth.shape
     column, row = np.rint(rows[:, 0]), np.rint(rows[:, 1])  # NaN is in no picture
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)

@@ -81,6 +81,25 @@ def test_points_that_belong_to_another_picture(rng):
         fit_metric(model, points_of(rng.uniform(0.5, 30, (H, W)), 300, rng))
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"depth": np.zeros((1, H, W), np.float32)}, r"one map \[H, W\], not \[1, "),
+        ({"points": [[1.0, 2.0]]}, r"\[N, 3\], not \[1, 2\]"),
+        ({"points": [["a", "b", "c"]]}, "three numbers"),
+        ({"points": [[1, 2, 3], [1, 2]]}, "three numbers"),
+        ({"space": "normals"}, "`space` is 'normals'; distances are depth, disparity, sqrt-disp"),
+        ({"space": ["depth"]}, "`space` is"),
+        ({"min_inliers": 0.0}, "`min_inliers` is 0.0"),
+        ({"min_inliers": float("nan")}, "`min_inliers` is nan"),
+    ],
+)
+def test_what_is_no_map_no_points_or_no_distance(changed, said):
+    given = {"depth": np.zeros((H, W), np.float32), "points": np.ones((5, 3))} | changed
+    with pytest.raises(UsageError, match=said):
+        fit_metric(given.pop("depth"), given.pop("points"), **given)
+
+
 @pytest.mark.parametrize("model", [np.full((H, W), 0.5), np.tile(np.linspace(1, 0, W), (H, 1))])
 def test_points_that_tell_no_scale(model, rng):
     truth = np.tile(np.linspace(1, 5, W), (H, 1))
