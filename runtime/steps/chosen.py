@@ -57,7 +57,8 @@ class Chosen:
             raise UsageError("`camera_pitch_deg` needs `camera_height_m`; alone it has no effect")
         if self.has_points and not self.is_metric:
             raise UsageError(
-                "a point cloud (ply) needs `metric_points` or `camera_height_m` for metric depth"
+                "a point cloud (ply) needs metric depth, by `metric_points` or `camera_height_m`, and `intrinsics` "
+                "where the source says none"
             )
         if camera is not None and height is None and not (self.has_points or self.takes_camera):
             raise UsageError(

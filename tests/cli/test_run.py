@@ -380,8 +380,8 @@ def test_outputs_that_do_not_go_together(cli, bundle, picture, tmp_path):
         (["--out", "b.npy", "--save", "npy", "--save", "exr"], "--save exr does not fit", bundle),
         (["--out", "b.npy", "--save", "exr"], "--save exr does not fit", bundle),
         (["--out", "b.png", "--save", "png16", "--save", "color"], "need a folder", bundle),
-        (["--save", "ply", "--out", "b"], "(ply) needs --intrinsics", bundle),
-        (["--out", "b.ply"], "(ply) needs --intrinsics", bundle),
+        (["--save", "ply", "--out", "b"], "(ply) needs metric depth", bundle),
+        (["--out", "b.ply"], "(ply) needs metric depth", bundle),
         (["--out", tmp_path / "x.mp4", "--out", tmp_path / "x.mkv"], "holds depth", normals),
     ):
         code, stdout, stderr = cli("run", picture[0], "--bundle", opened, *options)
