@@ -303,7 +303,8 @@ def depth_problem(per_image: Sequence[DepthMetrics], kind: ResultKind = "depth")
     return (
         f"the {kind} is inverted: the fitted scale is negative in {negative} of {len(per_image)} images "
         f"(at most {MAX_NEGATIVE_SCALES:.0%} may be)"
-        + ("; train it with a loss.direction_weight" if kind == "depth" else "")
+        "; check the task and family it was opened with"
+        + (", or, if you trained it, set a loss.direction_weight" if kind == "depth" else "")
     )
 
 
