@@ -15,10 +15,11 @@ import numpy.typing as npt
 
 from e2e_deploy.bundle.manifest import Manifest
 from e2e_deploy.colormap import DisplayRange, colour_result, write_note
-from e2e_deploy.errors import UnavailableError
+from e2e_deploy.errors import UnavailableError, UsageError
 from e2e_deploy.kinds import KINDS, Kind
 from e2e_deploy.names import Colormap
 from e2e_deploy.runtime.backends.layout import Outcome, Result, Results, by_kind
+from e2e_deploy.runtime.fit import Fit
 from e2e_deploy.runtime.sources.source import SourceFrame
 from e2e_deploy.runtime.steps.axes import CAMERA, in_camera_axes
 from e2e_deploy.runtime.steps.step import Facts
@@ -99,6 +100,46 @@ class Painter:
         # Metres are depth, whatever kind they were made of.
         kind = KINDS["depth"] if facts.get("metric") else kind
         return colour_result(kind, in_camera_axes(result, facts), self.colormap, shown)
+
+
+class Canvas:
+    """Pictures for a video: painted results, alone or beside their frames, all of the first one's size.
+
+    Args:
+        painter: paints the results.
+        name: of the video, for messages.
+        side_by_side: the frame on the left.
+
+    Attributes:
+        note: what must be said about the weights, or empty.
+    """
+
+    def __init__(self, painter: Painter, name: str, *, side_by_side: bool) -> None:
+        self.note = painter.note
+        self._painter, self._name, self._side_by_side = painter, name, side_by_side
+        self._hw: tuple[int, int] | None = None
+
+    def __call__(self, frame: SourceFrame, result: Outcome, facts: Facts) -> Rgb:
+        """uint8 RGB [H, W, 3] with even sides; a video that changes its size is fitted into that of its first frame.
+
+        Raises:
+            UsageError: a picture, which is of no video, has another size than the first.
+        """
+        picture = self._painter(result, facts)
+        if self._side_by_side:
+            picture = np.concatenate([frame.rgb, picture], axis=1)
+        # Where two pixels share a colour, sides are even.
+        picture = picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
+        hw = (picture.shape[0], picture.shape[1])
+        self._hw = self._hw or hw
+        if hw == self._hw:
+            return picture
+        if not self._painter.is_video:
+            raise UsageError(
+                f"{frame.name} gives {hw[1]}x{hw[0]}, but {self._name} began with {self._hw[1]}x{self._hw[0]}; "
+                "pictures of several sizes need a folder as `out`"
+            )
+        return Fit(hw, self._hw).to_engine(picture)
 
 
 @dataclass(frozen=True)

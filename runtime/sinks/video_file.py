@@ -103,7 +103,7 @@ class VideoFile:
         self._stream.time_base = Fraction(1, _TICKS)
         self._stream.codec_context.time_base = Fraction(1, _TICKS)
         if self._pixels.startswith("yuv"):
-            _tag(self._stream.codec_context)
+            tag_bt709(self._stream.codec_context)
 
     def add(self, picture: npt.NDArray[Any], layout: str, frame: SourceFrame) -> None:
         """Append one picture in FFmpeg's pixel format ``layout``, shown when ``frame`` is.
@@ -111,12 +111,7 @@ class VideoFile:
         Raises:
             E2EDeployError: the file cannot be written; what was recorded stays where the message says.
         """
-        image = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format=layout)
-        if self._pixels.startswith("yuv"):
-            image = image.reformat(
-                format=self._pixels, dst_colorspace="ITU709", dst_color_range="MPEG"
-            )
-            _tag(image)
+        image = as_frame(picture, layout, self._pixels)
         image.time_base = Fraction(1, _TICKS)
         image.pts = self._tick(frame.shown_s)
         self._durations[image.pts] = round(_TICKS * (frame.duration_s or float(1 / self._rate)))
@@ -181,7 +176,16 @@ class VideoFile:
         return [self.path]
 
 
-def _tag(target: Any) -> None:
+def as_frame(picture: npt.NDArray[Any], layout: str, pixels: str) -> "av.VideoFrame":
+    """A picture of FFmpeg's pixel format ``layout`` as a frame for an encoder of ``pixels``; YUV is tagged BT.709."""
+    image = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format=layout)
+    if pixels.startswith("yuv"):
+        image = image.reformat(format=pixels, dst_colorspace="ITU709", dst_color_range="MPEG")
+        tag_bt709(image)
+    return image
+
+
+def tag_bt709(target: Any) -> None:
     """Say BT.709 in limited range of a frame or codec context: what players take HD without tags for."""
     target.colorspace, target.color_range = int(Colorspace.ITU709), int(ColorRange.MPEG)
     target.color_primaries, target.color_trc = int(ColorPrimaries.BT709), int(ColorTrc.BT709)

@@ -4,14 +4,11 @@ import os
 from pathlib import Path
 from typing import Any, TextIO
 
-import numpy as np
-
 from e2e_deploy.bundle.manifest import Manifest
 from e2e_deploy.errors import E2EDeployError, UsageError
 from e2e_deploy.kinds import Kind
 from e2e_deploy.runtime.backends.layout import Result
-from e2e_deploy.runtime.fit import Fit
-from e2e_deploy.runtime.sinks.sink import Painter, SixteenBits, about
+from e2e_deploy.runtime.sinks.sink import Canvas, Painter, SixteenBits, about
 from e2e_deploy.runtime.sinks.video_file import VideoFile
 from e2e_deploy.runtime.sources.source import SourceFrame
 from e2e_deploy.runtime.steps.step import Facts
@@ -34,13 +31,13 @@ class VideoSink:
         live: bool = False,
     ) -> None:
         self.name = str(path)
-        self._painter, self._side_by_side = painter, side_by_side
+        self._canvas = Canvas(painter, self.name, side_by_side=side_by_side)
         # With B-frames, times of a growing mp4 would be late by their number.
         options = {"preset": "veryfast", "crf": "20", "bf": "0"}
         self._file = VideoFile(
             path, fps=fps, live=live, codec="libx264", pixels="yuv420p", options=options
         )
-        self._hw: tuple[int, int] | None = None
+        self._begun = False
 
     def write(self, frame: SourceFrame, result: Result, facts: Facts) -> None:
         """Append one frame; a video that changes its size is fitted into that of its first frame.
@@ -49,22 +46,11 @@ class VideoSink:
             UsageError: a picture of another size than the first; or the video is its own source.
             E2EDeployError: the file cannot be written.
         """
-        picture = self._painter(result, facts)
-        if self._side_by_side:
-            picture = np.concatenate([frame.rgb, picture], axis=1)
-        # yuv420p needs even sides
-        picture = picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
-        hw = (picture.shape[0], picture.shape[1])
-        if self._hw is None:
-            self._file.begin(hw, {"comment": self._painter.note}, frame.source)
-            self._hw = hw
-        if hw != self._hw:
-            if not self._painter.is_video:
-                raise UsageError(
-                    f"{frame.name} gives {hw[1]}x{hw[0]}, but {self.name} began with {self._hw[1]}x{self._hw[0]}; "
-                    "pictures of several sizes need a folder as `out`"
-                )
-            picture = Fit(hw, self._hw).to_engine(picture)
+        picture = self._canvas(frame, result, facts)
+        if not self._begun:
+            hw = (picture.shape[0], picture.shape[1])
+            self._file.begin(hw, {"comment": self._canvas.note}, frame.source)
+            self._begun = True
         self._file.add(picture, "rgb24", frame)
 
     def close(self) -> list[Path]:
