@@ -1,0 +1,110 @@
+#include "library.hpp"
+
+#include <cstdio>
+#include <cstdlib>
+#include <mutex>
+
+#include "../shared_library.hpp"
+
+namespace e2e {
+namespace {
+
+constexpr uint32_t api_version = 20;  // what is called here is as old; the headers may be newer
+constexpr const char* needed = "1.20 or later";
+static_assert(ORT_API_VERSION >= api_version, "the headers of ONNX Runtime 1.20 or later are needed");
+
+// ONNX Runtime 1.31 makes a device id and looks up a host of Microsoft's while it starts; the variable, read then,
+// stops both (e2e_deploy/packages.py). A program that set it itself keeps what it chose.
+class NoTelemetry {
+ public:
+  NoTelemetry() : ours_(std::getenv(name) == nullptr) {
+    if (ours_) setenv(name, "1", 1);
+  }
+  ~NoTelemetry() {
+    if (ours_) unsetenv(name);
+  }
+  NoTelemetry(const NoTelemetry&) = delete;
+  NoTelemetry& operator=(const NoTelemetry&) = delete;
+
+ private:
+  static constexpr const char* name = "ORT_DISABLE_TELEMETRY";
+  bool ours_;
+};
+
+// Major and minor version in "1.31.1" as one number, 0 for what is none.
+int number_of(const std::string& version) {
+  int major = 0, minor = 0;
+  return std::sscanf(version.c_str(), "%d.%d", &major, &minor) == 2 ? major * 1000 + minor : 0;
+}
+
+std::string real_path(const std::string& path) {
+  char* found = realpath(path.c_str(), nullptr);
+  const std::string real = found == nullptr ? path : found;
+  std::free(found);
+  return real;
+}
+
+}  // namespace
+
+OrtLibrary& OrtLibrary::get(const std::string& named) {
+  static std::mutex one;
+  static OrtLibrary* library = nullptr;  // never released: its threads may outlive whatever would do that
+  const std::lock_guard<std::mutex> lock(one);
+  if (library == nullptr) {
+    const NoTelemetry block;
+    library = new OrtLibrary(named);
+  } else if (!named.empty() && real_path(named) != real_path(library->path_)) {
+    throw Error(usage, "this process has loaded ONNX Runtime from " + library->path_ + ", and " + named +
+                           " was asked for: one process takes one");
+  }
+  return *library;
+}
+
+OrtLibrary::OrtLibrary(const std::string& named) {
+  const SharedLibrary file("ONNX Runtime", named, "E2E_DEPLOY_ONNXRUNTIME", {"libonnxruntime.so.1", "libonnxruntime.so"},
+                           "install it, or name its file in E2E_DEPLOY_ONNXRUNTIME or e2e_engine_options.onnxruntime");
+  path_ = file.path();
+  using GetBase = const OrtApiBase*(ORT_API_CALL*)();
+  const auto get_base = reinterpret_cast<GetBase>(file.find("OrtGetApiBase"));
+  if (get_base == nullptr) throw Error(unavailable, path_ + " is not ONNX Runtime: it has no OrtGetApiBase");
+  version_ = get_base()->GetVersionString();
+  // Asked first, because GetApi prints where it has no such version.
+  if (number_of(version_) >= 1020) api_ = get_base()->GetApi(api_version);
+  if (api_ == nullptr) {
+    throw Error(unavailable, "ONNX Runtime " + version_ + " in " + path_ + " is too old; " + needed + " is needed");
+  }
+  check(api_->CreateEnv(ORT_LOGGING_LEVEL_FATAL, "e2e_deploy", &env_), "ONNX Runtime does not start", unavailable);
+  check(api_->DisableTelemetryEvents(env_), "ONNX Runtime does not start", unavailable);
+}
+
+void OrtLibrary::check(OrtStatus* status, const std::string& what, Code code) const {
+  if (status == nullptr) return;
+  const std::string said = api_->GetErrorMessage(status);
+  api_->ReleaseStatus(status);
+  for (const char* memory : {"Available memory of", "Failed to allocate", "bad_alloc", "bad allocation", "out of memory",
+                             "can't allocate memory"}) {
+    if (said.find(memory) != std::string::npos) {
+      throw Error(unavailable, what + ", for it needs more memory than is free here: export for smaller pictures or "
+                                      "another precision, or free some (" + said + ")");
+    }
+  }
+  throw Error(code, what + ": " + said);
+}
+
+bool OrtLibrary::share_arena(size_t bytes) {
+  const char* const keys[] = {"max_mem", "arena_extend_strategy", "initial_chunk_size_bytes", "max_dead_bytes_per_chunk"};
+  constexpr size_t as_ever = static_cast<size_t>(-1);  // as of ONNX Runtime's own arenas
+  const size_t values[] = {bytes, as_ever, as_ever, as_ever};
+  OrtArenaCfg* arena = nullptr;
+  OrtMemoryInfo* memory = nullptr;
+  OrtStatus* status = api_->CreateArenaCfgV2(keys, values, 4, &arena);
+  if (status == nullptr) status = api_->CreateMemoryInfo("Cpu", OrtArenaAllocator, 0, OrtMemTypeDefault, &memory);
+  if (status == nullptr) status = api_->CreateAndRegisterAllocator(env_, memory, arena);
+  const bool done = status == nullptr;
+  if (!done) api_->ReleaseStatus(status);  // older ones refuse a second arena
+  if (memory != nullptr) api_->ReleaseMemoryInfo(memory);
+  if (arena != nullptr) api_->ReleaseArenaCfg(arena);
+  return done;
+}
+
+}  // namespace e2e
