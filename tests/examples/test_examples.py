@@ -1,7 +1,6 @@
 """Every example, run as its users run it, on a bundle whose result is known."""
 
 import inspect
-import runpy
 import shutil
 import socket
 import subprocess
@@ -13,15 +12,10 @@ import numpy as np
 import pytest
 
 import e2e_deploy as e2e
-from tests.plain_bundle import HW, plain_depth, write_plain_bundle
+from tests.plain_bundle import HW, plain_depth
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LONGEST = 50
-
-
-@pytest.fixture
-def bundle(tmp_path):
-    return write_plain_bundle(tmp_path / "bundle")
 
 
 @pytest.fixture
@@ -31,18 +25,6 @@ def photo(tmp_path, rng):
     path = tmp_path / "photo.png"
     assert cv2.imwrite(str(path), rgb[..., ::-1])
     return path, rgb
-
-
-@pytest.fixture
-def run(monkeypatch, capfd):
-    """run(name, *arguments): what the program prints on stdout."""
-
-    def program(name, *arguments):
-        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
-        return capfd.readouterr().out
-
-    return program
 
 
 def test_they_are_short_and_listed():
