@@ -19,9 +19,10 @@ from e2e_deploy.errors import UnavailableError, UsageError
 from e2e_deploy.kinds import KINDS, Kind
 from e2e_deploy.names import Colormap
 from e2e_deploy.runtime.backends.layout import Outcome, Result, Results, by_kind
+from e2e_deploy.runtime.camera.axes import CAMERA
 from e2e_deploy.runtime.fit import Fit
 from e2e_deploy.runtime.sources.source import SourceFrame
-from e2e_deploy.runtime.steps.axes import CAMERA, in_camera_axes
+from e2e_deploy.runtime.steps.axes import in_camera_axes
 from e2e_deploy.runtime.steps.step import Facts
 from e2e_deploy.system.opencv import cv2
 

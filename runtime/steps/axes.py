@@ -1,23 +1,9 @@
-"""Normals in other axes. The model's, ours, are the camera's: x right, y up, z toward the viewer."""
-
-import numpy as np
+"""The step that gives normals in other axes."""
 
 from e2e_deploy.runtime.backends.layout import Result
+from e2e_deploy.runtime.camera.axes import OPTICAL, flipped
 from e2e_deploy.runtime.sources.source import SourceFrame
 from e2e_deploy.runtime.steps.step import Facts, Step
-
-CAMERA = "x right, y up, z toward the viewer"
-OPTICAL = "x right, y down, z forward"  # of robots (REP-103) and of OpenCV
-
-
-def flipped(normals: Result) -> Result:
-    """Normals [H, W, 3] from camera to optical axes or back: half a turn about x. A new array, twice is the same.
-
-    The engine's array stays as it is, because the parity watch and other sinks may hold it.
-    """
-    turned = np.negative(normals)
-    turned[..., 0] = normals[..., 0]
-    return turned
 
 
 def optical() -> Step:

@@ -3,8 +3,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from e2e_deploy.runtime.camera.axes import CAMERA, OPTICAL, flipped
 from e2e_deploy.runtime.sinks.sink import about
-from e2e_deploy.runtime.steps.axes import CAMERA, OPTICAL, flipped, in_camera_axes, optical
+from e2e_deploy.runtime.steps.axes import in_camera_axes, optical
 from tests.sink_inputs import painter, result_for, source_frame
 
 normals = hnp.arrays(

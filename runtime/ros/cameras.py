@@ -1,0 +1,77 @@
+"""sensor_msgs/CameraInfo as the camera that is reckoned with, and back; and where its pixels look."""
+
+import numpy as np
+import numpy.typing as npt
+
+from e2e_deploy.errors import SourceError
+from e2e_deploy.runtime.camera.camera_info import IDENTITY, CameraInfo
+from e2e_deploy.runtime.ros import messages
+from e2e_deploy.runtime.ros.messages import Header
+from e2e_deploy.system.opencv import cv2
+
+Rays = npt.NDArray[np.float64]
+_POLYNOMIAL = ("plumb_bob", "rational_polynomial", "thin_prism", "tilted")  # of cv2.undistortPoints
+_FISHEYE = ("equidistant", "fisheye")
+
+
+def camera_of(info: messages.CameraInfo, *, rectified: bool = False) -> CameraInfo:
+    """The camera of pictures as they arrive: binning and the region of interest are in its size, K and P.
+
+    Args:
+        info: of the whole sensor, as drivers give it (CameraInfo.msg; the formulas are image_geometry's).
+        rectified: the pictures are, so that P says where their pixels look, and nothing is distorted.
+
+    Raises:
+        SourceError: values that no camera has.
+    """
+    given = [*info.d, *info.k, *info.r, *info.p]
+    if not np.isfinite(given).all() or (len(info.k), len(info.r), len(info.p)) != (9, 9, 12):
+        raise SourceError("a CameraInfo holds values that are no numbers")
+    roi = info.roi
+    offset = (float(roi.x_offset), float(roi.y_offset))
+    whole = (int(info.width), int(info.height))
+    size = (int(roi.width) or whole[0], int(roi.height) or whole[1])
+    bins = (max(1, int(info.binning_x)), max(1, int(info.binning_y)))
+
+    def seen(m: npt.NDArray[np.float64], columns: int) -> tuple[float, ...]:
+        rows = np.array(m, dtype=np.float64).reshape(3, columns)
+        for axis in (0, 1):
+            rows[axis, 2] -= offset[axis] if rows[axis, axis] else 0.0
+            rows[axis] /= bins[axis]
+        return tuple(map(float, rows.ravel()))
+
+    k, p = seen(info.k, 3), seen(info.p, 4)
+    d, r, model = tuple(map(float, info.d)), tuple(map(float, info.r)), info.distortion_model
+    if rectified and p[0] > 0:
+        k, d, r, model = (*p[0:3], *p[4:7], *p[8:11]), (), IDENTITY, ""
+    return CameraInfo(size[1] // bins[1], size[0] // bins[0], k, p, model, d, r)
+
+
+def camera_message(camera: CameraInfo, header: Header) -> messages.CameraInfo:
+    """The message of a camera."""
+    d, k, r, p = (np.array(m, dtype=np.float64) for m in (camera.d, camera.k, camera.r, camera.p))
+    model = camera.distortion_model
+    return messages.CameraInfo(header, camera.height, camera.width, model, d, k, r, p)
+
+
+def rays(camera: CameraInfo) -> Rays | None:
+    """What every pixel sees at z = 1: float64 [H, W, 2] of x and y in optical axes; the lens is undone.
+
+    Without distortion x = (u - cx) / fx. None for a camera that is not calibrated, or whose lens is of a model that is
+    not known here.
+    """
+    intrinsics, d = camera.intrinsics, np.array(camera.d, dtype=np.float64)
+    if intrinsics is None:
+        return None
+    v, u = np.mgrid[: camera.height, : camera.width].astype(np.float64)
+    if not d.any():
+        return np.asarray(intrinsics.rays(u, v)[..., :2])
+    k = np.array(camera.k, dtype=np.float64).reshape(3, 3)
+    pixels = np.stack([u, v], axis=-1).reshape(-1, 1, 2)
+    if camera.distortion_model in _POLYNOMIAL:
+        undone = cv2.undistortPoints(pixels, k, d)
+    elif camera.distortion_model in _FISHEYE and d.size == 4:
+        undone = cv2.fisheye.undistortPoints(pixels, k, d)
+    else:
+        return None
+    return np.asarray(undone, dtype=np.float64).reshape(camera.height, camera.width, 2)

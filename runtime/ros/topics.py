@@ -1,0 +1,264 @@
+"""Which topics the results of a frame become: the one place of these rules, for logs, live views and nodes.
+
+Under a prefix, all with the frame's stamp and frame id (REP-103, REP-117, REP-118; docs/ros.md has the table).
+Distances of unknown scale are never called depth; normals and points are in optical axes.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from e2e_deploy.bundle.manifest import Manifest
+from e2e_deploy.errors import UsageError
+from e2e_deploy.kinds import Kind
+from e2e_deploy.runtime.camera.axes import OPTICAL, flipped
+from e2e_deploy.runtime.camera.camera_info import CameraInfo
+from e2e_deploy.runtime.camera.intrinsics import Intrinsics
+from e2e_deploy.runtime.ros.cameras import Rays, camera_message, rays
+from e2e_deploy.runtime.ros.clock import Clock
+from e2e_deploy.runtime.ros.messages import (
+    Header,
+    Image,
+    Message,
+    PointCloud2,
+    PointField,
+    String,
+    Time,
+)
+from e2e_deploy.system.json_files import to_json
+
+if TYPE_CHECKING:  # sources import this folder
+    from e2e_deploy.runtime.sources.source import SourceFrame
+
+Depth = npt.NDArray[np.float32]
+Told = Sequence[tuple[Kind, npt.NDArray[np.float32], Mapping[str, Any]]]
+"""Each result with its kind and its facts, as ``told_apart`` of the sinks gives them."""
+
+FRAME_ID = "camera_optical_frame"
+OWN = "e2e_deploy"
+METRIC = "depth along the optical axis z; NaN: unknown, +Inf: nothing in range, -Inf: too close"
+METRES = "metres"
+_TRANSPORTS = ("compressed", "compressedDepth", "theora", "ffmpeg", "zstd")
+_NAME = re.compile(r"(/[A-Za-z_][A-Za-z0-9_]*)+")
+_POINT_FIELDS = ("x", "y", "z", "rgb")  # rgb: 0x00RRGGBB, which PCL calls a float
+_POINT = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("rgb", "<u4")])
+
+
+@dataclass(frozen=True)
+class Published:
+    """A message and where it goes.
+
+    Attributes:
+        topic: absolute.
+        message: one of ours.
+        latched: late subscribers are given the last one (transient local).
+    """
+
+    topic: str
+    message: Message
+    latched: bool = False
+
+
+def prefix_of(topic: str = "") -> str:
+    """What topics begin with: beside the picture's, so "/camera/image_raw" has "/camera/e2e_deploy"."""
+    parts = topic.strip("/").split("/")
+    if parts[-1] in _TRANSPORTS:
+        parts.pop()
+    return "/".join(["", *parts[:-1], OWN])
+
+
+def is_rectified(topic: str) -> bool:
+    """Whether the pictures of a topic are, by image_proc's names: image_rect and image_rect_color."""
+    return any(part.startswith("image_rect") for part in topic.split("/"))
+
+
+def millimetres(depth: Depth) -> npt.NDArray[np.uint16]:
+    """Metres [H, W] as 16 bits of millimetres (REP-118): 0 where unknown, also below zero; 65535 from there on."""
+    known = np.isfinite(depth)
+    scaled = np.multiply(depth, 1000.0, dtype=np.float64, where=known, out=np.zeros(depth.shape))
+    return np.rint(scaled).clip(0, 65535).astype(np.uint16)
+
+
+def image(header: Header, pixels: npt.NDArray[Any], encoding: str) -> Image:
+    """An Image of [H, W] or [H, W, C], little-endian; it may be a view of ``pixels``."""
+    little = np.ascontiguousarray(pixels, dtype=pixels.dtype.newbyteorder("<"))
+    height, width = little.shape[:2]
+    data = little.reshape(-1).view(np.uint8)
+    return Image(header, height, width, encoding, 0, data.size // height, data)
+
+
+def point_cloud(
+    header: Header, depth: Depth, seen: Rays, rgb: npt.NDArray[np.uint8]
+) -> PointCloud2:
+    """An organised cloud in optical axes: X = x Z, Y = y Z with what pixels see at z = 1; NaN where depth is no number.
+
+    Args:
+        header: of the picture.
+        depth: metres along z, [H, W].
+        seen: [H, W, 2], of ``cameras.rays``.
+        rgb: uint8 [H, W, 3]; another size leaves the points grey.
+    """
+    height, width = depth.shape
+    known = np.isfinite(depth)
+    z = np.where(known, depth, np.nan).astype(np.float64)
+    points = np.empty((height, width), dtype=_POINT)
+    points["x"], points["y"], points["z"] = seen[..., 0] * z, seen[..., 1] * z, z
+    if rgb.shape[:2] == depth.shape:
+        red, green, blue = np.moveaxis(rgb.astype(np.uint32), 2, 0)
+        points["rgb"] = (red << 16) | (green << 8) | blue
+    else:
+        points["rgb"] = 0x808080
+    step = _POINT.itemsize
+    fields = [
+        PointField(name, 4 * i, PointField.FLOAT32, 1) for i, name in enumerate(_POINT_FIELDS)
+    ]
+    data = points.reshape(-1).view(np.uint8)
+    dense = bool(known.all())
+    return PointCloud2(header, height, width, fields, False, step, step * width, data, dense)
+
+
+class Topics:
+    """The topics of one run.
+
+    Args:
+        manifest: the bundle's.
+        prefix: absolute, such as "/camera/e2e_deploy"; ``prefix_of`` has the default.
+        is_live: of the source.
+        intrinsics: of its frames, over what frames say of their camera; None leaves it to them.
+        with_picture: the frame itself is published too.
+        with_points: a point cloud is, where depth is metric and the camera calibrated.
+        with_millimetres: metric depth in 16 bits is, beside its floats.
+
+    Attributes:
+        clock: of the stamps.
+
+    Raises:
+        UsageError: a prefix that is no name of ROS.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        prefix: str = prefix_of(),
+        *,
+        is_live: bool = False,
+        intrinsics: Intrinsics | None = None,
+        with_picture: bool = False,
+        with_points: bool = True,
+        with_millimetres: bool = False,
+    ) -> None:
+        if not _NAME.fullmatch(prefix):
+            raise UsageError(
+                f"the topics' prefix is {prefix!r}; it is absolute, such as {prefix_of()}: names of letters, digits "
+                "and underscores after slashes"
+            )
+        self.clock = Clock(is_live=is_live)
+        self._manifest, self._prefix, self._intrinsics = manifest, prefix, intrinsics
+        self._with_picture, self._with_points = with_picture, with_points
+        self._with_millimetres = with_millimetres
+        self._said = ""
+        self._rays: tuple[CameraInfo, Rays | None] | None = None
+
+    def messages_for(self, frame: "SourceFrame", results: Told) -> list[Published]:
+        """The messages of a frame; the metadata are among them when they changed, first of all with the first frame.
+
+        They may be views of the results, which must not change before the messages are gone.
+        """
+        stamp_ns = self.clock(frame)
+        header = Header(Time.of(stamp_ns), frame.frame_id or FRAME_ID)
+        found: list[Published] = []
+        told: list[dict[str, Any]] = []
+        if self._with_picture:
+            found.append(self._at("image", image(header, frame.rgb, "rgb8")))
+        metric: Depth | None = None
+        for kind, result, facts in results:
+            name, message = self._message(header, kind, result, facts)
+            found.append(self._at(name, message))
+            told.append(self._told(name, kind, facts) | {"encoding": message.encoding})
+            if name == "depth" and metric is None:
+                metric = result
+                if self._with_millimetres:
+                    found.append(self._at("depth_raw", image(header, millimetres(result), "16UC1")))
+        hw = results[0][1].shape[:2] if results else frame.hw
+        camera = self._camera(frame, (hw[0], hw[1]))
+        if camera is not None:
+            found.append(self._at("camera_info", camera_message(camera, header)))
+        if self._with_points and metric is not None and camera is not None:
+            seen = self._seen(camera)
+            if seen is not None:
+                found.append(self._at("points", point_cloud(header, metric, seen, frame.rgb)))
+        return [*self._metadata(told, header.frame_id), *found]
+
+    def _at(self, name: str, message: Message) -> Published:
+        return Published(f"{self._prefix}/{name}", message)
+
+    def _message(
+        self, header: Header, kind: Kind, result: Depth, facts: Mapping[str, Any]
+    ) -> tuple[str, Image]:
+        if kind.form == "distance":
+            name = "depth" if facts.get("metric") else f"{kind.output}_affine"
+            return name, image(header, result, "32FC1")
+        if kind.form == "vectors":
+            turned = result if facts.get("axes") == OPTICAL else flipped(result)
+            return kind.output, image(header, turned, "32FC3")
+        if kind.is_linear or kind.name == "material":  # numbers, not to be looked at
+            return kind.output, image(header, result, f"32FC{kind.channels}")
+        eight = np.nan_to_num(result, nan=0.0).clip(0.0, 1.0) * np.float32(255)
+        encoding = "mono8" if kind.channels == 1 else "rgb8"
+        return kind.output, image(header, np.rint(eight).astype(np.uint8), encoding)
+
+    def _told(self, name: str, kind: Kind, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """What does not change from frame to frame."""
+        metric = bool(facts.get("metric"))
+        told = {
+            "topic": f"{self._prefix}/{name}",
+            "kind": kind.name,
+            "meaning": facts.get("meaning", kind.meaning),
+            "units": facts.get("units", kind.units),
+            "metric": metric,
+            "range": list(facts.get("range", kind.value_range)),
+        }
+        if kind.form == "distance" and metric:
+            told |= {"kind": "depth", "meaning": METRIC, "units": METRES, "made_of": kind.name}
+        if kind.form == "vectors":
+            told |= {"axes": OPTICAL, "meaning": f"unit surface normals, {OPTICAL}"}
+        if "steady" in facts:
+            told["steady"] = True
+        return told
+
+    def _camera(self, frame: "SourceFrame", hw: tuple[int, int]) -> CameraInfo | None:
+        camera = frame.camera
+        if self._intrinsics is not None:
+            camera = CameraInfo.of(self._intrinsics, frame.hw)
+        return camera.resized(hw) if camera is not None and camera.is_calibrated else None
+
+    def _seen(self, camera: CameraInfo) -> Rays | None:
+        if self._rays is None or self._rays[0] != camera:
+            self._rays = camera, rays(camera)
+        return self._rays[1]
+
+    def _metadata(self, told: list[dict[str, Any]], frame_id: str) -> list[Published]:
+        checkpoint = self._manifest.checkpoint
+        text = to_json(
+            {
+                "results": told,
+                "frame_id": frame_id,
+                "stamps": self.clock.name,
+                "model": {
+                    "task": self._manifest.task,
+                    "family": self._manifest.family,
+                    "checkpoint": checkpoint.id,
+                    "sha256": checkpoint.sha256,
+                    "precision": self._manifest.precision,
+                    "note": checkpoint.note,
+                },
+            }
+        )
+        if text == self._said:
+            return []
+        self._said = text
+        return [Published(f"{self._prefix}/metadata", String(text), latched=True)]
