@@ -43,6 +43,7 @@ class SourceFrame:
             since 1970, or a simulation's); None where nobody says.
         frame_id: of the camera's coordinate frame in that log; empty where nobody says.
         camera: that took it, for pictures of its size; None where nobody says.
+        logged_ns: when its log recorded it, in nanoseconds on the recorder's clock; None for what is no log.
     """
 
     rgb: npt.NDArray[np.uint8]
@@ -56,6 +57,7 @@ class SourceFrame:
     stamp_ns: int | None = None
     frame_id: str = ""
     camera: CameraInfo | None = None
+    logged_ns: int | None = None
 
     @property
     def picture(self) -> Picture:
@@ -83,6 +85,7 @@ class Source(Protocol):
         notes: what was done to frames before the engine, and why some were left out; grows while it runs.
         transfers: counts what it copied between host and GPU; None when its frames are on the host.
         camera: of its first frame, where it says so before it begins; else None.
+        topic: of a robot's log: whose pictures they are; empty for all else.
     """
 
     name: str
@@ -96,6 +99,7 @@ class Source(Protocol):
     notes: list[str]
     transfers: Transfers | None
     camera: CameraInfo | None
+    topic: str
 
     def __iter__(self) -> Iterator[SourceFrame]: ...
 
@@ -115,6 +119,7 @@ class BaseSource:
     is_live = False
     transfers: Transfers | None = None
     camera: CameraInfo | None = None
+    topic = ""
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl
 from e2e_deploy.errors import SourceError, UsageError
 from e2e_deploy.frames import parse_size
 from e2e_deploy.names import DECODERS, Decoder
+from e2e_deploy.runtime.sources.bag.bag_source import BagSource, is_log
 from e2e_deploy.runtime.sources.gpu_video import GpuVideoSource
 from e2e_deploy.runtime.sources.live import (
     RECONNECT_S,
@@ -41,8 +42,9 @@ def open_source(
     """The source that ``spec`` names: what exists on disk of that name, else what its form says.
 
     A picture, a folder of pictures, a sequence ``frames/%06d.png``, a video file (``film.mkv?stream=1`` for another
-    than its best video stream), ``camera:0?size=720x1280&fps=30&format=MJPG`` (sizes are height x width) or the index
-    alone, ``test:?size=480x640&fps=30&frames=100``, ``rtsp://``, ``udp://``, ``tcp://`` or ``srt://``.
+    than its best video stream), a robot's log (MCAP, or rosbag2's folder or SQLite file),
+    ``camera:0?size=720x1280&fps=30&format=MJPG`` (sizes are height x width) or the index alone,
+    ``test:?size=480x640&fps=30&frames=100``, ``rtsp://``, ``udp://``, ``tcp://`` or ``srt://``.
 
     Args:
         spec: as above.
@@ -64,8 +66,8 @@ def open_source(
     if decode == "gpu":
         source = _open_on_gpu(spec)
     else:
-        source = _open(spec, timeout_s, RECONNECT_S if reconnect_s is None else reconnect_s)
-    if topic is not None:
+        source = _open(spec, timeout_s, RECONNECT_S if reconnect_s is None else reconnect_s, topic)
+    if topic is not None and not source.topic:
         raise UsageError(
             f"`topic` is for logs and data sets of robots, and {source.name} is neither; leave it out"
         )
@@ -92,9 +94,9 @@ def _open_on_gpu(spec: str) -> Source:
     return GpuVideoSource(path, stream=stream)
 
 
-def _open(spec: str, timeout_s: float | None, reconnect_s: float) -> Source:
+def _open(spec: str, timeout_s: float | None, reconnect_s: float, topic: str | None) -> Source:
     if _exists(spec):  # a folder of that name before the camera 2024
-        return _open_path(spec)
+        return _open_path(spec, topic)
     if match := re.fullmatch(r"(?:camera:)?([0-9]{1,4})(\?.*)?", spec):
         _refuse_timeout(timeout_s, f"camera {match[1]}")  # before the camera is switched on
         return _open_camera(spec, match, reconnect_s)
@@ -110,7 +112,7 @@ def _open(spec: str, timeout_s: float | None, reconnect_s: float) -> Source:
             timeout_s=TIMEOUT_S if timeout_s is None else timeout_s,
             reconnect_s=reconnect_s,
         )
-    return _open_path(spec)
+    return _open_path(spec, topic)
 
 
 def _open_camera(spec: str, match: re.Match[str], reconnect_s: float) -> Source:
@@ -150,10 +152,12 @@ def _video_stream(spec: str) -> tuple[Path, int | None]:
     return Path(spec), None
 
 
-def _open_path(spec: str) -> Source:
+def _open_path(spec: str, topic: str | None) -> Source:
     path, stream = _video_stream(spec)
     if stream is not None:
         return VideoSource(path, stream=stream)
+    if _is_log(path):
+        return BagSource(path, topic=topic)
     if os.path.isdir(spec):
         return open_folder(path)
     if not _exists(spec):
@@ -181,6 +185,13 @@ def _open_path(spec: str) -> Source:
         raise SourceError(
             f"{path} begins as no picture does ({', '.join(FORMATS)}), and was tried as a video: {error}"
         ) from None
+
+
+def _is_log(path: Path) -> bool:
+    try:
+        return is_log(path)
+    except OSError:  # said where it is opened as something else
+        return False
 
 
 def _options(spec: str, query: str | None, known: tuple[str, ...]) -> dict[str, str]:

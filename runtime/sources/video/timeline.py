@@ -29,12 +29,15 @@ class Timeline:
     Args:
         start_s: where the container's time starts; None takes the first frame's.
         note: is told if times had to be changed.
+        what: whose times they are, for that.
 
     """
 
-    def __init__(self, start_s: float | None, note: Callable[[str], None]) -> None:
+    def __init__(
+        self, start_s: float | None, note: Callable[[str], None], what: str = "video"
+    ) -> None:
         self._start_s = float("inf") if start_s is None else start_s
-        self._note = note
+        self._note, self._what = note, what
         self._last_s: float | None = None
         self._last_duration_s = 0.0
         self._offset_s = 0.0
@@ -65,11 +68,11 @@ class Timeline:
             return time_s
         if last_s - NEW_BEGINNING_S < time_s <= last_s:
             self._note(
-                "some of the video's times do not grow: those frames are put right after the one before"
+                f"some of the {self._what}'s times do not grow: those frames are put right after the one before"
             )
             return last_s + SMALLEST_STEP_S
         self._note(
-            "the video's times begin anew in the middle: what follows is put after what was before"
+            f"the {self._what}'s times begin anew in the middle: what follows is put after what was before"
         )
         self._offset_s += follows_s - time_s
         return follows_s

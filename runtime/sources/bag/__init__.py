@@ -1,0 +1,1 @@
+"""Logs of robots as sources: MCAP files and rosbag2's folders and SQLite files."""

@@ -1,0 +1,239 @@
+"""A log of a robot as a source: the pictures of one topic, with their stamps, their frame of coordinates and camera."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from e2e_deploy.errors import SourceError, UsageError
+from e2e_deploy.runtime.camera.camera_info import CameraInfo
+from e2e_deploy.runtime.ros.cameras import camera_of
+from e2e_deploy.runtime.ros.images import Rgb, picture_of
+from e2e_deploy.runtime.ros.topics import is_rectified
+from e2e_deploy.runtime.sources.bag import folder, mcap_file, mcap_records, sqlite_file
+from e2e_deploy.runtime.sources.bag.cameras import CAMERA_INFO, Pairs, Picture, camera_topic
+from e2e_deploy.runtime.sources.bag.log import Log, Topic
+from e2e_deploy.runtime.sources.source import BaseSource, SourceFrame
+from e2e_deploy.runtime.sources.video.timeline import Timeline
+from e2e_deploy.system.files import open_regular
+from e2e_deploy.system.text import clean
+
+PICTURES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+ROS_1 = b"#ROSBAG V"
+_MAGICS = (mcap_records.MAGIC[:5], sqlite_file.MAGIC, ROS_1)
+_TRIED = 10  # first pictures, of which one must be readable
+_NAMED = 30  # topics in a sentence
+
+
+def is_log(path: Path) -> bool:
+    """Whether a file or folder is a log of robots, whatever its name; of ROS 1 as well, which is not read.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if path.is_dir():
+        return folder.is_bag(path)
+    with open_regular(path) as stream:
+        return stream.read(16).startswith(_MAGICS)
+
+
+def open_log(path: Path) -> Log:
+    """A file of MCAP or SQLite, or a folder of rosbag2.
+
+    Raises:
+        SourceError: it cannot be read, or is a log of ROS 1.
+    """
+    if path.is_dir():
+        return folder.BagFolder(path)
+    with open_regular(path) as stream:
+        head = stream.read(16)
+    if head.startswith(ROS_1):
+        raise SourceError(
+            f"{path} is a log of ROS 1, which is not read: `rosbags-convert` makes one of ROS 2 of it"
+        )
+    if head.startswith(sqlite_file.MAGIC):
+        return sqlite_file.SqliteFile(path)
+    return mcap_file.McapFile(path)
+
+
+def chosen(log: Log, name: str, topic: str | None) -> Topic:
+    """The topic whose pictures are taken: the one that is named, else the only one there is.
+
+    Args:
+        log: a log.
+        name: of it, for people.
+        topic: what the user says.
+
+    Raises:
+        SourceError: there is none of that name, none of that type, or none at all.
+        UsageError: there are several, and none is named.
+    """
+    pictures = [t for t in log.topics if t.type in PICTURES and t.encoding == "cdr"]
+    if topic is None:
+        filled = [each for each in pictures if each.count != 0] or pictures
+        if len(filled) > 1:
+            raise UsageError(
+                f"{name} has several topics of pictures; say which by `topic`: {_listed(filled)}"
+            )
+        if not filled:
+            raise SourceError(f"{name} has no topic of pictures; it has {_listed(log.topics)}")
+        return filled[0]
+    named = [each for each in log.topics if each.name == topic]
+    if not named:
+        raise SourceError(
+            f"{name} has no topic {clean(topic, 100)!r}; its topics of pictures are {_listed(pictures)}"
+        )
+    fitting = [each for each in named if each in pictures]
+    if not fitting:
+        other = named[0]
+        why = "" if other.encoding == "cdr" else f" in the encoding {clean(other.encoding, 40)!r}"
+        raise SourceError(
+            f"the topic {clean(topic, 100)} of {name} carries {clean(other.type, 100)}{why}, and pictures are "
+            f"{' or '.join(PICTURES)} in CDR; its topics of pictures are {_listed(pictures)}"
+        )
+    return fitting[0]
+
+
+def _listed(topics: list[Topic]) -> str:
+    shown = [
+        f"{clean(t.name, 100)} ({clean(t.type.replace('/msg/', '/'), 60)}"
+        + (")" if t.count is None else f", {t.count:,} messages)")
+        for t in topics[:_NAMED]
+    ]
+    more = [f"and {len(topics) - _NAMED} more"] if len(topics) > _NAMED else []
+    return ", ".join([*shown, *more]) or "none"
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A picture that could be decoded, and its camera."""
+
+    rgb: Rgb
+    camera: CameraInfo | None
+
+
+class BagSource(BaseSource):
+    """The pictures of one topic of a log, in the order they were recorded in.
+
+    ``fps`` is the average over the log and times nothing; ``total`` is what the index says. What is damaged is left
+    out and counted.
+
+    Args:
+        path: a file of MCAP or SQLite, or a folder of rosbag2.
+        topic: whose pictures; None takes the only one there is.
+
+    Raises:
+        SourceError: it cannot be read, has no such topic, or its pictures are of an encoding that is not read; or,
+            while iterating, the log ends early.
+        UsageError: several topics of pictures, and none is named.
+        UnavailableError: the packages that read logs are not installed.
+    """
+
+    def __init__(self, path: Path, *, topic: str | None = None) -> None:
+        super().__init__(str(path))
+        self._path = path
+        self._log = log = open_log(path)
+        self._topic = chosen(log, self.name, topic)
+        self.topic = self._topic.name
+        self.name = f"{path} {clean(self.topic, 200)}"
+        self.files = [*log.files, *([path / folder.METADATA] if path.is_dir() else [])]
+        self.total = self._topic.count
+        if self.total and self.total > 1 and log.seconds:
+            self.fps = (self.total - 1) / log.seconds
+        for text in log.notes:
+            self.note(text)
+        infos = camera_topic(self.topic)
+        has_infos = any(t.name == infos and t.type == CAMERA_INFO for t in log.topics)
+        self._infos = infos if has_infos else ""
+        self._first_look()
+
+    def _pictures(self) -> Iterator[Picture]:
+        pairs = Pairs(self.topic, self._topic.type, self._infos, self._damaged)
+        wanted = {self.topic, self._infos} - {""}
+        return pairs(self._log.messages(wanted, self._damaged))
+
+    def _damaged(self, why: str) -> None:
+        self.skipped += 1
+        self.note(f"{self.name}: left out: {why}")
+
+    def _first_look(self) -> None:
+        """Decode a picture before anything else is done, so that what cannot be read is said at once."""
+        failures: list[str] = []
+        for picture in islice(self._pictures(), _TRIED):
+            try:
+                self.camera = self._read(picture).camera
+            except SourceError as error:
+                failures.append(str(error))
+            else:
+                return
+        raise SourceError(f"{self.name}: {(failures or [self._nothing()])[0]}")
+
+    def _nothing(self) -> str:
+        cut = f"; the log is cut off: {self._log.cut}" if self._log.cut else ""
+        return f"it holds no picture that can be decoded{cut}"
+
+    def _read(self, picture: Picture) -> _Read:
+        rgb = picture_of(picture.message)
+        return _Read(rgb, self._camera(picture, (rgb.shape[0], rgb.shape[1])))
+
+    def _camera(self, picture: Picture, hw: tuple[int, int]) -> CameraInfo | None:
+        if picture.info is None:
+            return None
+        try:
+            camera = camera_of(picture.info, rectified=is_rectified(self.topic))
+        except SourceError as error:
+            self.note(f"{self._infos}: {error}; the camera is taken as not known")
+            return None
+        if not camera.is_calibrated:
+            self.note(f"{self._infos} says that the camera is not calibrated")
+            return None
+        if (camera.height, camera.width) != hw:
+            self.note(
+                f"{self._infos} is for pictures of {camera.width}x{camera.height}, and those of {self.topic} are "
+                f"{hw[1]}x{hw[0]}: the camera is taken as not known"
+            )
+            return None
+        return camera
+
+    def __iter__(self) -> Iterator[SourceFrame]:
+        self.skipped = count = 0
+        timeline = Timeline(None, self.note, "log")
+        first_ns: int | None = None
+        broken = ""
+        try:
+            for picture in self._pictures():
+                if self._stopping.is_set():
+                    return
+                try:
+                    read = self._read(picture)
+                except SourceError as error:
+                    self._damaged(str(error))
+                    continue
+                stamp_ns = picture.stamp_ns
+                if not picture.message.header.stamp.ns:
+                    self.note(
+                        f"{self.name}: pictures have no stamps of their own; the times they were recorded at serve"
+                    )
+                first_ns = stamp_ns if first_ns is None else first_ns
+                time = timeline.place((stamp_ns - first_ns) / 1e9, 0.0)
+                yield SourceFrame(
+                    read.rgb,
+                    count,
+                    (stamp_ns - first_ns) / 1e9,
+                    self._path.stem,
+                    source=str(self._path),
+                    shown_s=time.shown_s,
+                    stamp_ns=stamp_ns,
+                    frame_id=clean(picture.message.header.frame_id, 200),
+                    camera=read.camera,
+                    logged_ns=picture.logged_ns,
+                )
+                count += 1
+        except SourceError as error:
+            broken = str(error)
+        if self._log.cut:
+            broken = f"{self._path} is cut off: {self._log.cut}"
+        if broken:
+            raise SourceError(f"{broken}; {count} frames could be read")
+        if count == 0:
+            raise SourceError(f"{self.name}: {self._nothing()}")

@@ -1,0 +1,67 @@
+"""What a log of messages is, whatever it is stored in."""
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+# One message, or one chunk of them: a picture of 64 Mpx with four channels of 16 bits. Nothing larger is held.
+MAX_BYTES = 512 * 1024 * 1024
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One topic of a log.
+
+    Attributes:
+        name: as it was published.
+        type: of its messages, for example ``sensor_msgs/msg/Image``.
+        encoding: of their bytes; what ROS 2 writes is ``cdr``.
+        count: of its messages; None where no index tells.
+    """
+
+    name: str
+    type: str
+    encoding: str
+    count: int | None
+
+
+@dataclass(frozen=True)
+class Logged:
+    """One message: ``logged_ns`` is when it was recorded, in nanoseconds of the recorder's clock."""
+
+    topic: str
+    data: bytes
+    logged_ns: int
+
+
+class Log(Protocol):
+    """A log on disk. It is opened anew for each reading, in whatever thread.
+
+    Attributes:
+        files: that are read.
+        topics: all of them; a name may be there twice, with two types.
+        seconds: from the first to the last message of any topic; None where no index tells.
+        cut: why it is known not to be whole, for people; empty otherwise.
+        notes: what else has to be said of it.
+    """
+
+    files: list[Path]
+    topics: list[Topic]
+    seconds: float | None
+    cut: str
+    notes: list[str]
+
+    def messages(self, topics: Collection[str], damaged: Tell) -> Iterator[Logged]:
+        """The messages of some topics, in the order they were recorded in as far as the log tells it.
+
+        Args:
+            topics: by name.
+            damaged: is told of what cannot be read, and is left out.
+
+        Raises:
+            SourceError: nothing more can be read.
+        """
+        ...

@@ -1,0 +1,222 @@
+"""An MCAP file as a log: by its index where it has one, else from its first byte to its last whole record.
+
+The package ``mcap`` and not ``rosbags`` reads it, because the latter takes no file that was cut off, and none without
+the profile ``ros2``; and not by the former's readers, for which see ``mcap_records.py``.
+"""
+
+import heapq
+from collections import Counter
+from collections.abc import Collection, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from e2e_deploy.errors import SourceError
+from e2e_deploy.runtime.sources.bag.log import MAX_BYTES, Logged, Tell, Topic
+from e2e_deploy.runtime.sources.bag.mcap_records import (
+    CHANNEL,
+    CHUNK,
+    CHUNK_INDEX,
+    FOOTER,
+    FOOTER_BYTES,
+    HEAD,
+    MAGIC,
+    MESSAGE,
+    SCHEMA,
+    STATISTICS,
+    CutOffError,
+    Entry,
+    Record,
+    in_chunk,
+    message,
+    parsed,
+    records,
+    size_of,
+)
+from e2e_deploy.system.files import open_regular
+
+MAX_WAITING_BYTES = 2 * MAX_BYTES  # of messages that wait because chunks overlap in time
+
+
+class McapFile:
+    """One MCAP file. Attributes as ``Log`` says.
+
+    Args:
+        path: of the file.
+        name: for people, where it is not the path.
+
+    Raises:
+        SourceError: it cannot be read, or has another version.
+    """
+
+    def __init__(self, path: Path, name: str = "") -> None:
+        self._path, self._name = path, name or str(path)
+        self.files = [path]
+        self.topics: list[Topic] = []
+        self.notes: list[str] = []
+        self.cut = ""
+        self.seconds: float | None = None
+        self._schemas: dict[int, Any] = {}
+        self._channels: dict[int, Any] = {}
+        self._chunks: list[Any] = []
+        self._counts: Counter[int] | None = None
+        self._times: list[int] = []  # of the first and the last message
+        try:
+            with open_regular(path) as stream:
+                if stream.read(len(MAGIC)) != MAGIC:
+                    raise SourceError(
+                        f"{self._name} is no MCAP file of version 0: it begins otherwise"
+                    )
+                if not self._read_index(stream):
+                    self._read_through(stream)
+        except OSError as error:
+            raise SourceError(f"{self._name} cannot be read: {error.strerror or error}") from None
+        if self._times:
+            self.seconds = (max(self._times) - min(self._times)) / 1e9
+        self.topics = [self._topic(number) for number in sorted(self._channels)]
+
+    def _topic(self, number: int) -> Topic:
+        channel = self._channels[number]
+        schema = self._schemas.get(channel.schema_id)
+        counted = None if self._counts is None else self._counts[number]
+        return Topic(
+            channel.topic, schema.name if schema else "", channel.message_encoding, counted
+        )
+
+    def _read_index(self, stream: BinaryIO) -> bool:
+        """Whether its summary says what is in it and where; else nothing was learned."""
+        size = size_of(stream)
+        end = size - len(MAGIC) - FOOTER_BYTES
+        if end < len(MAGIC):
+            return False
+        stream.seek(end)
+        tail = stream.read(FOOTER_BYTES + len(MAGIC))
+        if not tail.endswith(MAGIC) or HEAD.unpack_from(tail) != (FOOTER, 20):
+            return False
+        start = int.from_bytes(tail[HEAD.size : HEAD.size + 8], "little")
+        if not len(MAGIC) <= start < end or end - start > MAX_BYTES:
+            return False
+        statistics: Any = None
+        try:
+            for record in records(stream, start, end):
+                if record.opcode in (SCHEMA, CHANNEL):
+                    self._learn(record)
+                elif record.opcode == CHUNK_INDEX:
+                    self._chunks.append(parsed(record))
+                elif record.opcode == STATISTICS:
+                    statistics = parsed(record)
+        except (CutOffError, ValueError):
+            self._chunks = []
+        channels = {number for chunk in self._chunks for number in chunk.message_index_offsets}
+        if not self._chunks or not channels <= set(self._channels):
+            self._schemas, self._channels, self._chunks = {}, {}, []
+            return False
+        if statistics is not None:
+            self._counts = Counter(statistics.channel_message_counts)
+            self._times = [statistics.message_start_time, statistics.message_end_time]
+        self._chunks.sort(key=lambda chunk: (chunk.message_start_time, chunk.chunk_start_offset))
+        return True
+
+    def _learn(self, record: Record) -> None:
+        found = parsed(record)
+        # Ids mean the same throughout a file: a second definition is a copy.
+        (self._schemas if record.opcode == SCHEMA else self._channels).setdefault(found.id, found)
+
+    def _read_through(self, stream: BinaryIO) -> None:
+        """Learn what is in it from its data."""
+        self.notes.append(f"{self._name} has no index, so it is read through once before it begins")
+        self._counts = Counter()
+        for entries in self._entries(stream, lambda why: None):
+            for entry in entries:
+                times = [*self._times, entry.logged_ns]
+                self._times = [min(times), max(times)]
+                self._counts[entry.channel] += 1
+
+    def _entries(self, stream: BinaryIO, damaged: Tell) -> Iterator[list[Entry]]:
+        """The messages of the whole file in its order, a chunk at a time; sets ``cut``."""
+        size = size_of(stream)
+        stream.seek(max(size - len(MAGIC), 0))
+        whole = stream.read() == MAGIC
+        try:
+            for record in records(stream, len(MAGIC), size - whole * len(MAGIC)):
+                try:
+                    yield self._entries_of(record)
+                except ValueError as error:
+                    damaged(str(error))
+        except CutOffError as error:
+            self.cut = str(error)
+        if not whole and not self.cut:
+            self.cut = "its last bytes are missing"
+
+    def _entries_of(self, record: Record) -> list[Entry]:
+        if record.opcode in (SCHEMA, CHANNEL):
+            self._learn(record)
+        if record.opcode == MESSAGE:
+            return [message(record)]
+        if record.opcode != CHUNK:
+            return []
+        found = []
+        for inner in in_chunk(record):
+            if inner.opcode in (SCHEMA, CHANNEL):
+                self._learn(inner)
+            elif inner.opcode == MESSAGE:
+                found.append(message(inner))
+        return sorted(found, key=lambda entry: entry.logged_ns)
+
+    def messages(self, topics: Collection[str], damaged: Tell) -> Iterator[Logged]:
+        """As ``Log`` says: by the time of recording where there is an index, else as they lie, chunk by chunk.
+
+        Raises:
+            SourceError: the file cannot be read; or its chunks overlap so far that too much would have to wait.
+        """
+        names = {
+            number: channel.topic
+            for number, channel in self._channels.items()
+            if channel.topic in topics
+        }
+        try:
+            with open_regular(self._path) as stream:
+                if self._chunks:
+                    found = self._by_time(stream, set(names), damaged)
+                else:
+                    found = (e for each in self._entries(stream, damaged) for e in each)
+                for entry in found:
+                    if entry.channel in names:
+                        yield Logged(names[entry.channel], bytes(entry.data), entry.logged_ns)
+        except OSError as error:
+            raise SourceError(f"{self._name} cannot be read: {error.strerror or error}") from None
+
+    def _by_time(self, stream: BinaryIO, wanted: set[int], damaged: Tell) -> Iterator[Entry]:
+        waiting: list[tuple[int, int, Entry]] = []
+        held, order = 0, count()
+        for chunk in self._chunks:
+            # A chunk without an index of its messages may hold any.
+            if chunk.message_index_offsets and wanted.isdisjoint(chunk.message_index_offsets):
+                continue
+            while waiting and waiting[0][0] <= chunk.message_start_time:
+                entry = heapq.heappop(waiting)[2]
+                held -= len(entry.data)
+                yield entry
+            for entry in self._chunk_at(stream, chunk.chunk_start_offset, damaged):
+                if entry.channel in wanted:
+                    # A copy, for a slice would hold its whole chunk.
+                    entry = entry._replace(data=memoryview(bytes(entry.data)))
+                    held += len(entry.data)
+                    heapq.heappush(waiting, (entry.logged_ns, next(order), entry))
+            if held > MAX_WAITING_BYTES:
+                raise SourceError(
+                    f"{self._name} has chunks that overlap so far in time that {held:,} bytes wait for their turn, and "
+                    f"{MAX_WAITING_BYTES:,} may: put it in order with `mcap sort`"
+                )
+        while waiting:
+            yield heapq.heappop(waiting)[2]
+
+    def _chunk_at(self, stream: BinaryIO, place: int, damaged: Tell) -> list[Entry]:
+        try:
+            record = next(records(stream, place, size_of(stream)), None)
+            if record is None or record.place != place or record.opcode != CHUNK:
+                raise ValueError(f"its index names a chunk at byte {place:,}, and there is none")
+            return self._entries_of(record)
+        except (CutOffError, ValueError) as error:
+            damaged(str(error))
+            return []

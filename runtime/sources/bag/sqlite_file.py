@@ -1,0 +1,124 @@
+"""An SQLite file of rosbag2 as a log: tables ``topics`` and ``messages``, as its storage plugin sqlite3 writes them.
+
+Python's own sqlite3 reads it, a message at a time, so that one damaged page costs no more than its messages.
+"""
+
+import sqlite3
+from collections.abc import Collection, Iterator
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import quote
+
+from e2e_deploy.errors import SourceError
+from e2e_deploy.runtime.sources.bag.log import MAX_BYTES, Logged, Tell, Topic
+from e2e_deploy.system.files import open_regular
+
+MAGIC = b"SQLite format 3\0"
+MAX_TOPICS = 100_000
+_STEPS = 10_000_000  # of SQLite's machine between two calls of Python, in which Ctrl-C is heard
+
+
+class SqliteFile:
+    """One SQLite file. Attributes as ``Log`` says.
+
+    Args:
+        path: of the file.
+        name: for people, where it is not the path.
+
+    Raises:
+        SourceError: it cannot be read, or is not of rosbag2.
+    """
+
+    def __init__(self, path: Path, name: str = "") -> None:
+        self._path, self._name = path, name or str(path)
+        self.files = [path]
+        self.notes: list[str] = []
+        self.cut = ""
+        try:
+            open_regular(path).close()
+            left = path.with_name(f"{path.name}-wal")
+            if left.exists() and left.stat().st_size:
+                self.cut = (
+                    f"{left.name} beside it holds what its recorder did not put in: "
+                    f"`sqlite3 {path.name} 'PRAGMA wal_checkpoint(TRUNCATE)'` does"
+                )
+        except OSError as error:
+            raise SourceError(f"{self._name} cannot be read: {error.strerror or error}") from None
+        try:
+            with closing(self._open()) as base:
+                self._check_tables(base)
+                first, last = base.execute(
+                    "SELECT min(timestamp), max(timestamp) FROM messages"
+                ).fetchone()
+                counts = dict(
+                    base.execute("SELECT topic_id, count(*) FROM messages GROUP BY topic_id")
+                )
+                rows = base.execute(
+                    "SELECT id, name, type, serialization_format FROM topics ORDER BY id LIMIT ?",
+                    (MAX_TOPICS,),
+                ).fetchall()
+        except (sqlite3.Error, OverflowError) as error:
+            raise SourceError(
+                f"{self._name} is not an SQLite file of rosbag2 that can be read: {error}"
+            ) from None
+        self.topics = [
+            Topic(str(name), str(kind), str(encoding), int(counts.get(number, 0)))
+            for number, name, kind, encoding in rows
+        ]
+        is_known = isinstance(first, int) and isinstance(last, int)
+        self.seconds = (last - first) / 1e9 if is_known else None
+
+    def _open(self) -> sqlite3.Connection:
+        # Immutable: nothing is made beside it, no lock, no log that is played back.
+        place = f"file:{quote(str(self._path.absolute()))}?mode=ro&immutable=1"
+        base = sqlite3.connect(place, uri=True)
+        base.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_BYTES)
+        base.text_factory = lambda text: text.decode(errors="replace")
+        base.set_progress_handler(lambda: 0, _STEPS)
+        base.execute("PRAGMA trusted_schema = OFF")
+        base.execute("PRAGMA cell_size_check = ON")
+        return base
+
+    def _check_tables(self, base: sqlite3.Connection) -> None:
+        """Views of those names could compute anything."""
+        found = base.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND name IN ('topics', 'messages')"
+        ).fetchall()
+        if len(found) != 2:
+            raise SourceError(
+                f"{self._name} is an SQLite file without the tables topics and messages of rosbag2"
+            )
+
+    def messages(self, topics: Collection[str], damaged: Tell) -> Iterator[Logged]:
+        """As ``Log`` says: by the time of recording.
+
+        Raises:
+            SourceError: the file breaks off.
+        """
+        try:
+            with closing(self._open()) as base:
+                self._check_tables(base)
+                names = dict(base.execute("SELECT id, name FROM topics LIMIT ?", (MAX_TOPICS,)))
+                wanted = [number for number, name in names.items() if name in topics]
+                places = ",".join("?" for _ in wanted)
+                found = base.execute(
+                    f"SELECT id, topic_id, timestamp FROM messages WHERE topic_id IN ({places}) ORDER BY timestamp, id",
+                    wanted,
+                )
+                for number, topic, logged_ns in found:
+                    data = self._data(base, number, damaged)
+                    if data is not None and isinstance(logged_ns, int):
+                        yield Logged(names[topic], data, logged_ns)
+        except sqlite3.Error as error:
+            raise SourceError(f"{self._name} breaks off: {error}") from None
+
+    def _data(self, base: sqlite3.Connection, number: int, damaged: Tell) -> bytes | None:
+        try:
+            ((data,),) = base.execute("SELECT data FROM messages WHERE id = ?", (number,))
+        except (sqlite3.Error, ValueError) as error:
+            damaged(f"message {number} cannot be read: {error}")
+            return None
+        if not isinstance(data, bytes):
+            damaged(f"message {number} holds no bytes")
+            return None
+        return data
