@@ -1,5 +1,7 @@
 """sensor_msgs/CameraInfo as the camera that is reckoned with, and back; and where its pixels look."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -10,8 +12,11 @@ from e2e_deploy.runtime.ros.messages import Header
 from e2e_deploy.system.opencv import cv2
 
 Rays = npt.NDArray[np.float64]
-_POLYNOMIAL = ("plumb_bob", "rational_polynomial", "thin_prism", "tilted")  # of cv2.undistortPoints
-_FISHEYE = ("equidistant", "fisheye")
+_POLYNOMIALS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14)}
+_FISHEYE = {"equidistant": (4,)}
+"""The models of sensor_msgs/distortion_models.hpp, with how many coefficients OpenCV takes of each."""
+_UNTIL = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 50, 1e-9)
+_MAX_MISS_PX = 0.1
 
 
 def camera_of(info: messages.CameraInfo, *, rectified: bool = False) -> CameraInfo:
@@ -44,7 +49,10 @@ def camera_of(info: messages.CameraInfo, *, rectified: bool = False) -> CameraIn
     d, r, model = tuple(map(float, info.d)), tuple(map(float, info.r)), info.distortion_model
     if rectified and p[0] > 0:
         k, d, r, model = (*p[0:3], *p[4:7], *p[8:11]), (), IDENTITY, ""
-    return CameraInfo(size[1] // bins[1], size[0] // bins[0], k, p, model, d, r)
+    width, height = size[0] // bins[0], size[1] // bins[1]
+    if k[0] > 0 and min(width, height) < 1:
+        raise SourceError(f"a CameraInfo is calibrated for pictures of {width}x{height}")
+    return CameraInfo(height, width, k, p, model, d, r)
 
 
 def camera_message(camera: CameraInfo, header: Header) -> messages.CameraInfo:
@@ -57,8 +65,8 @@ def camera_message(camera: CameraInfo, header: Header) -> messages.CameraInfo:
 def rays(camera: CameraInfo) -> Rays | None:
     """What every pixel sees at z = 1: float64 [H, W, 2] of x and y in optical axes; the lens is undone.
 
-    Without distortion x = (u - cx) / fx. None for a camera that is not calibrated, or whose lens is of a model that is
-    not known here.
+    Without distortion x = (u - cx) / fx. NaN where the lens' formula cannot be undone, as beyond the circle that it was
+    fitted to. None for a camera that is not calibrated, or whose lens is of a model that is not known here.
     """
     intrinsics, d = camera.intrinsics, np.array(camera.d, dtype=np.float64)
     if intrinsics is None:
@@ -66,12 +74,16 @@ def rays(camera: CameraInfo) -> Rays | None:
     v, u = np.mgrid[: camera.height, : camera.width].astype(np.float64)
     if not d.any():
         return np.asarray(intrinsics.rays(u, v)[..., :2])
+    is_fisheye = d.size in _FISHEYE.get(camera.distortion_model, ())
+    if not is_fisheye and d.size not in _POLYNOMIALS.get(camera.distortion_model, ()):
+        return None
+    lens: Any = cv2.fisheye if is_fisheye else cv2
     k = np.array(camera.k, dtype=np.float64).reshape(3, 3)
     pixels = np.stack([u, v], axis=-1).reshape(-1, 1, 2)
-    if camera.distortion_model in _POLYNOMIAL:
-        undone = cv2.undistortPoints(pixels, k, d)
-    elif camera.distortion_model in _FISHEYE and d.size == 4:
-        undone = cv2.fisheye.undistortPoints(pixels, k, d)
-    else:
-        return None
-    return np.asarray(undone, dtype=np.float64).reshape(camera.height, camera.width, 2)
+    found = lens.undistortPoints(pixels, k, d, criteria=_UNTIL)
+    ahead = np.concatenate([found, np.ones_like(found[..., :1])], axis=-1)
+    none = np.zeros(3)
+    again = lens.projectPoints(ahead, none, none, k, d)[0]
+    missed = np.abs(again.reshape(-1, 2) - pixels[:, 0]).max(axis=1)
+    found[~(missed < _MAX_MISS_PX)] = np.nan
+    return np.asarray(found, dtype=np.float64).reshape(camera.height, camera.width, 2)

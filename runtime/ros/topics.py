@@ -187,11 +187,13 @@ class Topics:
         camera = self._camera(frame, (hw[0], hw[1]))
         if camera is not None:
             found.append(self._at("camera_info", camera_message(camera, header)))
+        why = ""
         if self._with_points and metric is not None and camera is not None:
-            seen = self._seen(camera)
-            if seen is not None:
+            if (seen := self._seen(camera)) is not None:
                 found.append(self._at("points", point_cloud(header, metric, seen, frame.rgb)))
-        return [*self._metadata(told, header.frame_id), *found]
+            else:
+                why = f"none: a lens of model {camera.distortion_model!r} cannot be undone"
+        return [*self._metadata(told, header.frame_id, why), *found]
 
     def _at(self, name: str, message: Message) -> Published:
         return Published(f"{self._prefix}/{name}", message)
@@ -241,13 +243,14 @@ class Topics:
             self._rays = camera, rays(camera)
         return self._rays[1]
 
-    def _metadata(self, told: list[dict[str, Any]], frame_id: str) -> list[Published]:
+    def _metadata(self, told: list[dict[str, Any]], frame_id: str, points: str) -> list[Published]:
         checkpoint = self._manifest.checkpoint
         text = to_json(
             {
                 "results": told,
                 "frame_id": frame_id,
                 "stamps": self.clock.name,
+                **({"points": points} if points else {}),
                 "model": {
                     "task": self._manifest.task,
                     "family": self._manifest.family,
