@@ -2,19 +2,16 @@
 // hash, the hashes before a parser sees a byte, and no path leaves the folder.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <map>
 #include <string>
 #include <vector>
 
 #include "../error.hpp"
+#include "files.hpp"
 #include "manifest.hpp"
 
 namespace e2e {
-
-// Device, inode, size, and the times of content and inode: another one where a file was replaced or written to.
-using Identity = std::array<int64_t, 5>;
 
 class Bundle {
  public:
@@ -47,6 +44,8 @@ class Bundle {
   void after(const std::map<std::string, Identity>& identities) const;
 
  private:
+  void check_graph_file(const std::string& onnx, const std::string& target) const;
+
   std::string root_;
   Manifest manifest_;
   std::map<std::string, Identity> identities_;
