@@ -53,7 +53,8 @@ void block_means(const T* from, size_t stride, int channels, T* to, size_t to_st
   const float share = 1.0f / static_cast<float>(area);
   std::vector<size_t> offsets;
   for (int64_t y = 0; y < down; ++y)
-    for (int64_t x = 0; x < across; ++x) offsets.push_back(static_cast<size_t>(y) * stride + static_cast<size_t>(x) * step);
+    for (int64_t x = 0; x < across; ++x)
+      offsets.push_back(static_cast<size_t>(y) * stride + static_cast<size_t>(x) * step);
   // Blocks of four numbers are added in pairs where OpenCV has vectors for them, four columns at a time.
   const bool is_pairwise = std::is_same_v<T, float> && across == 2 && down == 2 && channels == 1;
   const size_t in_pairs = is_pairwise ? width / 4 * 4 : 0;
@@ -81,12 +82,26 @@ void block_means(const T* from, size_t stride, int channels, T* to, size_t to_st
   }
 }
 
+// The two pixels of a side that a pixel of the result lies between, and how far it is along.
+struct Between {
+  int64_t first;
+  float along;
+};
+
+Between between(int64_t at, double scale) {
+  const auto place = static_cast<float>((static_cast<double>(at) + 0.5) * scale - 0.5);
+  const float first = std::floor(place);
+  return {static_cast<int64_t>(first), place - first};
+}
+
+}  // namespace
+
 template <class T>
-void area(const T* from, size_t stride, Size size, int channels, T* to, size_t to_stride, Size wanted) {
+void resize_area(const T* from, size_t stride, Size size, int channels, T* to, size_t to_stride, Size wanted) {
   const auto step = static_cast<size_t>(channels), width = static_cast<size_t>(wanted.width) * step;
   if (size == wanted) {
-    const size_t bytes = width * sizeof(T);
-    for (size_t y = 0; y < static_cast<size_t>(size.height); ++y) std::memcpy(to + y * to_stride, from + y * stride, bytes);
+    for (size_t y = 0; y < static_cast<size_t>(size.height); ++y)
+      std::memcpy(to + y * to_stride, from + y * stride, width * sizeof(T));
     return;
   }
   const double scale_x = 1.0 / (static_cast<double>(wanted.width) / static_cast<double>(size.width));
@@ -120,27 +135,15 @@ void area(const T* from, size_t stride, Size size, int channels, T* to, size_t t
   finish();
 }
 
-// The two pixels of a side that a pixel of the result lies between, and how far it is along.
-struct Between {
-  int64_t first;
-  float along;
-};
-
-Between between(int64_t at, double scale) {
-  const auto place = static_cast<float>((static_cast<double>(at) + 0.5) * scale - 0.5);
-  const float first = std::floor(place);
-  return {static_cast<int64_t>(first), place - first};
-}
-
 template <class T>
-void linear(const T* from, size_t stride, Size size, int channels, T* to, size_t to_stride, Size wanted) {
+void resize_linear(const T* from, size_t stride, Size size, int channels, T* to, size_t to_stride, Size wanted) {
   constexpr bool in_bytes = std::is_same_v<T, uint8_t>;
   using Weight = std::conditional_t<in_bytes, int, float>;  // also of a row that is resized
   const auto weight = [](float share) {
     return static_cast<Weight>(in_bytes ? static_cast<float>(rounded(share * coefficient)) : share);
   };
   if (size == wanted || (size.width == 2 * wanted.width && size.height == 2 * wanted.height))
-    return area(from, stride, size, channels, to, to_stride, wanted);
+    return resize_area(from, stride, size, channels, to, to_stride, wanted);
   const double scale_x = 1.0 / (static_cast<double>(wanted.width) / static_cast<double>(size.width));
   const double scale_y = 1.0 / (static_cast<double>(wanted.height) / static_cast<double>(size.height));
   const auto step = static_cast<size_t>(channels), width = static_cast<size_t>(wanted.width) * step;
@@ -164,8 +167,10 @@ void linear(const T* from, size_t stride, Size size, int channels, T* to, size_t
     if (held[slot] == y) return rows[slot];
     held[slot] = y;
     const T* row = from + static_cast<size_t>(y) * stride;
-    for (size_t x = 0; x < width; ++x)
-      rows[slot][x] = static_cast<Weight>(row[left[x]]) * left_weight[x] + static_cast<Weight>(row[right[x]]) * right_weight[x];
+    for (size_t x = 0; x < width; ++x) {
+      const auto a = static_cast<Weight>(row[left[x]]), b = static_cast<Weight>(row[right[x]]);
+      rows[slot][x] = a * left_weight[x] + b * right_weight[x];
+    }
     return rows[slot];
   };
   for (int64_t y = 0; y < wanted.height; ++y) {
@@ -185,22 +190,9 @@ void linear(const T* from, size_t stride, Size size, int channels, T* to, size_t
   }
 }
 
-}  // namespace
-
-void resize_area(const uint8_t* from, size_t stride, Size size, int channels, uint8_t* to, size_t to_stride, Size wanted) {
-  area(from, stride, size, channels, to, to_stride, wanted);
-}
-
-void resize_area(const float* from, size_t stride, Size size, int channels, float* to, size_t to_stride, Size wanted) {
-  area(from, stride, size, channels, to, to_stride, wanted);
-}
-
-void resize_linear(const uint8_t* from, size_t stride, Size size, int channels, uint8_t* to, size_t to_stride, Size wanted) {
-  linear(from, stride, size, channels, to, to_stride, wanted);
-}
-
-void resize_linear(const float* from, size_t stride, Size size, int channels, float* to, size_t to_stride, Size wanted) {
-  linear(from, stride, size, channels, to, to_stride, wanted);
-}
+template void resize_area(const uint8_t*, size_t, Size, int, uint8_t*, size_t, Size);
+template void resize_area(const float*, size_t, Size, int, float*, size_t, Size);
+template void resize_linear(const uint8_t*, size_t, Size, int, uint8_t*, size_t, Size);
+template void resize_linear(const float*, size_t, Size, int, float*, size_t, Size);
 
 }  // namespace e2e

@@ -10,11 +10,13 @@
 namespace e2e {
 
 // Means of the areas that the result's pixels cover; neither side grows. Rows of ``from`` are ``stride`` values apart.
-void resize_area(const uint8_t* from, size_t stride, Size size, int channels, uint8_t* to, size_t to_stride, Size wanted);
-void resize_area(const float* from, size_t stride, Size size, int channels, float* to, size_t to_stride, Size wanted);
+template <class T>
+void resize_area(const T* from, size_t stride, Size size, int channels, T* to, size_t to_stride, Size wanted);
 
 // Bilinear without antialiasing; bytes in fixed point with 11 bits.
-void resize_linear(const uint8_t* from, size_t stride, Size size, int channels, uint8_t* to, size_t to_stride, Size wanted);
-void resize_linear(const float* from, size_t stride, Size size, int channels, float* to, size_t to_stride, Size wanted);
+template <class T>
+void resize_linear(const T* from, size_t stride, Size size, int channels, T* to, size_t to_stride, Size wanted);
+
+// Both are there for uint8_t and float.
 
 }  // namespace e2e
