@@ -250,7 +250,7 @@ class _Loop:
             self._files[index] = sink.close()
         except BaseException as error:
             self._sink_failed(error, report)
-        report.dropped = lane.dropped
+        report.dropped = lane.dropped + getattr(sink, "dropped", 0)
 
     def _sink_failed(self, error: BaseException, report: SinkReport) -> None:
         if isinstance(error, KeyboardInterrupt):  # the user closed the window

@@ -19,7 +19,8 @@ class SinkReport:
     Attributes:
         name: the sink's.
         written: results it took.
-        dropped: results that newer ones replaced before it took them (live sources only).
+        dropped: results that newer ones replaced before it took them (live sources only), and those that it took and
+            whoever it sends them to did not get in time.
         failure: why it stopped early; empty when it did not.
     """
 

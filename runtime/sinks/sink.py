@@ -36,6 +36,8 @@ class Sink(Protocol):
     Attributes:
         name: what it is, for people.
         on_main_thread: whether it must be called in the main thread, as windows must.
+
+    One that sends results to others may have ``dropped``, the number of those that were not taken in time.
     """
 
     name: str

@@ -62,7 +62,27 @@ class Target:
     takes_frame: bool = False
 
 
-TARGETS: tuple[Target, ...] = ()
+def _stream(out: str, opening: Opening) -> Sink:
+    from e2e_deploy.runtime.sinks.streams.stream_sink import StreamSink
+
+    return StreamSink(
+        out,
+        opening.painter(),
+        fps=opening.source.fps,
+        live=opening.source.is_live,
+        side_by_side=opening.side_by_side,
+    )
+
+
+TARGETS: tuple[Target, ...] = (
+    Target(
+        form="rtsp://, udp:// or tcp:// for a live video",
+        matches=re.compile("(?:rtsp|udp|tcp)://.*", re.DOTALL),
+        open=_stream,
+        has_colours=True,
+        takes_frame=True,
+    ),
+)
 
 
 def target_of(out: str) -> Target | None:

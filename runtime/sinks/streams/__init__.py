@@ -1,0 +1,1 @@
+"""Results as a live picture for everything that takes a camera."""
