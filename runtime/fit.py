@@ -57,14 +57,15 @@ class Fit:
         """The engine's result at the source size; vectors are made unit length again."""
         if self.is_identity:
             return result
-        from e2e_deploy.system.opencv import cv2
+        from e2e_deploy.system.opencv import cv2, without_ipp
 
         height, width = self.inner_hw
         size = (self.source_hw[1], self.source_hw[0])
-        back = np.asarray(
-            cv2.resize(result[:height, :width], size, interpolation=cv2.INTER_LINEAR),
-            dtype=np.float32,
-        )
+        with without_ipp():
+            back = np.asarray(
+                cv2.resize(result[:height, :width], size, interpolation=cv2.INTER_LINEAR),
+                dtype=np.float32,
+            )
         if form == "vectors":
             back /= np.maximum(np.linalg.norm(back, axis=2, keepdims=True), 1e-6)
         return back

@@ -12,11 +12,11 @@ def varint(data: memoryview, at: int) -> tuple[int, int]:
         byte = data[at]
         at += 1
         value |= (byte & 0x7F) << shift
+        shift += 7
+        if shift > 70 or value >= 2**64:
+            raise ValueError("a number is too long")
         if byte < 0x80:
             return value, at
-        shift += 7
-        if shift > 63:
-            raise ValueError("a number is too long")
 
 
 def wire_fields(data: memoryview) -> Iterator[tuple[int, memoryview | int]]:
@@ -36,6 +36,8 @@ def wire_fields(data: memoryview) -> Iterator[tuple[int, memoryview | int]]:
             yield key >> 3, value
         elif wire in (FIXED64, FIXED32):
             width = 8 if wire == FIXED64 else 4
+            if at + width > len(data):
+                raise ValueError("it ends within a number")
             yield key >> 3, int.from_bytes(data[at : at + width], "little")
             at += width
         elif wire == BYTES:
