@@ -153,7 +153,14 @@ def run(
     report.parity = None if watch is None else watch.report
     inputs = [*(opened.root / name for name in opened.manifest.files), *chosen.files]
     camera = chosen.camera_of(frames)
-    own = outputs.open(opened.manifest, frames, camera, inputs, is_metric=chosen.is_metric)
+    own = outputs.open(
+        opened.manifest,
+        frames,
+        camera,
+        inputs,
+        said=chosen.intrinsics,
+        is_metric=chosen.is_metric,
+    )
     try:
         run_source(
             opened,

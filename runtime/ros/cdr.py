@@ -59,6 +59,17 @@ def definition(type_name: str) -> str:
     return str(text)
 
 
+def type_hash(type_name: str) -> str:
+    """What tells a type from others of its name, such as ``RIHS01_`` and a SHA-256 (REP-2011).
+
+    Raises:
+        UsageError: a type that is not written here.
+        UnavailableError: rosbags is not installed.
+    """
+    _check(type_name)
+    return str(_store().hash_rihs01(type_name))
+
+
 def _check(type_name: str) -> None:
     if type_name not in TYPES:
         raise UsageError(f"{type_name!r} is none of the messages {', '.join(TYPES)}")

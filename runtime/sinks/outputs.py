@@ -14,6 +14,7 @@ from e2e_deploy.errors import E2EDeployError, UsageError
 from e2e_deploy.kinds import KINDS, Kind
 from e2e_deploy.names import Colormap, PictureFormat
 from e2e_deploy.runtime.camera.intrinsics import Intrinsics
+from e2e_deploy.runtime.sinks.opening import Opening
 from e2e_deploy.runtime.sinks.overwriting import refuse_existing, refuse_inputs, same
 from e2e_deploy.runtime.sinks.picture_sink import (
     FORMATS,
@@ -23,7 +24,7 @@ from e2e_deploy.runtime.sinks.picture_sink import (
     frame_stem,
 )
 from e2e_deploy.runtime.sinks.sink import OfOutput, Painter, Sink, WindowSink
-from e2e_deploy.runtime.sinks.targets import TARGETS, Opening, Target, target_of
+from e2e_deploy.runtime.sinks.targets import TARGETS, Target, target_of
 from e2e_deploy.runtime.sinks.video_sink import NumbersVideoSink, VideoSink
 from e2e_deploy.runtime.sinks.viewer import ViewerSink
 from e2e_deploy.runtime.sources.picture_file import PICTURE_SUFFIXES
@@ -239,6 +240,7 @@ class Outputs:
         intrinsics: Intrinsics | None,
         inputs: Sequence[Path] = (),
         *,
+        said: Intrinsics | None = None,
         is_metric: bool = False,
     ) -> list[Sink]:
         """The sinks, each with a painter of its own.
@@ -248,6 +250,7 @@ class Outputs:
             source: decides about numbering and rates.
             intrinsics: for point clouds.
             inputs: further files that are read.
+            said: by the user: for outputs that else take each frame's own camera.
             is_metric: distances come in metres.
 
         Raises:
@@ -266,14 +269,14 @@ class Outputs:
             self._check_place(file.path, file.kind, source, inputs)
         for name, target in self._targets:
             if target.is_file:
-                refuse_inputs([Path(name)], [*source.files, *inputs])
+                refuse_inputs([Path(name.partition("?")[0])], [*source.files, *inputs])
         sinks: list[Sink] = []
         try:
             if self.show:
                 sinks.append(WindowSink(self._painter(manifest, source), wait=not source.is_video))
             if self.view is not None:
                 sinks.append(ViewerSink(self.view, manifest, self._painter(manifest, source)))
-            opening = Opening(manifest, source, intrinsics, self._colormap, self.side_by_side)
+            opening = Opening(manifest, source, said, self._colormap, self.side_by_side, is_metric)
             for name, target in self._targets:
                 sinks.append(target.open(name, opening))
             for file in files:

@@ -8,35 +8,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from e2e_deploy.bundle.manifest import Manifest
-from e2e_deploy.kinds import Kind
-from e2e_deploy.names import Colormap
-from e2e_deploy.runtime.camera.intrinsics import Intrinsics
-from e2e_deploy.runtime.sinks.sink import Painter, Sink
-from e2e_deploy.runtime.sources.source import Source
-
-
-@dataclass(frozen=True)
-class Opening:
-    """What an output is opened for.
-
-    Attributes:
-        manifest: the bundle's.
-        source: whose frames come.
-        intrinsics: of them, as the user says; None leaves it to the frames.
-        colormap: of distances.
-        side_by_side: the frame beside its results.
-    """
-
-    manifest: Manifest
-    source: Source
-    intrinsics: Intrinsics | None
-    colormap: Colormap
-    side_by_side: bool
-
-    def painter(self, kind: Kind | None = None) -> Painter:
-        """A painter of one kind, or of all results side by side."""
-        return Painter(self.manifest, self.colormap, is_video=self.source.is_video, kind=kind)
+from e2e_deploy.runtime.sinks.opening import Opening
+from e2e_deploy.runtime.sinks.sink import Sink
 
 
 @dataclass(frozen=True)
@@ -74,6 +47,12 @@ def _stream(out: str, opening: Opening) -> Sink:
     )
 
 
+def _bag(out: str, opening: Opening) -> Sink:
+    from e2e_deploy.runtime.sinks.bag.bag_sink import BagSink
+
+    return BagSink(out, opening)
+
+
 TARGETS: tuple[Target, ...] = (
     Target(
         form="rtsp://, udp:// or tcp:// for a live video",
@@ -81,6 +60,13 @@ TARGETS: tuple[Target, ...] = (
         open=_stream,
         has_colours=True,
         takes_frame=True,
+    ),
+    Target(
+        form=".mcap or .db3 (rosbag2's SQLite) for a robot's log with ROS 2's topics",
+        matches=re.compile(r".+\.(?:mcap|db3)(?:\?.*)?", re.DOTALL),
+        open=_bag,
+        is_file=True,
+        takes_camera=True,
     ),
 )
 

@@ -16,9 +16,9 @@ import numpy.typing as npt
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
 from e2e_deploy.errors import E2EDeployError, UsageError
+from e2e_deploy.runtime.sinks.growing import GrowingFile
 from e2e_deploy.runtime.sources.source import SourceFrame
 from e2e_deploy.runtime.sources.video.decoding import reason
-from e2e_deploy.system.files import check_target, new_file, new_partial
 from e2e_deploy.system.text import clean
 
 PICTURES_FPS = 30.0  # of pictures that have no times
@@ -68,10 +68,8 @@ class VideoFile:
         self._partial: Path | None = None
         self._stream: Any = None
         try:
-            check_target(path)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._before = _identity(path)
-            self._partial = new_partial(path)
+            self._file = GrowingFile(path)
+            self._partial = self._file.partial
             # A regular file again when it is closed, with its index, so that players can seek; an edit list
             # keeps the time of the first frame.
             layout = (
@@ -167,9 +165,7 @@ class VideoFile:
         self._mux(None)
         try:
             self._container.close()
-            if _identity(self.path) not in (self._before, None):
-                self.path = new_file(self.path)
-            os.replace(self._partial, self.path)
+            self.path = self._file.finish()
         except (OSError, av.FFmpegError) as error:
             raise self._failed(error) from None
         self._partial = None
@@ -189,12 +185,3 @@ def tag_bt709(target: Any) -> None:
     """Say BT.709 in limited range of a frame or codec context: what players take HD without tags for."""
     target.colorspace, target.color_range = int(Colorspace.ITU709), int(ColorRange.MPEG)
     target.color_primaries, target.color_trc = int(ColorPrimaries.BT709), int(ColorTrc.BT709)
-
-
-def _identity(path: Path) -> tuple[int, int, int] | None:
-    """Which file is there; None if there is none."""
-    try:
-        there = path.lstat()
-    except OSError:
-        return None
-    return there.st_dev, there.st_ino, there.st_mtime_ns

@@ -1,0 +1,1 @@
+"""Results as logs of robots: MCAP files and rosbag2's SQLite files."""

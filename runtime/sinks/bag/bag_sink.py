@@ -1,0 +1,85 @@
+"""All results of a run as a log that ROS 2, Foxglove and Rerun open; ``runtime/ros/topics.py`` says which topics."""
+
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+from e2e_deploy.errors import E2EDeployError, UsageError
+from e2e_deploy.runtime.backends.layout import Outcome
+from e2e_deploy.runtime.ros.topics import Topics, prefix_of
+from e2e_deploy.runtime.sinks.bag.mcap_recording import McapRecording
+from e2e_deploy.runtime.sinks.bag.recording import Recording
+from e2e_deploy.runtime.sinks.bag.sqlite_recording import SqliteRecording
+from e2e_deploy.runtime.sinks.opening import Opening
+from e2e_deploy.runtime.sinks.sink import told_apart
+from e2e_deploy.runtime.sources.source import SourceFrame
+from e2e_deploy.runtime.steps.step import Facts
+
+SETTINGS = ("prefix", "points")
+_LAST_NS = 2**63 - 1  # SQLite's integers have a sign
+
+
+class BagSink:
+    """An MCAP file, or an SQLite file of rosbag2.
+
+    Stamps and coordinate frames are those of the source's pictures. Where these come from a log, a result counts as
+    recorded when its picture was, so that both logs play and merge as one; else at its stamp.
+
+    Args:
+        out: ``log.mcap`` or ``log.db3``, and ``?prefix=/robot/depth`` for other topics than those beside the picture's,
+            ``&points=1`` for point clouds of metric depth.
+        opening: as every output gets it.
+
+    Raises:
+        UsageError: a setting that does not exist, has another value, or asks for points that cannot be.
+        E2EDeployError: no file can be written there.
+        UnavailableError: the packages for logs are not installed.
+    """
+
+    on_main_thread = False
+
+    def __init__(self, out: str, opening: Opening) -> None:
+        place, _, query = out.partition("?")
+        settings = dict(parse_qsl(query, keep_blank_values=True))
+        if unknown := set(settings) - set(SETTINGS):
+            raise UsageError(
+                f"`out` {place} has no setting {', '.join(sorted(unknown))}; there are {' and '.join(SETTINGS)}"
+            )
+        if settings.get("points", "0") not in ("0", "1"):
+            raise UsageError(f"`out` {place}: points is 0 or 1, not {settings['points']!r}")
+        self.name = place
+        with_points = settings.get("points") == "1"
+        is_known = opening.intrinsics is not None or opening.source.camera is not None
+        if with_points and not (opening.is_metric and is_known):
+            raise UsageError(
+                f"`out` {place}: points need metric depth (`metric_points` or `camera_height_m`) and a camera that is "
+                "known (`intrinsics`, or the CameraInfo of a log)"
+            )
+        self._kinds = opening.manifest.kinds
+        self._topics = Topics(
+            opening.manifest,
+            settings.get("prefix") or prefix_of(opening.source.topic),
+            is_live=opening.source.is_live,
+            intrinsics=opening.intrinsics,
+            with_points=with_points,
+        )
+        path = Path(place)
+        self._recording: Recording = (
+            McapRecording(path) if path.suffix.lower() == ".mcap" else SqliteRecording(path)
+        )
+
+    def write(self, frame: SourceFrame, results: Outcome, facts: Facts) -> None:
+        """Append the messages of one frame.
+
+        Raises:
+            E2EDeployError: the file cannot be written.
+        """
+        published = self._topics.messages_for(frame, told_apart(self._kinds, results, facts))
+        logged_ns = self._topics.clock(frame) if frame.logged_ns is None else frame.logged_ns
+        if not 0 <= logged_ns <= _LAST_NS:
+            raise E2EDeployError(f"{self.name}: logs hold no message of the time {logged_ns:,} ns")
+        for each in published:
+            self._recording.add(each.topic, each.message, logged_ns, latched=each.latched)
+
+    def close(self) -> list[Path]:
+        """Finish the file."""
+        return self._recording.close()
