@@ -85,7 +85,7 @@ class Intrinsics(Struct):
     _fields_ = (("struct_size", c_size_t), *((name, c_double) for name in ("fx", "fy", "cx", "cy")))
 
 
-_SIGNATURES = {
+SIGNATURES = {
     "e2e_last_error": (c_char_p, []),
     "e2e_last_code": (c_int, []),
     "e2e_version": (c_char_p, []),
@@ -131,7 +131,7 @@ class Library:
     def __init__(self, path):
         self.path = path
         self.c = ctypes.CDLL(str(path))
-        for name, (gives, takes) in _SIGNATURES.items():
+        for name, (gives, takes) in SIGNATURES.items():
             function = getattr(self.c, name)
             function.restype, function.argtypes = gives, takes
 
