@@ -71,14 +71,18 @@ const e2e::Kind& distance_called(const char* name) {
 
 // One of an array of structs, each as large as the first says.
 template <typename T>
-const T* at(const T* array, size_t index) {
+T one_of(const T* array, size_t index, size_t first, const char* name) {
   const auto* bytes = reinterpret_cast<const unsigned char*>(array) + index * array->struct_size;
-  return reinterpret_cast<const T*>(bytes);
+  const auto* one = reinterpret_cast<const T*>(bytes);
+  if (one->struct_size != array->struct_size) {
+    throw Error(e2e::usage, std::string(name) + ".struct_size is " + std::to_string(one->struct_size) +
+                                ", and that of the first in the array is " + std::to_string(array->struct_size));
+  }
+  return e2e::taken(one, first, name);
 }
 
 e2e::Frame frame_at(const e2e_frame* frames, size_t index) {
-  const e2e_frame given = e2e::taken(at(frames, index), frame_1, "e2e_frame");
-  if (given.struct_size != frames->struct_size) throw Error(e2e::usage, "the frames have different struct_size");
+  const e2e_frame given = one_of(frames, index, frame_1, "e2e_frame");
   require(given.rgb, "e2e_frame.rgb");
   const Size size = size_of(given.height, given.width, "a frame");
   const size_t row = static_cast<size_t>(given.width) * 3, row_bytes = given.row_bytes == 0 ? row : given.row_bytes;
@@ -90,8 +94,7 @@ e2e::Frame frame_at(const e2e_frame* frames, size_t index) {
 }
 
 float* result_at(const e2e_result* results, size_t index, size_t needed, const std::string& output) {
-  const e2e_result given = e2e::taken(at(results, index), result_1, "e2e_result");
-  if (given.struct_size != results->struct_size) throw Error(e2e::usage, "the results have different struct_size");
+  const e2e_result given = one_of(results, index, result_1, "e2e_result");
   require(given.values, "e2e_result.values");
   if (given.count < needed) {
     throw Error(e2e::usage, "e2e_result.count for " + output + " is " + std::to_string(given.count) + " floats, and " +

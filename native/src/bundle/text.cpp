@@ -87,7 +87,7 @@ std::string encoded(const std::u32string& text) {
       continue;
     }
     const int more = c < 0x800 ? 1 : c < 0x10000 ? 2 : 3;
-    utf8.push_back(static_cast<char>((0xF00 >> more & 0xFF) | c >> (6 * more)));
+    utf8.push_back(static_cast<char>((0xF0 << (3 - more) & 0xFF) | c >> (6 * more)));
     for (int left = more - 1; left >= 0; --left) utf8.push_back(static_cast<char>(0x80 | (c >> (6 * left) & 0x3F)));
   }
   return utf8;
