@@ -1,10 +1,11 @@
 # make demo | test | lint | docs | bench: each makes .venv on first use and is quick after that.
+# make native: the C library, into build/native; needs cmake, g++ and nlohmann-json3-dev (docs/native.md).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint docs bench
+.PHONY: demo test lint docs bench native
 
 demo: $(STAMP)
 	$(BIN)/e2e-deploy demo --out demo
@@ -25,6 +26,12 @@ docs: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.speed.cpu_vs_diffusers
+
+native:
+	native/onnxruntime_headers.sh build/onnxruntime
+	cmake -S native -B build/native/release -DONNXRUNTIME_INCLUDE_DIR=$(CURDIR)/build/onnxruntime
+	cmake --build build/native/release --parallel
+	cmake --install build/native/release --prefix build/native/installed
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit('e2e-deploy needs Python 3.11 or later: make PYTHON=python3.11' if sys.version_info < (3, 11) else 0)"

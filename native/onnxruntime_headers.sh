@@ -9,14 +9,14 @@ folder=${1:?usage: onnxruntime_headers.sh FOLDER}
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-options=()
+options=(-o Acquire::Retries=3)
 if [ -z "$(apt-cache madison libonnxruntime-dev 2>/dev/null)" ]; then
     mirror=$(apt-get indextargets --format '$(REPO_URI) $(COMPONENT)' | awk '$2 == "main" && /debian\/? / {print $1; exit}')
     [ -n "$mirror" ] || { echo "apt knows no Debian archive to get libonnxruntime-dev from" >&2; exit 1; }
     mkdir -p "$work"/{lists,cache}/partial "$work/cache/archives/partial"
     key=/usr/share/keyrings/debian-archive-keyring.gpg
     echo "deb [signed-by=$key] $mirror trixie main" > "$work/trixie.list"
-    options=(-o "Dir::Etc::sourcelist=$work/trixie.list" -o Dir::Etc::sourceparts=- -o "Dir::State::lists=$work/lists"
+    options+=(-o "Dir::Etc::sourcelist=$work/trixie.list" -o Dir::Etc::sourceparts=- -o "Dir::State::lists=$work/lists"
              -o "Dir::Cache=$work/cache" -o APT::Sandbox::User=root)
     apt-get "${options[@]}" -qq update
 fi

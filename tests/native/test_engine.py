@@ -242,7 +242,9 @@ def test_frames_and_results_that_cannot_be_are_refused(native, engine, tmp_path)
     assert "a frame is 0x32" in refusal({"height": 0})
     assert "a frame is -1x32" in refusal({"height": -1})
     assert "a frame is 24x65537" in refusal({"width": 65537})
-    assert "struct_size is 99, and that of the first in the array is" in refusal({"struct_size": 99})
+    assert "struct_size is 99, and that of the first in the array is" in refusal(
+        {"struct_size": 99}
+    )
     assert "e2e_result.values is NULL" in refusal(None, {"values": None})
     assert "1535 floats, and 1536 are needed" in refusal(None, {"count": 1535})
     assert "set it to sizeof(e2e_result)" in refusal(None, {"struct_size": 0})
