@@ -26,6 +26,7 @@ from e2e_deploy.errors import UnavailableError
 
 _SWITCH = "ORT_DISABLE_TELEMETRY"
 _TELEMETRY = "openvino_telemetry"
+_RUST_LOG = "RUST_LOG"
 
 
 def require(module: str, extra: str) -> ModuleType:
@@ -93,6 +94,26 @@ def import_openvino(module: str = "openvino") -> ModuleType:
     finally:
         if is_ours:  # what else this process imports decides for itself
             del sys.modules[_TELEMETRY]
+
+
+def import_rerun() -> ModuleType:
+    """The rerun package, which prints nothing of its own: what fails is raised. RUST_LOG, if it is set, decides.
+
+    Its library reads the variable once while it is imported. It sends nothing and leaves nothing in the home folder
+    (rerun-sdk 0.41, seen with strace); the viewer, a program of its own, collects usage data until
+    ``rerun analytics disable``.
+
+    Raises:
+        UnavailableError: it is not installed, or does not load.
+    """
+    is_ours = _RUST_LOG not in os.environ
+    if is_ours:
+        os.environ[_RUST_LOG] = "off"
+    try:
+        return require("rerun", "robotics")
+    finally:
+        if is_ours:  # other programs that this process starts decide for themselves
+            os.environ.pop(_RUST_LOG, None)
 
 
 _one_core = threading.Lock()

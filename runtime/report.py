@@ -48,7 +48,7 @@ class RunReport:
         sinks: one report a sink.
         files: what the sinks wrote, as far as they name it.
         parity: what was compared with the reference; None when nothing was asked for.
-        view: address of the browser view, or empty.
+        view: addresses of live views, or empty.
         note: what must be said about the weights, or empty.
         pixels: of all results.
         unknown_pixels: those of them that are no numbers (NaN or infinite).

@@ -246,7 +246,7 @@ def _shown(
 ) -> Callable[[RunReport], None]:
     """``on_frame``, after the browser views have seen the report."""
     viewers = [sink for sink in sinks if isinstance(sink, ViewerSink)]
-    report.view = viewers[0].url if viewers else ""
+    report.view = ", ".join(filter(None, (getattr(sink, "url", "") for sink in sinks)))
 
     def show(report: RunReport) -> None:
         for viewer in viewers:

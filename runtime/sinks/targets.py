@@ -53,6 +53,30 @@ def _bag(out: str, opening: Opening) -> Sink:
     return BagSink(out, opening)
 
 
+def _zenoh(out: str, opening: Opening) -> Sink:
+    from e2e_deploy.runtime.sinks.live.zenoh_sink import ZenohSink
+
+    return ZenohSink(out, opening)
+
+
+def _foxglove(out: str, opening: Opening) -> Sink:
+    from e2e_deploy.runtime.sinks.live.foxglove_sink import FoxgloveSink
+
+    return FoxgloveSink(out, opening)
+
+
+def _rerun_viewer(out: str, opening: Opening) -> Sink:
+    from e2e_deploy.runtime.sinks.live.rerun_sink import RerunViewerSink
+
+    return RerunViewerSink(out, opening)
+
+
+def _rerun_file(out: str, opening: Opening) -> Sink:
+    from e2e_deploy.runtime.sinks.live.rerun_sink import RerunFileSink
+
+    return RerunFileSink(out, opening)
+
+
 TARGETS: tuple[Target, ...] = (
     Target(
         form="rtsp://, udp:// or tcp:// for a live video",
@@ -66,6 +90,31 @@ TARGETS: tuple[Target, ...] = (
         matches=re.compile(r".+\.(?:mcap|db3)(?:\?.*)?", re.DOTALL),
         open=_bag,
         is_file=True,
+        takes_camera=True,
+    ),
+    Target(
+        form="foxglove:PORT for Foxglove",
+        matches=re.compile("foxglove:.*", re.DOTALL),
+        open=_foxglove,
+        takes_camera=True,
+    ),
+    Target(
+        form="rerun:PORT for a Rerun viewer that runs",
+        matches=re.compile(r"(?:rerun|rerun\+https?):.*", re.DOTALL),
+        open=_rerun_viewer,
+        takes_camera=True,
+    ),
+    Target(
+        form=".rrd for a recording of Rerun",
+        matches=re.compile(r".+\.rrd", re.DOTALL),
+        open=_rerun_file,
+        is_file=True,
+        takes_camera=True,
+    ),
+    Target(
+        form="zenoh: or zenoh:tcp/HOST:PORT for ROS 2's messages on Zenoh",
+        matches=re.compile("zenoh:.*", re.DOTALL),
+        open=_zenoh,
         takes_camera=True,
     ),
 )

@@ -1,0 +1,259 @@
+"""Results for Rerun: into a viewer that runs, or into a recording (.rrd).
+
+    /               optical axes: x right, y down, z forward
+    /camera         a Pinhole, where the camera is known; what is under it are its pictures
+    /camera/image, depth or depth_affine, normals, ...
+    /metadata       what the numbers are
+
+Metres are a DepthImage, which the viewer shows as points by itself where there is a Pinhole; what has no scale is a
+picture of floats, never a DepthImage. Times are ``frame`` and ``capture_time`` (of a video file: ``video_time``).
+"""
+
+import os
+import socket
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import numpy as np
+import numpy.typing as npt
+
+from e2e_deploy.colormap import colour_normals
+from e2e_deploy.errors import E2EDeployError, UnavailableError, UsageError
+from e2e_deploy.packages import import_rerun
+from e2e_deploy.runtime.backends.layout import Outcome
+from e2e_deploy.runtime.camera.axes import flipped
+from e2e_deploy.runtime.ros.clock import PLAYED
+from e2e_deploy.runtime.ros.messages import CameraInfo, Image, String
+from e2e_deploy.runtime.ros.topics import Published
+from e2e_deploy.runtime.sinks.live.addresses import Place, url_host
+from e2e_deploy.runtime.sinks.live.live_sink import LiveSink, last_name, message_of
+from e2e_deploy.runtime.sinks.targets import Opening
+from e2e_deploy.runtime.sources.source import SourceFrame
+from e2e_deploy.runtime.steps.step import Facts
+from e2e_deploy.system.addresses import masked
+from e2e_deploy.system.files import check_target, new_partial
+
+PORT = 9876
+PATIENCE_S = 5.0  # for a viewer or a disk that takes nothing
+APPLICATION = "e2e-deploy"
+CAMERA = "camera"
+
+_TYPES = {"32FC1": np.float32, "32FC3": np.float32, "mono8": np.uint8, "rgb8": np.uint8}
+
+
+class RerunSink(LiveSink):
+    """Logs what a frame's results become; where to, the classes below say.
+
+    Raises:
+        UnavailableError: rerun-sdk is not installed.
+    """
+
+    def __init__(self, opening: Opening) -> None:
+        self._rerun = import_rerun()
+        super().__init__(opening, with_points=False)  # the viewer makes points of depth
+        self._recording = self._rerun.RecordingStream(APPLICATION, recording_id=uuid4())
+        self._recording.set_log_tick_enabled(False)
+        self._recording.set_log_time_enabled(
+            False
+        )  # a viewer would show that, not when it was taken
+        self._camera: tuple[Any, ...] = ()
+
+    def begin(self) -> None:
+        """Say what holds for the whole recording."""
+        self._log("/", self._rerun.ViewCoordinates.RDF, static=True)
+
+    def write(self, frame: SourceFrame, result: Outcome, facts: Facts) -> None:
+        """Log a frame and its results, and wait until the viewer or the file has them.
+
+        Raises:
+            E2EDeployError: it is gone, or the file cannot be written.
+        """
+        clock = self._topics.clock
+        stamp_ns = clock(frame)
+        try:
+            self._recording.set_time("frame", sequence=frame.index)
+            if clock.name == PLAYED:
+                self._recording.set_time("video_time", duration=np.timedelta64(stamp_ns, "ns"))
+            else:
+                self._recording.set_time("capture_time", timestamp=np.datetime64(stamp_ns, "ns"))
+            super().write(frame, result, facts)
+            self._recording.flush(timeout_sec=PATIENCE_S)
+        except RuntimeError as error:
+            raise self._lost(error) from None
+
+    def send(self, published: Published) -> None:
+        """Log one message as what Rerun shows it best as."""
+        rerun, name, message = self._rerun, last_name(published.topic), published.message
+        if isinstance(message, String):
+            self._log(name, rerun.TextDocument(message.data))
+        elif isinstance(message, CameraInfo):
+            seen = (*message.k, message.width, message.height)
+            if seen != self._camera:
+                self._camera = seen
+                self._log(CAMERA, _pinhole(rerun, message))
+        elif isinstance(message, Image):
+            self._log(f"{CAMERA}/{name}", _picture(rerun, name, message))
+
+    def _log(self, path: str, what: Any, *, static: bool = False) -> None:
+        self._recording.log(path, what, static=static, strict=True)
+
+    def _lost(self, error: Exception) -> E2EDeployError:
+        raise NotImplementedError
+
+
+class RerunViewerSink(RerunSink):
+    """Logs into a viewer that runs.
+
+    Args:
+        out: ``rerun:``, ``rerun:PORT``, ``rerun:HOST:PORT``, or Rerun's own ``rerun+http://HOST:PORT/proxy``.
+        opening: what it is opened for.
+
+    Raises:
+        UnavailableError: no viewer is there, or rerun-sdk is not installed.
+        UsageError: no such address.
+    """
+
+    def __init__(self, out: str, opening: Opening) -> None:
+        scheme, host, port = viewer_of(out)
+        self._where = f"{url_host(host)}:{port}"
+        self.name = f"Rerun viewer {self._where}"
+        super().__init__(opening)
+        try:  # Rerun itself would wait, and lose what does not fit
+            socket.create_connection((host, port), timeout=PATIENCE_S).close()
+        except OSError as error:
+            raise UnavailableError(
+                f"no Rerun viewer answers at {self._where} ({error.strerror or error}): start one with "
+                f"`rerun --bind 127.0.0.1`, or name its port"
+            ) from None
+        try:
+            self._recording.connect_grpc(f"{scheme}://{self._where}/proxy")
+            self.begin()
+        except RuntimeError as error:
+            raise self._lost(error) from None
+
+    def _lost(self, error: Exception) -> E2EDeployError:
+        return E2EDeployError(
+            f"the Rerun viewer at {self._where} is gone or takes nothing more: {message_of(error)}"
+        )
+
+    def close(self) -> list[Path]:
+        """Let the viewer go; what it was given stays in it."""
+        with suppress(RuntimeError):
+            self._recording.flush(timeout_sec=PATIENCE_S)
+        self._recording.disconnect()
+        return []
+
+
+class RerunFileSink(RerunSink):
+    """Records into an .rrd, which takes its place when it is closed and holds at least a frame.
+
+    Args:
+        out: its path.
+        opening: what it is opened for.
+
+    Raises:
+        E2EDeployError: no file can be written there.
+        UnavailableError: rerun-sdk is not installed.
+    """
+
+    def __init__(self, out: str, opening: Opening) -> None:
+        self._path = Path(out)
+        self.name = out
+        self._frames = 0
+        super().__init__(opening)
+        try:
+            check_target(self._path)
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._partial: Path | None = new_partial(self._path)
+        except OSError as error:
+            raise E2EDeployError(f"{out} could not be written: {error.strerror or error}") from None
+        try:
+            self._recording.save(self._partial)
+            self.begin()
+        except RuntimeError as error:
+            raise self._lost(error) from None
+
+    def write(self, frame: SourceFrame, result: Outcome, facts: Facts) -> None:
+        """As RerunSink's."""
+        super().write(frame, result, facts)
+        self._frames += 1
+
+    def _lost(self, error: Exception) -> E2EDeployError:
+        partial, self._partial = self._partial, None
+        kept = ""
+        if partial is not None and self._frames:
+            kept = f"; what was recorded until then is in {partial}"
+        elif partial is not None:
+            partial.unlink(missing_ok=True)
+        return E2EDeployError(f"{self._path} could not be written: {message_of(error)}{kept}")
+
+    def close(self) -> list[Path]:
+        """Finish the file and put it in its place; one that took no frame leaves nothing.
+
+        Raises:
+            E2EDeployError: it cannot be written; what was recorded stays where the message says.
+        """
+        try:
+            self._recording.flush(timeout_sec=PATIENCE_S)
+        except RuntimeError as error:
+            if self._partial is not None:
+                raise self._lost(error) from None
+        finally:
+            self._recording.disconnect()
+        if self._partial is None:
+            return []
+        if not self._frames:
+            self._partial.unlink(missing_ok=True)
+            return []
+        try:
+            os.replace(self._partial, self._path)
+        except OSError as error:
+            raise self._lost(error) from None
+        return [self._path]
+
+
+def viewer_of(out: str) -> tuple[str, str, int]:
+    """(Rerun's scheme, host, port) of a viewer.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not out.lower().startswith("rerun+"):
+        return "rerun+http", *Place.parse(out).socket(PORT)
+    parts = urlsplit(out)
+    with suppress(ValueError):  # of a port that is none
+        plain = not (parts.username or parts.password or parts.query or parts.fragment)
+        if parts.hostname and plain and parts.path in ("", "/", "/proxy"):
+            return parts.scheme, parts.hostname, parts.port or PORT
+    raise UsageError(
+        f"`out` {masked(out)} is the address of no Rerun viewer: give rerun:HOST:PORT, or "
+        f"rerun+http://HOST:{PORT}/proxy"
+    )
+
+
+def _pinhole(rerun: Any, info: CameraInfo) -> Any:
+    """The camera without its lens, which Rerun does not know; pixel centres are whole numbers there too."""
+    return rerun.Pinhole(
+        image_from_camera=np.asarray(info.k, dtype=np.float64).reshape(3, 3),
+        resolution=[info.width, info.height],
+        camera_xyz=rerun.ViewCoordinates.RDF,
+    )
+
+
+def _pixels(message: Image) -> npt.NDArray[Any]:
+    channels = {"32FC3": 3, "rgb8": 3}.get(message.encoding, 1)
+    shape = (message.height, message.width, channels)
+    pixels = np.asarray(message.data).view(_TYPES[message.encoding]).reshape(shape)
+    return pixels if channels > 1 else pixels[..., 0]
+
+
+def _picture(rerun: Any, name: str, message: Image) -> Any:
+    pixels = _pixels(message)
+    if name == "depth":
+        return rerun.DepthImage(pixels, meter=1.0)
+    if name == "normals":
+        return rerun.Image(colour_normals(flipped(pixels)))
+    return rerun.Image(pixels)
