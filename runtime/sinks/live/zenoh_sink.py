@@ -87,6 +87,7 @@ class ZenohSink(LiveSink):
             "listen/endpoints": [listens] if listens else [],
             "listen/exit_on_failure": True,
             "scouting/multicast/enabled": scouting,
+            "timestamping/enabled": True,  # by which the last message of a topic is kept
             "transport/shared_memory/enabled": False,  # a process that is killed would leave it behind
         }
         config = self._zenoh.Config()
