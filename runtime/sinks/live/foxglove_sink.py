@@ -14,7 +14,7 @@ from e2e_deploy.runtime.ros.cdr import definition, serialise
 from e2e_deploy.runtime.ros.topics import Published
 from e2e_deploy.runtime.sinks.live.addresses import Place, url_host
 from e2e_deploy.runtime.sinks.live.live_sink import LiveSink, message_of
-from e2e_deploy.runtime.sinks.targets import Opening
+from e2e_deploy.runtime.sinks.opening import Opening
 
 PORT = 8765
 BACKLOG = 16  # messages that wait for a client, about two frames of them; then the oldest goes

@@ -5,8 +5,8 @@ from typing import Any
 
 from e2e_deploy.runtime.backends.layout import Outcome
 from e2e_deploy.runtime.ros.topics import Published, Topics, prefix_of
+from e2e_deploy.runtime.sinks.opening import Opening
 from e2e_deploy.runtime.sinks.sink import told_apart
-from e2e_deploy.runtime.sinks.targets import Opening
 from e2e_deploy.runtime.sources.source import SourceFrame
 from e2e_deploy.runtime.steps.step import Facts
 
@@ -34,7 +34,7 @@ class LiveSink:
         self._kinds = opening.manifest.kinds
         self._topics = Topics(
             opening.manifest,
-            prefix or prefix_of(getattr(opening.source, "topic", "")),
+            prefix or prefix_of(opening.source.topic),
             is_live=opening.source.is_live,
             intrinsics=opening.intrinsics,
             with_picture=True,

@@ -9,7 +9,6 @@ Metres are a DepthImage, which the viewer shows as points by itself where there 
 picture of floats, never a DepthImage. Times are ``frame`` and ``capture_time`` (of a video file: ``video_time``).
 """
 
-import os
 import socket
 from contextlib import suppress
 from pathlib import Path
@@ -28,13 +27,13 @@ from e2e_deploy.runtime.camera.axes import flipped
 from e2e_deploy.runtime.ros.clock import PLAYED
 from e2e_deploy.runtime.ros.messages import CameraInfo, Image, String
 from e2e_deploy.runtime.ros.topics import Published
+from e2e_deploy.runtime.sinks.growing import GrowingFile
 from e2e_deploy.runtime.sinks.live.addresses import Place, url_host
 from e2e_deploy.runtime.sinks.live.live_sink import LiveSink, last_name, message_of
-from e2e_deploy.runtime.sinks.targets import Opening
+from e2e_deploy.runtime.sinks.opening import Opening
 from e2e_deploy.runtime.sources.source import SourceFrame
 from e2e_deploy.runtime.steps.step import Facts
 from e2e_deploy.system.addresses import masked
-from e2e_deploy.system.files import check_target, new_partial
 
 PORT = 9876
 PATIENCE_S = 5.0  # for a viewer or a disk that takes nothing
@@ -126,7 +125,7 @@ class RerunViewerSink(RerunSink):
         except OSError as error:
             raise UnavailableError(
                 f"no Rerun viewer answers at {self._where} ({error.strerror or error}): start one with "
-                f"`rerun --bind 127.0.0.1`, or name its port"
+                "the command rerun, or name its port"
             ) from None
         try:
             self._recording.connect_grpc(f"{scheme}://{self._where}/proxy")
@@ -165,13 +164,11 @@ class RerunFileSink(RerunSink):
         self._frames = 0
         super().__init__(opening)
         try:
-            check_target(self._path)
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._partial: Path | None = new_partial(self._path)
+            self._file: GrowingFile | None = GrowingFile(self._path)
         except OSError as error:
             raise E2EDeployError(f"{out} could not be written: {error.strerror or error}") from None
         try:
-            self._recording.save(self._partial)
+            self._recording.save(self._file.partial)
             self.begin()
         except RuntimeError as error:
             raise self._lost(error) from None
@@ -182,13 +179,15 @@ class RerunFileSink(RerunSink):
         self._frames += 1
 
     def _lost(self, error: Exception) -> E2EDeployError:
-        partial, self._partial = self._partial, None
+        file, self._file = self._file, None
         kept = ""
-        if partial is not None and self._frames:
-            kept = f"; what was recorded until then is in {partial}"
-        elif partial is not None:
-            partial.unlink(missing_ok=True)
-        return E2EDeployError(f"{self._path} could not be written: {message_of(error)}{kept}")
+        if file is not None and self._frames:
+            kept = f"; what was recorded until then is in {file.partial}"
+        elif file is not None:
+            file.drop()
+        return E2EDeployError(
+            f"{self._path} could not be written: {message_of(getattr(error, 'strerror', '') or error)}{kept}"
+        )
 
     def close(self) -> list[Path]:
         """Finish the file and put it in its place; one that took no frame leaves nothing.
@@ -199,20 +198,19 @@ class RerunFileSink(RerunSink):
         try:
             self._recording.flush(timeout_sec=PATIENCE_S)
         except RuntimeError as error:
-            if self._partial is not None:
+            if self._file is not None:
                 raise self._lost(error) from None
         finally:
             self._recording.disconnect()
-        if self._partial is None:
+        if self._file is None:
             return []
         if not self._frames:
-            self._partial.unlink(missing_ok=True)
+            self._file.drop()
             return []
         try:
-            os.replace(self._partial, self._path)
+            return [self._file.finish()]
         except OSError as error:
             raise self._lost(error) from None
-        return [self._path]
 
 
 def viewer_of(out: str) -> tuple[str, str, int]:

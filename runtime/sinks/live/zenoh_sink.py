@@ -18,7 +18,7 @@ from e2e_deploy.runtime.ros.cdr import serialise
 from e2e_deploy.runtime.ros.topics import Published
 from e2e_deploy.runtime.sinks.live.addresses import LOOPBACK, Place
 from e2e_deploy.runtime.sinks.live.live_sink import LiveSink, message_of
-from e2e_deploy.runtime.sinks.targets import Opening
+from e2e_deploy.runtime.sinks.opening import Opening
 
 LISTENS = f"tcp/{LOOPBACK}:7447"  # where Zenoh's programs look by themselves
 PATIENCE_MS = 3000
