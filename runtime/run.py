@@ -160,6 +160,7 @@ def run(
         inputs,
         said=chosen.intrinsics,
         is_metric=chosen.is_metric,
+        limit=limit,
     )
     try:
         run_source(

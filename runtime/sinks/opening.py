@@ -21,6 +21,7 @@ class Opening:
         colormap: of distances.
         side_by_side: the frame beside its results.
         is_metric: distances are in metres.
+        limit: of frames that come; None is all.
     """
 
     manifest: Manifest
@@ -29,6 +30,7 @@ class Opening:
     colormap: Colormap
     side_by_side: bool
     is_metric: bool = False
+    limit: int | None = None
 
     def painter(self, kind: Kind | None = None) -> Painter:
         """A painter of one kind, or of all results side by side."""

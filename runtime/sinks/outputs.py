@@ -242,6 +242,7 @@ class Outputs:
         *,
         said: Intrinsics | None = None,
         is_metric: bool = False,
+        limit: int | None = None,
     ) -> list[Sink]:
         """The sinks, each with a painter of its own.
 
@@ -252,6 +253,7 @@ class Outputs:
             inputs: further files that are read.
             said: by the user: for outputs that else take each frame's own camera.
             is_metric: distances come in metres.
+            limit: of frames that come; None is all.
 
         Raises:
             UnavailableError: ``show`` without a display, or ``view`` on a port that is taken.
@@ -276,7 +278,15 @@ class Outputs:
                 sinks.append(WindowSink(self._painter(manifest, source), wait=not source.is_video))
             if self.view is not None:
                 sinks.append(ViewerSink(self.view, manifest, self._painter(manifest, source)))
-            opening = Opening(manifest, source, said, self._colormap, self.side_by_side, is_metric)
+            opening = Opening(
+                manifest,
+                source,
+                said,
+                self._colormap,
+                self.side_by_side,
+                is_metric=is_metric,
+                limit=limit,
+            )
             for name, target in self._targets:
                 sinks.append(target.open(name, opening))
             for file in files:

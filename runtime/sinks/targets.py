@@ -77,6 +77,12 @@ def _rerun_file(out: str, opening: Opening) -> Sink:
     return RerunFileSink(out, opening)
 
 
+def _lerobot(out: str, opening: Opening) -> Sink:
+    from e2e_deploy.runtime.sinks.lerobot.sink import open_lerobot
+
+    return open_lerobot(out, opening)
+
+
 TARGETS: tuple[Target, ...] = (
     Target(
         form="rtsp://, udp:// or tcp:// for a live video",
@@ -116,6 +122,11 @@ TARGETS: tuple[Target, ...] = (
         matches=re.compile("zenoh:.*", re.DOTALL),
         open=_zenoh,
         takes_camera=True,
+    ),
+    Target(
+        form="lerobot:FOLDER for a copy of a LeRobot data set with metric depth",
+        matches=re.compile(r"lerobot:.*", re.DOTALL),
+        open=_lerobot,
     ),
 )
 

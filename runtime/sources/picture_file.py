@@ -4,6 +4,7 @@ Pillow reads almost everything. OpenCV decodes 16-bit and floating-point colour,
 needs the extra ``heif``.
 """
 
+import io
 import math
 import os
 import warnings
@@ -75,14 +76,28 @@ def read_picture(path: str | Path, *, note: Note = lambda text: None) -> npt.NDA
                 raise SourceError(
                     f"{path} holds {size:,} bytes; a picture may have {MAX_FILE_BYTES:,}"
                 )
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what they say of the file, the errors here say
-                return _decode(str(path), stream, note)
+            return _decode(str(path), stream, note)
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
+def picture_of(data: bytes, name: str, *, note: Note = lambda text: None) -> npt.NDArray[np.uint8]:
+    """The picture whose file's content is ``data``, as ``read_picture`` reads it; errors and notes call it ``name``.
+
+    Raises:
+        SourceError: as ``read_picture``.
+        UnavailableError: as ``read_picture``.
+    """
+    return _decode(name, io.BytesIO(data), note)
+
+
 def _decode(name: str, stream: BinaryIO, note: Note) -> npt.NDArray[np.uint8]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what they say of the file, the errors here say
+        return _decoded(name, stream, note)
+
+
+def _decoded(name: str, stream: BinaryIO, note: Note) -> npt.NDArray[np.uint8]:
     head = stream.read(64)
     stream.seek(0)
     try:

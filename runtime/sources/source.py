@@ -44,6 +44,7 @@ class SourceFrame:
         frame_id: of the camera's coordinate frame in that log; empty where nobody says.
         camera: that took it, for pictures of its size; None where nobody says.
         logged_ns: when its log recorded it, in nanoseconds on the recorder's clock; None for what is no log.
+        begins: a recording of its own begins with it: it has nothing to do with the frames before.
     """
 
     rgb: npt.NDArray[np.uint8]
@@ -58,6 +59,7 @@ class SourceFrame:
     frame_id: str = ""
     camera: CameraInfo | None = None
     logged_ns: int | None = None
+    begins: bool = False
 
     @property
     def picture(self) -> Picture:
@@ -85,7 +87,7 @@ class Source(Protocol):
         notes: what was done to frames before the engine, and why some were left out; grows while it runs.
         transfers: counts what it copied between host and GPU; None when its frames are on the host.
         camera: of its first frame, where it says so before it begins; else None.
-        topic: of a robot's log: whose pictures they are; empty for all else.
+        topic: of a log or data set of robots: whose pictures they are; empty for all else.
     """
 
     name: str

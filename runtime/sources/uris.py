@@ -11,6 +11,7 @@ from e2e_deploy.frames import parse_size
 from e2e_deploy.names import DECODERS, Decoder
 from e2e_deploy.runtime.sources.bag.bag_source import BagSource, is_log
 from e2e_deploy.runtime.sources.gpu_video import GpuVideoSource
+from e2e_deploy.runtime.sources.lerobot.source import LeRobotSource, is_data_set
 from e2e_deploy.runtime.sources.live import (
     RECONNECT_S,
     SCHEMES,
@@ -42,8 +43,8 @@ def open_source(
     """The source that ``spec`` names: what exists on disk of that name, else what its form says.
 
     A picture, a folder of pictures, a sequence ``frames/%06d.png``, a video file (``film.mkv?stream=1`` for another
-    than its best video stream), a robot's log (MCAP, or rosbag2's folder or SQLite file),
-    ``camera:0?size=720x1280&fps=30&format=MJPG`` (sizes are height x width) or the index alone,
+    than its best video stream), a robot's log (MCAP, or rosbag2's folder or SQLite file), the folder of a LeRobot data
+    set, ``camera:0?size=720x1280&fps=30&format=MJPG`` (sizes are height x width) or the index alone,
     ``test:?size=480x640&fps=30&frames=100``, ``rtsp://``, ``udp://``, ``tcp://`` or ``srt://``.
 
     Args:
@@ -158,6 +159,8 @@ def _open_path(spec: str, topic: str | None) -> Source:
         return VideoSource(path, stream=stream)
     if _is_log(path):
         return BagSource(path, topic=topic)
+    if is_data_set(path):
+        return LeRobotSource(path, topic=topic)
     if os.path.isdir(spec):
         return open_folder(path)
     if not _exists(spec):

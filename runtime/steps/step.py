@@ -29,10 +29,12 @@ def of_output(name: str, step: Step) -> Step:
 
 
 def steady() -> Step:
-    """A step that keeps the scale and shift of one video's depth steady."""
+    """A step that keeps the scale and shift of a video's depth steady; anew in each recording of several."""
     stabiliser = Stabiliser()
 
     def step(frame: SourceFrame, depth: Result, facts: Facts) -> Result:
+        if frame.begins:
+            stabiliser.reset()
         result = stabiliser(depth)
         facts["steady"] = vars(stabiliser.last) | {"value": "scale * depth of the model + shift"}
         facts["range"] = list(STEADY_RANGE)

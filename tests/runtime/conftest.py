@@ -1,6 +1,9 @@
 """Manifests of small bundles, for the sinks; a bundle with a plan of the double, for the plan backends."""
 
 import os
+import shutil
+import tarfile
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +32,27 @@ def root(tmp_path):
 def engine(root):
     """A plan of the double in ``root``, for the double's GPU."""
     return add_plan(root)
+
+
+@pytest.fixture(scope="session")
+def lerobot_sets(tmp_path_factory):
+    """The data sets that lerobot wrote, unpacked once: copy before changing."""
+    folder = tmp_path_factory.mktemp("lerobot")
+    with tarfile.open(Path(__file__).parents[1] / "data/lerobot.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.fixture
+def videos_set(lerobot_sets, tmp_path):
+    """A LeRobot data set of two cameras in videos."""
+    return Path(shutil.copytree(lerobot_sets / "videos_set", tmp_path / "videos_set"))
+
+
+@pytest.fixture
+def images_set(lerobot_sets, tmp_path):
+    """A LeRobot data set of one camera, its pictures in the rows."""
+    return Path(shutil.copytree(lerobot_sets / "images_set", tmp_path / "images_set"))
 
 
 @pytest.fixture(scope="session")

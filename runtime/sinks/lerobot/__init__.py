@@ -1,0 +1,1 @@
+"""Depth as a key of a LeRobot data set."""

@@ -1,0 +1,136 @@
+"""A data set with one key more: a copy of all files of another, but for its lists, which are written anew."""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from e2e_deploy.packages import require
+from e2e_deploy.runtime.sinks.lerobot.depth_videos import Place
+from e2e_deploy.runtime.sources.lerobot.data_set import EPISODES, INFO, VIDEO_PATH, DataSet
+from e2e_deploy.runtime.sources.lerobot.tables import opened
+from e2e_deploy.system.files import open_regular
+from e2e_deploy.system.json_files import read_json
+
+STATS = "meta/stats.json"
+MAX_STATS_BYTES = 2**28  # some dozen numbers a feature, but features may have thousands of values
+_NOT_COPIED = (".cache", ".git")  # of downloads: lerobot would take the copy for one
+
+
+@dataclass(frozen=True)
+class NewEpisode:
+    """What is new of an episode.
+
+    Attributes:
+        place: of its depth.
+        length: frames.
+        statistics: of its depth.
+    """
+
+    place: Place
+    length: int
+    statistics: dict[str, Any]
+
+
+def copy_rest(old: Path, new: Path) -> None:
+    """Copy all of a data set that stays as it is. No file is shared, so that no change of one reaches the other.
+
+    Links are followed, because a hub's cache is made of them.
+
+    Raises:
+        OSError: a file cannot be read or written, or is not a regular one.
+    """
+    seen = set()
+    for folder, folders, files in os.walk(old, followlinks=True, onerror=_raised):
+        here = Path(folder)
+        seen.add(os.path.realpath(here))
+        inside = here.relative_to(old)
+        folders[:] = [
+            name
+            for name in folders
+            if name not in _NOT_COPIED
+            and (inside / name).as_posix() != EPISODES
+            and os.path.realpath(here / name) not in seen
+        ]
+        (new / inside).mkdir(parents=True, exist_ok=True)
+        for name in files:
+            if (inside / name).as_posix() not in (INFO, STATS):
+                with open_regular(here / name) as source, (new / inside / name).open("xb") as copy:
+                    shutil.copyfileobj(source, copy, 2**20)
+
+
+def _raised(error: OSError) -> None:
+    raise error
+
+
+def write_lists(
+    new: Path,
+    old: DataSet,
+    key: str,
+    feature: dict[str, Any],
+    episodes: Sequence[NewEpisode],
+    statistics: dict[str, Any],
+    *,
+    after: str,
+) -> None:
+    """Write meta/info.json, meta/stats.json and meta/episodes with the new key.
+
+    Args:
+        new: folder to write into.
+        old: the data set that it is a copy of.
+        key: the new one.
+        feature: its entry.
+        episodes: all of them.
+        statistics: of all.
+        after: the key that it comes after.
+
+    Raises:
+        SourceError: the old lists are damaged.
+        OSError: a file cannot be written.
+    """
+    features: dict[str, Any] = {}
+    for name, entry in old.features.items():
+        features[name] = entry
+        if name == after:
+            features[key] = feature
+    info = old.info | {"features": features, "video_path": VIDEO_PATH}
+    _write(new / INFO, info)
+    if (old.root / STATS).exists():
+        _write(new / STATS, read_json(old.root / STATS, limit=MAX_STATS_BYTES) | {key: statistics})
+    for file in old.episode_files:
+        _write_episodes(file, new / file.relative_to(old.root), key, episodes, old.fps)
+
+
+def _write(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _write_episodes(
+    old: Path, new: Path, key: str, episodes: Sequence[NewEpisode], fps: float
+) -> None:
+    """The list of episodes in one file, with the columns of the new key."""
+    arrow, parquet = require("pyarrow", "robotics"), require("pyarrow.parquet", "robotics")
+    with opened(old, ["episode_index"]) as file:
+        table = file.read(use_threads=False)
+    listed = [episodes[index] for index in table.column("episode_index").to_pylist()]
+    whole, real = arrow.int64(), arrow.float64()
+    nested = arrow.list_(arrow.list_(arrow.list_(real)))
+    columns: dict[str, tuple[Any, list[Any]]] = {
+        f"videos/{key}/chunk_index": (whole, [each.place.chunk for each in listed]),
+        f"videos/{key}/file_index": (whole, [each.place.file for each in listed]),
+        f"videos/{key}/from_timestamp": (real, [each.place.from_s for each in listed]),
+        f"videos/{key}/to_timestamp": (
+            real,
+            [each.place.from_s + each.length / fps for each in listed],
+        ),
+    }
+    for name in episodes[0].statistics:
+        kind = arrow.list_(whole) if name == "count" else nested
+        columns[f"stats/{key}/{name}"] = (kind, [each.statistics[name] for each in listed])
+    for name, (kind, values) in columns.items():
+        table = table.append_column(name, arrow.array(values, kind))
+    new.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(table, new, compression="snappy")
