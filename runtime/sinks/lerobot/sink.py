@@ -221,7 +221,7 @@ class LeRobotSink:
             "video.channels": 1,
             "has_audio": False,
             "video.g": KEY_EVERY,
-            "video.crf": None,
+            "video.crf": 30,  # without effect: lossless
             "video.preset": PRESET,
             "video.fast_decode": 0,
             "video.video_backend": "pyav",
