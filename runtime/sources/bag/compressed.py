@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+import weakref
 import zlib
 from pathlib import Path
 
@@ -78,9 +79,10 @@ class Unpacked:
 
     def __init__(self, path: Path) -> None:
         zstandard = require("zstandard", "robotics")
-        self._folder = tempfile.TemporaryDirectory(prefix="e2e-deploy-")
-        self.packed, self.path = path, Path(self._folder.name, path.stem)
-        room = shutil.disk_usage(self._folder.name).free - _SPARE
+        folder = tempfile.mkdtemp(prefix="e2e-deploy-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self.packed, self.path = path, Path(folder, path.stem)
+        room = shutil.disk_usage(folder).free - _SPARE
         try:
             with (
                 open_regular(path) as packed,
@@ -91,7 +93,7 @@ class Unpacked:
                     room -= len(block)
                     if room < 0:
                         raise SourceError(
-                            f"{path} unpacks to more than fits into {os.path.dirname(self._folder.name)}: set TMPDIR "
+                            f"{path} unpacks to more than fits into {os.path.dirname(folder)}: set TMPDIR "
                             "to a folder on a larger disk, or unpack it yourself with zstd"
                         )
                     file.write(block)

@@ -5,6 +5,8 @@ the profile ``ros2``; and not by the former's readers, for which see ``mcap_reco
 """
 
 import heapq
+import struct
+import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator
 from itertools import count
@@ -35,6 +37,8 @@ from e2e_deploy.runtime.sources.bag.mcap_records import (
 )
 from e2e_deploy.system.files import open_regular
 
+_FOOTER = struct.Struct("<QQI")  # start of the summary, of its offsets, checksum
+_STEP = 1024 * 1024
 MAX_WAITING_BYTES = 2 * MAX_BYTES  # of messages that wait because chunks overlap in time
 
 
@@ -93,8 +97,11 @@ class McapFile:
         tail = stream.read(FOOTER_BYTES + len(MAGIC))
         if not tail.endswith(MAGIC) or HEAD.unpack_from(tail) != (FOOTER, 20):
             return False
-        start = int.from_bytes(tail[HEAD.size : HEAD.size + 8], "little")
+        start, _, crc = _FOOTER.unpack_from(tail, HEAD.size)
         if not len(MAGIC) <= start < end or end - start > MAX_BYTES:
+            return False
+        # The checksum is of the summary and of the footer before it.
+        if crc and crc != zlib.crc32(tail[: HEAD.size + 16], _checksum(stream, start, end)):
             return False
         statistics: Any = None
         try:
@@ -124,7 +131,9 @@ class McapFile:
 
     def _read_through(self, stream: BinaryIO) -> None:
         """Learn what is in it from its data."""
-        self.notes.append(f"{self._name} has no index, so it is read through once before it begins")
+        self.notes.append(
+            f"{self._name} has no index that holds, so it is read through once before it begins"
+        )
         self._counts = Counter()
         for entries in self._entries(stream, lambda why: None):
             for entry in entries:
@@ -220,3 +229,11 @@ class McapFile:
         except (CutOffError, ValueError) as error:
             damaged(str(error))
             return []
+
+
+def _checksum(stream: BinaryIO, start: int, end: int) -> int:
+    stream.seek(start)
+    crc = 0
+    for place in range(start, end, _STEP):
+        crc = zlib.crc32(stream.read(min(_STEP, end - place)), crc)
+    return crc

