@@ -267,7 +267,7 @@ def _check_graph_file(bundle: Bundle, onnx: str, target: GraphTarget | None) -> 
         raise BundleError(f"{onnx} is larger than the {LARGEST_GRAPH} bytes an ONNX file may have")
     data = bundle.read(onnx)
     weights = {}
-    for location in locations_in(onnx, data):
+    for location in sorted(locations_in(onnx, data)):
         # Runtimes look beside the graph, which need not lie at the top of the bundle.
         name = str(PurePosixPath(onnx).parent / location)
         safe_path(bundle.root, name)

@@ -25,7 +25,8 @@ std::vector<std::string> parts_of(const std::string& name) {
 
 // The name, from the top of the bundle, of ``location`` beside the file ``onnx``.
 std::string beside(const std::string& onnx, const std::string& location) {
-  if (!location.empty() && location[0] == '/') return location;
+  const size_t slashes = std::min(location.find_first_not_of('/'), location.size());
+  if (slashes) return std::string(slashes == 2 ? 2 : 1, '/') + joined(parts_of(location), "/");
   std::vector<std::string> parts = parts_of(onnx);
   if (!parts.empty()) parts.pop_back();
   const std::vector<std::string> more = parts_of(location);
@@ -73,8 +74,8 @@ std::string read_manifest_text(const std::string& root) {
     if (size <= max_json_bytes) text.resize(file.read(text.data(), text.size()));
     size = std::max<uint64_t>(size, text.size());
     if (size > max_json_bytes)
-      throw FileError{EFBIG, "it holds " + std::to_string(size) + " bytes, and at most " +
-                                 std::to_string(max_json_bytes) + " are read"};
+      throw FileError{EFBIG, "it holds " + grouped(size) + " bytes, and at most " +
+                                 grouped(max_json_bytes) + " are read"};
     return text;
   } catch (const FileError& error) {
     if (error.number == ENOENT || error.number == ENOTDIR)

@@ -190,13 +190,14 @@ void check_operator(const NodeProto& node, bool is_in_function, const std::strin
   throw Refused{node.str() + ", which is no operator of our graphs"};
 }
 
-// A count in decimal digits; WireError otherwise.
-uint64_t count_in(const std::map<std::string, std::string>& table, const char* key) {
+// A whole number in decimal digits; WireError otherwise.
+int64_t number_in(const std::map<std::string, std::string>& table, const char* key) {
   const auto found = table.find(key);
   const std::string text = found == table.end() ? "0" : found->second;
-  if (text.empty() || text.size() > 18 || text.find_first_not_of("0123456789") != std::string::npos)
+  const std::string digits = text.substr(text[0] == '-');
+  if (digits.empty() || digits.size() > 18 || digits.find_first_not_of("0123456789") != std::string::npos)
     throw WireError(std::string("the ") + key + " of a tensor is no number");
-  return std::strtoull(text.c_str(), nullptr, 10);
+  return std::strtoll(text.c_str(), nullptr, 10);
 }
 
 // Refuse a tensor that is larger than what is there to fill it.
@@ -210,11 +211,12 @@ void check_tensor(const TensorProto& tensor, const std::map<std::string, uint64_
   uint64_t held;
   bool is_there;
   if (tensor.is_external) {
-    const uint64_t offset = count_in(tensor.external, "offset"), length = count_in(tensor.external, "length");
+    const int64_t offset = number_in(tensor.external, "offset"), length = number_in(tensor.external, "length");
+    const auto begin = static_cast<uint64_t>(offset), given = static_cast<uint64_t>(length);
     const auto location = tensor.external.find("location");
     const auto file = weights.find(location == tensor.external.end() ? "" : location->second);
     held = file == weights.end() ? 0 : file->second;
-    is_there = offset <= held && needed <= held - offset && (length == 0 || length == needed);
+    is_there = offset >= 0 && begin <= held && needed <= held - begin && (length == 0 || given == needed);
   } else if (tensor.has_raw) {
     held = tensor.raw.size;
     is_there = held == needed;

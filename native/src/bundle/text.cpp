@@ -170,6 +170,12 @@ std::string short_number(double value, int digits) {
   return text;
 }
 
+std::string grouped(uint64_t number) {
+  std::string digits = std::to_string(number);
+  for (size_t end = digits.size(); end > 3; end -= 3) digits.insert(end - 3, ",");
+  return digits;
+}
+
 std::string by(int64_t height, int64_t width) { return std::to_string(height) + "x" + std::to_string(width); }
 
 }  // namespace e2e

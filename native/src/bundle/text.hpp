@@ -32,6 +32,9 @@ std::string listed(const std::vector<int64_t>& numbers);
 // printf's %.*g
 std::string short_number(double value, int digits);
 
+// "16,777,216"
+std::string grouped(uint64_t number);
+
 // "24x32"
 std::string by(int64_t height, int64_t width);
 
