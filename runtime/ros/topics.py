@@ -20,6 +20,7 @@ from e2e_deploy.runtime.camera.camera_info import CameraInfo
 from e2e_deploy.runtime.camera.intrinsics import Intrinsics
 from e2e_deploy.runtime.ros.cameras import Rays, camera_message, rays
 from e2e_deploy.runtime.ros.clock import Clock
+from e2e_deploy.runtime.ros.messages import CameraInfo as CameraInfoMessage
 from e2e_deploy.runtime.ros.messages import (
     Header,
     Image,
@@ -121,6 +122,13 @@ def point_cloud(
     return PointCloud2(header, height, width, fields, False, step, step * width, data, dense)
 
 
+def _name(kind: Kind, facts: Mapping[str, Any]) -> str:
+    """The last name of a result's topic; a distance is called depth only where it is metres."""
+    if kind.form != "distance":
+        return kind.output
+    return "depth" if facts.get("metric") else f"{kind.output}_affine"
+
+
 class Topics:
     """The topics of one run.
 
@@ -163,6 +171,27 @@ class Topics:
         self._said = ""
         self._rays: tuple[CameraInfo, Rays | None] | None = None
 
+    def advertised(self, *, is_metric: bool) -> list[tuple[str, type[Message], bool]]:
+        """Each topic that may come, with its message and whether it is latched; for those that say so before.
+
+        Args:
+            is_metric: distances become metres.
+        """
+        kinds = self._manifest.kinds
+        metric = is_metric and any(kind.form == "distance" for kind in kinds)
+        names: list[tuple[str, type[Message]]] = [
+            (_name(kind, {"metric": is_metric}), Image) for kind in kinds
+        ]
+        if self._with_picture:
+            names.append(("image", Image))
+        if metric and self._with_millimetres:
+            names.append(("depth_raw", Image))
+        names.append(("camera_info", CameraInfoMessage))
+        if metric and self._with_points:
+            names.append(("points", PointCloud2))
+        latched = (f"{self._prefix}/metadata", String, True)
+        return [latched, *((f"{self._prefix}/{name}", kind, False) for name, kind in names)]
+
     def messages_for(self, frame: "SourceFrame", results: Told) -> list[Published]:
         """The messages of a frame; the metadata are among them when they changed, first of all with the first frame.
 
@@ -176,7 +205,7 @@ class Topics:
             found.append(self._at("image", image(header, frame.rgb, "rgb8")))
         metric: Depth | None = None
         for kind, result, facts in results:
-            name, message = self._message(header, kind, result, facts)
+            name, message = _name(kind, facts), self._message(header, kind, result, facts)
             found.append(self._at(name, message))
             told.append(self._told(name, kind, facts) | {"encoding": message.encoding})
             if name == "depth" and metric is None:
@@ -200,18 +229,17 @@ class Topics:
 
     def _message(
         self, header: Header, kind: Kind, result: Depth, facts: Mapping[str, Any]
-    ) -> tuple[str, Image]:
+    ) -> Image:
         if kind.form == "distance":
-            name = "depth" if facts.get("metric") else f"{kind.output}_affine"
-            return name, image(header, result, "32FC1")
+            return image(header, result, "32FC1")
         if kind.form == "vectors":
             turned = result if facts.get("axes") == OPTICAL else flipped(result)
-            return kind.output, image(header, turned, "32FC3")
+            return image(header, turned, "32FC3")
         if kind.is_linear or kind.name == "material":  # numbers, not to be looked at
-            return kind.output, image(header, result, f"32FC{kind.channels}")
+            return image(header, result, f"32FC{kind.channels}")
         eight = np.nan_to_num(result, nan=0.0).clip(0.0, 1.0) * np.float32(255)
         encoding = "mono8" if kind.channels == 1 else "rgb8"
-        return kind.output, image(header, np.rint(eight).astype(np.uint8), encoding)
+        return image(header, np.rint(eight).astype(np.uint8), encoding)
 
     def _told(self, name: str, kind: Kind, facts: Mapping[str, Any]) -> dict[str, Any]:
         """What does not change from frame to frame."""

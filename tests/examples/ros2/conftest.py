@@ -1,0 +1,21 @@
+"""The node's package, as colcon would have it on the path, and a bundle whose result is known."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.plain_bundle import write_plain_bundle
+
+PACKAGE = Path(__file__).parents[3] / "examples" / "ros2" / "e2e_deploy_ros2"
+sys.path.insert(0, str(PACKAGE))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return write_plain_bundle(tmp_path_factory.mktemp("ros2") / "bundle")
+
+
+@pytest.fixture(scope="module")
+def geometry(tmp_path_factory):
+    return write_plain_bundle(tmp_path_factory.mktemp("ros2") / "geometry", task="geometry")
