@@ -272,6 +272,26 @@ def test_millimetres_of_any_floats(depth):
     assert not found[~np.isfinite(depth) | (depth <= 0)].any()
 
 
+@pytest.mark.parametrize("task", ["depth", "disparity", "geometry", "normals", "lighting"])
+@pytest.mark.parametrize("is_metric", [False, True])
+def test_what_is_advertised_is_what_comes(tmp_path, rng, task, is_metric):
+    made = open_bundle(write_plain_bundle(tmp_path / "b", task=task)).manifest
+    topics = Topics(made, with_picture=True, with_millimetres=True)
+    results = [
+        (
+            kind,
+            rng.random(kind.result_shape(*HW), dtype=np.float32),
+            {"metric": True} if is_metric else {},
+        )
+        for kind in made.kinds
+    ]
+    came = [
+        (each.topic, type(each.message), each.latched)
+        for each in topics.messages_for(frame(rng), results)
+    ]
+    assert sorted(came, key=str) == sorted(topics.advertised(is_metric=is_metric), key=str)
+
+
 @pytest.mark.parametrize(
     ("topic", "prefix"),
     [
