@@ -5,6 +5,7 @@
 
 #include <cstdio>
 #include <memory>
+#include <opencv2/core/utils/logger.hpp>
 #include <opencv2/imgcodecs.hpp>
 #include <opencv2/imgproc.hpp>
 #include <opencv2/videoio.hpp>
@@ -105,6 +106,7 @@ int main(int argc, char **argv) {
     std::fprintf(stderr, "usage: %s BUNDLE PICTURE|VIDEO OUT.png|OUT.mp4\n", argv[0]);
     return E2E_USAGE;
   }
+  cv::utils::logging::setLogLevel(cv::utils::logging::LOG_LEVEL_SILENT);  // failures are told below
   try {
     const std::string source = argv[2], out = argv[3];
     Depth depth(argv[1]);
@@ -118,8 +120,8 @@ int main(int argc, char **argv) {
   } catch (const Failure &failure) {
     std::fprintf(stderr, "%s\n", failure.what());
     return failure.code;
-  } catch (const std::exception &error) {  // OpenCV's
-    std::fprintf(stderr, "%s\n", error.what());
+  } catch (const cv::Exception &error) {
+    std::fprintf(stderr, "OpenCV: %s\n", error.err.c_str());
     return E2E_FAILED;
   }
 }
