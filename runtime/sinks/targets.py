@@ -47,6 +47,18 @@ def _stream(out: str, opening: Opening) -> Sink:
     )
 
 
+def _virtual_camera(out: str, opening: Opening) -> Sink:
+    from e2e_deploy.runtime.sinks.streams.virtual_camera import VirtualCameraSink
+
+    return VirtualCameraSink(
+        out,
+        opening.painter(),
+        fps=opening.source.fps,
+        live=opening.source.is_live,
+        side_by_side=opening.side_by_side,
+    )
+
+
 def _bag(out: str, opening: Opening) -> Sink:
     from e2e_deploy.runtime.sinks.bag.bag_sink import BagSink
 
@@ -88,6 +100,13 @@ TARGETS: tuple[Target, ...] = (
         form="rtsp://, udp:// or tcp:// for a live video",
         matches=re.compile("(?:rtsp|udp|tcp)://.*", re.DOTALL),
         open=_stream,
+        has_colours=True,
+        takes_frame=True,
+    ),
+    Target(
+        form="/dev/videoN of v4l2loopback for a virtual camera",
+        matches=re.compile("/dev/video[0-9]+"),
+        open=_virtual_camera,
         has_colours=True,
         takes_frame=True,
     ),

@@ -14,8 +14,8 @@ from e2e_deploy.runtime.sinks.streams.links import Link, TcpLink, UdpLink, reach
 from e2e_deploy.runtime.sinks.streams.pace import Pace
 from e2e_deploy.runtime.sinks.streams.packing import described, mpeg_ts, rtp
 from e2e_deploy.runtime.sinks.streams.receiver import Audience, Receiver
-from e2e_deploy.runtime.sinks.streams.rtsp_publisher import published
-from e2e_deploy.runtime.sinks.streams.rtsp_server import RtspConversation
+from e2e_deploy.runtime.sinks.streams.rtsp.conversation import RtspConversation
+from e2e_deploy.runtime.sinks.streams.rtsp.publisher import published
 from e2e_deploy.runtime.sinks.streams.server import Server
 from e2e_deploy.runtime.sinks.video_file import PICTURES_FPS
 from e2e_deploy.runtime.sources.source import SourceFrame

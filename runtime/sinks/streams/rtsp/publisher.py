@@ -9,7 +9,7 @@ import socket
 from e2e_deploy.errors import E2EDeployError
 from e2e_deploy.runtime.sinks.streams.address import Address
 from e2e_deploy.runtime.sinks.streams.links import reached
-from e2e_deploy.runtime.sinks.streams.rtsp_connection import (
+from e2e_deploy.runtime.sinks.streams.rtsp.connection import (
     InterleavedLink,
     Message,
     RtspConnection,

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from e2e_deploy.runtime.sinks.streams.address import Address
 from e2e_deploy.runtime.sinks.streams.receiver import Audience, Receiver
-from e2e_deploy.runtime.sinks.streams.rtsp_connection import (
+from e2e_deploy.runtime.sinks.streams.rtsp.connection import (
     InterleavedLink,
     Message,
     RtspConnection,
