@@ -66,7 +66,8 @@ def parse_address(text: str) -> Address:
     shown = masked(plain)
     if shown.endswith(f"//{HIDDEN}"):
         raise UsageError(
-            f"`out` {shown} does not say which part is the host; / ? # @ in a password are written %2F %3F %23 %40"
+            f"`out` {shown} does not say which part is the host, as SCHEME://HOST:PORT does; "
+            "/ ? # @ in a password are written %2F %3F %23 %40"
         )
     if not plain.isascii() or not plain.isprintable() or " " in plain:
         raise UsageError(f"`out` {shown} holds characters that an address has as codes (%20)")

@@ -1,5 +1,6 @@
 """Pictures as H.264 for receivers that come and go: nothing is held back, and a new one can begin at once."""
 
+import os
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ _OPTIONS = {
     "bf": "0",
     "g": "100000",
     "forced-idr": "1",
+    "threads": str(min(4, os.cpu_count() or 1)),  # each of them codes a slice of its own
 }
 
 

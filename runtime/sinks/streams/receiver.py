@@ -82,18 +82,20 @@ class Receiver:
                 self._link.close()
                 if not self._reopen(why(error)):
                     break
-        self.gone = True
+        self.gone, self.wants_key = True, False
         self._link.close()
 
     def _reopen(self, why: str) -> bool:
         """Whether there is a new link; tried with growing pauses until the end."""
+        if self._again is None:  # it left
+            return False
         with self._changed:
             self.lost = why
             self.dropped += 1 + len(self._waiting)
             self._waiting.clear()
             self._skips = True
         pause = FIRST_PAUSE_S
-        while self._again is not None and not self._closed.wait(pause):
+        while not self._closed.wait(pause):
             try:
                 self._link = self._again()
             except (OSError, E2EDeployError):
@@ -137,6 +139,11 @@ class Audience:
         """One frame for all of them."""
         for receiver in self.all:
             receiver.put(chunk)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether another one would not be taken."""
+        return len(self.all) >= MAX_RECEIVERS
 
     @property
     def all(self) -> list[Receiver]:

@@ -11,7 +11,7 @@ from e2e_deploy.errors import UnavailableError
 from e2e_deploy.runtime.sinks.streams.address import Address
 from e2e_deploy.runtime.sinks.streams.links import hang_up, prepared
 
-_MAX_CONNECTIONS = 16
+MAX_CONNECTIONS = 16
 
 
 class Server(ThreadingTCPServer):
@@ -48,7 +48,7 @@ class Server(ThreadingTCPServer):
 
     def verify_request(self, request: object, client_address: object) -> bool:
         """Whether there is room for one more."""
-        return len(self._connections) < _MAX_CONNECTIONS
+        return len(self._connections) < MAX_CONNECTIONS
 
     def talk_with(self, connection: socket.socket) -> None:
         """One connection, from its beginning to its end."""

@@ -95,11 +95,13 @@ class RtspConversation:
             headers["Session"] = self._session
         elif method in ("PLAY", "PAUSE"):
             headers["Session"] = self._session
-            plays = method == "PLAY" and self._receiver is None
             if self._channels is None:
-                status, plays = "455 Method Not Valid in This State", False
+                status = "455 Method Not Valid in This State"
             elif method == "PAUSE":
                 status = "501 Not Implemented"  # it is live: what would come after a pause is gone
+            elif self._receiver is None:
+                plays = not self._audience.is_full
+                status = status if plays else "453 Not Enough Bandwidth"
         else:
             status = "501 Not Implemented"
         self._connection.send_message(f"RTSP/1.0 {status}", headers, body)
