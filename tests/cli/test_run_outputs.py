@@ -261,13 +261,13 @@ def test_a_format_that_nothing_takes_is_refused(cli, bundle, picture):
 
 
 @pytest.mark.parametrize(
-    "out", ["rtsp://u:s3cret@h/x", "http://h/x.mp4?key=s3cret", "file:///tmp/x.mp4", "srt://h:9"]
+    "out", ["rtmp://u:s3cret@h/x", "http://h/x.mp4?key=s3cret", "file:///tmp/x.mp4", "srt://h:9"]
 )
 def test_an_address_is_no_folder(cli, bundle, picture, tmp_path, monkeypatch, out):
     monkeypatch.chdir(tmp_path)
     before = set(tmp_path.iterdir())
     code, stdout, stderr = cli("run", picture[0], "--bundle", bundle, "--out", out)
     assert (code, stdout) == (2, "")
-    assert "is an address; results are written to files" in one_sentence(stderr)
+    assert "is no address that results go to" in one_sentence(stderr)
     assert "cret" not in stderr
     assert set(tmp_path.iterdir()) == before
