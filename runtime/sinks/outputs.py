@@ -155,7 +155,9 @@ class Outputs:
         self._check_formats()
         takes_frame = any(target.takes_frame for _, target in self._targets)
         if self.side_by_side and not takes_frame and ".mp4" not in map(_kind, self._paths):
-            raise UsageError("`side_by_side` needs `out` with a path ending in .mp4, or a live video")
+            raise UsageError(
+                "`side_by_side` needs `out` with a path ending in .mp4, or a live video"
+            )
         if len({os.path.realpath(out) for out in self.out}) < len(self.out):
             raise UsageError("`out` names one path twice")
         if self.colormap is not None and not self._has_colours:
