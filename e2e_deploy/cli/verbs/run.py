@@ -26,8 +26,9 @@ YEAR_S = 365 * 86400.0
 @click.option(
     "--out",
     multiple=True,
-    help="A folder for pictures, one picture's .png, .npy, .npz, .exr or .ply, an .mp4 in colour, or an .mkv of "
-    "16-bit depth; repeat for several. Of several results each has a file, with its name at the end of the path's.  "
+    help="A folder for pictures, one picture's .png, .npy, .npz, .exr or .ply, an .mp4 in colour, an .mkv of "
+    "16-bit depth, or a live video at rtsp://, udp://, tcp:// (with ?listen served here) or /dev/videoN; repeat for "
+    "several. Of several results each has a file, with its name at the end of the path's.  "
     "[default: ./depth-out, ./normals-out or what else the bundle does, unless --show]",
 )
 @click.option(
@@ -37,7 +38,9 @@ YEAR_S = 365 * 86400.0
     type=click.Choice(PICTURE_FORMATS),
     help="What to write into a folder; repeat for several. ply needs metric depth.  [default: png16 and color]",
 )
-@click.option("--side-by-side", is_flag=True, help="In an mp4: the frame beside its result.")
+@click.option(
+    "--side-by-side", is_flag=True, help="In an mp4 or a live video: the frame beside its result."
+)
 @click.option(
     "--colormap",
     type=click.Choice(COLORMAPS),
