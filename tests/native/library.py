@@ -252,9 +252,9 @@ class Steady(Handle):
         self._native, self.handle = native, c_void_p()
         native.check(native.c.e2e_steady_open(byref(self.handle)))
 
-    def __call__(self, depth):
-        """The steady map, and how it was changed."""
-        out, alignment = np.empty_like(depth), Alignment()
+    def __call__(self, depth, out=None):
+        """The steady map, in ``out`` if that is given, and how it was changed."""
+        out, alignment = np.empty_like(depth) if out is None else out, Alignment()
         self._native.check(
             self._native.c.e2e_steady_run(
                 self.handle, depth.ctypes.data, *depth.shape, out.ctypes.data, byref(alignment)

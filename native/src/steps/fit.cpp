@@ -2,10 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <cstring>
 #include <string>
-#include <tuple>
 
 #include "../bundle/text.hpp"
 #include "../error.hpp"
@@ -28,31 +26,17 @@ void check_frame_size(Size size) {
                            std::to_string(max_pixels / 1000000) + " Mpx: make it smaller first");
 }
 
-double scale_of(Size source, Size engine) {
-  return std::min(static_cast<double>(engine.height) / static_cast<double>(source.height),
-                  static_cast<double>(engine.width) / static_cast<double>(source.width));
-}
-
 int64_t inner_side(int64_t source, int64_t engine, double scale) {
   const double scaled = std::nearbyint(static_cast<double>(source) * scale);
   return std::min(engine, std::max<int64_t>(1, static_cast<int64_t>(scaled)));
-}
-
-// To two decimals as Python's round(): the digits of the decimal that printf rounds to.
-int64_t hundredths(double share) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.2f", share);
-  int64_t value = 0;
-  for (const char* c = text; *c; ++c)
-    if (*c >= '0' && *c <= '9') value = 10 * value + (*c - '0');
-  return value;
 }
 
 }  // namespace
 
 Fit::Fit(Size source, Size engine) : source_(source), engine_(engine) {
   check_frame_size(source);
-  const double scale = scale_of(source, engine);
+  const double scale = std::min(static_cast<double>(engine.height) / static_cast<double>(source.height),
+                                static_cast<double>(engine.width) / static_cast<double>(source.width));
   inner_ = {inner_side(source.height, engine.height, scale), inner_side(source.width, engine.width, scale)};
   if (std::min(inner_.height, inner_.width) < min_inner_px)
     throw Error(usage, "a frame of " + by(source.width, source.height) + " is too narrow for an engine of (" +
@@ -94,19 +78,6 @@ void Fit::to_source(const float* result, int channels, bool vectors, float* out)
     const float divisor = length < 1e-6f ? 1e-6f : length;  // of a length that is no number, that
     for (size_t c = 0; c < 3; ++c) out[i + c] /= divisor;
   }
-}
-
-Size best_size(Size source, const std::vector<Size>& engines) {
-  const auto covered = [source](Size engine) {
-    const double scale = scale_of(source, engine);
-    const double pixels = scale * scale * static_cast<double>(source.height) * static_cast<double>(source.width);
-    const double share = pixels / static_cast<double>(engine.height * engine.width);
-    return std::make_tuple(engine == source, hundredths(share), engine.height * engine.width);
-  };
-  Size best = engines.at(0);
-  for (const Size engine : engines)
-    if (covered(engine) > covered(best)) best = engine;
-  return best;
 }
 
 }  // namespace e2e

@@ -3,7 +3,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <vector>
 
 #include "../bundle/manifest.hpp"
 
@@ -26,8 +25,5 @@ class Fit {
  private:
   Size source_, engine_, inner_;
 };
-
-// The engine size for frames of ``source``: the same, else the closest aspect, else the larger.
-Size best_size(Size source, const std::vector<Size>& engines);
 
 }  // namespace e2e

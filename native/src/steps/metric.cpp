@@ -15,7 +15,7 @@ namespace e2e {
 namespace {
 
 // As in metric.py, where their reasons are.
-constexpr double tolerance = 0.1, bisquare = 4.685, max_plane_m = 50.0;
+constexpr double tolerance = 0.1, bisquare = 4.685, max_plane_m = 50.0, max_px = 1e6;
 constexpr size_t min_points = 4, pairs = 500, max_points = 2000;
 
 using Numbers = std::vector<double>;
@@ -171,6 +171,15 @@ MetricFit fit_metric(const float* depth, Size size, const double* points, size_t
 std::vector<double> plane_points(Size size, const Intrinsics& camera, double distance_m,
                                  const std::array<double, 3>& normal) {
   const auto [nx, ny, nz] = normal;
+  const std::vector<double> given = {camera.fx, camera.fy, camera.cx, camera.cy};
+  const auto is_good = [](double px) { return std::abs(px) <= max_px; };
+  if (!std::all_of(given.begin(), given.end(), is_good) || std::min(camera.fx, camera.fy) < 1) {
+    std::vector<std::string> words;
+    for (double px : given) words.push_back(short_number(px, 12));
+    throw Error(usage, "intrinsics are fx,fy,cx,cy in pixels, up to " + short_number(max_px, 6) +
+                           " and focal lengths from 1, not " + quoted(joined(words, ",")) +
+                           "; for example 600,600,320,240");
+  }
   const double length = std::sqrt(nx * nx + ny * ny + nz * nz);
   const std::string distance = short_number(distance_m, 12) + " m";
   const std::string direction =
