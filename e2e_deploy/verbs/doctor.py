@@ -239,6 +239,8 @@ _CHECKS: tuple[tuple[str, bool, Callable[[], tuple[bool, str, str]]], ...] = (
     ("display", False, _display),
     ("cameras", False, _cameras),
     ("pillow_heif (HEIC pictures)", False, _package("pillow_heif", "heif")),
+    ("rosbags (robots' logs)", False, _package("rosbags.rosbag2", "robotics")),
+    ("mcap (robots' logs)", False, _package("mcap", "robotics")),
     ("torch (export, train)", False, _package("torch", "export")),
     ("diffusers (export, train)", False, _package("diffusers", "export")),
     ("onnx (export)", False, _package("onnx", "export")),

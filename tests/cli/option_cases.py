@@ -1,6 +1,7 @@
 """What each option of each verb does, as commands whose outcomes differ or are refused; test_every_option.py runs them.
 
-The commands name the inputs that are made there: bundles ``depth`` and ``normals``, ``photo.png``, ``film.mp4``.
+The commands name the inputs that are made there: bundles ``depth`` and ``normals``, ``photo.png``, ``film.mp4``, and
+``log.mcap`` of two cameras.
 """
 
 from dataclasses import dataclass
@@ -109,7 +110,8 @@ CASES = {
         "--show": [Changes(["--show"], TO)],  # an error here, where no display is
         "--view": [Changes(["--view", "0"], TO)],
         "--topic": [
-            Refused([*TO, "--topic", "/camera/image_raw"], "--topic is for logs and data sets")
+            Changes(["--topic", "/rear/image_raw"], ["run", "log.mcap", "--bundle", "depth"]),
+            Refused([*TO, "--topic", "/camera/image_raw"], "--topic is for logs and data sets"),
         ],
         "--limit": [Changes(["--limit", "1"], [*FILM, "--out", "o", "--save", "npy"])],
         "--parity-every": [Changes(["--parity-every", "1"], TO)],

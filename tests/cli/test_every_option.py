@@ -21,6 +21,7 @@ import pytest
 from e2e_deploy.cli import VERBS, main
 from e2e_deploy.errors import E2EDeployError
 from e2e_deploy.train.protocol.result import write_result
+from tests import bags
 from tests.cli.option_cases import CASES, FILM, TO, VERIFY, Refused
 from tests.cli.test_run import clip
 from tests.plain_bundle import HW, plain_depth, write_plain_bundle
@@ -113,6 +114,8 @@ def inputs(tmp_path_factory):
     rows = [f"{u},{v},{1 + depth[v, u]}" for v in range(0, HW[0], 4) for u in range(0, HW[1], 4)]
     (root / "points.csv").write_text("\n".join(rows))
     clip(root / "film.mp4", count=3)
+    cameras = [bags.stream([rgb], f"/{name}/image_raw") for name in ("camera", "rear")]
+    bags.write_mcap(root / "log.mcap", [*cameras[0], *cameras[1]])
     shutil.copy(min(CONFIGS.glob("*.toml")), root / "run.toml")
     (root / "photos").mkdir()
     (root / "data").mkdir()
