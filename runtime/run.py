@@ -84,8 +84,8 @@ def run(
         sinks: of your own: ``write(frame, result, facts)`` and ``close()``, called in a thread of their own. Of several
             results both are mappings by their names.
         out: where to write, one path or several: a folder for files of every frame, a file for one picture (.png, .npy,
-            .npz, .exr, .ply), .mp4 for a video in colours, .mkv for one of 16 bits of depth, .mcap or .db3 for a robot's
-            log; rtsp://, udp://, tcp:// (``?listen`` at the end: served here) or /dev/videoN for a live one. Without
+            .npz, .exr, .ply), .mp4 for a video in colours, .mkv for one of 16 bits of depth; .mcap or .db3 for robots'
+            logs; rtsp://, udp://, tcp:// (``?listen`` at the end: served here) or /dev/videoN for a live one. Without
             any output or sink ``./depth-out``, called after the task.
         formats: of files in folders; png16 and color if none are named. ply needs metric depth.
         side_by_side: in an mp4 or a live video the frame beside its result.
