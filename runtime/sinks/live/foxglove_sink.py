@@ -5,16 +5,18 @@ of every origin (foxglove-sdk has no check); it takes nothing from them but what
 """
 
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 from e2e_deploy.errors import UnavailableError
 from e2e_deploy.packages import require
+from e2e_deploy.runtime.backends.layout import Outcome
 from e2e_deploy.runtime.ros.cdr import definition, serialise
 from e2e_deploy.runtime.ros.topics import Published
 from e2e_deploy.runtime.sinks.live.addresses import Place, url_host
 from e2e_deploy.runtime.sinks.live.live_sink import LiveSink, message_of
 from e2e_deploy.runtime.sinks.opening import Opening
+from e2e_deploy.runtime.sources.source import SourceFrame
+from e2e_deploy.runtime.steps.step import Facts
 
 PORT = 8765
 BACKLOG = 16  # messages that wait for a client, about two frames of them; then the oldest goes
@@ -42,8 +44,8 @@ class FoxgloveSink(LiveSink):
         self._foxglove = require("foxglove", "robotics")
         require("rosbags", "robotics")  # now, and not with the first frame
         self._channels: dict[str, Any] = {}
-        self._latched: dict[str, tuple[bytes, int]] = {}
-        self._sending = Lock()
+        self._latched: dict[str, bytes] = {}
+        self._wanted: set[str] = set()  # latched topics that somebody has subscribed to since
         self._context = self._foxglove.Context()
         try:
             self._server = self._foxglove.start_server(
@@ -51,7 +53,7 @@ class FoxgloveSink(LiveSink):
                 host=host,
                 port=port,
                 context=self._context,
-                server_listener=_Listener(self),
+                server_listener=_Listener(self._wanted),
                 message_backlog_size=BACKLOG,
             )
         except RuntimeError as error:
@@ -62,6 +64,14 @@ class FoxgloveSink(LiveSink):
         self.url = f"ws://{url_host(host)}:{self._server.port}"
         self.name = f"Foxglove {self.url}"
 
+    def write(self, frame: SourceFrame, result: Outcome, facts: Facts) -> None:
+        """Send a frame and its results, and what is latched to those who came since the last one."""
+        super().write(frame, result, facts)
+        while self._wanted:
+            topic = self._wanted.pop()
+            if topic in self._latched:
+                self._channels[topic].log(self._latched[topic], log_time=self.stamp_ns)
+
     def send(self, published: Published) -> None:
         """Send a message to those who look at its topic."""
         topic, message = published.topic, published.message
@@ -69,17 +79,9 @@ class FoxgloveSink(LiveSink):
         if not (published.latched or channel.has_sinks()):
             return
         data = serialise(message)
-        with self._sending:
-            if published.latched:
-                self._latched[topic] = data, self.stamp_ns
-            channel.log(data, log_time=self.stamp_ns)
-
-    def again(self, topic: str) -> None:
-        """Send the last message of a latched topic again, for somebody who came later."""
-        with self._sending:
-            if topic in self._latched:
-                data, stamp_ns = self._latched[topic]
-                self._channels[topic].log(data, log_time=stamp_ns)
+        if published.latched:
+            self._latched[topic] = data
+        channel.log(data, log_time=self.stamp_ns)
 
     def close(self) -> list[Path]:
         """End the server; no file was written."""
@@ -100,10 +102,13 @@ class FoxgloveSink(LiveSink):
 
 
 class _Listener:
-    """What the server calls, in a thread of its own."""
+    """What the server calls, in a thread of its own: no message is sent there, where it may hold a lock."""
 
-    def __init__(self, sink: FoxgloveSink) -> None:
-        self._sink = sink
+    def __init__(self, wanted: set[str]) -> None:
+        self._wanted = wanted
 
     def on_subscribe(self, client: Any, channel: Any) -> None:
-        self._sink.again(channel.topic)
+        self._wanted.add(channel.topic)
+
+    def on_unsubscribe(self, client: Any, channel: Any) -> None:
+        """Nothing is kept of a client."""

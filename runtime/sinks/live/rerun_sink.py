@@ -30,6 +30,7 @@ from e2e_deploy.runtime.ros.topics import Published
 from e2e_deploy.runtime.sinks.growing import GrowingFile
 from e2e_deploy.runtime.sinks.live.addresses import Place, url_host
 from e2e_deploy.runtime.sinks.live.live_sink import LiveSink, last_name, message_of
+from e2e_deploy.runtime.sinks.live.poured import Poured
 from e2e_deploy.runtime.sinks.opening import Opening
 from e2e_deploy.runtime.sources.source import SourceFrame
 from e2e_deploy.runtime.steps.step import Facts
@@ -159,35 +160,33 @@ class RerunFileSink(RerunSink):
     """
 
     def __init__(self, out: str, opening: Opening) -> None:
-        self._path = Path(out)
         self.name = out
         self._frames = 0
+        self._is_told = False
         super().__init__(opening)
         try:
-            self._file: GrowingFile | None = GrowingFile(self._path)
+            self._file = GrowingFile(Path(out))
+            self._poured = Poured(self._file.partial)
         except OSError as error:
-            raise E2EDeployError(f"{out} could not be written: {error.strerror or error}") from None
-        try:
-            self._recording.save(self._file.partial)
-            self.begin()
-        except RuntimeError as error:
             raise self._lost(error) from None
+        try:
+            self._recording.save(self._poured.source)
+        finally:
+            self._poured.opened()
+        self.begin()
 
     def write(self, frame: SourceFrame, result: Outcome, facts: Facts) -> None:
         """As RerunSink's."""
         super().write(frame, result, facts)
+        if self._poured.error is not None:
+            raise self._lost(self._poured.error)
         self._frames += 1
 
     def _lost(self, error: Exception) -> E2EDeployError:
-        file, self._file = self._file, None
-        kept = ""
-        if file is not None and self._frames:
-            kept = f"; what was recorded until then is in {file.partial}"
-        elif file is not None:
-            file.drop()
-        return E2EDeployError(
-            f"{self._path} could not be written: {message_of(getattr(error, 'strerror', '') or error)}{kept}"
-        )
+        self._is_told = True
+        kept = f"; what was recorded until then is in {self._file.partial}" if self._frames else ""
+        said = getattr(error, "strerror", "") or message_of(error)
+        return E2EDeployError(f"{self.name} could not be written: {said}{kept}")
 
     def close(self) -> list[Path]:
         """Finish the file and put it in its place; one that took no frame leaves nothing.
@@ -195,19 +194,16 @@ class RerunFileSink(RerunSink):
         Raises:
             E2EDeployError: it cannot be written; what was recorded stays where the message says.
         """
-        try:
-            self._recording.flush(timeout_sec=PATIENCE_S)
-        except RuntimeError as error:
-            if self._file is not None:
-                raise self._lost(error) from None
-        finally:
-            self._recording.disconnect()
-        if self._file is None:
-            return []
+        self._recording.disconnect()
+        self._poured.join()
         if not self._frames:
             self._file.drop()
             return []
+        if self._is_told:
+            return []
         try:
+            if self._poured.error is not None:
+                raise self._poured.error
             return [self._file.finish()]
         except OSError as error:
             raise self._lost(error) from None
@@ -221,8 +217,8 @@ def viewer_of(out: str) -> tuple[str, str, int]:
     """
     if not out.lower().startswith("rerun+"):
         return "rerun+http", *Place.parse(out).socket(PORT)
-    parts = urlsplit(out)
-    with suppress(ValueError):  # of a port that is none
+    with suppress(ValueError):  # of a port that is none, and of brackets
+        parts = urlsplit(out)
         plain = not (parts.username or parts.password or parts.query or parts.fragment)
         if parts.hostname and plain and parts.path in ("", "/", "/proxy"):
             return parts.scheme, parts.hostname, parts.port or PORT
