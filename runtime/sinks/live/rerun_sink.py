@@ -9,7 +9,6 @@ Metres are a DepthImage, which the viewer shows as points by itself where there 
 picture of floats, never a DepthImage. Times are ``frame`` and ``capture_time`` (of a video file: ``video_time``).
 """
 
-import socket
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,9 +27,10 @@ from e2e_deploy.runtime.ros.clock import PLAYED
 from e2e_deploy.runtime.ros.messages import CameraInfo, Image, String
 from e2e_deploy.runtime.ros.topics import Published
 from e2e_deploy.runtime.sinks.growing import GrowingFile
-from e2e_deploy.runtime.sinks.live.addresses import Place, url_host
+from e2e_deploy.runtime.sinks.live.addresses import LOOPBACK, Place, url_host
 from e2e_deploy.runtime.sinks.live.live_sink import LiveSink, last_name, message_of
 from e2e_deploy.runtime.sinks.live.poured import Poured
+from e2e_deploy.runtime.sinks.live.relay import Relay
 from e2e_deploy.runtime.sinks.opening import Opening
 from e2e_deploy.runtime.sources.source import SourceFrame
 from e2e_deploy.runtime.steps.step import Facts
@@ -117,33 +117,38 @@ class RerunViewerSink(RerunSink):
     """
 
     def __init__(self, out: str, opening: Opening) -> None:
-        scheme, host, port = viewer_of(out)
+        host, port = viewer_of(out)
         self._where = f"{url_host(host)}:{port}"
         self.name = f"Rerun viewer {self._where}"
         super().__init__(opening)
-        try:  # Rerun itself would wait, and lose what does not fit
-            socket.create_connection((host, port), timeout=PATIENCE_S).close()
+        try:
+            self._relay = Relay(host, port)
         except OSError as error:
             raise UnavailableError(
-                f"no Rerun viewer answers at {self._where} ({error.strerror or error}): start one with "
-                "the command rerun, or name its port"
+                f"no Rerun viewer answers at {self._where} ({error.strerror or error}): start one with the command "
+                "rerun, or name its port"
             ) from None
         try:
-            self._recording.connect_grpc(f"{scheme}://{self._where}/proxy")
+            self._recording.connect_grpc(f"rerun+http://{LOOPBACK}:{self._relay.port}/proxy")
             self.begin()
         except RuntimeError as error:
             raise self._lost(error) from None
 
     def _lost(self, error: Exception) -> E2EDeployError:
+        self._relay.cut()
+        said = message_of(error).partition(", uri:")[0]
         return E2EDeployError(
-            f"the Rerun viewer at {self._where} is gone or takes nothing more: {message_of(error)}"
+            f"the Rerun viewer at {self._where} is gone or takes nothing more: {said}"
         )
 
     def close(self) -> list[Path]:
         """Let the viewer go; what it was given stays in it."""
-        with suppress(RuntimeError):
+        try:
             self._recording.flush(timeout_sec=PATIENCE_S)
+        except RuntimeError:
+            self._relay.cut()
         self._recording.disconnect()
+        self._relay.finish()
         return []
 
 
@@ -209,19 +214,20 @@ class RerunFileSink(RerunSink):
             raise self._lost(error) from None
 
 
-def viewer_of(out: str) -> tuple[str, str, int]:
-    """(Rerun's scheme, host, port) of a viewer.
+def viewer_of(out: str) -> tuple[str, int]:
+    """(host, port) of a viewer.
 
     Raises:
         UsageError: it is none.
     """
     if not out.lower().startswith("rerun+"):
-        return "rerun+http", *Place.parse(out).socket(PORT)
+        return Place.parse(out).socket(PORT)
     with suppress(ValueError):  # of a port that is none, and of brackets
         parts = urlsplit(out)
         plain = not (parts.username or parts.password or parts.query or parts.fragment)
-        if parts.hostname and plain and parts.path in ("", "/", "/proxy"):
-            return parts.scheme, parts.hostname, parts.port or PORT
+        is_viewer = parts.scheme == "rerun+http" and parts.path in ("", "/", "/proxy")
+        if parts.hostname and plain and is_viewer:
+            return parts.hostname, parts.port or PORT
     raise UsageError(
         f"`out` {masked(out)} is the address of no Rerun viewer: give rerun:HOST:PORT, or "
         f"rerun+http://HOST:{PORT}/proxy"

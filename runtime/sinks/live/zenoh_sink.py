@@ -98,7 +98,7 @@ class ZenohSink(LiveSink):
         except self._zenoh.ZError as error:
             said = message_of(error)
             what = (
-                f"nobody answers at {connects} within {PATIENCE_MS // 1000} s: start the router, bridge or peer first"
+                f"nobody answers at {connects} within {PATIENCE_MS / 1000:g} s: start the router, bridge or peer first"
                 if connects and "connect" in said.lower()
                 else f"Zenoh cannot listen at {listens} ({said}): to reach the router, bridge or peer that is there, "
                 f"give zenoh:{listens}; to listen elsewhere, zenoh:?listen=tcp/{LOOPBACK}:7448"

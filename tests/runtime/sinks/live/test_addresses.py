@@ -53,10 +53,10 @@ def test_settings():
 @pytest.mark.parametrize(
     ("out", "found"),
     [
-        ("rerun:", ("rerun+http", "127.0.0.1", 9876)),
-        ("rerun:99", ("rerun+http", "127.0.0.1", 99)),
-        ("rerun+http://127.0.0.1:99/proxy", ("rerun+http", "127.0.0.1", 99)),
-        ("rerun+https://host/proxy", ("rerun+https", "host", 9876)),
+        ("rerun:", ("127.0.0.1", 9876)),
+        ("rerun:99", ("127.0.0.1", 99)),
+        ("rerun+http://127.0.0.1:99/proxy", ("127.0.0.1", 99)),
+        ("rerun+http://host/proxy", ("host", 9876)),
     ],
 )
 def test_a_viewer_of_rerun(out, found):
@@ -68,7 +68,7 @@ def test_a_viewer_of_rerun(out, found):
     [
         *("rerun+http://host:x/proxy", "rerun+http:///proxy", "rerun+http://host/recording/1"),
         *("rerun+http://me:secret@host/proxy", "rerun+http://host/proxy?secret", "rerun+http:host"),
-        *("rerun+http://host:99999/proxy", "rerun+http://[x/proxy"),
+        *("rerun+http://host:99999/proxy", "rerun+http://[x/proxy", "rerun+https://host/proxy"),
     ],
 )
 def test_what_is_no_viewer_of_rerun(out):

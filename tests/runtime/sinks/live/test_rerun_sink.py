@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from e2e_deploy.colormap import colour_normals
 from e2e_deploy.errors import E2EDeployError, UnavailableError
 from e2e_deploy.runtime.camera.camera_info import CameraInfo
 from e2e_deploy.runtime.camera.intrinsics import Intrinsics
+from e2e_deploy.runtime.sinks.live import rerun_sink
 from e2e_deploy.runtime.sinks.live.rerun_sink import RerunFileSink, RerunViewerSink
 from e2e_deploy.runtime.sources.source import BaseSource, SourceFrame
 from tests.live_inputs import CAMERA, HW, STAMP_NS, STEP_NS, geometry, opening_for, shot
@@ -180,6 +182,7 @@ import resource, signal
 import numpy as np
 from pathlib import Path
 from e2e_deploy.errors import E2EDeployError
+from e2e_deploy.runtime.sinks.live import rerun_sink
 from e2e_deploy.runtime.sinks.live.rerun_sink import RerunFileSink
 from tests.live_inputs import opening_for, geometry, shot
 rng = np.random.default_rng(0)
@@ -254,6 +257,22 @@ class TestTheViewer:
                 for index in range(1, 20):
                     sink.write(shot(rng, index), *geometry(rng))
             assert sink.close() == []
+
+    def test_one_that_takes_nothing_holds_up_nobody(self, tmp_path, rng, monkeypatch):
+        monkeypatch.setattr(rerun_sink, "PATIENCE_S", 0.5)
+        large = replace(shot(rng, camera=None), rgb=np.zeros((2000, 2000, 3), np.uint8))
+        large.rgb[:] = rng.integers(0, 256, large.rgb.shape, np.uint8)
+        with viewer(tmp_path) as (port, _, process):
+            sink = RerunViewerSink(f"rerun:{port}", opening_for(tmp_path))
+            sink.write(shot(rng), *geometry(rng))
+            process.send_signal(signal.SIGSTOP)
+            try:
+                with pytest.raises(E2EDeployError, match="takes nothing more: Flush timed out"):
+                    for _ in range(20):
+                        sink.write(large, *geometry(rng))
+                assert sink.close() == []
+            finally:
+                process.send_signal(signal.SIGCONT)
 
     def test_nobody_is_there(self, tmp_path):
         with socket.create_server(("127.0.0.1", 0)) as free:
