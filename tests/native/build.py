@@ -88,3 +88,15 @@ def build(name, *settings):
         )
         run("cmake", "--build", folder, "--parallel", os.cpu_count() or 1)
     return folder
+
+
+def program(name, built, folder, *settings):
+    """Compile one of tests/native/programs against a built library, into a folder; the program."""
+    require_tools("gcc")
+    out = folder / name
+    run(
+        *("gcc", "-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-O1", "-g1"),
+        *(*settings, "-I", SOURCE / "include", Path(__file__).parent / "programs" / f"{name}.c"),
+        *("-o", out, built / "libe2e_deploy.so", f"-Wl,-rpath,{built}", "-pthread"),
+    )
+    return out

@@ -35,21 +35,15 @@ std::vector<const Plan*> plans_of(const Manifest& manifest, const Graph& graph) 
 }
 
 const Plan& choose_plan(const Bundle& bundle, const Graph& graph, const std::string& version, const Gpu& gpu) {
-  const std::vector<const Plan*> held = plans_of(bundle.manifest(), graph);
   const Plan* found = nullptr;
   std::vector<std::string> targets, versions;
-  for (const Plan* plan : held) {
+  for (const Plan* plan : plans_of(bundle.manifest(), graph)) {
     targets.push_back(plan->target + (plan->gpu.empty() ? "" : " " + plan->gpu));
     if (plan->target != gpu.target || (!plan->gpu.empty() && plan->gpu != gpu.name)) continue;
     versions.push_back(plan->version);
     if (found == nullptr && is_version(plan->version, version)) found = plan;
   }
   const std::string rebuild = "; rebuild with: " + rebuild_call(bundle);
-  if (held.empty()) {
-    throw Error(unavailable, "the bundle " + bundle.root() + " has no TensorRT plan for " +
-                                 std::to_string(graph.frame_size.height) + "x" +
-                                 std::to_string(graph.frame_size.width) + "; build one with: " + rebuild_call(bundle));
-  }
   if (versions.empty()) {
     throw Error(unavailable, "the bundle's TensorRT plans are for " + joined(targets) + ", and this GPU is " +
                                  gpu.target + " (" + gpu.name + ")" + rebuild);

@@ -15,7 +15,7 @@ namespace e2e {
 // TensorRT's plans for the frame size of a graph.
 std::vector<const Plan*> plans_of(const Manifest& manifest, const Graph& graph);
 
-// The plan for this GPU and this version of TensorRT. Error (unavailable): there is none, or the driver is too old.
+// The one of plans_of for this GPU and this version of TensorRT. Error (unavailable): there is none, or the driver is too old.
 const Plan& choose_plan(const Bundle& bundle, const Graph& graph, const std::string& version, const Gpu& gpu);
 
 // The plan's bytes, the very ones whose hash the manifest lists. Error (input): they differ, or others can write it.
