@@ -31,7 +31,7 @@ class Clock:
     def __init__(self, *, is_live: bool) -> None:
         self.name = ""
         self._is_live = is_live
-        self._offset_ns = time.time_ns() - time.monotonic_ns()
+        self._offset_ns = _wall_offset_ns()
 
     def __call__(self, frame: "SourceFrame") -> int:
         """Nanoseconds of a frame.
@@ -51,3 +51,12 @@ class Clock:
         raise SourceError(
             f"a frame has no time of {self.name}, as the frames before it; stamps of two clocks are not mixed"
         )
+
+
+def _wall_offset_ns() -> int:
+    """From the steady clock to the wall clock: of a few readings the one that was interrupted least."""
+    readings = []
+    for _ in range(5):
+        before, wall, after = time.monotonic_ns(), time.time_ns(), time.monotonic_ns()
+        readings.append((after - before, wall - (before + after) // 2))
+    return min(readings)[1]

@@ -24,8 +24,12 @@ Rgb = npt.NDArray[np.uint8]
 Samples = npt.NDArray[Any]
 COMPRESSED = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG"}
 _BT601 = np.array(
-    [[1.164, 0.0, 1.596], [1.164, -0.391, -0.813], [1.164, 2.018, 0.0]], dtype=np.float32
-)  # R, G, B of (Y - 16, U - 128, V - 128)
+    [
+        [1.164, 0.0, 1.596, -222.912],
+        [1.164, -0.391, -0.813, 135.488],
+        [1.164, 2.018, 0.0, -276.928],
+    ]
+)  # R, G, B of (Y, U, V, 1), which are (Y - 16, U - 128, V - 128)
 
 
 @dataclass(frozen=True)
@@ -52,17 +56,14 @@ def _by(code: str) -> Callable[[Samples], Samples]:
     return lambda samples: np.asarray(cv2.cvtColor(samples, number))
 
 
-def _grey(samples: Samples) -> Samples:
-    return np.repeat(samples[..., None], 3, axis=2)
+_grey = _by("GRAY2RGB")
 
 
 def _nv24(samples: Samples) -> Samples:
     """Y, then U and V of every pixel in turn, which OpenCV does not know."""
     height, width = samples.shape[0] // 3, samples.shape[1]
     uv = samples[height:].reshape(height, width, 2)
-    yuv = np.concatenate([samples[:height, :, None], uv], axis=2).astype(np.float32)
-    rgb = (yuv - np.array([16, 128, 128], dtype=np.float32)) @ _BT601.T
-    return np.asarray(np.rint(rgb).clip(0, 255), dtype=np.uint8)
+    return np.asarray(cv2.transform(cv2.merge([samples[:height], uv]), _BT601))
 
 
 def _encodings() -> dict[str, Encoding]:
@@ -70,9 +71,9 @@ def _encodings() -> dict[str, Encoding]:
     for bits in (8, 16):
         table |= {
             f"rgb{bits}": Encoding(3, bits, lambda samples: samples),
-            f"bgr{bits}": Encoding(3, bits, lambda samples: samples[..., ::-1]),
-            f"rgba{bits}": Encoding(4, bits, lambda samples: samples[..., :3]),
-            f"bgra{bits}": Encoding(4, bits, lambda samples: samples[..., 2::-1]),
+            f"bgr{bits}": Encoding(3, bits, _by("BGR2RGB")),
+            f"rgba{bits}": Encoding(4, bits, _by("RGBA2RGB")),
+            f"bgra{bits}": Encoding(4, bits, _by("BGRA2RGB")),
             f"mono{bits}": Encoding(1, bits, _grey),
         }
         # OpenCV calls a pattern by the second and third pixel of its second row, ROS by the first two of the first two.
@@ -154,7 +155,7 @@ def _eight_bits(samples: Samples) -> Rgb:
     """16 bits as 8, rounded; 8 as they are."""
     if samples.dtype == np.uint8:
         return samples
-    return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return np.asarray(cv2.convertScaleAbs(samples, alpha=255 / 65535), dtype=np.uint8)
 
 
 def _compressed(message: CompressedImage) -> Rgb:

@@ -45,8 +45,7 @@ METRIC = "depth along the optical axis z; NaN: unknown, +Inf: nothing in range, 
 METRES = "metres"
 _TRANSPORTS = ("compressed", "compressedDepth", "theora", "ffmpeg", "zstd")
 _NAME = re.compile(r"(/[A-Za-z_][A-Za-z0-9_]*)+")
-_POINT_FIELDS = ("x", "y", "z", "rgb")  # rgb: 0x00RRGGBB, which PCL calls a float
-_POINT = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("rgb", "<u4")])
+_POINT_FIELDS = ("x", "y", "z", "rgb")  # rgb: the bytes B, G, R, 0, which PCL calls a float
 
 
 @dataclass(frozen=True)
@@ -100,24 +99,23 @@ def point_cloud(
     Args:
         header: of the picture.
         depth: metres along z, [H, W].
-        seen: [H, W, 2], of ``cameras.rays``.
+        seen: [2, H, W], of ``cameras.rays``.
         rgb: uint8 [H, W, 3]; another size leaves the points grey.
     """
     height, width = depth.shape
     known = np.isfinite(depth)
-    z = np.where(known, depth, np.nan).astype(np.float64)
-    points = np.empty((height, width), dtype=_POINT)
-    points["x"], points["y"], points["z"] = seen[..., 0] * z, seen[..., 1] * z, z
-    if rgb.shape[:2] == depth.shape:
-        red, green, blue = np.moveaxis(rgb.astype(np.uint32), 2, 0)
-        points["rgb"] = (red << 16) | (green << 8) | blue
-    else:
-        points["rgb"] = 0x808080
-    step = _POINT.itemsize
+    z = np.where(known, depth, np.float32(np.nan))
+    points = np.empty((height, width, len(_POINT_FIELDS)), dtype="<f4")
+    np.multiply(seen[0], z, out=points[..., 0])
+    np.multiply(seen[1], z, out=points[..., 1])
+    points[..., 2] = z
+    colours = points.view(np.uint8)[..., 12:16]
+    same = rgb.shape[:2] == depth.shape
+    colours[..., :3], colours[..., 3] = (rgb[..., ::-1] if same else 128), 0
     fields = [
         PointField(name, 4 * i, PointField.FLOAT32, 1) for i, name in enumerate(_POINT_FIELDS)
     ]
-    data = points.reshape(-1).view(np.uint8)
+    step, data = 4 * len(_POINT_FIELDS), points.reshape(-1).view(np.uint8)
     dense = bool(known.all())
     return PointCloud2(header, height, width, fields, False, step, step * width, data, dense)
 
