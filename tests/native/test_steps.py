@@ -16,6 +16,7 @@ from tests.plain_bundle import HW, write_plain_bundle
 
 # Sums of products are NumPy's BLAS's in Python, which adds in an order of its own.
 ROUNDING = 1e-9
+PLANE_M = 1.38  # so that one row of the smaller picture sees it 49.7 m away, where 50 is the end
 DISTANCES = [kind for kind in KINDS.values() if kind.form == "distance"]
 
 
@@ -80,8 +81,15 @@ def flickering(rng, hw, count):
 def test_steady_depth_is_pythons(native, rng, hw):
     """Over scene cuts, holes, and the frames after which the mean scale and shift are kept."""
     theirs, largest = Stabiliser(), 0.0
-    maps = [*flickering(rng, hw, SETTLE + 8)] if hw == (48, 64) else [*flickering(rng, hw, 12)]
+    maps = [*flickering(rng, hw, 12)]
     maps[7:7] = [np.full(hw, np.nan, np.float32), np.float32(1) - maps[0].T.copy().reshape(hw)]
+    for noise in np.arange(0.01, 0.13, 0.01):  # from what is a fit to what is a cut
+        maps += [maps[-1], (maps[-1] + noise * rng.standard_normal(hw)).astype(np.float32)]
+    if hw == (48, 64):
+        maps += [
+            depth * np.float32(1 + (i > SETTLE) / 4)
+            for i, depth in enumerate(flickering(rng, hw, SETTLE + 60))
+        ]
     maps.append(np.full((60, 80), 0.5, np.float32))
     with native.steady() as steady:
         cuts = 0
@@ -167,12 +175,12 @@ def test_points_that_give_no_metres_are_refused_as_in_python(native, rng, proble
 @pytest.mark.parametrize("normal", [(0, 1, 0), (0.1, 2, 0.7)])
 def test_metres_from_a_plane_are_pythons(native, rng, hw, normal):
     camera = Intrinsics(0.9 * hw[1], 0.9 * hw[1], hw[1] / 2, hw[0] / 3)
-    points = metric.plane_points(hw, camera, 1.4, normal)
+    points = metric.plane_points(hw, camera, PLANE_M, normal)
     depth = rng.uniform(0.2, 0.9, hw).astype(np.float32)
     column, row = points[:, 0].astype(int), points[:, 1].astype(int)
     depth[row, column] = (points[:, 2] - 0.3) / 40 + 0.001 * rng.standard_normal(len(points))
     theirs = metric.fit_metric(depth, points, min_inliers=metric.MIN_PLANE_INLIERS)
-    ours = native.metric_from_plane(depth, vars(camera), 1.4, normal)
+    ours = native.metric_from_plane(depth, vars(camera), PLANE_M, normal)
     assert ours.points == theirs.points
     assert ours.scale == pytest.approx(theirs.scale, rel=ROUNDING)
     assert ours.shift == pytest.approx(theirs.shift, rel=ROUNDING)
