@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#if defined(__x86_64__) && defined(__GNUC__)
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(E2E_DEPLOY_PLAIN_SHA256)
 #include <cpuid.h>
 #include <immintrin.h>
 #define E2E_SHA_NI 1
