@@ -16,7 +16,9 @@ _STEP = 1024 * 1024
 _SPARE = 1024**3  # of a disk, which others use as well
 
 
-def decompressed(data: bytes, method: str, size: int, crc: int = 0) -> bytes:
+def decompressed(
+    data: bytes | memoryview, method: str, size: int, crc: int = 0
+) -> bytes | memoryview:
     """``size`` bytes out of ``data``.
 
     Args:
@@ -30,6 +32,7 @@ def decompressed(data: bytes, method: str, size: int, crc: int = 0) -> bytes:
     """
     if size > MAX_BYTES:
         raise ValueError(f"{size:,} bytes, and {MAX_BYTES:,} are the most that is read at once")
+    raw: bytes | memoryview
     if method == "zstd":
         raw = zstd(data, size)
     elif method == "lz4":
@@ -49,7 +52,7 @@ def decompressed(data: bytes, method: str, size: int, crc: int = 0) -> bytes:
     return raw
 
 
-def zstd(data: bytes, limit: int = MAX_BYTES) -> bytes:
+def zstd(data: bytes | memoryview, limit: int = MAX_BYTES) -> bytes:
     """One frame of zstd, at most ``limit`` bytes and one more of it.
 
     Raises:

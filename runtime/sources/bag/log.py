@@ -33,7 +33,7 @@ class Logged:
     """One message: ``logged_ns`` is when it was recorded, in nanoseconds of the recorder's clock."""
 
     topic: str
-    data: bytes
+    data: bytes | memoryview
     logged_ns: int
 
 

@@ -38,6 +38,7 @@ from e2e_deploy.runtime.sources.bag.mcap_records import (
 from e2e_deploy.system.files import open_regular
 
 _FOOTER = struct.Struct("<QQI")  # start of the summary, of its offsets, checksum
+_SHARE = 0.5  # of a chunk, from which on a message is no longer copied out of it
 _STEP = 1024 * 1024
 MAX_WAITING_BYTES = 2 * MAX_BYTES  # of messages that wait because chunks overlap in time
 
@@ -191,7 +192,7 @@ class McapFile:
                     found = (e for each in self._entries(stream, damaged) for e in each)
                 for entry in found:
                     if entry.channel in names:
-                        yield Logged(names[entry.channel], bytes(entry.data), entry.logged_ns)
+                        yield Logged(names[entry.channel], entry.data, entry.logged_ns)
         except OSError as error:
             raise SourceError(f"{self._name} cannot be read: {error.strerror or error}") from None
 
@@ -208,8 +209,9 @@ class McapFile:
                 yield entry
             for entry in self._chunk_at(stream, chunk.chunk_start_offset, damaged):
                 if entry.channel in wanted:
-                    # A copy, for a slice would hold its whole chunk.
-                    entry = entry._replace(data=memoryview(bytes(entry.data)))
+                    if len(entry.data) < _SHARE * chunk.uncompressed_size:
+                        # A slice holds its whole chunk.
+                        entry = entry._replace(data=memoryview(bytes(entry.data)))
                     held += len(entry.data)
                     heapq.heappush(waiting, (entry.logged_ns, next(order), entry))
             if held > MAX_WAITING_BYTES:

@@ -19,6 +19,9 @@ FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK = 0x02, 0x03, 0x04, 0x05, 0x06
 CHUNK_INDEX, STATISTICS, DATA_END = 0x08, 0x0B, 0x0F
 HEAD = struct.Struct("<BQ")
 FOOTER_BYTES = HEAD.size + 20
+_CHUNK = struct.Struct(
+    "<QQQII"
+)  # first and last time, size, CRC-32, length of the compression's name
 _MESSAGE = struct.Struct("<HIQQ")
 
 
@@ -76,7 +79,7 @@ def records(stream: BinaryIO, start: int, end: int) -> Iterator[Record]:
 
 
 def parsed(record: Record) -> Any:
-    """The fields of a schema, channel, chunk index, statistics or chunk, as the package ``mcap`` names them.
+    """The fields of a schema, channel, chunk index or statistics, as the package ``mcap`` names them.
 
     Raises:
         ValueError: damaged bytes.
@@ -85,7 +88,6 @@ def parsed(record: Record) -> Any:
     kinds = {
         SCHEMA: known.Schema,
         CHANNEL: known.Channel,
-        CHUNK: known.Chunk,
         CHUNK_INDEX: known.ChunkIndex,
         STATISTICS: known.Statistics,
     }
@@ -118,14 +120,9 @@ def in_chunk(record: Record) -> Iterator[Record]:
     Raises:
         ValueError: damaged, too large, or compressed otherwise than it says.
     """
-    chunk = parsed(record)
     try:
-        raw = memoryview(
-            decompressed(
-                chunk.data, chunk.compression, chunk.uncompressed_size, chunk.uncompressed_crc
-            )
-        )
-    except ValueError as error:
+        raw = memoryview(_unpacked(record.data))
+    except (ValueError, struct.error) as error:
         raise ValueError(f"the chunk at byte {record.place:,} is damaged: {error}") from None
     place = 0
     while place < len(raw):
@@ -137,6 +134,18 @@ def in_chunk(record: Record) -> Iterator[Record]:
             raise ValueError(f"the chunk at byte {record.place:,} ends in the middle of a record")
         yield Record(record.place, opcode, raw[begin : begin + length])
         place = begin + length
+
+
+def _unpacked(chunk: memoryview) -> bytes | memoryview:
+    """The records of a chunk as bytes; nothing is copied that need not be."""
+    _, _, size, crc, length = _CHUNK.unpack_from(chunk)
+    begin = _CHUNK.size + length
+    method = bytes(chunk[_CHUNK.size : begin]).decode()
+    packed = int.from_bytes(chunk[begin : begin + 8], "little")
+    data = chunk[begin + 8 :]  # with what later versions may append
+    if packed > len(data):
+        raise ValueError("it is shorter than it says")
+    return decompressed(data[:packed], method, size, crc)
 
 
 def size_of(stream: BinaryIO) -> int:

@@ -14,8 +14,11 @@ from urllib.parse import quote
 from e2e_deploy.errors import SourceError
 from e2e_deploy.runtime.sources.bag.log import MAX_BYTES, Logged, Tell, Topic
 from e2e_deploy.system.files import open_regular
+from e2e_deploy.system.text import clean
 
 MAGIC = b"SQLite format 3\0"
+# What it says of damage may be no text: a ValueError then.
+_ERRORS = (sqlite3.Error, ValueError, OverflowError)
 MAX_TOPICS = 100_000
 _STEPS = 10_000_000  # of SQLite's machine between two calls of Python, in which Ctrl-C is heard
 
@@ -61,9 +64,9 @@ class SqliteFile:
                     "SELECT id, name, type, serialization_format FROM topics ORDER BY id LIMIT ?",
                     (MAX_TOPICS,),
                 ).fetchall()
-        except (sqlite3.Error, OverflowError) as error:
+        except _ERRORS as error:
             raise SourceError(
-                f"{self._name} is not an SQLite file of rosbag2 that can be read: {error}"
+                f"{self._name} is not an SQLite file of rosbag2 that can be read: {clean(str(error))}"
             ) from None
         self.topics = [
             Topic(name, kind, encoding, None if counts is None else counts.get(number, 0))
@@ -133,15 +136,15 @@ class SqliteFile:
                     data = self._data(base, number, damaged)
                     if data is not None and isinstance(logged_ns, int):
                         yield Logged(names[topic], data, logged_ns)
-        except sqlite3.Error as error:
+        except _ERRORS as error:
             if not self._missing:  # else `cut` says it
-                raise SourceError(f"{self._name} breaks off: {error}") from None
+                raise SourceError(f"{self._name} breaks off: {clean(str(error))}") from None
 
     def _data(self, base: sqlite3.Connection, number: int, damaged: Tell) -> bytes | None:
         try:
             ((data,),) = base.execute("SELECT data FROM messages WHERE id = ?", (number,))
-        except (sqlite3.Error, ValueError) as error:
-            damaged(f"message {number} cannot be read: {error}")
+        except _ERRORS as error:
+            damaged(f"message {number} cannot be read: {clean(str(error))}")
             return None
         if not isinstance(data, bytes):
             damaged(f"message {number} holds no bytes")

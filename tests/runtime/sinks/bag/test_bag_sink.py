@@ -4,6 +4,8 @@ import io
 import json
 import os
 import sqlite3
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -129,6 +131,36 @@ def test_the_index_of_a_file_holds(tmp_path, manifests, rng, monkeypatch):
     )
     assert {each.message.publish_time - each.message.log_time for each in decoded} == {0}
     assert len(list(NonSeekingReader(io.BytesIO(data)).iter_messages(log_time_order=False))) == 25
+
+
+def test_rerun_checks_it_and_knows_what_it_is(tmp_path, manifests, rng):
+    """A third reader, in Rust: its own check, and its own pictures of depth, cameras and points."""
+    facts = {"metric": True, "units": "m"}
+    (path,) = write(
+        f"{tmp_path / 'out.mcap'}?points=1",
+        manifests["depth"],
+        rng,
+        depths(rng, 4),
+        facts,
+        is_metric=True,
+        intrinsics=Intrinsics(50, 50, 15, 11),
+    )
+    alone = os.environ | {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+
+    def rerun(*words):
+        command = [sys.executable, "-m", "rerun", *map(str, words)]
+        done = subprocess.run(command, capture_output=True, text=True, env=alone, timeout=100)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    checked = [line.split() for line in rerun("mcap", "check", path).splitlines()]
+    assert {words[3].rpartition("/")[2] for words in checked if words[:1] == ["ok"]} == {
+        *("metadata", "depth", "camera_info", "points")
+    }
+    rerun("mcap", "convert", path, "-o", tmp_path / "out.rrd")
+    told = rerun("rrd", "print", tmp_path / "out.rrd")
+    for known in ("DepthImage:buffer", "Pinhole:image_from_camera", "Points3D:positions"):
+        assert known in told
 
 
 def test_the_database_is_rosbag2s(tmp_path, manifests, rng):

@@ -1,5 +1,6 @@
 """Pictures out of logs that other libraries wrote: which, in what order, when, by which camera; what is left out."""
 
+from contextlib import suppress
 from itertools import pairwise
 
 import cv2
@@ -287,3 +288,21 @@ def test_names_of_hostile_logs_are_made_safe(tmp_path, rgbs):
     source, (frame,) = frames_of(write_mcap(tmp_path / "a.mcap", entries))
     assert "\x1b" not in source.name + frame.frame_id
     assert "\n" not in source.name
+
+
+@pytest.mark.parametrize("ending", ["mcap", "db3"])
+def test_bytes_that_rot_are_pictures_or_a_sentence(tmp_path, rgbs, ending):
+    entries = by_log_time(bags.stream(rgbs[:3]), bags.infos(3))
+    if ending == "mcap":
+        whole = write_mcap(tmp_path / "a.mcap", entries, chunk_size=3000).read_bytes()
+    else:
+        whole = (bags.write_folder(tmp_path / "bag", entries) / "bag.db3").read_bytes()
+    path, rng, fine = tmp_path / f"b.{ending}", np.random.default_rng(0), 0
+    for _ in range(150):
+        rotten = np.frombuffer(whole, np.uint8).copy()
+        places = rng.integers(0, rng.choice([300, 3000, len(whole)]), 4)
+        rotten[places] = rng.integers(0, 256, 4)
+        path.write_bytes(rotten.tobytes())
+        with suppress(SourceError, UsageError):
+            fine += len(list(BagSource(path))) > 0
+    assert 5 < fine < 150
