@@ -155,6 +155,9 @@ def _inductor_to_build() -> tuple[bool, str, str]:
 
 
 def _auto_to_export() -> tuple[bool, str, str]:
+    from e2e_deploy.packages import require
+
+    require("onnx_ir", "export")
     from e2e_deploy.export.engines.build import plan_jobs
 
     jobs, notes = plan_jobs("auto")

@@ -64,7 +64,7 @@ def rebuild_plans(
             try:
                 reason = _misfit(opened, graph, kind)
                 if reason:
-                    require("onnx_ir", "export")
+                    require("onnx_ir", "rebuild")
                     from e2e_deploy.export.engines.replace_plan import replace_plan
 
                     on_note(reason)

@@ -135,6 +135,14 @@ def test_onnxruntime_on_a_gpu(monkeypatch):
     )
 
 
+def test_a_lean_install_exports_nothing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx_ir", None)
+    (found,) = (finding for finding in doctor() if finding.what == "auto, to export")
+    assert not found.works
+    assert found.found.endswith("pip install 'e2e-deploy[export]'")
+    assert found.remedy == ""
+
+
 def test_here(cli):
     findings = {finding.what: finding for finding in doctor()}
     assert findings["auto, to run"].works

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 import e2e_deploy as e2e
@@ -44,3 +47,19 @@ def test_what_cannot_be_built_here_is_a_note_unless_it_was_named(tmp_path, monke
     with pytest.raises(e2e.UnavailableError):
         e2e.rebuild_plans(root, "tensorrt")
     assert (root / "manifest.json").read_bytes() == before
+
+
+def test_a_lean_install_names_what_builds_plans_without_torch(tmp_path, monkeypatch):
+    root = write_plain_bundle(tmp_path / "bundle")
+    add_plan(root, version="10.13.2")
+    monkeypatch.setattr("e2e_deploy.export.engines.rebuild._misfit", lambda *_: "another GPU")
+    monkeypatch.setitem(sys.modules, "onnx_ir", None)
+    with pytest.raises(e2e.UnavailableError, match=r"pip install 'e2e-deploy\[rebuild\]'"):
+        e2e.rebuild_plans(root, "tensorrt")
+
+
+def test_building_plans_imports_no_torch():
+    """On a robot: plans are built there of the bundle's own graph."""
+    code = "import sys, e2e_deploy.export.engines.replace_plan\nprint('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
