@@ -40,8 +40,9 @@ def deserialise(data: bytes | memoryview, type_name: str) -> Any:
         UnavailableError: rosbags is not installed.
     """
     _check(type_name)
+    store = _store()
     try:
-        return _ours(_store().deserialize_cdr(data, type_name))
+        return _ours(store.deserialize_cdr(data, type_name))
     except Exception as error:  # damaged bytes lead the generated readers to raise almost anything
         why = clean(str(error), 120) or type(error).__name__
         raise SourceError(f"{len(data):,} bytes are no {type_name}: {why}") from None

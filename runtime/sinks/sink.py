@@ -203,6 +203,9 @@ def about(
     ``kind`` None is the bundle's one kind.
     """
     info = manifest.kinds[0] if kind is None else kind
+    source = {"name": frame.name, "index": frame.index, "pts_s": frame.pts_s}
+    if frame.stamp_ns is not None:
+        source |= {"stamp_ns": frame.stamp_ns, "frame_id": frame.frame_id}
     told: dict[str, Any] = {
         "task": manifest.task,
         "kind": info.name,
@@ -211,7 +214,7 @@ def about(
         "metric": False,
         "range": list(info.value_range),
         "size": list(result.shape[:2]),
-        "source": {"name": frame.name, "index": frame.index, "pts_s": frame.pts_s},
+        "source": source,
         "model": {
             "checkpoint": manifest.checkpoint.id,
             "sha256": manifest.checkpoint.sha256,

@@ -19,6 +19,7 @@ import e2e_deploy as e2e
 from e2e_deploy.errors import SourceError, UsageError
 from e2e_deploy.runtime.camera.intrinsics import Intrinsics
 from e2e_deploy.runtime.sources.bag.bag_source import BagSource
+from e2e_deploy.runtime.sources.bag.mcap_file import McapFile
 from tests import bags
 from tests.bags import START_NS, STEP_NS, StoragePlugin, write_mcap
 from tests.plain_bundle import plain_depth, plain_normals, write_plain_bundle
@@ -232,7 +233,10 @@ def test_pictures_and_videos_out_of_a_log(log, bundle, tmp_path):
     with av.open(str(tmp_path / "out.mp4")) as container:
         times = [frame.time for frame in container.decode(video=0)]
     np.testing.assert_allclose(times, np.arange(COUNT) * STEP_NS / 1e9, atol=1e-4)
-    assert len(list((tmp_path / "files").glob("bag_*.npy"))) == COUNT
+    files = sorted((tmp_path / "files").glob("bag_*.json"))
+    told = [json.loads(file.read_text())["source"] for file in files]
+    assert [each["stamp_ns"] for each in told] == [START_NS + i * STEP_NS for i in range(COUNT)]
+    assert {each["frame_id"] for each in told} == {"camera_optical"}
     assert report.complete
 
 
@@ -263,6 +267,28 @@ def told(report):
 report = e2e.run(source, bundle, out=out, on_frame=told)
 print("interrupted" if report.interrupted else "whole", flush=True)
 """
+
+
+def test_after_a_kill_what_was_recorded_can_be_read(tmp_path):
+    bundle = write_plain_bundle(tmp_path / "bundle", sizes=[(96, 128)])
+    out = tmp_path / "out.mcap"
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN, "test:?size=96x128&fps=0", str(bundle), str(out)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        while int(process.stdout.readline()) < 150:
+            pass
+    finally:
+        process.kill()
+        process.communicate()
+    assert sorted(os.listdir(tmp_path)) == ["bundle", "out.partial.mcap"]
+    log, said = McapFile(tmp_path / "out.partial.mcap"), []
+    found = list(log.messages(["/e2e_deploy/depth_affine"], said.append))
+    assert log.cut
+    assert said == []
+    assert len(found) >= 100  # all but the last chunk, and what waited
 
 
 @pytest.mark.parametrize("ending", ["mcap", "db3"])

@@ -22,6 +22,7 @@ PICTURES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 ROS_1 = b"#ROSBAG V"
 _MAGICS = (mcap_records.MAGIC[:5], sqlite_file.MAGIC, ROS_1)
 _TRIED = 10  # first pictures, of which one must be readable
+_LEAST_FPS, _MOST_FPS = 0.01, 1000.0  # which videos are written with
 _NAMED = 30  # topics in a sentence
 
 
@@ -139,7 +140,8 @@ class BagSource(BaseSource):
         self.files = [*log.files, *([path / folder.METADATA] if path.is_dir() else [])]
         self.total = self._topic.count
         if self.total and self.total > 1 and log.seconds:
-            self.fps = (self.total - 1) / log.seconds
+            fps = (self.total - 1) / log.seconds
+            self.fps = fps if _LEAST_FPS <= fps <= _MOST_FPS else None
         for text in log.notes:
             self.note(text)
         infos = camera_topic(self.topic)

@@ -12,10 +12,11 @@ from e2e_deploy.runtime.sources.bag.compressed import Unpacked, zstd
 from e2e_deploy.runtime.sources.bag.log import MAX_BYTES, Log, Logged, Tell, Topic
 from e2e_deploy.runtime.sources.bag.mcap_file import McapFile
 from e2e_deploy.runtime.sources.bag.sqlite_file import SqliteFile
-from e2e_deploy.system.files import read_bytes
+from e2e_deploy.system.files import open_regular, read_bytes
 
 METADATA = "metadata.yaml"
 _ROOT = "rosbag2_bagfile_information"
+_HEAD_BYTES = 4096
 _ENDINGS = (".mcap", ".db3", ".db3-wal", ".db3-shm")
 _MAX_METADATA_BYTES = 1024 * 1024  # its reader takes a minute for more
 _STORAGES: dict[str, Callable[[Path, str], Log]] = {"mcap": McapFile, "sqlite3": SqliteFile}
@@ -24,7 +25,8 @@ _STORAGES: dict[str, Callable[[Path, str], Log]] = {"mcap": McapFile, "sqlite3":
 def is_bag(folder: Path) -> bool:
     """Whether a folder is of rosbag2: by its metadata, or because it holds logs alone and the metadata are missing."""
     try:
-        return _ROOT.encode() in read_bytes(folder / METADATA, _MAX_METADATA_BYTES)
+        with open_regular(folder / METADATA) as stream:
+            return _ROOT.encode() in stream.read(_HEAD_BYTES)
     except FileNotFoundError:
         names = os.listdir(folder)
         return bool(names) and all(name.removesuffix(".zstd").endswith(_ENDINGS) for name in names)

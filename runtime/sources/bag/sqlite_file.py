@@ -79,7 +79,7 @@ class SqliteFile:
     def _open(self) -> sqlite3.Connection:
         # Immutable: nothing is made beside it, no lock, no log that is played back.
         place = f"file:{quote(str(self._path.absolute()))}?mode=ro&immutable=1"
-        base = sqlite3.connect(place, uri=True)
+        base = sqlite3.connect(place, uri=True, check_same_thread=False)  # by one at a time
         base.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_BYTES)
         base.text_factory = lambda text: text.decode(errors="replace")
         base.set_progress_handler(lambda: 0, _STEPS)

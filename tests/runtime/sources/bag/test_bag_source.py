@@ -1,5 +1,6 @@
 """Pictures out of logs that other libraries wrote: which, in what order, when, by which camera; what is left out."""
 
+import sys
 from contextlib import suppress
 from itertools import pairwise
 
@@ -7,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from e2e_deploy.errors import SourceError, UsageError
+from e2e_deploy.errors import SourceError, UnavailableError, UsageError
+from e2e_deploy.runtime.ros import cdr
 from e2e_deploy.runtime.ros.images import ENCODINGS
 from e2e_deploy.runtime.sources.bag.bag_source import BagSource
 from e2e_deploy.runtime.sources.uris import open_source
@@ -281,6 +283,25 @@ def test_rectified_pictures_are_seen_through_p(tmp_path, rgbs):
         entries = by_log_time(bags.stream(rgbs[:1], f"/camera/{topic}"), bags.infos(1, **lens))
         _, (frame,) = frames_of(write_mcap(tmp_path / "a.mcap", entries))
         assert (frame.camera.k[0], frame.camera.d) == (focal, d)
+
+
+def test_rates_that_no_video_has_are_not_told(tmp_path, rgbs):
+    for step_ns, fps in ((1, None), (10**9 * 86400 * 365, None), (10**8, 10)):
+        entries = [(TOPIC, START_NS + i * step_ns, bags.raw(rgbs[i], START_NS)) for i in range(2)]
+        assert BagSource(write_mcap(tmp_path / "a.mcap", entries)).fps == fps
+
+
+@pytest.mark.parametrize("package", ["mcap", "rosbags", "zstandard"])
+def test_without_the_packages_one_line_names_the_extra(tmp_path, rgbs, package, monkeypatch):
+    path = write_mcap(tmp_path / "a.mcap", bags.stream(rgbs))
+    for name in [n for n in sys.modules if n.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    cdr._store.cache_clear()
+    with pytest.raises(
+        UnavailableError, match=r"the package .* pip install 'e2e-deploy\[robotics\]'"
+    ):
+        BagSource(path)
 
 
 def test_names_of_hostile_logs_are_made_safe(tmp_path, rgbs):
