@@ -1,14 +1,19 @@
 """Messages of a camera, and an engine that is as slow as a test wants."""
 
+import itertools
 import threading
 import time
 
+import av
 import numpy as np
+from mcap.reader import make_reader
+from rosbags import rosbag2
+from rosbags.typesys import Stores, get_typestore
 
 import e2e_deploy as e2e
 from e2e_deploy.runtime.camera.camera_info import CameraInfo
 from e2e_deploy.runtime.camera.intrinsics import Intrinsics
-from e2e_deploy.runtime.ros import messages
+from e2e_deploy.runtime.ros import cdr, messages
 from e2e_deploy.runtime.ros.cameras import camera_message
 from e2e_deploy.runtime.ros.messages import Header, Time
 from e2e_deploy.runtime.ros.topics import image
@@ -51,6 +56,32 @@ def wait_until(is_so, seconds=30.0):
     while not is_so():
         assert time.monotonic() < until, "it never came"
         time.sleep(0.002)
+
+
+def record(path, clip, count):
+    """The first frames of a video as a log of a camera at 30 Hz, as ``ros2 bag record`` would write it."""
+    with rosbag2.Writer(path, version=9, storage_plugin=rosbag2.StoragePlugin.MCAP) as log:
+        topic = log.add_connection(
+            "/front/image_raw", messages.Image.type_name, typestore=get_typestore(Stores.ROS2_JAZZY)
+        )
+        with av.open(str(clip)) as video:
+            frames = itertools.islice(video.decode(video=0), count)
+            for index, frame in enumerate(frames):
+                small = frame.reformat(width=HW[1], height=HW[0], format="bgr24").to_ndarray()
+                log.write(
+                    topic, stamp_of(index), cdr.serialise(image(header(index), small, "bgr8"))
+                )
+
+
+def replay(path, take):
+    """Every picture of a log when its time has come, read by another library."""
+    start = None
+    with open(next(path.glob("*.mcap")), "rb") as file:
+        for index, (_, _, logged) in enumerate(make_reader(file).iter_messages()):
+            start = start or time.monotonic()
+            time.sleep(max(0.0, start + index / 30 - time.monotonic()))
+            assert logged.log_time == stamp_of(index)
+            take(index, cdr.deserialise(logged.data, messages.Image.type_name))
 
 
 class Gate:

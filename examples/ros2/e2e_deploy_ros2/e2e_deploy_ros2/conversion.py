@@ -31,8 +31,10 @@ def _to_ros(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         if value.dtype != np.uint8:
             return value.tolist()
-        # The one sequence that the generated classes take without a look at every byte.
-        return array("B", memoryview(np.ascontiguousarray(value)).cast("B"))
+        # The one sequence that the generated classes take without a look at every byte. Its constructor looks at each.
+        made = array("B")
+        made.frombytes(memoryview(np.ascontiguousarray(value)))
+        return made
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_to_ros(item) for item in value]
     return value

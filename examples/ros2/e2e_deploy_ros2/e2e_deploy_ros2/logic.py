@@ -248,7 +248,8 @@ class DepthLogic:
         if wanted["metric"] == "ground" and not known:
             return  # until a camera_info comes
         source = TopicSource(self._topic, self._camera)
-        self._run = _Run(engine, source, self._topics(engine, wanted), wanted, self._sent)
+        topics = self._topics(engine, wanted)
+        self._run = _Run(engine, source, topics, wanted, self._sent, after=self._left)
         self._run.thread.start()
 
     def _sent(self, run: "_Run", frame: e2e.SourceFrame, found: list[Published]) -> None:
@@ -281,7 +282,10 @@ class DepthLogic:
 
 
 class _Run:
-    """One run of the engine on a source, in a thread of its own; it is the run's sink too."""
+    """One run of the engine on a source, in a thread of its own; it is the run's sink too.
+
+    It begins when those before it, ``after``, have left the engine.
+    """
 
     name, on_main_thread = "topics", False
 
@@ -292,8 +296,10 @@ class _Run:
         topics: Topics,
         wanted: Mapping[str, Any],
         sent: Callable[["_Run", e2e.SourceFrame, list[Published]], None],
+        after: list["_Run"],
     ) -> None:
         self.source, self.failure = source, ""
+        self._after = list(after)
         self._engine, self._topics, self._wanted, self._sent = engine, topics, wanted, sent
         self._report: e2e.RunReport | None = None
         self.thread = WorkThread(self._work, "topics")
@@ -310,6 +316,10 @@ class _Run:
     def _work(self) -> None:
         wanted, metric = self._wanted, self._wanted["metric"]
         on_ground = metric == "ground"
+        for before in self._after:
+            while not (before.thread.wait(0.05) or self.source.is_stopped):
+                pass
+        self._after.clear()
         try:
             e2e.run(
                 self.source,

@@ -37,12 +37,14 @@ def descriptor(parameter: Parameter) -> ParameterDescriptor:
     when = "at any time" if parameter.live else "while the node is unconfigured"
     among = f"one of {', '.join(parameter.choices)}; " if parameter.choices else ""
     found.additional_constraints = f"{among}may change {when}"
-    if parameter.span and isinstance(parameter.default, int):
-        low, high = map(int, parameter.span)
-        found.integer_range = [IntegerRange(from_value=low, to_value=high, step=0)]
-    elif parameter.span:
+    if parameter.span:
         low, high = parameter.span
-        found.floating_point_range = [FloatingPointRange(from_value=low, to_value=high, step=0.0)]
+        if isinstance(parameter.default, int):
+            found.integer_range = [IntegerRange(from_value=int(low), to_value=int(high), step=0)]
+        else:
+            found.floating_point_range = [
+                FloatingPointRange(from_value=low, to_value=high, step=0.0)
+            ]
     return found
 
 

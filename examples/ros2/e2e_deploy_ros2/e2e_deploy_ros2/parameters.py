@@ -38,7 +38,7 @@ class Parameter:
             return f"{self.name} is {_WORDS[type(self.default)]}, not {value!r}"
         if self.choices and value not in self.choices:
             return f"{self.name} is {value!r}; it is one of {', '.join(self.choices)}"
-        if self.span and not self.span[0] <= value <= self.span[1]:
+        if self.span and not self.span[0] <= float(value) <= self.span[1]:
             return f"{self.name} is {value:g}; it is from {self.span[0]:g} to {self.span[1]:g}"
         return ""
 

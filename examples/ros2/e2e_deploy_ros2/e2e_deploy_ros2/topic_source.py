@@ -54,6 +54,11 @@ class TopicSource(BaseSource):
         """Pictures that a newer one replaced while they waited."""
         return self._slot.dropped
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it gives no further picture."""
+        return self._stopping.is_set()
+
     def put(self, message: Image | CompressedImage, camera: CameraInfo | None) -> None:
         """A picture came; called by one thread, and takes no time."""
         self.received += 1
