@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -271,3 +272,13 @@ def test_an_address_is_no_folder(cli, bundle, picture, tmp_path, monkeypatch, ou
     assert "is no address that results go to" in one_sentence(stderr)
     assert "cret" not in stderr
     assert set(tmp_path.iterdir()) == before
+
+
+def test_a_receiver_that_is_not_there_is_a_sentence_without_its_password(cli, bundle, picture):
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    address = f"rtsp://admin:s3cret@127.0.0.1:{port}/s3cret"
+    code, stdout, stderr = cli("run", picture[0], "--bundle", bundle, "--out", address)
+    assert (code, stdout) == (1, "")
+    assert f"takes the stream at rtsp://***@127.0.0.1:{port}/***: " in one_sentence(stderr)
+    assert "cret" not in stderr

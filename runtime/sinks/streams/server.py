@@ -1,5 +1,6 @@
 """A place on this machine that others connect to."""
 
+import errno
 import os
 import socket
 import threading
@@ -12,6 +13,10 @@ from e2e_deploy.runtime.sinks.streams.address import Address
 from e2e_deploy.runtime.sinks.streams.links import hang_up, prepared
 
 MAX_CONNECTIONS = 16
+_HINTS = {
+    errno.EADDRINUSE: "name another port, 0 takes any that is free",
+    errno.EACCES: "ports below 1024 are the system's, name a higher one",
+}
 
 
 class Server(ThreadingTCPServer):
@@ -33,8 +38,9 @@ class Server(ThreadingTCPServer):
         try:
             super().__init__((address.host, address.port), _Handler)
         except OSError as error:
+            hint = _HINTS.get(error.errno or 0, "this machine is 127.0.0.1")
             raise UnavailableError(
-                f"{address.name} cannot be served: {error.strerror}; name another port, 0 takes any that is free"
+                f"{address.name} cannot be served: {error.strerror}; {hint}"
             ) from None
         self._thread = threading.Thread(
             target=self.serve_forever, args=(0.1,), name="e2e-deploy server", daemon=True

@@ -57,6 +57,21 @@ def test_who_joins_in_the_middle_sees_the_picture_at_once(filming, scheme):
     assert camera.sink.name == served_at(camera) + ("/***" if PATH[scheme] else "")
 
 
+def test_the_first_frame_after_a_receiver_came_is_one_to_begin_with(still):
+    camera = still(SERVED["tcp"], side_by_side=True)
+    camera.write(0.0)
+    with socket.create_connection(("127.0.0.1", camera.sink.port), 5) as receiver:
+        until_s = time.monotonic() + 5
+        while not camera.sink._audience.all:
+            assert time.monotonic() < until_s
+        for number in range(1, 5):
+            camera.write(number / FPS)
+        camera.sink.close()
+        frames = decoded_bytes(receiver.makefile("rb").read())
+    assert numbers_of(frames) == [1, 2, 3, 4]
+    assert [frame.key_frame for _, frame in frames] == [True, False, False, False]
+
+
 @pytest.mark.parametrize("scheme", SERVED)
 def test_the_end_of_the_stream_is_clean_for_all_who_watch(filming, scheme):
     got, ready = [[], []], threading.Barrier(3)
@@ -195,7 +210,9 @@ def test_errors_before_a_run_are_sentences(manifests):
         )
     with pytest.raises(E2EDeployError, match=r"at udp://no-such-host.invalid:9: [A-Z][a-z ]+"):
         opened("udp://no-such-host.invalid:9")
-    with pytest.raises(UnavailableError, match="192.0.2.1:9 cannot be served"):
+    with pytest.raises(
+        UnavailableError, match="192.0.2.1:9 cannot be served: .*; this machine is 127.0.0.1"
+    ):
         opened("tcp://192.0.2.1:9?listen")  # an address that no machine has
 
 

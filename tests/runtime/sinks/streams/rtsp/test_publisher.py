@@ -12,6 +12,7 @@ import pytest
 
 from e2e_deploy.errors import E2EDeployError
 from e2e_deploy.runtime.sinks.streams.address import parse_address
+from e2e_deploy.runtime.sinks.streams.packing import Chunk
 from e2e_deploy.runtime.sinks.streams.rtsp.publisher import published
 from tests.filming import HW, decoded, numbers_of
 
@@ -56,8 +57,8 @@ def test_ffmpeg_as_a_server_takes_the_stream(filming):
 
 
 @contextmanager
-def scripted(answers):
-    """A server that answers so: each a function of the request; gives the port and what was asked."""
+def scripted(answers, after=b""):
+    """A server that answers so, says what comes ``after`` and leaves; gives the port and what was asked."""
     asked = []
     listening = socket.create_server(("127.0.0.1", 0))
 
@@ -80,6 +81,12 @@ def scripted(answers):
                 asked.append((head.decode(), body.decode()))
                 number = re.search(rb"CSeq: (\d+)", head)[1].decode()
                 connection.sendall(answer.replace("CSEQ", number).encode())
+            connection.settimeout(10)
+            with suppress(BrokenPipeError):
+                connection.sendall(after)
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(65536):  # an end with bytes unread would be a reset
+                pass
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
@@ -110,6 +117,18 @@ def test_what_a_server_is_asked():
     assert asked[0][1] == "v=0\r\n"
     assert "mode=record" in asked[1][0]
     assert "Session: 77\r\n" in asked[2][0]
+
+
+def test_what_the_server_says_meanwhile_is_read_away():
+    """Reports of what it got; else it could not send them at some time, and wait."""
+    report = b"$\1" + (60_000).to_bytes(2, "big") + bytes(60_000)
+    with scripted([OK, SETUP, OK], after=report * 200) as (port, _):
+        link = published(parse_address(f"rtsp://127.0.0.1:{port}/a"), "")
+        with pytest.raises(ConnectionResetError):  # it had sent all of that, and left
+            for _ in range(5000):
+                link.send(Chunk((b"\x80\x60" + bytes(20),), is_key=True))
+                time.sleep(0.001)
+        link.close()
 
 
 DIGEST = 'Digest realm="a, b", nonce="n0nce"'
