@@ -23,7 +23,6 @@ _OPTIONS = {
     "crf": "21",
     "bf": "0",
     "g": "100000",
-    "forced-idr": "1",
     "threads": str(min(4, os.cpu_count() or 1)),  # each of them codes a slice of its own
 }
 

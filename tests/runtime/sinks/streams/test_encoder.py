@@ -70,8 +70,14 @@ def test_an_ffmpeg_without_h264(monkeypatch):
 
 def test_mpeg_ts_may_begin_at_any_key_frame():
     pack = mpeg_ts(25)
-    chunks = [pack(each) for each in coded(30, keys={10})]
+    chunks = [pack(each) for each in coded(30, keys={10, 11, 13, 28})]
     end = pack.close()
+    for chunk in chunks:
+        data = b"".join(chunk.parts)
+        pids = [
+            int.from_bytes(data[n + 1 : n + 3], "big") & 0x1FFF for n in range(0, len(data), 188)
+        ]
+        assert pids.index(0) < pids.index(0x100)  # the table of all before the first stream
     assert not b"".join(end.parts)
     sizes = {sum(map(len, chunk.parts)) % 188 for chunk in chunks}
     assert sizes == {0}

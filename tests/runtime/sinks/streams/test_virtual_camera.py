@@ -16,6 +16,7 @@ from e2e_deploy.errors import E2EDeployError, UnavailableError, UsageError
 from e2e_deploy.runtime.run import run
 from e2e_deploy.runtime.sinks.streams import virtual_camera as v4l2
 from e2e_deploy.runtime.sources.pattern import PatternSource, read_number
+from e2e_deploy.runtime.sources.source import SourceFrame
 from tests.plain_bundle import plain_depth, write_plain_bundle
 from tests.sink_inputs import painter, result_for, source_frame
 
@@ -132,6 +133,17 @@ def test_frames_go_out_in_colours_that_others_read(opened):
     assert device.pix.pixelformat.to_bytes(4, "little") == b"YUYV"
     assert device.fps == 24
     assert sink.dropped == 0
+
+
+@linux
+@pytest.mark.parametrize("colour", [(200, 30, 30), (30, 200, 30), (30, 30, 200), (235, 235, 235)])
+def test_colours_are_coded_as_webcams_do(opened, colour):
+    sink, path = opened(Device(), side_by_side=True)
+    frame = SourceFrame(np.full((*HW, 3), colour, np.uint8), 0, None, "a")
+    sink.write(frame, np.zeros(HW, np.float32), {})
+    sink.close()
+    (rgb,) = shown(path, HW[0], 2 * HW[1])
+    assert np.abs(rgb[:, : HW[1] - 4].astype(int) - colour).max() <= 4
 
 
 @linux
