@@ -27,8 +27,9 @@ YEAR_S = 365 * 86400.0
     "--out",
     multiple=True,
     help="A folder for pictures, one picture's .png, .npy, .npz, .exr or .ply, an .mp4 in colour, an .mkv of "
-    "16-bit depth, a robot's log .mcap or .db3, or a live video at rtsp://, udp://, tcp:// (with ?listen served here) "
-    "or /dev/videoN; repeat for several. Of several results each has a file, with its name at the end of the path's.  "
+    "16-bit depth, a robot's log .mcap or .db3, lerobot:FOLDER for a copy of a LeRobot data set with metric depth, or "
+    "a live video at rtsp://, udp://, tcp:// (with ?listen served here) or /dev/videoN; repeat for several. Of several "
+    "results each has a file, with its name at the end of the path's.  "
     "[default: ./depth-out, ./normals-out or what else the bundle does, unless --show]",
 )
 @click.option(
@@ -147,8 +148,9 @@ def command(
     """Run SOURCE through a bundle.
 
     SOURCE is a picture, a folder of pictures, a sequence like frames/%06d.png, a video file (film.mkv?stream=1 for
-    another than its best video stream), a robot's log (MCAP or rosbag2; --topic chooses), camera:0 (with
-    ?size=480x640&fps=30&format=MJPG), rtsp://, or MPEG-TS over udp://, tcp:// or srt://, or test: for a moving pattern.
+    another than its best video stream), a robot's log (MCAP or rosbag2) or a LeRobot data set (--topic chooses a
+    camera), camera:0 (with ?size=480x640&fps=30&format=MJPG), rtsp://, or MPEG-TS over udp://, tcp:// or srt://, or
+    test: for a moving pattern.
     """
     from e2e_deploy.cli.status import Status, print_summary, report_json
     from e2e_deploy.errors import SourceError

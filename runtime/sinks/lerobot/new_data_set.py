@@ -3,7 +3,8 @@
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ from typing import Any
 from e2e_deploy.packages import require
 from e2e_deploy.runtime.sinks.lerobot.depth_videos import Place
 from e2e_deploy.runtime.sources.lerobot.data_set import EPISODES, INFO, VIDEO_PATH, DataSet
-from e2e_deploy.runtime.sources.lerobot.tables import opened
+from e2e_deploy.runtime.sources.lerobot.tables import batches
 from e2e_deploy.system.files import open_regular
 from e2e_deploy.system.json_files import read_json
 
 STATS = "meta/stats.json"
 MAX_STATS_BYTES = 2**28  # some dozen numbers a feature, but features may have thousands of values
+_EPISODES_AT_ONCE = 1000
 _NOT_COPIED = (".cache", ".git")  # of downloads: lerobot would take the copy for one
 
 
@@ -113,24 +115,30 @@ def _write_episodes(
 ) -> None:
     """The list of episodes in one file, with the columns of the new key."""
     arrow, parquet = require("pyarrow", "robotics"), require("pyarrow.parquet", "robotics")
-    with opened(old, ["episode_index"]) as file:
-        table = file.read(use_threads=False)
-    listed = [episodes[index] for index in table.column("episode_index").to_pylist()]
-    whole, real = arrow.int64(), arrow.float64()
-    nested = arrow.list_(arrow.list_(arrow.list_(real)))
-    columns: dict[str, tuple[Any, list[Any]]] = {
-        f"videos/{key}/chunk_index": (whole, [each.place.chunk for each in listed]),
-        f"videos/{key}/file_index": (whole, [each.place.file for each in listed]),
-        f"videos/{key}/from_timestamp": (real, [each.place.from_s for each in listed]),
-        f"videos/{key}/to_timestamp": (
-            real,
-            [each.place.from_s + each.length / fps for each in listed],
-        ),
-    }
-    for name in episodes[0].statistics:
-        kind = arrow.list_(whole) if name == "count" else nested
-        columns[f"stats/{key}/{name}"] = (kind, [each.statistics[name] for each in listed])
-    for name, (kind, values) in columns.items():
-        table = table.append_column(name, arrow.array(values, kind))
     new.parent.mkdir(parents=True, exist_ok=True)
-    parquet.write_table(table, new, compression="snappy")
+    with ExitStack() as stack:
+        writer = None
+        for batch in batches(old, ["episode_index"], at_once=_EPISODES_AT_ONCE, others=True):
+            table = arrow.Table.from_batches([batch])
+            listed = [episodes[index] for index in table.column("episode_index").to_pylist()]
+            for name, values, kind in _columns(arrow, key, listed, fps):
+                table = table.append_column(name, arrow.array(values, kind))
+            if writer is None:
+                writer = stack.enter_context(parquet.ParquetWriter(new, table.schema))
+            writer.write_table(table)
+
+
+def _columns(
+    arrow: Any, key: str, listed: list[NewEpisode], fps: float
+) -> Iterator[tuple[str, list[Any], Any]]:
+    """(name, values, type) of each new column."""
+    whole, real = arrow.int64(), arrow.float64()
+    yield f"videos/{key}/chunk_index", [each.place.chunk for each in listed], whole
+    yield f"videos/{key}/file_index", [each.place.file for each in listed], whole
+    yield f"videos/{key}/from_timestamp", [each.place.from_s for each in listed], real
+    ends_s = [each.place.from_s + each.length / fps for each in listed]
+    yield f"videos/{key}/to_timestamp", ends_s, real
+    nested = arrow.list_(arrow.list_(arrow.list_(real)))
+    for name in listed[0].statistics:
+        kind = arrow.list_(whole) if name == "count" else nested
+        yield f"stats/{key}/{name}", [each.statistics[name] for each in listed], kind

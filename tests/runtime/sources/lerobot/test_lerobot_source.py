@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from e2e_deploy.errors import E2EDeployError, SourceError, UsageError
-from e2e_deploy.runtime.sources.lerobot import data_set, pictures, tables
+from e2e_deploy.runtime.sources.lerobot import data_set, pictures
 from e2e_deploy.runtime.sources.lerobot.source import LeRobotSource
 from e2e_deploy.runtime.sources.uris import open_source
 from e2e_deploy.runtime.steps.step import steady
@@ -210,12 +210,6 @@ def test_images_without_bytes(images_set):
     edit_table(images_set / ROWS, FRONT, set_value(2, {"bytes": None, "path": "/etc/passwd"}))
     with pytest.raises(SourceError, match="episode-000000-frame-000002 of .* holds no picture"):
         list(LeRobotSource(images_set))
-
-
-def test_too_much_in_one_column_is_not_read(images_set, monkeypatch):
-    monkeypatch.setattr(tables, "MAX_GROUP_BYTES", 100)
-    with pytest.raises(SourceError, match="bytes in one column of a row group; at most 100"):
-        LeRobotSource(images_set)
 
 
 @pytest.mark.parametrize("share", [0.3, 0.7, 0.95])
