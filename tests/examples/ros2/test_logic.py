@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from e2e_deploy_ros2.logic import ACTIVE, FINALIZED, INACTIVE, UNCONFIGURED, Dep
 from e2e_deploy_ros2.parameters import DEFAULTS, PARAMETERS
 
 import e2e_deploy as e2e
+from e2e_deploy.runtime.camera.camera_info import CameraInfo
 from tests.examples.ros2.pictures import (
     CAMERA,
     Gate,
@@ -307,7 +309,13 @@ def test_metres_appear_only_where_they_are_asked_for(node, plain, published):
         "WARN",
         "metric: ground waits for a camera_info (none came)",
     )
+    blind = camera_info(camera=CameraInfo(*HW, (0.0,) * 9, (0.0,) * 12))
+    node.on_camera_info(blind)
+    assert node.diagnose().message.endswith("(it is not calibrated)")
+    node.on_camera_info(replace(blind, p=np.full(12, np.nan)))
+    assert node.diagnose().message.endswith("(a CameraInfo holds values that are no numbers)")
     node.on_camera_info(camera_info())
+    assert values(node)["camera_info"] == "calibrated"
     node.on_picture(picture(1))
     wait_until(lambda: published.of("points"))
     assert published.indices("depth") == [1]

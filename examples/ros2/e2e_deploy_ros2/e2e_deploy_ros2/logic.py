@@ -57,7 +57,7 @@ class DepthLogic:
         self._topic, self._publish, self._now_ns = topic, publish, now_ns
         self._engine: e2e.Engine | None = None
         self._camera: CameraInfo | None = None
-        self._camera_said = ""
+        self._camera_said = "none came"
         self._run: _Run | None = None
         self._left: list[_Run] = []
         self._rates = Rates()
@@ -137,7 +137,7 @@ class DepthLogic:
         except e2e.SourceError as error:
             self._camera_said = str(error)
             return
-        self._camera_said = "" if camera.is_calibrated else "it is not calibrated"
+        self._camera_said = "calibrated" if camera.is_calibrated else "it is not calibrated"
         if camera == self._camera:
             return
         self._camera = camera if camera.is_calibrated else None
@@ -181,8 +181,9 @@ class DepthLogic:
         if self.state != ACTIVE:
             return Diagnosis(OK, self.state, values)
         level, message = OK, "pictures become results"
+        values.append(("camera_info", self._camera_said))
         if run is None:
-            why = self._camera_said or "none came"
+            why = self._camera_said
             return Diagnosis(WARN, f"metric: ground waits for a camera_info ({why})", values)
         values += self._rates.values()
         values += run.values()
