@@ -171,7 +171,7 @@ def _open_path(spec: str, topic: str | None) -> Source:
             return open_sequence(path, counter)
         raise SourceError(
             f"{shown} does not exist; a source is a picture, a folder, a sequence like frames/%06d.png, a video file, "
-            f"a camera index, test: or a stream ({', '.join(SCHEMES)})"
+            f"a robot's log, a camera index, test: or a stream ({', '.join(SCHEMES)})"
         )
     try:
         picture = is_picture(path)

@@ -19,6 +19,7 @@ from e2e_deploy.system.files import open_regular
 from e2e_deploy.system.text import clean
 
 PICTURES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+SUFFIXES = (".mcap", ".db3")
 ROS_1 = b"#ROSBAG V"
 _MAGICS = (mcap_records.MAGIC[:5], sqlite_file.MAGIC, ROS_1)
 _TRIED = 10  # first pictures, of which one must be readable
@@ -27,7 +28,7 @@ _NAMED = 30  # topics in a sentence
 
 
 def is_log(path: Path) -> bool:
-    """Whether a file or folder is a log of robots, whatever its name; of ROS 1 as well, which is not read.
+    """Whether a file or folder is a log of robots, or should be by its name; of ROS 1 as well, which is not read.
 
     Raises:
         OSError: it cannot be read.
@@ -35,7 +36,7 @@ def is_log(path: Path) -> bool:
     if path.is_dir():
         return folder.is_bag(path)
     with open_regular(path) as stream:
-        return stream.read(16).startswith(_MAGICS)
+        return stream.read(16).startswith(_MAGICS) or path.suffix.lower() in SUFFIXES
 
 
 def open_log(path: Path) -> Log:
@@ -52,7 +53,7 @@ def open_log(path: Path) -> Log:
         raise SourceError(
             f"{path} is a log of ROS 1, which is not read: `rosbags-convert` makes one of ROS 2 of it"
         )
-    if head.startswith(sqlite_file.MAGIC):
+    if head.startswith(sqlite_file.MAGIC) or path.suffix.lower() == ".db3":
         return sqlite_file.SqliteFile(path)
     return mcap_file.McapFile(path)
 

@@ -65,6 +65,8 @@ class SqliteFile:
                     (MAX_TOPICS,),
                 ).fetchall()
         except _ERRORS as error:
+            if getattr(error, "sqlite_errorname", "") == "SQLITE_INTERRUPT":
+                raise KeyboardInterrupt from None  # what `_go_on` met, and SQLite took for a no
             raise SourceError(
                 f"{self._name} is not an SQLite file of rosbag2 that can be read: {clean(str(error))}"
             ) from None
@@ -82,7 +84,7 @@ class SqliteFile:
         base = sqlite3.connect(place, uri=True, check_same_thread=False)  # by one at a time
         base.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_BYTES)
         base.text_factory = lambda text: text.decode(errors="replace")
-        base.set_progress_handler(lambda: 0, _STEPS)
+        base.set_progress_handler(_go_on, _STEPS)
         base.execute("PRAGMA trusted_schema = OFF")
         base.execute("PRAGMA cell_size_check = ON")
         if (
@@ -166,3 +168,8 @@ def _span_and_counts(base: sqlite3.Connection) -> tuple[tuple[Any, Any], dict[in
     """The first and the last time, and the number of messages of each topic."""
     span = base.execute("SELECT min(timestamp), max(timestamp) FROM messages").fetchone()
     return span, dict(base.execute("SELECT topic_id, count(*) FROM messages GROUP BY topic_id"))
+
+
+def _go_on() -> int:
+    """Nothing but a place where Python hears Ctrl-C."""
+    return 0

@@ -187,6 +187,12 @@ def test_packed_files_have_room_or_are_refused(bag, monkeypatch, tmp_path):
 
 def test_sqlite_that_is_none_of_rosbag2(tmp_path):
     path = tmp_path / "a.db3"
+    path.write_text("hello")
+    with pytest.raises(
+        SourceError, match="not an SQLite file of rosbag2 .*: file is not a database"
+    ):
+        open_source(path)
+    path.unlink()
     bags.in_database(path, "CREATE TABLE other (x)")
     with pytest.raises(SourceError, match="an SQLite file without the tables topics and messages"):
         open_source(path)
@@ -237,6 +243,16 @@ def test_a_file_without_its_end_gives_what_is_there(base, rgbs):
             np.testing.assert_array_equal(frame.rgb, whole_one)
     assert counts[0] == 5  # of a message whose last byte is missing nothing is shown
     assert {0, 1, 2, 3, 4, 5} == set(counts)
+
+
+def test_an_interrupt_of_a_long_query_is_one(base, monkeypatch):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sqlite_file, "_STEPS", 100)
+    monkeypatch.setattr(sqlite_file, "_go_on", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        BagSource(base)
 
 
 def test_what_a_recorder_left_in_its_log_is_said(base, rgbs):

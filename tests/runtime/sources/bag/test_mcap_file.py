@@ -11,6 +11,7 @@ from e2e_deploy.errors import SourceError
 from e2e_deploy.runtime.sources.bag import mcap_file
 from e2e_deploy.runtime.sources.bag.bag_source import BagSource
 from e2e_deploy.runtime.sources.bag.mcap_file import McapFile
+from e2e_deploy.runtime.sources.uris import open_source
 from tests import bags
 from tests.bags import START_NS, write_mcap
 
@@ -212,5 +213,8 @@ def test_another_version_and_no_file(tmp_path):
     (tmp_path / "a.mcap").write_bytes(b"\x89MCAP1\r\n" + bytes(50))
     with pytest.raises(SourceError, match="no MCAP file of version 0"):
         BagSource(tmp_path / "a.mcap")
+    (tmp_path / "a.mcap").write_text("hello")
+    with pytest.raises(SourceError, match="no MCAP file of version 0: it begins otherwise"):
+        open_source(tmp_path / "a.mcap")
     with pytest.raises(SourceError, match="cannot be read: No such file"):
         McapFile(tmp_path / "missing.mcap")
