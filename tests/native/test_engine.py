@@ -6,14 +6,15 @@ import shutil
 import threading
 
 import numpy as np
+import onnx
 import pytest
 
 import e2e_deploy as e2e
 from e2e_deploy.assets import READY_BUNDLE
 from e2e_deploy.errors import E2EDeployError
-from tests.native.build import require_tools, run
-from tests.native.library import Frame, NativeError, Result
-from tests.plain_bundle import HW, NOTE, write_plain_bundle
+from tests.native.build import program, run
+from tests.native.library import Engine, Frame, NativeError, Result
+from tests.plain_bundle import HW, NOTE, rehash, write_plain_bundle
 
 TWO = 2
 """Threads of an operator: named, so that nothing depends on how many cores a test may use."""
@@ -82,6 +83,22 @@ def test_rows_may_be_apart(engine, tmp_path, rng, hw):
     frames = wide[:, :, : hw[1]]
     loaded = engine(folder)
     assert_same(loaded(frames), loaded(np.ascontiguousarray(frames)))
+
+
+def test_weights_in_a_file_of_their_own(engine, native, tmp_path):
+    folder = shutil.copytree(READY_BUNDLE, tmp_path / "bundle")
+    model = onnx.load(folder / "model.onnx")
+    onnx.save(model, folder / "model.onnx", save_as_external_data=True, location="model.data")
+    rehash(folder, "model.onnx")
+    rehash(folder, "model.data")
+    frames = np.full((1, 480, 640, 3), 90, np.uint8)
+    assert_same(engine(folder)(frames), python(folder, frames))
+    with native.bundle(folder) as bundle:
+        data = bytearray((folder / "model.data").read_bytes())
+        data[len(data) // 2] ^= 1
+        (folder / "model.data").write_bytes(data)
+        with pytest.raises(NativeError, match=r"model.data .* not the file that was exported"):
+            Engine(native, bundle)
 
 
 def test_a_graph_of_several_is_named_by_its_frame_size(engine, tmp_path):
@@ -308,75 +325,14 @@ def test_a_graph_that_was_changed_after_the_bundle_was_opened_is_not_loaded(
 
 
 def test_a_child_of_fork_is_told_to_open_its_own_and_may_close_what_it_has(
-    native_prefix, native_onnxruntime, tmp_path
+    native_build, native_onnxruntime, tmp_path
 ):
-    require_tools("gcc")
+    forks = program("forks", native_build, tmp_path)
     folder = write_plain_bundle(tmp_path / "bundle")
-    source = tmp_path / "program.c"
-    source.write_text(FORKS)
-    (shared,) = native_prefix.glob("lib*/**/libe2e_deploy.so")
-    run(
-        *("gcc", "-Wall", "-Wextra", "-Werror", "-I", native_prefix / "include", source),
-        *("-o", tmp_path / "program", shared, f"-Wl,-rpath,{shared.parent}"),
-    )
     environment = os.environ | {"E2E_DEPLOY_ONNXRUNTIME": str(native_onnxruntime)}
-    said = run(tmp_path / "program", folder, env=environment, timeout=60)
+    said = run(forks, folder, env=environment, timeout=60)
     assert said.splitlines() == [
         "child: 2 this engine was opened in another process, before fork; open one in the child",
         "child: its own 0 0",
         "parent: 0 0",
     ]
-
-
-FORKS = """
-#include <e2e_deploy/e2e_deploy.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-static unsigned char rgb[24 * 32 * 3];
-static float depth[24 * 32];
-
-static int run(e2e_engine *engine) {
-  e2e_frame frame = E2E_FRAME_INIT;
-  e2e_result result = E2E_RESULT_INIT;
-  frame.rgb = rgb;
-  frame.height = 24;
-  frame.width = 32;
-  result.values = depth;
-  result.count = 24 * 32;
-  return e2e_engine_run(engine, &frame, 1, &result, 1);
-}
-
-int main(int argc, char **argv) {
-  e2e_bundle *bundle = NULL;
-  e2e_engine *engine = NULL, *own = NULL;
-  e2e_engine_options options = E2E_ENGINE_OPTIONS_INIT;
-  pid_t child;
-  int code, status;
-  options.threads = 2;
-  if (argc != 2 || e2e_bundle_open(argv[1], 1, &bundle) || e2e_engine_open(bundle, &options, &engine) || run(engine)) {
-    printf("%s\\n", e2e_last_error());
-    return 1;
-  }
-  child = fork();
-  if (child == 0) {
-    code = run(engine);
-    printf("child: %d %s\\n", code, e2e_last_error());
-    e2e_engine_close(engine);
-    code = e2e_engine_open(bundle, &options, &own);
-    printf("child: its own %d", code);
-    printf(" %d\\n", own == NULL ? -1 : run(own));
-    e2e_engine_close(own);
-    e2e_bundle_close(bundle);
-    fflush(stdout);
-    _exit(0);
-  }
-  waitpid(child, &status, 0);
-  printf("parent: %d %d\\n", run(engine), status);
-  e2e_engine_close(engine);
-  e2e_bundle_close(bundle);
-  return 0;
-}
-"""

@@ -168,7 +168,7 @@ E2E_API int e2e_engine_run(e2e_engine *engine, const e2e_frame *frames, size_t f
  */
 E2E_API int e2e_engine_run_on_device(e2e_engine *engine, const void *frames, void *const *results, size_t result_count,
                                      void *stream);
-/* Waits for a call of the host that computes. NULL is nothing to close. */
+/* NULL is nothing to close. */
 E2E_API void e2e_engine_close(e2e_engine *engine);
 
 /* ---- steady depth: each map of a video in the scale and shift of the ones before it ---- */

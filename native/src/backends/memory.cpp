@@ -28,13 +28,13 @@ bool field_in(const std::string& path, const std::string& name, int64_t& number)
   return false;
 }
 
-// The group of this process, with a slash in front; "/" where nothing tells.
+// The group of this process, as "/a/b"; "" for the one around all, or where nothing tells.
 std::string own_group() {
   std::ifstream file("/proc/self/cgroup");
   for (std::string line; std::getline(file, line);) {
-    if (line.rfind("0::/", 0) == 0) return line.substr(3);
+    if (line.rfind("0::/", 0) == 0) return line == "0::/" ? "" : line.substr(3);
   }
-  return "/";
+  return "";
 }
 
 }  // namespace
@@ -43,15 +43,15 @@ int64_t available_memory_bytes() {
   int64_t kibibytes = 0;
   if (!field_in("/proc/meminfo", "MemAvailable:", kibibytes)) return -1;
   int64_t free = kibibytes * 1024;
-  const std::string top = "/sys/fs/cgroup";
-  for (std::string group = own_group(); !group.empty(); group.resize(group.find_last_of('/'))) {
-    const std::string folder = top + (group == "/" ? "" : group);
+  for (std::string group = own_group();; group.resize(group.find_last_of('/'))) {
+    const std::string folder = "/sys/fs/cgroup" + group;
     int64_t limit = 0, used = 0, cache = 0;
     // The page cache counts as used, and goes when its room is needed.
     if (number_in(folder + "/memory.max", limit) && number_in(folder + "/memory.current", used) &&
         field_in(folder + "/memory.stat", "inactive_file", cache)) {
       free = std::min(free, limit - used + cache);
     }
+    if (group.empty()) break;
   }
   return std::max<int64_t>(0, free);
 }
