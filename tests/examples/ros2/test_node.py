@@ -207,6 +207,7 @@ def test_what_is_not_active_says_nothing_and_leaves_nothing(bus, make):
     node = make()
     assert node.trigger("activate") == ERROR
     assert node.trigger("configure") == SUCCESS
+    assert bus.logged[-1][1].startswith("onnxruntime")
     assert bus.send("/front/image_raw", to_ros(picture(0))) == 0
     assert node.trigger("activate") == SUCCESS
     depths = heard(bus, DEPTH)

@@ -85,7 +85,7 @@ class DepthNode(LifecycleNode):
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         period_s = self.logic.parameters["diagnostics_period_s"]
         self._timer = self.create_timer(period_s, self._diagnose)
-        self.get_logger().info(self.logic.diagnose().values[2][1])
+        self.get_logger().info(dict(self.logic.diagnose().values)["engine"])
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
