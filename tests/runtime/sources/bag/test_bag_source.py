@@ -7,7 +7,9 @@ from itertools import pairwise
 import cv2
 import numpy as np
 import pytest
+from rosbags.highlevel import AnyReader
 
+import e2e_deploy as e2e
 from e2e_deploy.errors import SourceError, UnavailableError, UsageError
 from e2e_deploy.runtime.ros import cdr
 from e2e_deploy.runtime.ros.images import ENCODINGS
@@ -15,6 +17,7 @@ from e2e_deploy.runtime.sources.bag.bag_source import BagSource
 from e2e_deploy.runtime.sources.uris import open_source
 from tests import bags
 from tests.bags import START_NS, STEP_NS, write_mcap
+from tests.plain_bundle import plain_depth, write_plain_bundle
 
 TOPIC = "/camera/image_raw"
 
@@ -89,15 +92,28 @@ def message_of(encoding, rgb):
     return mosaic, width * size, np.broadcast_to(np.uint8([200, 100, 30]), rgb.shape), 1
 
 
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    with e2e.load(write_plain_bundle(tmp_path_factory.mktemp("bundle") / "plain")) as engine:
+        yield engine
+
+
 @pytest.mark.parametrize("encoding", sorted(ENCODINGS))
-def test_every_encoding_through_the_whole_way(tmp_path, rgbs, encoding):
+def test_every_encoding_through_the_whole_way(tmp_path, rgbs, engine, encoding):
     data, step, expected, tolerance = message_of(encoding, rgbs[0])
     message = bags.raw(rgbs[0], START_NS, encoding, data=data, step=step)
     path = write_mcap(tmp_path / "a.mcap", [(TOPIC, START_NS, message)])
-    ((frame,), source) = (list(source := open_source(path)), source)
+    source = open_source(path)
+    (frame,) = source
     assert source.skipped == 0
-    far = np.abs(frame.rgb.astype(int) - expected)
-    assert far.max() <= tolerance
+    assert np.abs(frame.rgb.astype(int) - expected).max() <= tolerance
+    e2e.run(path, engine, out=tmp_path / "out.mcap")
+    with AnyReader([tmp_path / "out.mcap"]) as log:
+        (result,) = (
+            log.deserialize(raw, c.msgtype) for c, _, raw in log.messages() if "depth" in c.topic
+        )
+    found = result.data.view(np.float32).reshape(rgbs[0].shape[:2])
+    np.testing.assert_allclose(found, plain_depth(expected), atol=tolerance / 255 + 1e-6)
 
 
 @pytest.mark.parametrize(
