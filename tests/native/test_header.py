@@ -1,13 +1,16 @@
 """The header as programs see it: C89 and C++98, structs of a known layout, symbols with a version, one version."""
 
+import os
 import re
 import shutil
 from ctypes import sizeof
 
+import numpy as np
 import pytest
 
 import e2e_deploy
 from e2e_deploy import errors
+from e2e_deploy.assets import READY_BUNDLE
 from tests.native import library
 from tests.native.build import SOURCE, require_tools, run
 
@@ -67,6 +70,27 @@ def test_the_header_is_plain_c_and_its_structs_are_as_ctypes_has_them(
         name: [sizeof(struct), *(getattr(struct, field).offset for field, *_ in struct._fields_)]
         for name, struct in STRUCTS.items()
     }
+
+
+def test_the_usage_on_top_of_the_header_is_a_program(native_prefix, native_onnxruntime, tmp_path):
+    require_tools("gcc")
+    lines = [
+        line.removeprefix(" *").rstrip() for line in TEXT.partition(" * Errors.")[0].splitlines()
+    ]
+    code = lines[lines.index("   #include <e2e_deploy/e2e_deploy.h>") : lines.index("   }") + 1]
+    source = tmp_path / "program.c"
+    source.write_text("\n".join(code) + "\n")
+    (shared,) = native_prefix.glob("lib*/**/libe2e_deploy.so")
+    run(
+        *("gcc", "-std=c89", *STRICT, "-I", native_prefix / "include", source),
+        *("-o", tmp_path / "program", shared, f"-Wl,-rpath,{shared.parent}"),
+    )
+    shutil.copytree(READY_BUNDLE, tmp_path / "my-bundle")
+    environment = os.environ | {"E2E_DEPLOY_ONNXRUNTIME": str(native_onnxruntime)}
+    said = run(tmp_path / "program", cwd=tmp_path, env=environment)
+    black = np.zeros((480, 640, 3), np.uint8)
+    with e2e_deploy.load(READY_BUNDLE, backend="onnxruntime", device="cpu") as engine:
+        assert said == f"{engine(black)[240, 320]:.6g} in the middle\n"
 
 
 def test_pkg_config_and_nothing_else_builds_a_program(native_prefix, tmp_path):

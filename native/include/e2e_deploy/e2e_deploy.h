@@ -1,23 +1,36 @@
 /*
  * e2e-deploy in C: frames through a bundle that `e2e-deploy export` wrote. No Python, no torch; C89, one header.
  *
- *   e2e_bundle *bundle = NULL;
- *   e2e_engine *engine = NULL;
- *   e2e_frame frame = E2E_FRAME_INIT;
- *   e2e_result depth = E2E_RESULT_INIT;
+ *   #include <e2e_deploy/e2e_deploy.h>
+ *   #include <stdio.h>
  *
- *   if (e2e_bundle_open("my-bundle", 1, &bundle) != E2E_OK || e2e_engine_open(bundle, NULL, &engine) != E2E_OK) {
+ *   static unsigned char camera[480 * 640 * 3];
+ *   static float depth[480 * 640];
+ *
+ *   int main(void) {
+ *     e2e_bundle *bundle = NULL;
+ *     e2e_engine *engine = NULL;
+ *     e2e_frame frame = E2E_FRAME_INIT;
+ *     e2e_result result = E2E_RESULT_INIT;
+ *     frame.rgb = camera;
+ *     frame.height = 480;
+ *     frame.width = 640;
+ *     result.values = depth;
+ *     result.count = 480 * 640;
+ *     if (e2e_bundle_open("my-bundle", 1, &bundle) != E2E_OK || e2e_engine_open(bundle, NULL, &engine) != E2E_OK ||
+ *         e2e_engine_run(engine, &frame, 1, &result, 1) != E2E_OK) {
  *       fprintf(stderr, "%s\n", e2e_last_error());
- *       return e2e_last_code();
+ *     } else {
+ *       printf("%g in the middle\n", depth[240 * 640 + 320]);
+ *     }
+ *     e2e_engine_close(engine);
+ *     e2e_bundle_close(bundle);
+ *     return e2e_last_code();
  *   }
- *   frame.rgb = camera;                   (unsigned char RGB, 480 rows of 640 pixels, 1920 bytes a row)
- *   frame.height = 480; frame.width = 640; frame.row_bytes = 1920;
- *   depth.values = floats; depth.count = 480 * 640;
- *   if (e2e_engine_run(engine, &frame, 1, &depth, 1) != E2E_OK) ...
- *   e2e_engine_close(engine);
- *   e2e_bundle_close(bundle);
  *
- *   cc program.c $(pkg-config --cflags --libs e2e_deploy)      or in CMake: find_package(e2e_deploy), e2e_deploy::e2e_deploy
+ *   cc program.c $(pkg-config --cflags --libs e2e_deploy)
+ *
+ * or in CMake find_package(e2e_deploy) and e2e_deploy::e2e_deploy.
  *
  * Errors. A function that can fail returns E2E_OK or the code of what is wrong: the exit codes of the command line.
  * e2e_last_error says it in one sentence, of the calling thread. No C++ exception leaves a function, nothing is
