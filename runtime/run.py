@@ -74,8 +74,8 @@ def run(
 
     Args:
         source: a picture, a folder of pictures, a sequence ``frames/%06d.png``, a video file, a robot's log (MCAP
-            or rosbag2), ``camera:0``, an ``rtsp://``, ``udp://``, ``tcp://`` or ``srt://`` address, ``test:`` for a
-            moving pattern; or a Source.
+            or rosbag2), a LeRobot data set, ``camera:0``, an ``rtsp://``, ``udp://``, ``tcp://`` or ``srt://`` address,
+            ``test:`` for a moving pattern; or a Source.
         bundle: its folder, an opened Bundle, or an Engine, which stays open. Of several frame sizes the one that fits
             the first frame best is used.
         backend: what runs it; a named one that is not here is an error.
@@ -85,8 +85,9 @@ def run(
             results both are mappings by their names.
         out: where to write, one path or several: a folder for files of every frame, a file for one picture (.png, .npy,
             .npz, .exr, .ply), .mp4 for a video in colours, .mkv for one of 16 bits of depth; .mcap or .db3 for robots'
-            logs; rtsp://, udp://, tcp:// (``?listen`` at the end: served here) or /dev/videoN for a live one. Without
-            any output or sink ``./depth-out``, called after the task.
+            logs; ``lerobot:FOLDER`` for a copy of a LeRobot data set with metric depth; rtsp://, udp://, tcp://
+            (``?listen`` at the end: served here) or /dev/videoN for a live one. Without any output or sink
+            ``./depth-out``, called after the task.
         formats: of files in folders; png16 and color if none are named. ply needs metric depth.
         side_by_side: in an mp4 or a live video the frame beside its result.
         colormap: of depth and disparity in colours; spectral if None.
