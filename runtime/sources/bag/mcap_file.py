@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from itertools import count
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from e2e_deploy.errors import SourceError
 from e2e_deploy.runtime.sources.bag.log import MAX_BYTES, Logged, Tell, Topic
@@ -41,6 +41,24 @@ _FOOTER = struct.Struct("<QQI")  # start of the summary, of its offsets, checksu
 _SHARE = 0.5  # of a chunk, from which on a message is no longer copied out of it
 _STEP = 1024 * 1024
 MAX_WAITING_BYTES = 2 * MAX_BYTES  # of messages that wait because chunks overlap in time
+# What is small in the file and larger in memory.
+_MAX_SUMMARY_BYTES = 64 * 1024 * 1024
+_MAX_MESSAGES = 1_000_000  # of a chunk
+_MAX_NAME = 1024
+_ENTRY_BYTES = 200  # of a message that waits, without its data
+
+
+class _Channel(NamedTuple):
+    topic: str
+    encoding: str
+    schema: int
+
+
+class _Chunk(NamedTuple):
+    start_ns: int
+    place: int
+    size: int
+    channels: frozenset[int]
 
 
 class McapFile:
@@ -61,9 +79,9 @@ class McapFile:
         self.notes: list[str] = []
         self.cut = ""
         self.seconds: float | None = None
-        self._schemas: dict[int, Any] = {}
-        self._channels: dict[int, Any] = {}
-        self._chunks: list[Any] = []
+        self._schemas: dict[int, str] = {}
+        self._channels: dict[int, _Channel] = {}
+        self._chunks: list[_Chunk] = []
         self._counts: Counter[int] | None = None
         self._times: list[int] = []  # of the first and the last message
         try:
@@ -81,12 +99,9 @@ class McapFile:
         self.topics = [self._topic(number) for number in sorted(self._channels)]
 
     def _topic(self, number: int) -> Topic:
-        channel = self._channels[number]
-        schema = self._schemas.get(channel.schema_id)
+        name, encoding, schema = self._channels[number]
         counted = None if self._counts is None else self._counts[number]
-        return Topic(
-            channel.topic, schema.name if schema else "", channel.message_encoding, counted
-        )
+        return Topic(name, self._schemas.get(schema, ""), encoding, counted)
 
     def _read_index(self, stream: BinaryIO) -> bool:
         """Whether its summary says what is in it and where; else nothing was learned."""
@@ -99,36 +114,44 @@ class McapFile:
         if not tail.endswith(MAGIC) or HEAD.unpack_from(tail) != (FOOTER, 20):
             return False
         start, _, crc = _FOOTER.unpack_from(tail, HEAD.size)
-        if not len(MAGIC) <= start < end or end - start > MAX_BYTES:
+        if not len(MAGIC) <= start < end or end - start > _MAX_SUMMARY_BYTES:
             return False
         # The checksum is of the summary and of the footer before it.
         if crc and crc != zlib.crc32(tail[: HEAD.size + 16], _checksum(stream, start, end)):
             return False
         statistics: Any = None
+        chunks: dict[int, _Chunk] = {}
         try:
             for record in records(stream, start, end):
                 if record.opcode in (SCHEMA, CHANNEL):
                     self._learn(record)
                 elif record.opcode == CHUNK_INDEX:
-                    self._chunks.append(parsed(record))
+                    found = _chunk(parsed(record))
+                    chunks[found.place] = found
                 elif record.opcode == STATISTICS:
                     statistics = parsed(record)
         except (CutOffError, ValueError):
-            self._chunks = []
-        channels = {number for chunk in self._chunks for number in chunk.message_index_offsets}
-        if not self._chunks or not channels <= set(self._channels):
-            self._schemas, self._channels, self._chunks = {}, {}, []
+            chunks = {}
+        channels = frozenset(n for chunk in chunks.values() for n in chunk.channels)
+        if not chunks or not channels <= set(self._channels):
+            self._schemas, self._channels = {}, {}
             return False
         if statistics is not None:
             self._counts = Counter(statistics.channel_message_counts)
             self._times = [statistics.message_start_time, statistics.message_end_time]
-        self._chunks.sort(key=lambda chunk: (chunk.message_start_time, chunk.chunk_start_offset))
+        self._chunks = sorted(chunks.values())
         return True
 
     def _learn(self, record: Record) -> None:
         found = parsed(record)
         # Ids mean the same throughout a file: a second definition is a copy.
-        (self._schemas if record.opcode == SCHEMA else self._channels).setdefault(found.id, found)
+        if record.opcode == SCHEMA:
+            self._schemas.setdefault(found.id, found.name[:_MAX_NAME])
+            return
+        if max(len(found.topic), len(found.message_encoding)) > _MAX_NAME:
+            raise ValueError(f"the channel at byte {record.place:,} has a name that is too long")
+        channel = _Channel(found.topic, found.message_encoding, found.schema_id)
+        self._channels.setdefault(found.id, channel)
 
     def _read_through(self, stream: BinaryIO) -> None:
         """Learn what is in it from its data."""
@@ -171,6 +194,10 @@ class McapFile:
                 self._learn(inner)
             elif inner.opcode == MESSAGE:
                 found.append(message(inner))
+                if len(found) > _MAX_MESSAGES:
+                    raise ValueError(
+                        f"the chunk at byte {record.place:,} has more than {_MAX_MESSAGES:,} messages"
+                    )
         return sorted(found, key=lambda entry: entry.logged_ns)
 
     def messages(self, topics: Collection[str], damaged: Tell) -> Iterator[Logged]:
@@ -201,18 +228,18 @@ class McapFile:
         held, order = 0, count()
         for chunk in self._chunks:
             # A chunk without an index of its messages may hold any.
-            if chunk.message_index_offsets and wanted.isdisjoint(chunk.message_index_offsets):
+            if chunk.channels and wanted.isdisjoint(chunk.channels):
                 continue
-            while waiting and waiting[0][0] <= chunk.message_start_time:
+            while waiting and waiting[0][0] <= chunk.start_ns:
                 entry = heapq.heappop(waiting)[2]
-                held -= len(entry.data)
+                held -= len(entry.data) + _ENTRY_BYTES
                 yield entry
-            for entry in self._chunk_at(stream, chunk.chunk_start_offset, damaged):
+            for entry in self._chunk_at(stream, chunk.place, damaged):
                 if entry.channel in wanted:
-                    if len(entry.data) < _SHARE * chunk.uncompressed_size:
+                    if len(entry.data) < _SHARE * chunk.size:
                         # A slice holds its whole chunk.
                         entry = entry._replace(data=memoryview(bytes(entry.data)))
-                    held += len(entry.data)
+                    held += len(entry.data) + _ENTRY_BYTES
                     heapq.heappush(waiting, (entry.logged_ns, next(order), entry))
             if held > MAX_WAITING_BYTES:
                 raise SourceError(
@@ -231,6 +258,14 @@ class McapFile:
         except (CutOffError, ValueError) as error:
             damaged(str(error))
             return []
+
+
+def _chunk(index: Any) -> _Chunk:
+    """What is kept of a chunk's index."""
+    channels = frozenset(index.message_index_offsets)
+    return _Chunk(
+        index.message_start_time, index.chunk_start_offset, index.uncompressed_size, channels
+    )
 
 
 def _checksum(stream: BinaryIO, start: int, end: int) -> int:

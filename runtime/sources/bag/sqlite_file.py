@@ -19,6 +19,7 @@ from e2e_deploy.system.text import clean
 MAGIC = b"SQLite format 3\0"
 # What it says of damage may be no text: a ValueError then.
 _ERRORS = (sqlite3.Error, ValueError, OverflowError)
+MAX_NAME = 1024
 MAX_TOPICS = 100_000
 _STEPS = 10_000_000  # of SQLite's machine between two calls of Python, in which Ctrl-C is heard
 
@@ -61,8 +62,9 @@ class SqliteFile:
                 else:
                     (first, last), counts = _span_and_counts(base)
                 rows = base.execute(
-                    "SELECT id, name, type, serialization_format FROM topics ORDER BY id LIMIT ?",
-                    (MAX_TOPICS,),
+                    "SELECT id, substr(name, 1, ?1), substr(type, 1, ?1), substr(serialization_format, 1, ?1) "
+                    "FROM topics ORDER BY id LIMIT ?2",
+                    (MAX_NAME, MAX_TOPICS),
                 ).fetchall()
         except _ERRORS as error:
             if getattr(error, "sqlite_errorname", "") == "SQLITE_INTERRUPT":
@@ -124,7 +126,11 @@ class SqliteFile:
         try:
             with closing(self._open()) as base:
                 self._check_tables(base)
-                names = dict(base.execute("SELECT id, name FROM topics LIMIT ?", (MAX_TOPICS,)))
+                names = dict(
+                    base.execute(
+                        "SELECT id, substr(name, 1, ?) FROM topics LIMIT ?", (MAX_NAME, MAX_TOPICS)
+                    )
+                )
                 wanted = [number for number, name in names.items() if name in topics]
                 places = ",".join("?" for _ in wanted)
                 # The index by time lies behind the messages.

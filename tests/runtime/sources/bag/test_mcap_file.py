@@ -90,7 +90,7 @@ def test_what_came_before_the_cut_is_given_then_it_is_said(tmp_path, rgbs):
 
 
 def chunk_places(path):
-    return [chunk.chunk_start_offset for chunk in McapFile(path)._chunks]
+    return [chunk.place for chunk in McapFile(path)._chunks]
 
 
 def test_a_damaged_chunk_is_left_out_and_counted(tmp_path, rgbs):
@@ -196,6 +196,33 @@ def test_a_bomb_is_damage_and_takes_no_memory(tmp_path, rgbs):
         assert source.skipped == 1
         assert tracemalloc.get_traced_memory()[1] < 5e6
         tracemalloc.stop()
+
+
+def test_what_is_small_in_a_file_and_large_in_memory_is_refused(tmp_path, rgbs, monkeypatch):
+    empty = [(TOPIC, START_NS, ("sensor_msgs/msg/Image", b""))] * 30
+    path = write_mcap(tmp_path / "a.mcap", [*bags.stream(rgbs[:1]), *empty])
+    monkeypatch.setattr(mcap_file, "_MAX_MESSAGES", 20)
+    log, found, said = read(path)
+    assert (len(log.topics), found) == (1, [])
+    assert "more than 20 messages" in said[0]
+    long = write_mcap(tmp_path / "b.mcap", bags.stream(rgbs[:1], "/" + "a" * 2000))
+    assert McapFile(long).topics == []
+
+
+def test_an_index_that_names_a_chunk_twice_reads_it_once(tmp_path, rgbs):
+    path = write_mcap(tmp_path / "a.mcap", bags.stream(rgbs), chunk_size=ONE_A_CHUNK)
+    whole = path.read_bytes()
+    start = int.from_bytes(whole[-28:-20], "little")
+    place = whole.index(b"\x08", start)
+    while int.from_bytes(whole[place + 25 : place + 33], "little") not in chunk_places(path):
+        place = whole.index(b"\x08", place + 1)
+    size = 9 + int.from_bytes(whole[place + 1 : place + 9], "little")
+    doubled = whole[:place] + 50 * whole[place : place + size] + whole[place:]
+    no_sum = doubled[:-12] + bytes(4) + doubled[-8:]
+    path.write_bytes(no_sum)
+    log, found, _ = read(path)
+    assert len(found) == 6
+    assert log.notes == []
 
 
 def test_chunks_that_all_overlap_wait_only_so_long(tmp_path, rgbs, monkeypatch):
