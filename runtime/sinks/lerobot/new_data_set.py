@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from e2e_deploy.errors import SourceError
 from e2e_deploy.packages import require
 from e2e_deploy.runtime.sinks.lerobot.depth_videos import Place
 from e2e_deploy.runtime.sources.lerobot.data_set import EPISODES, INFO, VIDEO_PATH, DataSet
@@ -35,6 +36,24 @@ class NewEpisode:
     place: Place
     length: int
     statistics: dict[str, Any]
+
+
+def check_lists(old: DataSet) -> None:
+    """Read all that ``write_lists`` will read, because a run may take hours until then.
+
+    Raises:
+        SourceError: a list is damaged.
+    """
+    _statistics(old)
+    for file in old.episode_files:
+        for _ in batches(file, ["episode_index"], at_once=_EPISODES_AT_ONCE, others=True):
+            pass
+
+
+def _statistics(old: DataSet) -> dict[str, Any] | None:
+    """Those of all episodes; None where a data set has none."""
+    path = old.root / STATS
+    return read_json(path, error=SourceError, limit=MAX_STATS_BYTES) if path.exists() else None
 
 
 def copy_rest(old: Path, new: Path) -> None:
@@ -100,8 +119,9 @@ def write_lists(
             features[key] = feature
     info = old.info | {"features": features, "video_path": VIDEO_PATH}
     _write(new / INFO, info)
-    if (old.root / STATS).exists():
-        _write(new / STATS, read_json(old.root / STATS, limit=MAX_STATS_BYTES) | {key: statistics})
+    known = _statistics(old)
+    if known is not None:
+        _write(new / STATS, known | {key: statistics})
     for file in old.episode_files:
         _write_episodes(file, new / file.relative_to(old.root), key, episodes, old.fps)
 

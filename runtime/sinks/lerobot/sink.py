@@ -1,5 +1,6 @@
 """``lerobot:FOLDER``: a copy of the LeRobot data set that is run, with the metric depth of one camera as a key more."""
 
+import os
 import re
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,7 +23,12 @@ from e2e_deploy.runtime.sinks.lerobot.depth_videos import (
     DepthVideos,
     Place,
 )
-from e2e_deploy.runtime.sinks.lerobot.new_data_set import NewEpisode, copy_rest, write_lists
+from e2e_deploy.runtime.sinks.lerobot.new_data_set import (
+    NewEpisode,
+    check_lists,
+    copy_rest,
+    write_lists,
+)
 from e2e_deploy.runtime.sinks.opening import Opening
 from e2e_deploy.runtime.sinks.sink import told_apart
 from e2e_deploy.runtime.sources.lerobot.source import LeRobotSource
@@ -63,7 +69,10 @@ def open_lerobot(out: str, opening: Opening) -> "LeRobotSink":
         raise UsageError(
             f"`limit` does not go with `out` {out}: a data set has depth of all its {source.data.total_frames} frames"
         )
-    return LeRobotSink(Path(match[1]), source, opening.manifest, DepthCodes(most_m))
+    # a shell expands ~ only where a word begins
+    return LeRobotSink(
+        Path(os.path.expanduser(match[1])), source, opening.manifest, DepthCodes(most_m)
+    )
 
 
 class LeRobotSink:
@@ -77,6 +86,7 @@ class LeRobotSink:
 
     Raises:
         UsageError: there is a folder, or it would lie in the data set, or that has such a key.
+        SourceError: the data set's lists are damaged.
         E2EDeployError: the folder cannot be written.
     """
 
@@ -93,6 +103,7 @@ class LeRobotSink:
             raise UsageError(f"{self._data.root} has a key {self._key!r} already")
         if path.resolve().is_relative_to(self._data.root.resolve()):
             raise UsageError(f"{path} lies in the data set {self._data.root}: name another folder")
+        check_lists(self._data)
         self._hw: tuple[int, int] | None = None
         self._place: Place | None = None
         self._statistics, self._all = CodeStatistics(codes), CodeStatistics(codes)

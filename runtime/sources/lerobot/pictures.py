@@ -46,7 +46,7 @@ class VideoPictures:
         """
         slack_s = 0.5 / self._fps
         last = self._last
-        if path != self._path or last is None or not last.pts_s:
+        if path != self._path or last is None or last.pts_s is None:
             near = False
         else:
             near = last.pts_s - slack_s <= time_s <= last.pts_s + AHEAD_S

@@ -304,6 +304,37 @@ def test_links_of_a_hubs_cache_become_files_and_its_marks_are_left(videos_set, b
     assert len(decoded(out)) == 12
 
 
+@pytest.mark.parametrize("file", ["meta/stats.json", EPISODES])
+def test_lists_that_are_damaged_are_told_before_anything_is_computed(
+    videos_set, bundle, tmp_path, file
+):
+    """Of the list of episodes only what the source does not need: statistics of a state."""
+    path = videos_set / file
+    data = bytearray(path.read_bytes())
+    if file == EPISODES:
+        column = pq.ParquetFile(path).metadata.row_group(0)
+        at = next(
+            column.column(i).data_page_offset
+            for i in range(column.num_columns)
+            if column.column(i).path_in_schema.startswith("stats/action/mean")
+        )
+    else:
+        at = len(data) // 2
+    data[at : at + 12] = bytes(12)
+    path.write_bytes(data)
+    assert len(list(open_source(videos_set, topic=FRONT))) == 12
+    frames = []
+    with pytest.raises(e2e.SourceError, match="cannot be read as"):
+        run(videos_set, bundle, f"lerobot:{tmp_path / 'new'}", on_frame=frames.append)
+    assert (frames, [p.name for p in tmp_path.iterdir()]) == ([], ["videos_set"])
+
+
+def test_a_home_is_found_behind_the_colon(videos_set, bundle, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run(videos_set, bundle, "lerobot:~/new")
+    assert (tmp_path / "new/meta/info.json").exists()
+
+
 def lerobot(*arguments):
     """Run the program with lerobot's interpreter."""
     command = [os.environ["LEROBOT_PYTHON"], lerobot_program.__file__, *map(str, arguments)]
