@@ -191,6 +191,23 @@ def test_each_thread_has_its_own_last_error(native, tmp_path):
     assert "second" in said["second"]
 
 
+@pytest.mark.parametrize(
+    ("folder", "said"),
+    [
+        (b"/none/\xff\xc3", "/none/\ufffd\ufffd is"),
+        (b"/none/\xed\xa0\x80\xf4\x90\x80\x80\xc0\xaf", "/none/" + "\ufffd" * 9 + " is"),
+        ("/none/\n\x1b[31mü深😀".encode(), "/none/ [31mü深😀 is"),
+        (b"/none/" + "深".encode() * 3000, "深深深"),
+    ],
+)
+def test_what_is_said_is_one_line_of_utf_8(native, folder, said):
+    assert native.c.e2e_bundle_open(folder, 1, ctypes.byref(ctypes.c_void_p())) == 5
+    text = native.c.e2e_last_error().decode()
+    assert said in text
+    assert text.isprintable()
+    assert len(text.encode()) < 4096
+
+
 def test_an_engine_outlives_its_bundle_and_the_folder_is_free(native, engine, tmp_path, rng):
     folder = write_plain_bundle(tmp_path / "bundle")
     loaded = engine(folder)  # native.engine has closed the bundle

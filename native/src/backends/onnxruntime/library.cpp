@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <mutex>
 
+#include "../../bundle/text.hpp"
 #include "../shared_library.hpp"
 
 namespace e2e {
@@ -79,11 +80,11 @@ OrtLibrary::OrtLibrary(const std::string& named) {
 
 void OrtLibrary::check(OrtStatus* status, const std::string& what, Code code) const {
   if (status == nullptr) return;
-  const std::string said = api_->GetErrorMessage(status);
+  const std::string raw = api_->GetErrorMessage(status), said = cleaned(raw);
   api_->ReleaseStatus(status);
   for (const char* memory : {"Available memory of", "Failed to allocate", "bad_alloc", "bad allocation", "out of memory",
                              "can't allocate memory"}) {
-    if (said.find(memory) != std::string::npos) {
+    if (raw.find(memory) != std::string::npos) {
       throw Error(unavailable, what + ", for it needs more memory than is free here: export for smaller pictures or "
                                       "another precision, or free some (" + said + ")");
     }

@@ -7,6 +7,7 @@
 #include <mutex>
 #include <vector>
 
+#include "../../bundle/text.hpp"
 #include "../shared_library.hpp"
 #include "cuda_driver.hpp"
 #include "plans.hpp"
@@ -35,7 +36,7 @@ class Logger final : public nvinfer1::ILogger {
     std::string text;
     for (const std::string& each : said_) text += (text.empty() ? "" : "; ") + each;
     said_.clear();
-    return text;
+    return cleaned(text);
   }
 
  private:
