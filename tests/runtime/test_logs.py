@@ -180,6 +180,20 @@ def test_normals_are_in_optical_axes(log, clip, tmp_path):
         np.testing.assert_allclose(numbers(image, 3), expected, atol=1e-6)
 
 
+def test_several_results_and_two_logs_at_once(log, clip, tmp_path):
+    geometry = write_plain_bundle(tmp_path / "geometry", sizes=[HW], task="geometry")
+    outs = [tmp_path / "out.mcap", tmp_path / "out.db3"]
+    report = e2e.run(log, geometry, out=outs, limit=2)
+    assert report.files == outs
+    for out in outs:
+        found = by_rosbags(out)
+        assert sorted(found) == ["camera_info", "depth_affine", "metadata", "normals"]
+        for name in ("camera_info", "depth_affine", "normals"):
+            check_headers(found, name, 2)
+        told = json.loads(found["metadata"][0][1].data)["results"]
+        assert [each["topic"] for each in told] == [f"{UNDER}depth_affine", f"{UNDER}normals"]
+
+
 def test_a_log_of_ours_merges_with_its_source(log, bundle, tmp_path):
     """Both together, by time of recording: each result lies right after its picture."""
     out = tmp_path / "out.mcap"
