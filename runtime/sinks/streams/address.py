@@ -33,6 +33,9 @@ class Address:
     password: str
     listen: bool
 
+    def __repr__(self) -> str:
+        return f"Address({self.name})"
+
     @property
     def name(self) -> str:
         """For people, without what may be a password: ``rtsp://***@host:554/***``."""

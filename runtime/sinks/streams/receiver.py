@@ -16,7 +16,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 5.0
 
 
 class Receiver:
-    """Sends chunks to one receiver.
+    """Sends chunks to one receiver, once it is started.
 
     Args:
         link: the way to it.
@@ -40,6 +40,9 @@ class Receiver:
         self.gone = False
         self.lost = ""
         self._thread = threading.Thread(target=self._work, name="e2e-deploy stream", daemon=True)
+
+    def start(self) -> None:
+        """Send what waits, and what comes."""
         self._thread.start()
 
     def put(self, chunk: Chunk) -> None:
@@ -66,7 +69,8 @@ class Receiver:
 
     def end(self, patience_s: float = 0.0) -> None:
         """Wait for what is still sent, and end the link."""
-        self._thread.join(patience_s)
+        if self._thread.is_alive():
+            self._thread.join(patience_s)
         self._link.close()
 
     def _next(self) -> Chunk | None:
@@ -122,8 +126,6 @@ class Audience:
             taken = not self._closed and len(self._receivers) < MAX_RECEIVERS
             if taken:
                 self._receivers.append(receiver)
-        if not taken:
-            receiver.finish()
         return taken
 
     def remove(self, receiver: Receiver) -> None:
@@ -139,11 +141,6 @@ class Audience:
         """One frame for all of them."""
         for receiver in self.all:
             receiver.put(chunk)
-
-    @property
-    def is_full(self) -> bool:
-        """Whether another one would not be taken."""
-        return len(self.all) >= MAX_RECEIVERS
 
     @property
     def all(self) -> list[Receiver]:

@@ -76,7 +76,7 @@ class StreamSink:
             self.name = self._address.name
         else:
             try:
-                self._audience.add(Receiver(self._connect(), self._connect))
+                receiver = Receiver(self._connect(), self._connect)
             except OSError as error:
                 refused = isinstance(error, ConnectionRefusedError)
                 hint = "; with ?listen at its end it is served here, and others connect"
@@ -84,6 +84,8 @@ class StreamSink:
                 raise E2EDeployError(
                     f"nobody takes the stream at {self.name}: {why(error)}{hint}"
                 ) from None
+            self._audience.add(receiver)
+            receiver.start()
         self.port = self._address.port
         self._canvas = Canvas(painter, self.name, side_by_side=side_by_side)
 
@@ -139,8 +141,8 @@ class StreamSink:
             return
         receiver = Receiver(TcpLink(connection))
         if not self._audience.add(receiver):
-            receiver.end()
             return
+        receiver.start()
         try:
             while not receiver.gone:
                 with suppress(TimeoutError):

@@ -72,7 +72,7 @@ class RtspConversation:
         """Whether the conversation goes on."""
         method, uri = request.words[:2]
         status, headers, body = "200 OK", {"CSeq": request.get("cseq")}, ""
-        plays = False
+        receiver: Receiver | None = None
         if not self._may(request):
             status, headers["WWW-Authenticate"] = "401 Unauthorized", 'Basic realm="e2e-deploy"'
         elif method == "OPTIONS":
@@ -100,16 +100,15 @@ class RtspConversation:
             elif method == "PAUSE":
                 status = "501 Not Implemented"  # it is live: what would come after a pause is gone
             elif self._receiver is None:
-                plays = not self._audience.is_full
-                status = status if plays else "453 Not Enough Bandwidth"
+                receiver = Receiver(InterleavedLink(self._connection, self._channels))
+                if not self._audience.add(receiver):
+                    status, receiver = "453 Not Enough Bandwidth", None
         else:
             status = "501 Not Implemented"
+        self._receiver = self._receiver or receiver
         self._connection.send_message(f"RTSP/1.0 {status}", headers, body)
-        if plays and self._channels is not None:
-            receiver = Receiver(InterleavedLink(self._connection, self._channels))
-            if not self._audience.add(receiver):
-                return False
-            self._receiver = receiver
+        if receiver is not None:  # pictures come after the answer
+            receiver.start()
         return method != "TEARDOWN"
 
     def _may(self, request: Message) -> bool:

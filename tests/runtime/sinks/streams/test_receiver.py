@@ -32,6 +32,12 @@ class Link:
         self.open.set()
 
 
+def started(*link_and_again):
+    receiver = Receiver(*link_and_again)
+    receiver.start()
+    return receiver
+
+
 def chunk(number, key=False):
     return Chunk((b"%d" % number,), key)
 
@@ -45,7 +51,7 @@ def until(true):
 
 def test_everything_is_sent_in_order_and_the_end_too():
     link = Link()
-    receiver = Receiver(link)
+    receiver = started(link)
     for number in range(10):
         receiver.put(chunk(number, key=number == 0))
     receiver.finish(chunk(99))
@@ -56,7 +62,7 @@ def test_everything_is_sent_in_order_and_the_end_too():
 
 def test_a_new_one_begins_at_a_key_frame():
     link = Link()
-    receiver = Receiver(link)
+    receiver = started(link)
     assert receiver.wants_key
     receiver.put(chunk(0))
     receiver.put(chunk(1, key=True))
@@ -67,10 +73,30 @@ def test_a_new_one_begins_at_a_key_frame():
     assert link.sent == [b"1", b"2"]
 
 
+def test_nothing_is_sent_before_it_is_started():
+    link = Link()
+    receiver = Receiver(link)
+    receiver.put(chunk(0, key=True))
+    assert not link.sent
+    receiver.start()
+    until(lambda: link.sent == [b"0"])
+    receiver.finish()
+    receiver.end(5)
+
+
+def test_one_that_never_started_ends_too():
+    link = Link()
+    receiver = Receiver(link)
+    receiver.put(chunk(0, key=True))
+    receiver.finish(chunk(1))
+    receiver.end(5)
+    assert (link.sent, link.closed) == ([], True)
+
+
 def test_a_slow_one_misses_frames_and_begins_again_at_a_key_frame():
     link = Link()
     link.open.clear()
-    receiver = Receiver(link)
+    receiver = started(link)
     receiver.put(chunk(0, key=True))
     until(lambda: not receiver._waiting)  # it is being sent
     start = time.perf_counter()
@@ -91,7 +117,7 @@ def test_a_slow_one_misses_frames_and_begins_again_at_a_key_frame():
 def test_one_that_leaves_is_gone():
     link = Link()
     link.broken = True
-    receiver = Receiver(link)
+    receiver = started(link)
     receiver.put(chunk(0, key=True))
     until(lambda: receiver.gone)
     assert (link.closed, receiver.wants_key, receiver.dropped) == (True, False, 0)
@@ -109,7 +135,7 @@ def test_a_lost_one_is_opened_again():
         opened.set()
         return found
 
-    receiver = Receiver(first, again)
+    receiver = started(first, again)
     receiver.put(chunk(0, key=True))
     until(lambda: first.sent)
     first.broken = True
@@ -138,7 +164,7 @@ def test_the_end_does_not_wait_for_one_that_is_stuck_or_lost(monkeypatch):
         raise OSError(111, "refused")
 
     audience = Audience()
-    receivers = [Receiver(stuck), Receiver(stuck), Receiver(lost, never)]
+    receivers = [started(stuck), started(stuck), started(lost, never)]
     assert all(audience.add(receiver) for receiver in receivers)
     audience.put(chunk(0, key=True))
     until(lambda: receivers[2].lost)
@@ -152,16 +178,13 @@ def test_the_end_does_not_wait_for_one_that_is_stuck_or_lost(monkeypatch):
 
 def test_there_are_only_so_many_and_a_place_becomes_free():
     audience = Audience()
-    receivers = [Receiver(Link()) for _ in range(MAX_RECEIVERS)]
+    receivers = [started(Link()) for _ in range(MAX_RECEIVERS)]
     assert all(audience.add(receiver) for receiver in receivers)
-    assert audience.is_full
-    extra = Receiver(Link())
-    assert not audience.add(extra)
-    until(lambda: extra.gone)
+    assert not audience.add(Receiver(Link()))
     receivers[0].dropped = 7
     audience.remove(receivers[0])
     assert audience.dropped == 7
-    assert audience.add(Receiver(Link()))
+    assert audience.add(started(Link()))
     audience.close(chunk(0))
 
 
@@ -169,7 +192,7 @@ def test_there_are_only_so_many_and_a_place_becomes_free():
 def test_one_that_needs_a_key_frame_is_enough(keys):
     audience = Audience()
     for key in keys:
-        receiver = Receiver(Link())
+        receiver = started(Link())
         receiver.wants_key = key
         audience.add(receiver)
     assert audience.wants_key == any(keys)

@@ -235,8 +235,13 @@ def test_a_run_sends_a_file_in_real_time_and_loses_none_of_it(tmp_path):
 
 def test_a_run_whose_receiver_leaves_goes_on_and_says_so(tmp_path):
     bundle = write_plain_bundle(tmp_path / "bundle", sizes=[HW], note="")
-    listener = Listener(leave_after=[1])
-    stop = threading.Timer(0.3, listener.leave)
+    listener = Listener(leave_after=[1] * 100)
+
+    def leave():
+        listener.wait(0, 1)
+        listener.leave()
+
+    stop = threading.Thread(target=leave)
     stop.start()
     report = run(
         PatternSource(*HW, fps=60, total=60),
