@@ -137,3 +137,12 @@ def _opened_by_both(both, plain, tmp_path_factory, monkeypatch):
             monkeypatch.setattr(module, "open_bundle", both)
     monkeypatch.setattr(test_onnx_check, "check_graph", checks)
     monkeypatch.setattr(test_onnx_paths, "external_locations", locates)
+
+
+@pytest.mark.parametrize("value", ["[]", "{}", '""', "1"])
+def test_a_manifest_of_millions_of_values_does_not_fill_the_memory(native, bundle, value):
+    """Python has the memory for the 16 MiB that a manifest may be; a robot's computer need not have it."""
+    (bundle / MANIFEST).write_text('{"schema": [' + ",".join([value] * 1_000_001) + "]}")
+    with pytest.raises(NativeError, match=r"it holds more than 1,000,000 values") as caught:
+        native.bundle(bundle)
+    assert caught.value.code == BundleError.exit_code

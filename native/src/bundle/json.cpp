@@ -93,11 +93,17 @@ class Builder final : public nlohmann::json_sax<Json> {
     parent.push_back(std::move(value));
     return &parent.back();
   }
+  bool is_one_too_many() {
+    if (++values_ > max_json_values) refuse("it holds more than " + grouped(max_json_values) + " values");
+    return values_ > max_json_values;
+  }
   bool add(Json&& value) {
+    if (is_one_too_many()) return false;
     put(std::move(value));
     return true;
   }
   bool enter(Json&& value) {
+    if (is_one_too_many()) return false;
     if (open_.size() >= max_json_depth)
       return refuse("it is nested more than " + std::to_string(max_json_depth) + " deep");
     open_.push_back(put(std::move(value)));  // stays where it is while it is open: it is the last of its parent
@@ -108,6 +114,7 @@ class Builder final : public nlohmann::json_sax<Json> {
     return true;
   }
 
+  size_t values_ = 0;
   std::vector<Json*> open_;
   std::string key_;
 };
