@@ -149,7 +149,7 @@ def test_sha256(plain, tmp_path, rng):
     run(
         *("g++", "-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-fsanitize=undefined"),
         *(["-DE2E_DEPLOY_PLAIN_SHA256"] if plain else []),
-        *(SOURCE.parent / "tests/native/sha256_check.cpp", "-o", program),
+        *(SOURCE.parent / "tests/native/programs/sha256.cpp", "-o", program),
     )
     for size in (0, 1, 55, 56, 57, 63, 64, 65, 119, 120, 128, 129, 1000, 100_003):
         data = rng.bytes(size)

@@ -1,5 +1,5 @@
-// sha256_check PIECE: the SHA-256 of the standard input, given in pieces of that many bytes.
-#include "../../native/src/bundle/sha256.cpp"
+// sha256 PIECE: the SHA-256 of the standard input, given in pieces of that many bytes.
+#include "../../../native/src/bundle/sha256.cpp"
 
 #include <cstdio>
 #include <cstdlib>
