@@ -13,7 +13,7 @@ from e2e_deploy.runtime.sources.bag.log import MAX_BYTES
 from e2e_deploy.system.files import open_regular
 
 _STEP = 1024 * 1024
-_SPARE = 1024**3  # of a disk, which others use as well
+_SHARE = 0.9  # of what is free on a disk, which others use as well
 
 
 def decompressed(
@@ -85,7 +85,7 @@ class Unpacked:
         folder = tempfile.mkdtemp(prefix="e2e-deploy-")
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self.packed, self.path = path, Path(folder, path.stem)
-        room = shutil.disk_usage(folder).free - _SPARE
+        room = int(_SHARE * shutil.disk_usage(folder).free)
         try:
             with (
                 open_regular(path) as packed,

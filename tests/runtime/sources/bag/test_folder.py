@@ -167,7 +167,7 @@ def test_metadata_that_is_missing_or_not_what_it_says(bag, tmp_path):
 
 def test_packed_files_have_room_or_are_refused(bag, monkeypatch, tmp_path):
     pack(bag, "FILE")
-    monkeypatch.setattr(compressed, "_SPARE", 2**63)
+    monkeypatch.setattr(compressed, "_SHARE", 0.0)
     with pytest.raises(
         SourceError,
         match="unpacks to more than fits into .*: set TMPDIR to a folder on a larger disk",
