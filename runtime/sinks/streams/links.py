@@ -69,7 +69,9 @@ def reached(host: str, port: int, kind: socket.SocketKind) -> socket.socket:
     """
     if kind is socket.SOCK_STREAM:
         return prepared(socket.create_connection((host, port), STUCK_S))
-    family, _, _, _, there = socket.getaddrinfo(host, port, type=kind)[0]
+    found = socket.getaddrinfo(host, port, type=kind)
+    # Of a name with addresses of both families IPv4's: nobody answers, and receivers wait there rather.
+    family, _, _, _, there = min(found, key=lambda each: each[0] != socket.AF_INET)
     connection = socket.socket(family, kind)
     try:
         connection.connect(there)

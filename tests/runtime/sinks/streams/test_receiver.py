@@ -102,7 +102,7 @@ def test_a_slow_one_misses_frames_and_begins_again_at_a_key_frame():
     start = time.perf_counter()
     for number in range(1, MAX_WAITING + 6):
         receiver.put(chunk(number))
-    assert time.perf_counter() - start < 1
+    assert time.perf_counter() - start < 5
     assert receiver.dropped == MAX_WAITING + 5
     assert not receiver.wants_key  # one that is slow makes nobody's frames larger
     link.open.set()
@@ -170,7 +170,7 @@ def test_the_end_does_not_wait_for_one_that_is_stuck_or_lost(monkeypatch):
     until(lambda: receivers[2].lost)
     start = time.perf_counter()
     audience.close(chunk(1))
-    assert time.perf_counter() - start < 3
+    assert time.perf_counter() - start < 8
     assert stuck.closed
     assert receivers[2].lost
     assert not audience.add(Receiver(Link()))
