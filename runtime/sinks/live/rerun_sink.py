@@ -9,6 +9,8 @@ Metres are a DepthImage, which the viewer shows as points by itself where there 
 picture of floats, never a DepthImage. Times are ``frame`` and ``capture_time`` (of a video file: ``video_time``).
 """
 
+import importlib
+import json
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,7 @@ from e2e_deploy.runtime.sinks.opening import Opening
 from e2e_deploy.runtime.sources.source import SourceFrame
 from e2e_deploy.runtime.steps.step import Facts
 from e2e_deploy.system.addresses import masked
+from e2e_deploy.system.json_files import to_json
 
 PORT = 9876
 PATIENCE_S = 5.0  # for a viewer or a disk that takes nothing
@@ -60,6 +63,8 @@ class RerunSink(LiveSink):
             False
         )  # a viewer would show that, not when it was taken
         self._camera: tuple[Any, ...] = ()
+        self._pictures: list[str] = []
+        self._is_arranged = False
 
     def begin(self) -> None:
         """Say what holds for the whole recording."""
@@ -80,6 +85,9 @@ class RerunSink(LiveSink):
             else:
                 self._recording.set_time("capture_time", timestamp=np.datetime64(stamp_ns, "ns"))
             super().write(frame, result, facts)
+            if not self._is_arranged:
+                self._is_arranged = True
+                self._arrange()
             self._recording.flush(timeout_sec=PATIENCE_S)
         except RuntimeError as error:
             raise self._lost(error) from None
@@ -88,7 +96,8 @@ class RerunSink(LiveSink):
         """Log one message as what Rerun shows it best as."""
         rerun, name, message = self._rerun, last_name(published.topic), published.message
         if isinstance(message, String):
-            self._log(name, rerun.TextDocument(message.data))
+            text = to_json(json.loads(message.data), indent=2)
+            self._log(name, rerun.TextDocument(text))
         elif isinstance(message, CameraInfo):
             seen = (*message.k, message.width, message.height)
             if seen != self._camera:
@@ -96,6 +105,22 @@ class RerunSink(LiveSink):
                 self._log(CAMERA, _pinhole(rerun, message))
         elif isinstance(message, Image):
             self._log(f"{CAMERA}/{name}", _picture(rerun, name, message))
+            if name not in self._pictures:
+                self._pictures.append(name)
+
+    def _arrange(self) -> None:
+        """Propose a view of each picture, for Rerun would lay them on each other; and one of the points of depth."""
+        views = importlib.import_module("rerun.blueprint")
+        shown = [
+            views.Spatial2DView(origin=f"{CAMERA}/{name}", name=name) for name in self._pictures
+        ]
+        if self._camera and "depth" in self._pictures:
+            points = [f"/{CAMERA}", f"/{CAMERA}/depth"]
+            shown.append(views.Spatial3DView(origin="/", contents=points, name="points"))
+        shown.append(views.TextDocumentView(origin="metadata", name="metadata"))
+        self._recording.send_blueprint(
+            views.Blueprint(views.Grid(*shown), collapse_panels=True), make_active=False
+        )
 
     def _log(self, path: str, what: Any, *, static: bool = False) -> None:
         self._recording.log(path, what, static=static, strict=True)
