@@ -1,4 +1,12 @@
-"""Frames, results and openings for the tests of live sinks."""
+"""Frames, results, openings and a viewer for the tests of live sinks."""
+
+import os
+import socket
+import subprocess
+import time
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 
@@ -41,3 +49,30 @@ def geometry(rng, *, metric=False):
     depth[0, :3] = np.nan, np.inf, -np.inf
     results = {"depth": depth, "normals": result_for("normals", rng, HW)}
     return results, {"depth": METRIC if metric else {}, "normals": {}}
+
+
+@contextmanager
+def viewer(folder):
+    """Rerun's program without a window, which saves what it is sent: (port, file, process)."""
+    program = Path(find_spec("rerun_cli").origin).parent / "rerun"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    arguments = [program, "--bind", "127.0.0.1", "--port", str(port), "--save", folder / "seen.rrd"]
+    environment = os.environ | {"HOME": str(folder)}  # where it would remember that it ran
+    with subprocess.Popen(arguments, env=environment, stderr=subprocess.DEVNULL) as process:
+        try:
+            for _ in range(300):
+                with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                    break
+                time.sleep(0.1)
+            yield port, folder / "seen.rrd", process
+        finally:
+            process.kill()
+
+
+def until(condition, seconds=30.0):
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.05)
+    return found

@@ -8,10 +8,7 @@ import subprocess
 import sys
 import time
 import warnings
-from contextlib import contextmanager, suppress
 from dataclasses import replace
-from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +21,7 @@ from e2e_deploy.runtime.camera.intrinsics import Intrinsics
 from e2e_deploy.runtime.sinks.live import rerun_sink
 from e2e_deploy.runtime.sinks.live.rerun_sink import RerunFileSink, RerunViewerSink
 from e2e_deploy.runtime.sources.source import BaseSource, SourceFrame
-from tests.live_inputs import CAMERA, HW, STAMP_NS, STEP_NS, geometry, opening_for, shot
+from tests.live_inputs import CAMERA, HW, STAMP_NS, STEP_NS, geometry, opening_for, shot, viewer
 
 
 def rows_of(path):
@@ -206,25 +203,6 @@ assert sink.close() == []
         assert "a.rrd could not be written: File too large; what" in said
         assert done.stderr == ""
         assert not (tmp_path / "a.rrd").exists()
-
-
-@contextmanager
-def viewer(folder):
-    """Rerun's program without a window, which saves what it is sent: (port, file, process)."""
-    program = Path(find_spec("rerun_cli").origin).parent / "rerun"
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    arguments = [program, "--bind", "127.0.0.1", "--port", str(port), "--save", folder / "seen.rrd"]
-    environment = os.environ | {"HOME": str(folder)}  # where it would remember that it ran
-    with subprocess.Popen(arguments, env=environment, stderr=subprocess.DEVNULL) as process:
-        try:
-            for _ in range(300):
-                with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                    break
-                time.sleep(0.1)
-            yield port, folder / "seen.rrd", process
-        finally:
-            process.kill()
 
 
 class TestTheViewer:

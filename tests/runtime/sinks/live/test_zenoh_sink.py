@@ -49,14 +49,6 @@ def subscriber(how, endpoint, folder):
             process.wait(30)
 
 
-def until(condition, seconds=30.0):
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, "it did not come"
-        time.sleep(0.05)
-    return found
-
-
 def write_until(sink, rng, received, keys, *, metric=False):
     """Write frames until somebody has a message of each key; those that were written, by their stamps."""
     written = {}
