@@ -62,7 +62,10 @@ CASES = {
             Refused([*TO, "--backend", "tensorrt", "--device", "cpu"], "runs on a GPU only"),
         ],
         "--checkpoint": [Refused([*TO, "--checkpoint", "x"], "nothing here runs in PyTorch")],
-        "--out": [Changes(["--out", "p.npy"], RUN)],
+        "--out": [
+            Changes(["--out", "p.npy"], RUN),
+            Refused([*RUN, "--out", "foxglove:http"], "--out foxglove:http names no port"),
+        ],
         "--save": [
             Changes(["--save", "npy"], TO),
             Refused([*RUN, "--view", "0", "--save", "npy"], "--save needs --out"),

@@ -28,8 +28,9 @@ YEAR_S = 365 * 86400.0
     multiple=True,
     help="A folder for pictures, one picture's .png, .npy, .npz, .exr or .ply, an .mp4 in colour, an .mkv of "
     "16-bit depth, a robot's log .mcap or .db3, lerobot:FOLDER for a copy of a LeRobot data set with metric depth, or "
-    "a live video at rtsp://, udp://, tcp:// (with ?listen served here) or /dev/videoN; repeat for several. Of several "
-    "results each has a file, with its name at the end of the path's.  "
+    "a live video at rtsp://, udp://, tcp:// (with ?listen served here) or /dev/videoN, or live to foxglove:PORT, "
+    "rerun:PORT (or a recording .rrd) or zenoh:; repeat for several. Of several results each has a file, with its "
+    "name at the end of the path's.  "
     "[default: ./depth-out, ./normals-out or what else the bundle does, unless --show]",
 )
 @click.option(
@@ -84,7 +85,7 @@ YEAR_S = 365 * 86400.0
 @click.option(
     "--intrinsics",
     default=None,
-    help="fx,fy,cx,cy of the frames in pixels, for --camera-height, ply and robots' logs.  "
+    help="fx,fy,cx,cy of the frames in pixels, for --camera-height, ply, robots' logs and live views.  "
     "[default: what a log or data set says]",
 )
 @click.option("--show", is_flag=True, help="Show frame and result in a window; q or Escape ends.")

@@ -4,6 +4,7 @@ It is on this machine only unless another host is named. Foxglove's own app is a
 of every origin (foxglove-sdk has no check); it takes nothing from them but what they want to see.
 """
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +43,15 @@ class FoxgloveSink(LiveSink):
         host, port = place.socket(PORT)
         super().__init__(opening, place.settings.get("prefix", ""))
         self._foxglove = require("foxglove", "robotics")
-        require("rosbags", "robotics")  # now, and not with the first frame
+        # What clients do wrong is no news to print; a program that has logging of its own still gets it.
+        logging.getLogger("foxglove").addHandler(logging.NullHandler())
         self._channels: dict[str, Any] = {}
         self._latched: dict[str, bytes] = {}
         self._wanted: set[str] = set()  # latched topics that somebody has subscribed to since
         self._context = self._foxglove.Context()
+        # Now: a client that is there when a channel comes may subscribe to it too early for the server's own good.
+        for topic, message, _ in self._topics.advertised(is_metric=opening.is_metric):
+            self._channel(topic, message.type_name)
         try:
             self._server = self._foxglove.start_server(
                 name="e2e-deploy",

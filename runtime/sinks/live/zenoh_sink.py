@@ -59,6 +59,8 @@ class ZenohSink(LiveSink):
         self.name = f"Zenoh {connects or listens}"
         self._publishers: dict[str, Any] = {}
         self._session = self._open(connects, listens, scouting=scouting == "on")
+        for topic, message, latched in self._topics.advertised(is_metric=opening.is_metric):
+            self._publisher(topic, message.type_name, latched=latched)
 
     def send(self, published: Published) -> None:
         """Publish a message, if somebody wants it or may ask for it later.
@@ -67,7 +69,9 @@ class ZenohSink(LiveSink):
             E2EDeployError: Zenoh has ended.
         """
         try:
-            publisher = self._publisher(published)
+            publisher = self._publisher(
+                published.topic, published.message.type_name, latched=published.latched
+            )
             if published.latched or publisher.matching_status.matching:
                 publisher.put(serialise(published.message))
         except self._zenoh.ZError as error:
@@ -105,15 +109,14 @@ class ZenohSink(LiveSink):
             )
             raise UnavailableError(what) from None
 
-    def _publisher(self, published: Published) -> Any:
-        topic = published.topic
+    def _publisher(self, topic: str, type_name: str, *, latched: bool) -> Any:
         if topic not in self._publishers:
             zenoh, key = self._zenoh, topic.removeprefix("/")
             how = {
-                "encoding": zenoh.Encoding.APPLICATION_CDR.with_schema(published.message.type_name),
+                "encoding": zenoh.Encoding.APPLICATION_CDR.with_schema(type_name),
                 "congestion_control": zenoh.CongestionControl.DROP,
             }
-            if published.latched:  # the bridge asks for its last message, as others may
+            if latched:  # the bridge asks for its last message, as others may
                 ext = zenoh.ext
                 self._publishers[topic] = ext.declare_advanced_publisher(
                     self._session, key, **how, cache=ext.CacheConfig(1), publisher_detection=True

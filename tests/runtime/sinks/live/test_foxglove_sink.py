@@ -81,6 +81,13 @@ def sink(tmp_path):
     sink.close()
 
 
+@pytest.fixture
+def metric_sink(tmp_path):
+    sink = FoxgloveSink("foxglove:0", opening_for(tmp_path, is_metric=True))
+    yield sink
+    sink.close()
+
+
 @contextmanager
 def frames_for(sink, rng, *, metric=False):
     """Writes frames until the block ends; gives what was written by stamp."""
@@ -103,11 +110,11 @@ def frames_for(sink, rng, *, metric=False):
         thread.join()
 
 
-def test_a_client_gets_the_messages_of_ros(sink, rng):
+def test_a_client_gets_the_messages_of_ros(metric_sink, rng):
     names = ["image", "depth", "normals", "camera_info", "points", "metadata"]
     got = {}
-    with frames_for(sink, rng, metric=True) as written:
-        client = Client(sink.url)
+    with frames_for(metric_sink, rng, metric=True) as written:
+        client = Client(metric_sink.url)
         client.subscribe(*names)
         while len(got) < len(names):
             topic, log_time, message = client.next()
@@ -190,6 +197,16 @@ def test_clients_come_and_go_while_it_sends(sink, rng):
         while len(written) <= count and time.monotonic() < end:
             time.sleep(0.02)
         assert len(written) > count
+
+
+def test_what_comes_is_known_before_the_first_frame(metric_sink, sink):
+    for each, distance in ((metric_sink, "depth"), (sink, "depth_affine")):
+        client = Client(each.url)
+        client.note(client.socket.recv(10))
+        names = {c["topic"].rpartition("/")[2] for c in client.channels.values()}
+        client.close()
+        assert {distance, "image", "normals", "camera_info", "metadata"} <= names
+        assert ("points" in names) == (distance == "depth")
 
 
 def test_the_end_is_told(tmp_path, rng):

@@ -64,7 +64,7 @@ def write_until(sink, rng, received, keys, *, metric=False):
 
 def test_a_subscriber_gets_the_messages_of_ros(tmp_path, rng):
     endpoint = free_endpoint()
-    sink = ZenohSink(f"zenoh:?listen={endpoint}", opening_for(tmp_path))
+    sink = ZenohSink(f"zenoh:?listen={endpoint}", opening_for(tmp_path, is_metric=True))
     sink.write(shot(rng), *geometry(rng, metric=True))  # nobody is there; the metadata wait
     with subscriber("connect", endpoint, tmp_path / "got") as received:
         keys = {"metadata", "image", "depth", "normals", "camera_info", "points"}
