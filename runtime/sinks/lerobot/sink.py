@@ -6,6 +6,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from e2e_deploy.bundle.manifest import Manifest
 from e2e_deploy.errors import E2EDeployError, UsageError
 from e2e_deploy.runtime.backends.layout import Outcome
@@ -109,7 +111,7 @@ class LeRobotSink:
         self._statistics, self._all = CodeStatistics(codes), CodeStatistics(codes)
         self._episodes: list[NewEpisode] = []
         self._start_s = 0.0
-        self._pixels = self._too_far = 0
+        self._pixels = self._too_far = self._unknown = 0
         self._stack = ExitStack()
         with ExitStack() as stack:
             self._folder = stack.enter_context(whole_folder(path, _nothing_of, source.note))
@@ -162,7 +164,8 @@ class LeRobotSink:
         self._statistics.add(codes)
         self._all.add(codes)
         self._pixels += metres.size
-        self._too_far += int((metres > self._codes.most_m).sum())
+        self._too_far += int(np.count_nonzero(metres > self._codes.most_m))
+        self._unknown += int(np.count_nonzero(np.isnan(metres)))
 
     def _finish_episode(self) -> None:
         if self._place is not None:
@@ -214,6 +217,11 @@ class LeRobotSink:
             self._source.note(
                 f"{self._too_far / self._pixels:.1%} of the depth is beyond {self._codes.most_m:g} m and is kept as "
                 f"{self._codes.most_m:g} m: out lerobot:FOLDER?depth_max=METRES keeps more"
+            )
+        if self._unknown:
+            self._source.note(
+                f"{self._unknown / self._pixels:.1%} of the depth is unknown and is kept as {LEAST_M:g} m, as where "
+                "lerobot's cameras see nothing"
             )
 
     def _feature(self) -> dict[str, Any]:

@@ -187,8 +187,10 @@ def test_depth_beyond_the_range_is_kept_at_its_end_and_said(videos_set, bundle, 
 def test_unknown_depth_is_the_least_as_of_lerobots_cameras(videos_set, bundle, tmp_path):
     out = tmp_path / "new"
     # of depth 0.2 and less, this line makes nothing that lies before the camera
-    _, metres = run(videos_set, bundle, f"lerobot:{out}", metric_points=_beyond_zero())
+    report, metres = run(videos_set, bundle, f"lerobot:{out}", metric_points=_beyond_zero())
     unknown = np.isnan(np.stack(metres))
+    said = f"{unknown.mean():.1%} of the depth is unknown and is kept as 0.01 m"
+    assert [note for note in report.source.notes if note.startswith(said)]
     assert 0.05 < unknown.mean() < 0.9
     np.testing.assert_allclose(decoded(out)[unknown], 0.01, atol=1e-9)
 
