@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from e2e_deploy.errors import UnavailableError
-from e2e_deploy.packages import import_onnxruntime
+from e2e_deploy.packages import import_onnxruntime, import_rerun
 
 RUN = """
 import sys
@@ -43,3 +43,32 @@ def test_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UnavailableError, match="pip install onnxruntime"):
         import_onnxruntime()
+
+
+RECORD = """
+import sys
+import numpy as np
+from e2e_deploy.packages import import_rerun
+rerun = import_rerun()
+recording = rerun.RecordingStream("test")
+recording.save(sys.argv[1])
+recording.log("a", rerun.Image(np.zeros((4, 4, 3), np.uint8)))
+recording.disconnect()
+"""
+
+
+class TestRerun:
+    def test_nothing_is_collected(self, tmp_path):
+        home = tmp_path / "home"
+        home.mkdir()
+        assert run(RECORD, home, str(tmp_path / "a.rrd"), RERUN_ANALYTICS="on") == []
+        assert (tmp_path / "a.rrd").stat().st_size > 0
+
+    def test_the_process_decides_what_is_printed(self, monkeypatch):
+        monkeypatch.setattr("importlib.import_module", lambda name: os.environ["RUST_LOG"])
+        monkeypatch.delenv("RUST_LOG", raising=False)
+        assert import_rerun() == "off"
+        assert "RUST_LOG" not in os.environ
+        monkeypatch.setenv("RUST_LOG", "debug")
+        assert import_rerun() == "debug"
+        assert os.environ["RUST_LOG"] == "debug"
