@@ -53,7 +53,9 @@ class Receiver:
                 self._waiting.clear()
                 self._skips = True
             if self.lost or (self._skips and not chunk.is_key):
-                self.dropped += 1
+                self.dropped += (
+                    not self.wants_key
+                )  # what was on its way when it came is not its own
                 return
             self._skips = self.wants_key = False
             self._waiting.append(chunk)
@@ -94,7 +96,7 @@ class Receiver:
         if self._again is None:  # it left
             return False
         with self._changed:
-            self.lost = why
+            self.lost, self.wants_key = why, False
             self.dropped += 1 + len(self._waiting)
             self._waiting.clear()
             self._skips = True

@@ -65,9 +65,7 @@ class StreamSink:
         self._packing = rtp(rate) if self._address.scheme == "rtsp" else mpeg_ts(rate)
         self._pace = Pace(live=live, fps=rate)
         self._audience = Audience()
-        self._key: bytes | None = (
-            None  # one of the key frames, whose parameter sets are those of all
-        )
+        self._key: bytes | None = None  # the last key frame; all have the same parameter sets
         self._began = threading.Event()
         self._server: Server | None = None
         if self._address.listen:
