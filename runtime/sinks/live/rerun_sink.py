@@ -40,7 +40,6 @@ from e2e_deploy.system.addresses import masked
 from e2e_deploy.system.json_files import to_json
 
 PORT = 9876
-PATIENCE_S = 5.0  # for a viewer or a disk that takes nothing
 APPLICATION = "e2e-deploy"
 CAMERA = "camera"
 
@@ -50,18 +49,22 @@ _TYPES = {"32FC1": np.float32, "32FC3": np.float32, "mono8": np.uint8, "rgb8": n
 class RerunSink(LiveSink):
     """Logs what a frame's results become; where to, the classes below say.
 
+    Attributes:
+        patience_s: for a frame to be taken.
+
     Raises:
         UnavailableError: rerun-sdk is not installed.
     """
+
+    patience_s = 60.0  # disks of other machines are slow now and then
 
     def __init__(self, opening: Opening) -> None:
         self._rerun = import_rerun()
         super().__init__(opening, with_points=False)  # the viewer makes points of depth
         self._recording = self._rerun.RecordingStream(APPLICATION, recording_id=uuid4())
+        # Viewers would show when it was logged, and not when it was taken.
+        self._recording.set_log_time_enabled(False)
         self._recording.set_log_tick_enabled(False)
-        self._recording.set_log_time_enabled(
-            False
-        )  # a viewer would show that, not when it was taken
         self._camera: tuple[Any, ...] = ()
         self._pictures: list[str] = []
         self._is_arranged = False
@@ -88,7 +91,7 @@ class RerunSink(LiveSink):
             if not self._is_arranged:
                 self._is_arranged = True
                 self._arrange()
-            self._recording.flush(timeout_sec=PATIENCE_S)
+            self._recording.flush(timeout_sec=self.patience_s)
         except RuntimeError as error:
             raise self._lost(error) from None
 
@@ -141,6 +144,8 @@ class RerunViewerSink(RerunSink):
         UsageError: no such address.
     """
 
+    patience_s = 5.0
+
     def __init__(self, out: str, opening: Opening) -> None:
         host, port = viewer_of(out)
         self._where = f"{url_host(host)}:{port}"
@@ -169,7 +174,7 @@ class RerunViewerSink(RerunSink):
     def close(self) -> list[Path]:
         """Let the viewer go; what it was given stays in it."""
         try:
-            self._recording.flush(timeout_sec=PATIENCE_S)
+            self._recording.flush(timeout_sec=self.patience_s)
         except RuntimeError:
             self._relay.cut()
         self._recording.disconnect()
