@@ -1,6 +1,7 @@
 """Frames, results, openings and a viewer for the tests of live sinks."""
 
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -59,7 +60,10 @@ def viewer(folder):
         port = free.getsockname()[1]
     arguments = [program, "--bind", "127.0.0.1", "--port", str(port), "--save", folder / "seen.rrd"]
     environment = os.environ | {"HOME": str(folder)}  # where it would remember that it ran
+    # In the background SIGINT is ignored, and a process inherits that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(arguments, env=environment, stderr=subprocess.DEVNULL) as process:
+        signal.signal(signal.SIGINT, before)
         try:
             for _ in range(300):
                 with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):

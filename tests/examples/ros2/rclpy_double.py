@@ -4,6 +4,7 @@ Signatures, the order of callbacks and what a transition does with its callback'
 jazzy and rolling (rclpy/node.py, rclpy/lifecycle/node.py, rclpy/qos.py).
 """
 
+import re
 import sys
 from collections import namedtuple
 from enum import Enum, IntEnum
@@ -19,6 +20,14 @@ DurabilityPolicy = IntEnum("DurabilityPolicy", {"TRANSIENT_LOCAL": 1, "VOLATILE"
 
 class ExternalShutdownException(Exception):  # noqa: N818 - its name there
     """As rclpy.executors has it."""
+
+
+class ParameterException(Exception):  # noqa: N818 - its name there
+    """As rclpy.exceptions has it: of a value that cannot be declared, among others."""
+
+
+class RCLError(RuntimeError):
+    """As rclpy has it: of calls that the middleware refuses, such as after a shutdown."""
 
 
 class QoSProfile:
@@ -87,6 +96,8 @@ class Publisher:
 
     def publish(self, msg):
         assert not self.is_destroyed
+        if not self.bus.ok:
+            raise RCLError("Failed to publish: publisher's context is invalid")
         if not isinstance(msg, self.msg_type):
             raise TypeError(f"Expected {self.msg_type}, got {type(msg)}")
         self.bus.send(self.topic_name, msg, profile=self.qos)
@@ -165,9 +176,19 @@ TRANSITIONS = {
 def lifecycle_node(bus):
     """The class LifecycleNode on a bus."""
     result = bus.classes["rcl_interfaces/msg/SetParametersResult"]
+    kinds = set(bus.classes.values())
+
+    def profile_of(qos_profile):
+        if isinstance(qos_profile, int):
+            return QoSProfile(depth=qos_profile)
+        if not isinstance(qos_profile, QoSProfile):
+            raise TypeError(f"Expected QoSProfile or int, but received {type(qos_profile)}")
+        return qos_profile
 
     class LifecycleNode:
         def __init__(self, node_name, *, enable_communication_interface=True):
+            assert bus.ok, "rclpy.init() has not been called"
+            assert re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", node_name)
             self._name, self.state = node_name, "unconfigured"
             self._parameters, self._descriptors = {}, {}
             self._may, self._post = [], []
@@ -185,6 +206,7 @@ def lifecycle_node(bus):
 
         def resolve_topic_name(self, topic, *, only_expand=False):
             full = topic if topic.startswith("/") else f"/{topic}"
+            assert re.fullmatch("(/[A-Za-z_][A-Za-z0-9_]*)+", full), f"Invalid topic name: {topic}"
             return full if only_expand else bus.remaps.get(full, full)
 
         # -- parameters
@@ -195,7 +217,8 @@ def lifecycle_node(bus):
             self._descriptors[name] = descriptor
             given = bus.overrides.get(name, value)
             done = self._set([Parameter(name, value=given)])
-            assert done.successful, done.reason
+            if not done.successful:
+                raise ParameterException(f"{done.reason}: {name}")
             return self._parameters[name]
 
         def get_parameter(self, name):
@@ -247,8 +270,9 @@ def lifecycle_node(bus):
             qos_overriding_options=None,
             publisher_class=Publisher,
         ):
-            profile = QoSProfile(depth=qos_profile) if isinstance(qos_profile, int) else qos_profile
-            made = publisher_class(bus, msg_type, self.resolve_topic_name(topic), profile)
+            assert msg_type in kinds
+            name = self.resolve_topic_name(topic)
+            made = publisher_class(bus, msg_type, name, profile_of(qos_profile))
             self._entities.append(made)
             return made
 
@@ -270,7 +294,8 @@ def lifecycle_node(bus):
             qos_overriding_options=None,
             raw=False,
         ):
-            made = (self.resolve_topic_name(topic), msg_type, callback, qos_profile)
+            assert msg_type in kinds
+            made = (self.resolve_topic_name(topic), msg_type, callback, profile_of(qos_profile))
             bus.subscriptions.append(made)
             return made
 
@@ -371,6 +396,7 @@ def install(monkeypatch):
         monkeypatch.setitem(sys.modules, name, made)
 
     def init(*, args=None, context=None, domain_id=None, signal_handler_options=None):
+        assert not bus.ok, "Context.init() must only be called once"
         bus.ok = True
 
     def shutdown(*, context=None, uninstall_handlers=None):
@@ -381,6 +407,7 @@ def install(monkeypatch):
         bus.on_spin(node)
 
     module("rclpy", init=init, shutdown=shutdown, spin=spin, ok=lambda: bus.ok)
+    module("rclpy.exceptions", ParameterException=ParameterException)
     module("rclpy.executors", ExternalShutdownException=ExternalShutdownException)
     module("rclpy.parameter", Parameter=Parameter)
     module(

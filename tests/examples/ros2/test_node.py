@@ -50,6 +50,8 @@ def make(bus):
 
     def node(**overrides):
         bus.overrides |= overrides
+        if not bus.ok:
+            importlib.import_module("rclpy").init()
         made.append(importlib.import_module("e2e_deploy_ros2.node").DepthNode())
         return made[-1]
 
@@ -328,8 +330,30 @@ def test_an_error_in_a_transition_begins_anew(bus, make, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(e2e, "load", broken)
         assert node.trigger("configure") == ERROR
+    assert ("error", "on_configure: RuntimeError: no memory") in bus.logged
     assert node.state == "unconfigured"
     assert started(node).state == "active"
+
+
+@pytest.mark.parametrize(("name", "value"), [("camera_pitch_deg", 90.5), ("metric", False)])
+def test_a_parameter_that_rclpy_refuses_at_the_start_ends_the_program_with_a_sentence(
+    bus, name, value
+):
+    bus.overrides[name] = value
+    with pytest.raises(SystemExit, match=f"^e2e_deploy: .*{name}"):
+        importlib.import_module("e2e_deploy_ros2.node").main()
+
+
+def test_a_frame_that_ends_after_the_shutdown_of_ros_is_no_defect(bus, make, monkeypatch):
+    gate = Gate(monkeypatch)
+    node = started(make())
+    depths = heard(bus, DEPTH)
+    bus.send("/front/image_raw", to_ros(picture(4)))
+    wait_until(lambda: gate.begun == 1)
+    bus.ok = False
+    threading.Timer(0.1, gate.open).start()
+    assert node.end()
+    assert depths == []
 
 
 @pytest.mark.parametrize("how", [KeyboardInterrupt, rclpy_double.ExternalShutdownException])

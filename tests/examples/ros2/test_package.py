@@ -42,8 +42,9 @@ def test_the_manifest_names_what_is_imported():
     assert root.findtext("license") == "Apache-2.0"
     assert root.findtext("export/build_type") == "ament_python"
     needs = {each.text for each in root.findall("exec_depend")}
-    # Published by its name alone, not imported: std_msgs.
-    assert needs == {name for _, name in imported() if name in ROS} | {"std_msgs"}
+    # Made by their names alone, not imported: those of messages within messages, and of String.
+    inner = {"std_msgs", "builtin_interfaces"}
+    assert needs == {name for _, name in imported() if name in ROS} | inner
 
 
 def test_setup_installs_files_that_are_there(monkeypatch):

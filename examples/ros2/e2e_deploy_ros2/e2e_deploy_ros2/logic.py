@@ -92,7 +92,7 @@ class DepthLogic:
             engine.close()
             raise
         self.parameters, self._engine, self.state = wanted, engine, INACTIVE
-        return topics.advertised(is_metric=wanted["metric"] != "off")
+        return topics.advertised(is_metric=wanted["metric"] != "none")
 
     def activate(self) -> None:
         """Take pictures from now on."""
@@ -121,7 +121,8 @@ class DepthLogic:
         """End in whatever state it is; False if a frame is still in the engine after PATIENCE_S."""
         self.state = FINALIZED
         self._stop()
-        return self._close()
+        self._close()
+        return not any(run.thread.works for run in self._left)
 
     # ------------------------------------------------------------------------------------------- messages
 
@@ -226,10 +227,10 @@ class DepthLogic:
                 f"the bundle takes {engine.batch} frames at once, and a camera gives one: export it without `batch`"
             )
         for name in ("publish_points", "publish_millimetres"):
-            if wanted[name] and wanted["metric"] == "off":
+            if wanted[name] and wanted["metric"] == "none":
                 raise e2e.UsageError(f"{name} needs metric depth: set metric to ground or points")
         for name in ("steady", "metric"):
-            if wanted[name] not in (False, "off") and "distance" not in forms:
+            if wanted[name] not in (False, "none") and "distance" not in forms:
                 raise e2e.UsageError(
                     f"{name} is for depth and disparity, and the bundle gives {given}"
                 )

@@ -5,7 +5,9 @@ For ROS 2 Jazzy and later.
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from functools import wraps
 from typing import Any
 
 import rclpy
@@ -16,6 +18,7 @@ from rcl_interfaces.msg import (
     ParameterDescriptor,
     SetParametersResult,
 )
+from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -48,6 +51,23 @@ def descriptor(parameter: Parameter) -> ParameterDescriptor:
     return found
 
 
+Transition = Callable[["DepthNode", LifecycleState], TransitionCallbackReturn]
+
+
+def said(transition: Transition) -> Transition:
+    """A transition that logs what it raises: rclpy makes ERROR of it, in Jazzy without a word."""
+
+    @wraps(transition)
+    def with_a_word(node: "DepthNode", state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            return transition(node, state)
+        except Exception as error:
+            node.get_logger().error(f"{transition.__name__}: {type(error).__name__}: {error}")
+            raise
+
+    return with_a_word
+
+
 class DepthNode(LifecycleNode):
     """Subscribes to ``image`` and the ``camera_info`` beside it; remap ``image`` to a camera's topic."""
 
@@ -70,6 +90,7 @@ class DepthNode(LifecycleNode):
 
     # ------------------------------------------------------------------------------------------- transitions
 
+    @said
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the bundle and make the publishers."""
         values = {name: self.get_parameter(name).value for name in PARAMETERS}
@@ -88,6 +109,7 @@ class DepthNode(LifecycleNode):
         self.get_logger().info(dict(self.logic.diagnose().values)["engine"])
         return super().on_configure(state)
 
+    @said
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe, and take pictures."""
         done = super().on_activate(state)  # the publishers first: a result may come at once
@@ -115,6 +137,7 @@ class DepthNode(LifecycleNode):
         ]
         return done
 
+    @said
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe; the frame in the engine is still published, if it ends soon."""
         self._unsubscribe()
@@ -122,6 +145,7 @@ class DepthNode(LifecycleNode):
             self.get_logger().warning("the engine still computes a frame; its result is dropped")
         return super().on_deactivate(state)
 
+    @said
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Close the engine."""
         if not self.logic.cleanup():
@@ -129,11 +153,13 @@ class DepthNode(LifecycleNode):
         self._forget()
         return super().on_cleanup(state)
 
+    @said
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """End, whatever the state."""
         self.end()
         return super().on_shutdown(state)
 
+    @said
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Whatever went wrong in a transition: begin anew, unconfigured."""
         self.end()
@@ -209,7 +235,10 @@ class DepthNode(LifecycleNode):
 def main() -> None:
     """``ros2 run e2e_deploy_ros2 depth``."""
     rclpy.init()
-    node = DepthNode()
+    try:
+        node = DepthNode()
+    except ParameterException as error:  # one given at the start that cannot be
+        sys.exit(f"e2e_deploy: {error}")
     with suppress(KeyboardInterrupt, ExternalShutdownException):
         rclpy.spin(node)
     ended = node.end()

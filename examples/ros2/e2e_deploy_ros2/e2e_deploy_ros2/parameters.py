@@ -8,7 +8,7 @@ from e2e_deploy.names import BACKEND_CHOICES
 
 RELIABILITIES = ("best_effort", "reliable")
 TRANSPORTS = ("raw", "compressed")
-METRICS = ("off", "ground", "points")
+METRICS = ("none", "ground", "points")  # in YAML a bare off is a bool
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
@@ -69,8 +69,8 @@ PARAMETERS: dict[str, Parameter] = {
         Parameter("qos_depth", 5, "messages that the middleware keeps", span=(1, 100)),
         Parameter(
             "metric",
-            "off",
-            "metres: off, from flat ground below the camera, or from known points of the picture",
+            "none",
+            "metres: none, from flat ground below the camera, or from known points of the picture",
             choices=METRICS,
         ),
         Parameter("publish_picture", False, "the picture that a result is of, too"),
