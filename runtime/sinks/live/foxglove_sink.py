@@ -5,6 +5,7 @@ of every origin (foxglove-sdk has no check); it takes nothing from them but what
 """
 
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from e2e_deploy.runtime.sources.source import SourceFrame
 from e2e_deploy.runtime.steps.step import Facts
 
 PORT = 8765
+SETTLED_S = 1.0  # foxglove-sdk tells of a subscriber before it sends to it
 BACKLOG = 16  # messages that wait for a client, about two frames of them; then the oldest goes
 
 
@@ -47,7 +49,7 @@ class FoxgloveSink(LiveSink):
         logging.getLogger("foxglove").addHandler(logging.NullHandler())
         self._channels: dict[str, Any] = {}
         self._latched: dict[str, bytes] = {}
-        self._wanted: set[str] = set()  # latched topics that somebody has subscribed to since
+        self._wanted: dict[str, float] = {}  # topics and when somebody subscribed last
         self._context = self._foxglove.Context()
         # Now: a client that is there when a channel comes may subscribe to it too early for the server's own good.
         for topic, message, _ in self._topics.advertised(is_metric=opening.is_metric):
@@ -70,10 +72,11 @@ class FoxgloveSink(LiveSink):
         self.name = f"Foxglove {self.url}"
 
     def write(self, frame: SourceFrame, result: Outcome, facts: Facts) -> None:
-        """Send a frame and its results, and what is latched to those who came since the last one."""
+        """Send a frame and its results, and what is latched to those who came just now."""
         super().write(frame, result, facts)
-        while self._wanted:
-            topic = self._wanted.pop()
+        for topic, since_s in list(self._wanted.items()):
+            if time.monotonic() - since_s > SETTLED_S:
+                del self._wanted[topic]  # after this last time
             if topic in self._latched:
                 self._channels[topic].log(self._latched[topic], log_time=self.stamp_ns)
 
@@ -109,11 +112,11 @@ class FoxgloveSink(LiveSink):
 class _Listener:
     """What the server calls, in a thread of its own: no message is sent there, where it may hold a lock."""
 
-    def __init__(self, wanted: set[str]) -> None:
+    def __init__(self, wanted: dict[str, float]) -> None:
         self._wanted = wanted
 
     def on_subscribe(self, client: Any, channel: Any) -> None:
-        self._wanted.add(channel.topic)
+        self._wanted[channel.topic] = time.monotonic()
 
     def on_unsubscribe(self, client: Any, channel: Any) -> None:
         """Nothing is kept of a client."""

@@ -248,7 +248,7 @@ def test_shutdown_in_the_middle_of_a_frame(active, published, gate, monkeypatch)
     assert not active.shutdown()
     assert active.state == FINALIZED
     assert not engine.closed
-    assert not active.shutdown()  # it is still in the engine, and whoever ends the process has to know
+    assert not active.shutdown()  # it is still in the engine
     gate.open()
     wait_until(lambda: not run.thread.works)
     assert not published.of("depth_affine")

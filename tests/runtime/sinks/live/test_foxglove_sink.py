@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from e2e_deploy.errors import UnavailableError, UsageError
-from e2e_deploy.runtime.sinks.live.foxglove_sink import FoxgloveSink
+from e2e_deploy.runtime.sinks.live.foxglove_sink import FoxgloveSink, _Listener
 from e2e_deploy.runtime.sources.source import SourceFrame
 from tests.live_inputs import CAMERA, HW, STAMP_NS, STEP_NS, geometry, opening_for, shot
 
@@ -149,6 +149,24 @@ def test_each_who_comes_late_gets_what_is_latched(sink, rng):
             assert json.loads(message.data)["results"][0]["metric"] is False
         for client in clients:
             client.close()
+
+
+def test_a_frame_between_the_news_of_a_subscriber_and_its_subscription_loses_it_nothing(
+    sink, rng, monkeypatch
+):
+    """The server tells of a subscriber first, and sends to it afterwards."""
+    told = _Listener.on_subscribe
+
+    def tell_and_dawdle(listener, client, channel):
+        told(listener, client, channel)
+        time.sleep(0.2)  # frames come meanwhile
+
+    monkeypatch.setattr(_Listener, "on_subscribe", tell_and_dawdle)
+    with frames_for(sink, rng):
+        client = Client(sink.url)
+        client.subscribe("metadata")
+        assert client.next(5)[0] == f"{PREFIX}/metadata"
+        client.close()
 
 
 def test_what_nobody_looks_at_is_not_even_serialised(sink, rng, monkeypatch):
