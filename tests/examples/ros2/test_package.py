@@ -75,10 +75,27 @@ def test_the_parameter_file_holds_every_parameter_with_its_default():
 
 
 class Recorded:
-    """A class of launch or launch_ros: keeps what it was given."""
+    """A class of launch or launch_ros: keeps what it was given, which must be what that class takes.
+
+    Attributes:
+        takes: (how many by place, keywords it needs, keywords it takes).
+    """
+
+    takes = (1, set(), set())
 
     def __init__(self, *given, **named):
+        places, needs, more = self.takes
+        assert len(given) == places
+        assert needs <= set(named) <= needs | more
         self.given, self.named = given, named
+
+
+NODE = {"package", "executable", "exec_name", "parameters", "remappings", "arguments", "output"}
+TAKES = {
+    "DeclareLaunchArgument": (1, set(), {"default_value", "description", "choices"}),
+    "LifecycleNode": (0, {"name", "namespace"}, NODE),
+    "LifecycleTransition": (0, {"lifecycle_node_names", "transition_ids"}, set()),
+}  # of launch and launch_ros, branch jazzy; each other takes one thing
 
 
 def test_the_launch_file_configures_and_activates_the_node(monkeypatch):
@@ -95,7 +112,8 @@ def test_the_launch_file_configures_and_activates_the_node(monkeypatch):
     for name, classes in members.items():
         module = ModuleType(name)
         for each in classes:
-            setattr(module, each, type(each, (Recorded,), {}))
+            takes = TAKES.get(each, Recorded.takes)
+            setattr(module, each, type(each, (Recorded,), {"takes": takes}))
         monkeypatch.setitem(sys.modules, name, module)
     from tests.examples.ros2.ros_messages import message_classes
 
