@@ -54,6 +54,7 @@ _OTHER_FILES = {
         ".pcd",
         ".obj",
         ".pfm",
+        ".bag",
     ),
     *(
         suffix

@@ -11,10 +11,15 @@ from e2e_deploy.system.files import open_regular
 from e2e_deploy.system.json_files import read_json
 
 
+def _place(path: Path) -> Path:
+    """Where a path leads once the folders on its way are made: ``missing/../a`` is a file that is there now."""
+    return Path(os.path.realpath(path))
+
+
 def same(one: Path, other: Path) -> bool:
     """Whether both are there and the same, through links as well."""
     try:
-        return os.path.samefile(one, other)
+        return os.path.samefile(_place(one), _place(other))
     except OSError:
         return False
 
@@ -29,7 +34,7 @@ def refuse_inputs(written: Iterable[Path], read: Sequence[Path]) -> None:
             continue
     for path in written:
         try:
-            found = path.stat()
+            found = _place(path).stat()
         except OSError:
             continue
         if source := inputs.get((found.st_dev, found.st_ino)):
@@ -43,7 +48,7 @@ def refuse_existing(written: Iterable[Path], sidecars: Iterable[Path]) -> None:
 
     What a sidecar of ours names, and is still as it was written, is ours.
     """
-    there = [path for path in written if os.path.lexists(path)]
+    there = [path for path in written if os.path.lexists(_place(path.parent) / path.name)]
     ours = set().union(*map(_own_results, sidecars)) if there else set()
     for path in there:
         if path not in ours:

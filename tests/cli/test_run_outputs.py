@@ -74,7 +74,9 @@ def test_a_videos_file_whatever_its_name_holds(cli, bundle, picture, tmp_path, m
     assert os.path.isfile(name)
 
 
-@pytest.mark.parametrize("suffix", [".mov", ".avi", ".webm", ".jpg", ".tiff", ".gif", ".csv"])
+@pytest.mark.parametrize(
+    "suffix", [".mov", ".avi", ".webm", ".jpg", ".tiff", ".gif", ".csv", ".bag"]
+)
 def test_a_file_of_another_kind_is_no_folder(cli, bundle, picture, tmp_path, suffix):
     out = tmp_path / f"depth{suffix}"
     code, _, stderr = cli("run", picture[0], "--bundle", bundle, "--out", out)
@@ -123,6 +125,20 @@ def test_an_output_is_never_the_source(cli, bundle, picture, tmp_path, by, suffi
         assert code == 2
         assert "would take the place of" in one_sentence(stderr)
     assert hashes(tmp_path) == before
+
+
+def test_a_way_through_a_folder_that_is_not_there_yet(cli, bundle, picture, tmp_path):
+    source = clip(tmp_path / "a.mp4")
+    before = source.read_bytes()
+    code, _, stderr = cli("run", source, "--bundle", bundle, "--out", tmp_path / "new/../a.mp4")
+    assert code == 2
+    assert "would take the place of" in one_sentence(stderr)
+    assert source.read_bytes() == before
+    folder = picture[0].parent
+    (folder / f"{picture[0].stem}_depth.png").write_bytes(b"a true depth")
+    code, _, stderr = cli("run", picture[0], "--bundle", bundle, "--out", folder / "new/..")
+    assert code == 2
+    assert "is there already" in one_sentence(stderr)
 
 
 def test_the_name_of_a_recording_in_progress_is_no_ones_source(cli, bundle, tmp_path):

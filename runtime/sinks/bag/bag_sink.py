@@ -39,11 +39,14 @@ class BagSink:
 
     def __init__(self, out: str, opening: Opening) -> None:
         place, _, query = out.partition("?")
-        settings = dict(parse_qsl(query, keep_blank_values=True))
+        pairs = parse_qsl(query, keep_blank_values=True)
+        settings = dict(pairs)
         if unknown := set(settings) - set(SETTINGS):
             raise UsageError(
                 f"`out` {place} has no setting {', '.join(sorted(unknown))}; there are {' and '.join(SETTINGS)}"
             )
+        if len(settings) < len(pairs):
+            raise UsageError(f"`out` {place} has a setting twice after the ?")
         if settings.get("points", "0") not in ("0", "1"):
             raise UsageError(f"`out` {place}: points is 0 or 1, not {settings['points']!r}")
         self.name = place
@@ -57,7 +60,7 @@ class BagSink:
         self._kinds = opening.manifest.kinds
         self._topics = Topics(
             opening.manifest,
-            settings.get("prefix") or prefix_of(opening.source.topic),
+            settings.get("prefix", prefix_of(opening.source.topic)),
             is_live=opening.source.is_live,
             intrinsics=opening.intrinsics,
             with_points=with_points,

@@ -78,7 +78,8 @@ def chosen(log: Log, name: str, topic: str | None) -> Topic:
                 f"{name} has several topics of pictures; say which by `topic`: {_listed(filled)}"
             )
         if not filled:
-            raise SourceError(f"{name} has no topic of pictures; it has {_listed(log.topics)}")
+            cut = f"; it is cut off: {log.cut}" if log.cut else ""
+            raise SourceError(f"{name} has no topic of pictures; it has {_listed(log.topics)}{cut}")
         return filled[0]
     named = [each for each in log.topics if each.name == topic]
     if not named:
@@ -148,6 +149,7 @@ class BagSource(BaseSource):
         infos = camera_topic(self.topic)
         has_infos = any(t.name == infos and t.type == CAMERA_INFO for t in log.topics)
         self._infos = infos if has_infos else ""
+        self._has_stamps = False
         self._first_look()
 
     def _pictures(self) -> Iterator[Picture]:
@@ -160,16 +162,27 @@ class BagSource(BaseSource):
         self.note(f"{self.name}: left out: {why}")
 
     def _first_look(self) -> None:
-        """Decode a picture before anything else is done, so that what cannot be read is said at once."""
+        """Decode a picture before anything else is done, so that what cannot be read is said at once.
+
+        And learn whether pictures have stamps: a simulation's first one may well be of the time zero.
+        """
         failures: list[str] = []
-        for picture in islice(self._pictures(), _TRIED):
-            try:
-                self.camera = self._read(picture).camera
-            except SourceError as error:
-                failures.append(str(error))
-            else:
-                return
-        raise SourceError(f"{self.name}: {(failures or [self._nothing()])[0]}")
+        found: _Read | None = None
+        try:
+            for picture in islice(self._pictures(), _TRIED):
+                self._has_stamps = self._has_stamps or picture.message.header.stamp.ns != 0
+                try:
+                    found = found or self._read(picture)
+                except SourceError as error:
+                    failures.append(str(error))
+                if found and self._has_stamps:
+                    break
+        except SourceError:
+            if found is None:
+                raise
+        if found is None:
+            raise SourceError(f"{self.name}: {(failures or [self._nothing()])[0]}")
+        self.camera = found.camera
 
     def _nothing(self) -> str:
         cut = f"; the log is cut off: {self._log.cut}" if self._log.cut else ""
@@ -212,8 +225,9 @@ class BagSource(BaseSource):
                 except SourceError as error:
                     self._damaged(str(error))
                     continue
-                stamp_ns = picture.stamp_ns
-                if not picture.message.header.stamp.ns:
+                stamp_ns = int(picture.message.header.stamp.ns)
+                if not self._has_stamps:
+                    stamp_ns = picture.logged_ns
                     self.note(
                         f"{self.name}: pictures have no stamps of their own; the times they were recorded at serve"
                     )
@@ -237,6 +251,7 @@ class BagSource(BaseSource):
         if self._log.cut:
             broken = f"{self._path} is cut off: {self._log.cut}"
         if broken:
-            raise SourceError(f"{broken}; {count} frames could be read")
+            frames = "1 frame" if count == 1 else f"{count:,} frames"
+            raise SourceError(f"{broken}; {frames} could be read")
         if count == 0:
             raise SourceError(f"{self.name}: {self._nothing()}")

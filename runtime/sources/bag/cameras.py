@@ -32,11 +32,6 @@ class Picture:
     logged_ns: int
     info: Any | None
 
-    @property
-    def stamp_ns(self) -> int:
-        """When it was captured: its header's stamp, or where that is zero the time it was recorded at."""
-        return int(self.message.header.stamp.ns) or self.logged_ns
-
 
 class Pairs:
     """Pairs pictures with cameras as both come out of a log, in its order.

@@ -234,7 +234,9 @@ def test_settings_and_points_that_cannot_be(tmp_path, manifests):
         ("?point=1", "no setting point; there are prefix and points"),
         ("?points=yes", "points is 0 or 1, not 'yes'"),
         ("?points=1", "points need metric depth"),
-        ("?prefix=a b", "prefix"),
+        ("?prefix=a b", "prefix is 'a b'; it is absolute"),
+        ("?prefix=", "prefix is ''; it is absolute"),
+        ("?prefix=/a&prefix=/b", "a setting twice"),
     ):
         with pytest.raises(UsageError, match=said):
             BagSink(f"{tmp_path / 'a.mcap'}{given}", opening(manifests["depth"]))

@@ -257,6 +257,15 @@ def test_without_stamps_the_times_of_recording_serve(tmp_path, rgbs):
     assert "no stamps of their own" in source.notes[0]
 
 
+def test_a_simulation_begins_at_the_time_zero(tmp_path, rgbs):
+    stamps = [i * STEP_NS for i in range(6)]
+    entries = [(TOPIC, START_NS + ns, bags.raw(rgbs[0], ns)) for ns in stamps]
+    source, frames = frames_of(write_mcap(tmp_path / "a.mcap", entries))
+    assert [frame.stamp_ns for frame in frames] == stamps
+    np.testing.assert_allclose([frame.shown_s for frame in frames], np.array(stamps) / 1e9)
+    assert source.notes == []
+
+
 def test_files_out_of_order_are_read_by_the_time_of_recording(tmp_path, rgbs):
     entries = bags.stream(rgbs)
     shuffled = [entries[i] for i in (3, 0, 5, 1, 4, 2)]

@@ -74,6 +74,13 @@ def test_a_file_without_its_end_gives_what_is_whole(tmp_path, rgbs):
     assert counts == {0, 1, 2, 3, 4, 5, 6}
 
 
+def test_a_file_that_breaks_off_before_its_topics_is_cut_off(tmp_path, rgbs):
+    path = write_mcap(tmp_path / "a.mcap", bags.stream(rgbs))
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(SourceError, match="no topic of pictures; it has none; it is cut off: at"):
+        BagSource(path)
+
+
 def test_what_came_before_the_cut_is_given_then_it_is_said(tmp_path, rgbs):
     path = write_mcap(tmp_path / "a.mcap", bags.stream(rgbs), chunk_size=ONE_A_CHUNK)
     path.write_bytes(path.read_bytes()[:9000])
