@@ -23,7 +23,4 @@ class Sha256 {
 
 std::string sha256(const void* data, size_t size);
 
-// Whether this processor hashes by itself; without, it is a fifth as fast.
-bool has_sha256_instructions();
-
 }  // namespace e2e
