@@ -140,6 +140,15 @@ def numbers() -> str:
             f"process | {times['to_first_result'] / 1000:.2f} s; hashing it takes {r['hashing_ms']:.0f} ms of that, "
             f"{r['hashing_ms_of_sd2_fp16'] / 1000:.1f} s at SD2 size in fp16 (reckoned at that rate) | {where(r)} |"
         )
+    if r := load("lean_install"):
+        plain, small, native = r["plain"], r["smallest"], r["native"]
+        lines.append(
+            f"| what a robot installs, and a new process from its start to the first depth, e2e-tiny, 480x640 | `pip "
+            f"install e2e-deploy` {plain['bytes'] / 1e6:.0f} MB: {plain['first_depth_ms']['median'] / 1000:.2f} s; "
+            f"with NumPy and ONNX Runtime for CPUs alone {small['bytes'] / 1e6:.0f} MB: "
+            f"{small['first_depth_ms']['median'] / 1000:.2f} s; the C program of examples/native "
+            f"{native['process_ms']['median'] / 1000:.2f} s | {where(r)} |"
+        )
     if r := load("soak"):
         third = [sample["mib"] for sample in r["samples"]][2 * len(r["samples"]) // 3 :]
         last = third[-1] - third[0]
