@@ -35,9 +35,10 @@ from e2e_deploy.system.files import check_target
 
 VIDEOS = (".mp4", ".mkv")
 PICTURES = sorted({ending[ending.rindex(".") :] for ending, _ in FORMATS.values()})
+_LOGS = tuple(name for target in TARGETS if target.is_file for name in target.names)
+_ADDRESSES = tuple(name for target in TARGETS if not target.is_file for name in target.names)
 WRITTEN = (
-    f"for one picture a path that ends in {', '.join(PICTURES)}, for a video .mp4 (colours) or .mkv (16-bit depth), "
-    "and a folder for files of every frame" + "".join(f"; {target.form}" for target in TARGETS)
+    f"files are {', '.join((*PICTURES, *VIDEOS, *_LOGS))}, and a folder takes files of every frame"
 )
 _OTHER_FILES = {
     *PICTURE_SUFFIXES,
@@ -74,7 +75,7 @@ def _kind(out: Path) -> str:
         out.parts[0]
     ):
         raise UsageError(
-            f"`out` {masked(str(out))} is no address that results go to: they go to files, {WRITTEN}"
+            f"`out` {masked(str(out))} is no address that results go to; those are {', '.join(_ADDRESSES)}"
         )
     suffix = out.suffix.lower()
     if os.path.isdir(out):
@@ -82,7 +83,7 @@ def _kind(out: Path) -> str:
     if suffix in (*VIDEOS, *PICTURES):
         return suffix
     if suffix in _OTHER_FILES:
-        raise UsageError(f"`out` {out}: {suffix} is not written; it is {WRITTEN}")
+        raise UsageError(f"`out` {out}: {suffix} is not written; {WRITTEN}")
     return ""
 
 

@@ -17,7 +17,7 @@ class Target:
     """One kind of output.
 
     Attributes:
-        form: how ``out`` names it, for messages.
+        names: suffixes and beginnings of an ``out`` of this kind, for messages.
         matches: an ``out`` of this kind, in lower case.
         open: makes the sink, which is given all results.
         is_file: ``out`` is a path that is written.
@@ -26,7 +26,7 @@ class Target:
         takes_frame: ``side_by_side`` has an effect.
     """
 
-    form: str
+    names: tuple[str, ...]
     matches: re.Pattern[str]
     open: Callable[[str, Opening], Sink]
     is_file: bool = False
@@ -97,53 +97,53 @@ def _lerobot(out: str, opening: Opening) -> Sink:
 
 TARGETS: tuple[Target, ...] = (
     Target(
-        form="rtsp://, udp:// or tcp:// for a live video",
+        names=("rtsp://", "udp://", "tcp://"),
         matches=re.compile("(?:rtsp|udp|tcp)://.*", re.DOTALL),
         open=_stream,
         has_colours=True,
         takes_frame=True,
     ),
     Target(
-        form="/dev/videoN of v4l2loopback for a virtual camera",
+        names=("/dev/videoN",),
         matches=re.compile("/dev/video[0-9]+"),
         open=_virtual_camera,
         has_colours=True,
         takes_frame=True,
     ),
     Target(
-        form=".mcap or .db3 (rosbag2's SQLite) for a robot's log with ROS 2's topics",
+        names=(".mcap", ".db3"),
         matches=re.compile(r".+\.(?:mcap|db3)(?:\?.*)?", re.DOTALL),
         open=_bag,
         is_file=True,
         takes_camera=True,
     ),
     Target(
-        form="foxglove:PORT for Foxglove",
+        names=("foxglove:",),
         matches=re.compile("foxglove:.*", re.DOTALL),
         open=_foxglove,
         takes_camera=True,
     ),
     Target(
-        form="rerun:PORT for a Rerun viewer that runs",
+        names=("rerun:",),
         matches=re.compile(r"(?:rerun|rerun\+https?):.*", re.DOTALL),
         open=_rerun_viewer,
         takes_camera=True,
     ),
     Target(
-        form=".rrd for a recording of Rerun",
+        names=(".rrd",),
         matches=re.compile(r".+\.rrd", re.DOTALL),
         open=_rerun_file,
         is_file=True,
         takes_camera=True,
     ),
     Target(
-        form="zenoh: or zenoh:tcp/HOST:PORT for ROS 2's messages on Zenoh",
+        names=("zenoh:",),
         matches=re.compile("zenoh:.*", re.DOTALL),
         open=_zenoh,
         takes_camera=True,
     ),
     Target(
-        form="lerobot:FOLDER for a copy of a LeRobot data set with metric depth",
+        names=("lerobot:",),
         matches=re.compile(r"lerobot:.*", re.DOTALL),
         open=_lerobot,
     ),

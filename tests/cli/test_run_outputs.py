@@ -81,9 +81,7 @@ def test_a_file_of_another_kind_is_no_folder(cli, bundle, picture, tmp_path, suf
     out = tmp_path / f"depth{suffix}"
     code, _, stderr = cli("run", picture[0], "--bundle", bundle, "--out", out)
     assert code == 2
-    assert (
-        f"{suffix} is not written; it is for one picture a path that ends in .exr, .npy" in stderr
-    )
+    assert f"{suffix} is not written; files are .exr, .npy" in stderr
     assert ".mp4 (colours)" in one_sentence(stderr)
     assert not out.exists()
     out.mkdir()  # a folder that is there is a folder
