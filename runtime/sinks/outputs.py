@@ -37,9 +37,8 @@ VIDEOS = (".mp4", ".mkv")
 PICTURES = sorted({ending[ending.rindex(".") :] for ending, _ in FORMATS.values()})
 _LOGS = tuple(name for target in TARGETS if target.is_file for name in target.names)
 _ADDRESSES = tuple(name for target in TARGETS if not target.is_file for name in target.names)
-WRITTEN = (
-    f"files are {', '.join((*PICTURES, *VIDEOS, *_LOGS))}, and a folder takes files of every frame"
-)
+_IN_WORDS = (*PICTURES, ".mp4 (colours)", ".mkv (16-bit depth)", *_LOGS)
+WRITTEN = f"files are {', '.join(_IN_WORDS)}, and a folder takes files of every frame"
 _OTHER_FILES = {
     *PICTURE_SUFFIXES,
     *(
