@@ -18,9 +18,7 @@ def main(library: str = "numpy", bundle: str | Path = e2e.READY_BUNDLE) -> None:
     """Frames of this library in, depth of this library out; the second time into memory of one's own."""
     xp = importlib.import_module(library)
     with e2e.load(bundle) as engine:
-        gpu = (
-            engine.backend.gpu
-        )  # arrays on the engine's GPU stay there; None: it computes on the host
+        gpu = engine.backend.gpu  # whose arrays stay there; None: it computes on the host
         place = {} if gpu is None or library != "torch" else {"device": f"cuda:{gpu}"}
         frame = xp.zeros((*engine.frame_size, 3), dtype=xp.uint8, **place)
         frame[: engine.frame_size[0] // 2] = 255

@@ -86,8 +86,9 @@ def run(
         out: where to write, one path or several: a folder for files of every frame, a file for one picture (.png, .npy,
             .npz, .exr, .ply), .mp4 for a video in colours, .mkv for one of 16 bits of depth; .mcap or .db3 for robots'
             logs; ``lerobot:FOLDER`` for a copy of a LeRobot data set with metric depth; rtsp://, udp://, tcp://
-            (``?listen`` at the end: served here) or /dev/videoN for a live one. Without any output or sink
-            ``./depth-out``, called after the task.
+            (``?listen`` at the end: served here) or /dev/videoN for a live one; ``foxglove:``, ``rerun:``, ``zenoh:``
+            for live views and topics, .rrd for a recording of Rerun. Without any output or sink ``./depth-out``, called
+            after the task.
         formats: of files in folders; png16 and color if none are named. ply needs metric depth.
         side_by_side: in an mp4 or a live video the frame beside its result.
         colormap: of depth and disparity in colours; spectral if None.
@@ -97,7 +98,8 @@ def run(
         metric_points: metric depth, also of disparity: a .npy or text file of column, row, metres, or an array [N, 3].
         camera_height_m: depth in metres: height of the camera above flat ground.
         camera_pitch_deg: by which that camera looks down; 0 if None.
-        intrinsics: of the frames, for ``camera_height_m`` and point clouds.
+        intrinsics: of the frames, for ``camera_height_m``, point clouds, logs and live views; None takes what the
+            source says.
         axes: of normals; optical is x right, y down, z forward.
         steps: of your own, after those above: ``step(frame, result, facts)`` returns the new result.
         topic: of a log or a data set of robots: which of its pictures; None takes the only one there is.

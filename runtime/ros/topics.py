@@ -63,12 +63,22 @@ class Published:
     latched: bool = False
 
 
-def prefix_of(topic: str = "") -> str:
-    """What topics begin with: beside the picture's, so "/camera/image_raw" has "/camera/e2e_deploy"."""
+def _beside(topic: str, name: str) -> str:
+    """What stands beside a topic of pictures, however these are transported."""
     parts = topic.strip("/").split("/")
     if parts[-1] in _TRANSPORTS:
         parts.pop()
-    return "/".join(["", *parts[:-1], OWN])
+    return "/".join(["", *parts[:-1], name])
+
+
+def prefix_of(topic: str = "") -> str:
+    """What topics begin with: beside the picture's, so "/camera/image_raw" has "/camera/e2e_deploy"."""
+    return _beside(topic, OWN)
+
+
+def camera_topic(topic: str) -> str:
+    """Where the CameraInfo of a topic of pictures is, as image_transport looks for it."""
+    return _beside(topic, "camera_info")
 
 
 def is_rectified(topic: str) -> bool:

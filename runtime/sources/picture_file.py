@@ -81,7 +81,9 @@ def read_picture(path: str | Path, *, note: Note = lambda text: None) -> npt.NDA
         raise SourceError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
-def picture_of(data: bytes, name: str, *, note: Note = lambda text: None) -> npt.NDArray[np.uint8]:
+def decode_picture(
+    data: bytes, name: str, *, note: Note = lambda text: None
+) -> npt.NDArray[np.uint8]:
     """The picture whose file's content is ``data``, as ``read_picture`` reads it; errors and notes call it ``name``.
 
     Raises:

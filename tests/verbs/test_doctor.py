@@ -147,6 +147,8 @@ def test_here(cli):
     findings = {finding.what: finding for finding in doctor()}
     assert findings["auto, to run"].works
     assert {"inductor, to run", "inductor, to build", "auto, to export"} <= set(findings)
+    for what in ("zenoh (live)", "foxglove (live)", "rerun (live, recordings)"):
+        assert findings[what].works
     _, stdout, _ = cli("doctor")
     assert "auto, to export" in stdout
     assert '`engine="' not in stdout  # on a command line these are options

@@ -9,9 +9,9 @@ from e2e_deploy.errors import SourceError, UsageError
 from e2e_deploy.runtime.camera.camera_info import CameraInfo
 from e2e_deploy.runtime.ros.cameras import camera_of
 from e2e_deploy.runtime.ros.images import Rgb, picture_of
-from e2e_deploy.runtime.ros.topics import is_rectified
+from e2e_deploy.runtime.ros.topics import camera_topic, is_rectified
 from e2e_deploy.runtime.sources.bag import folder, mcap_file, mcap_records, sqlite_file
-from e2e_deploy.runtime.sources.bag.cameras import CAMERA_INFO, Pairs, Picture, camera_topic
+from e2e_deploy.runtime.sources.bag.cameras import CAMERA_INFO, Pairs, Picture
 from e2e_deploy.runtime.sources.bag.log import Log, Topic
 from e2e_deploy.runtime.sources.source import BaseSource, SourceFrame
 from e2e_deploy.runtime.sources.video.timeline import Timeline

@@ -13,15 +13,6 @@ CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 # A driver publishes a picture and its CameraInfo together, and a recorder writes either first; further apart than
 # this many pictures they are not looked for.
 LOOK_AHEAD = 2
-_TRANSPORTS = ("compressed", "compressedDepth", "theora", "ffmpeg", "zstd")
-
-
-def camera_topic(topic: str) -> str:
-    """Where image_transport looks for the CameraInfo of a topic of pictures: ``camera_info`` beside its base."""
-    base, _, last = topic.rpartition("/")
-    if last in _TRANSPORTS:
-        base = base.rpartition("/")[0]
-    return f"{base}/camera_info"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from av.container.input import InputContainer
 
 from e2e_deploy.errors import SourceError
-from e2e_deploy.runtime.sources.picture_file import picture_of
+from e2e_deploy.runtime.sources.picture_file import decode_picture
 from e2e_deploy.runtime.sources.source import BaseSource
 from e2e_deploy.runtime.sources.video.completeness import PacketReader
 from e2e_deploy.runtime.sources.video.decoding import Decoded, Decoder, choose_stream, reason
@@ -114,4 +114,4 @@ def picture_in(cell: Any, name: str, source: BaseSource) -> Rgb:
     data = cell.get("bytes") if isinstance(cell, dict) else None
     if not isinstance(data, bytes):
         raise SourceError(f"{name} holds no picture; images of a data set are bytes in its rows")
-    return picture_of(data, name, note=source.note)
+    return decode_picture(data, name, note=source.note)

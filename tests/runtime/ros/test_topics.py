@@ -16,7 +16,14 @@ from e2e_deploy.runtime.camera.axes import OPTICAL, flipped
 from e2e_deploy.runtime.camera.camera_info import CameraInfo
 from e2e_deploy.runtime.camera.intrinsics import Intrinsics
 from e2e_deploy.runtime.ros import cdr
-from e2e_deploy.runtime.ros.topics import FRAME_ID, Topics, is_rectified, millimetres, prefix_of
+from e2e_deploy.runtime.ros.topics import (
+    FRAME_ID,
+    Topics,
+    camera_topic,
+    is_rectified,
+    millimetres,
+    prefix_of,
+)
 from e2e_deploy.runtime.sources.source import SourceFrame
 from tests.plain_bundle import write_plain_bundle
 from tests.ros_peer import peer
@@ -304,6 +311,7 @@ def test_what_is_advertised_is_what_comes(tmp_path, rng, task, is_metric):
 )
 def test_topics_stand_beside_the_picture(topic, prefix):
     assert prefix_of(topic) == prefix
+    assert camera_topic(topic) == prefix.replace("e2e_deploy", "camera_info")
 
 
 def test_rectified_pictures_by_their_name():

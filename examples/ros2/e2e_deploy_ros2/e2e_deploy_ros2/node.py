@@ -26,6 +26,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from e2e_deploy.errors import E2EDeployError
 from e2e_deploy.runtime.ros import messages
+from e2e_deploy.runtime.ros.topics import camera_topic
 from e2e_deploy_ros2.conversion import from_ros, ros_class, to_ros
 from e2e_deploy_ros2.logic import DepthLogic
 from e2e_deploy_ros2.parameters import PARAMETERS, Parameter
@@ -123,11 +124,10 @@ class DepthNode(LifecycleNode):
             )
         else:
             topic, kind, ours = self._topic, Image, messages.Image
-        about = f"{self._topic.rpartition('/')[0]}/camera_info"
         self._inputs = [
             self.create_subscription(
                 CameraInfo,
-                about,
+                camera_topic(self._topic),
                 lambda message: self.logic.on_camera_info(from_ros(messages.CameraInfo, message)),
                 qos,
             ),
