@@ -107,11 +107,12 @@ def test_every_distance_is_steadied_by_itself(rng):
     steps = Chosen(steady=True).open(pattern(), kinds)
     depth = (np.linspace(0, 1, HW[1]) + 0.1 * rng.random(HW)).astype(np.float32)
     normals, given = rng.random((*HW, 3)), []
+    (frame,) = pattern(1)
     for scale in np.float32(np.linspace(1, 1.3, 6)):
         results = {"depth": depth * scale, "disparity": 1 - depth / scale, "normals": normals}
         facts = {name: {} for name in results}
         for step in steps:
-            results = step(None, results, facts)
+            results = step(frame, results, facts)
         assert not facts["depth"]["steady"]["cut"]
         assert not facts["disparity"]["steady"]["cut"]
         assert results["normals"] is normals
