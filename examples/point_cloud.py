@@ -17,13 +17,15 @@ def main(photo: str, points: str, camera: str, bundle: str | Path = e2e.READY_BU
     """Write the photo's depth in metres (.npy) and its points (.ply) beside it."""
     fx, fy, cx, cy = map(float, camera.split(","))
     metres, cloud = (Path(photo).with_suffix(suffix) for suffix in (".metres.npy", ".ply"))
-    e2e.run(
+    report = e2e.run(
         photo,
         bundle,
         out=[metres, cloud],
         metric_points=points,
         intrinsics=e2e.Intrinsics(fx, fy, cx, cy),
     )
+    if report.failed_steps:
+        sys.exit(report.failed_step)
     depth_m = np.load(metres)
     print(f"{np.nanmin(depth_m):.2f} to {np.nanmax(depth_m):.2f} m")
     print(cloud)

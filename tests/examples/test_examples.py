@@ -87,7 +87,7 @@ def test_export(run, bundle, photo, tmp_path, monkeypatch):
     assert np.abs(np.load(numbers) - plain_depth(photo[1])).max() < 1e-5
 
 
-def test_point_cloud(run, bundle, photo, tmp_path):
+def test_point_cloud(run, bundle, photo, tmp_path, rng):
     path, rgb = photo
     depth = plain_depth(rgb)
     points = tmp_path / "points.csv"
@@ -97,3 +97,6 @@ def test_point_cloud(run, bundle, photo, tmp_path):
     out = run("point_cloud.py", path, points, "30,30,16,12", bundle)
     assert f"{1 + 4 * depth.min():.2f} to {1 + 4 * depth.max():.2f} m" in out
     assert (tmp_path / "photo.ply").read_bytes().startswith(b"ply")
+    np.savetxt(points, rng.uniform(1, 20, (30, 3)), delimiter=",")
+    with pytest.raises(SystemExit, match="the metric points do not fit the picture"):
+        run("point_cloud.py", path, points, "30,30,16,12", bundle)

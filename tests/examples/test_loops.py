@@ -159,10 +159,8 @@ class TestLidar:
         folder.mkdir()
         np.savez(tmp_path / "calibration.npz", K=self.K, lidar_to_camera=self.TO_CAMERA)
         truths = {}
-        for name, scale in (
-            ("000", 4.0),
-            ("001", 9.0),
-        ):  # the model's scale changes from frame to frame
+        scales = {"000": 4.0, "001": 9.0}  # the model's changes from frame to frame
+        for name, scale in scales.items():
             rgb = rng.integers(0, 256, (*HW, 3), dtype=np.uint8)
             cv2.imwrite(str(folder / f"{name}.png"), rgb[..., ::-1])
             truths[name] = 1 + scale * plain_depth(rgb)
