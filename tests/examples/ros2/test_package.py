@@ -121,9 +121,13 @@ def test_the_launch_file_configures_and_activates_the_node(monkeypatch):
     sys.modules["lifecycle_msgs.msg"].Transition = transition
     made = runpy.run_path(str(PACKAGE / "launch" / "depth.launch.py"))
     *arguments, node, begin = made["generate_launch_description"]().given[0]
-    assert [each.given[0] for each in arguments] == ["image", "name", "params_file"]
+    assert [each.given[0] for each in arguments] == ["image", "name", "namespace", "params_file"]
     assert (node.named["package"], node.named["executable"]) == ("e2e_deploy_ros2", "depth")
     assert node.named["remappings"][0][0] == "image"
     assert begin.named["transition_ids"] == [1, 3]
-    assert begin.named["lifecycle_node_names"][0].given == node.named["name"].given
+    (parts,) = begin.named["lifecycle_node_names"]  # of which launch_ros makes one name
+    given = [node.named["namespace"], "/", node.named["name"]]
+    assert [getattr(part, "given", part) for part in parts] == [
+        getattr(part, "given", part) for part in given
+    ]
     assert Path(PACKAGE / "resource" / "e2e_deploy_ros2").read_text() == ""

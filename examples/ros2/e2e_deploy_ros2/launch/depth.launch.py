@@ -14,24 +14,25 @@ def generate_launch_description():
     arguments = [
         DeclareLaunchArgument("image", default_value="/camera/image_raw", description="its topic"),
         DeclareLaunchArgument("name", default_value="e2e_deploy", description="of the node"),
+        DeclareLaunchArgument("namespace", default_value="", description="of the node"),
         DeclareLaunchArgument(
             "params_file",
             default_value=PathJoinSubstitution([share, "config", "depth.yaml"]),
             description="parameters of the node",
         ),
     ]
-    name = LaunchConfiguration("name")
+    name, namespace = LaunchConfiguration("name"), LaunchConfiguration("namespace")
     node = LifecycleNode(
         package="e2e_deploy_ros2",
         executable="depth",
         name=name,
-        namespace="",
+        namespace=namespace,
         output="screen",
         parameters=[LaunchConfiguration("params_file")],
         remappings=[("image", LaunchConfiguration("image"))],
     )
     begin = LifecycleTransition(
-        lifecycle_node_names=[name],
+        lifecycle_node_names=[[namespace, "/", name]],
         transition_ids=[Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE],
     )
     return LaunchDescription([*arguments, node, begin])
