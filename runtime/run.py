@@ -140,6 +140,7 @@ def run(
         axes=axes,
         has_points=outputs.has_points,
         takes_camera=outputs.takes_camera,
+        takes_axes=outputs.takes_axes or bool(steps),
     )
     in_torch = backend == "torch" or parity_every is not None
     if prepare is not None and isinstance(bundle, Engine):

@@ -228,6 +228,11 @@ class Outputs:
         """Whether what is written says where pixels look."""
         return any(target.takes_camera for _, target in self._targets)
 
+    @property
+    def takes_axes(self) -> bool:
+        """Whether numbers of normals go somewhere: colours show directions, and ROS's topics have their own axes."""
+        return self.has_sinks or bool(self._picture_formats - {"color"})
+
     def check(self, manifest: Manifest) -> None:
         """Raise a UsageError if the bundle's results have no use for an argument."""
         if self.colormap is not None and all(k.form != "distance" for k in manifest.kinds):

@@ -31,6 +31,7 @@ class Chosen:
         axes: of normals; None are the camera's.
         has_points: a point cloud is written.
         takes_camera: what is written says where pixels look.
+        takes_axes: numbers of normals go somewhere that has no axes of its own.
 
     Raises:
         UsageError: arguments that do not go together.
@@ -45,6 +46,7 @@ class Chosen:
     axes: Axes | None = None
     has_points: bool = False
     takes_camera: bool = False
+    takes_axes: bool = True
     _points: npt.ArrayLike | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -67,6 +69,11 @@ class Chosen:
             )
         if self.axes not in (None, *AXES):
             raise UsageError(f"unknown `axes` {self.axes!r}; the axes are {', '.join(AXES)}")
+        if self.axes is not None and not self.takes_axes:
+            raise UsageError(
+                f'`axes="{self.axes}"` has no effect here: colours show directions whatever the axes are, and normals '
+                "in ROS's topics are optical"
+            )
         points = self.metric_points
         if isinstance(points, str | Path):
             points = read_points(Path(points))

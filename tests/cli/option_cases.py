@@ -88,6 +88,13 @@ CASES = {
                 ["--axes", "optical"], ["run", "photo.png", "--bundle", "normals", "--out", "o"]
             ),
             Refused([*TO, "--axes", "optical"], "--axes is for normals"),
+            *(
+                Refused(
+                    ["run", "film.mp4", "--bundle", "normals", "--out", out, "--axes", "optical"],
+                    "--axes optical has no effect here",
+                )
+                for out in ("o.mp4", "o.mcap")
+            ),
         ],
         "--steady": [
             Changes(["--steady"], [*FILM, "--out", "o", "--save", "npy"]),

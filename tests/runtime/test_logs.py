@@ -173,7 +173,7 @@ def test_normals_are_in_optical_axes(log, clip, tmp_path):
     normals = write_plain_bundle(tmp_path / "normals", sizes=[HW], task="normals")
     for axes in (None, "optical"):
         out = tmp_path / f"{axes}.mcap"
-        e2e.run(log, normals, out=out, axes=axes, limit=1)
+        e2e.run(log, normals, out=[out, tmp_path / "files"], axes=axes, limit=1)
         ((_, image),) = by_rosbags(out)["normals"]
         assert image.encoding == "32FC3"
         expected = plain_normals(clip[0]) * [1, -1, -1]
