@@ -14,6 +14,7 @@ from e2e_deploy.errors import E2EDeployError, UsageError
 from e2e_deploy.kinds import KINDS, Kind
 from e2e_deploy.names import Colormap, PictureFormat
 from e2e_deploy.runtime.camera.intrinsics import Intrinsics
+from e2e_deploy.runtime.camera.lens import Camera
 from e2e_deploy.runtime.sinks.opening import Opening
 from e2e_deploy.runtime.sinks.overwriting import refuse_existing, refuse_inputs, same
 from e2e_deploy.runtime.sinks.picture_sink import (
@@ -245,7 +246,7 @@ class Outputs:
         self,
         manifest: Manifest,
         source: Source,
-        intrinsics: Intrinsics | None,
+        intrinsics: Camera | None,
         inputs: Sequence[Path] = (),
         *,
         said: Intrinsics | None = None,
@@ -342,7 +343,7 @@ class Outputs:
         manifest: Manifest,
         result: Kind,
         source: Source,
-        intrinsics: Intrinsics | None,
+        intrinsics: Camera | None,
     ) -> Sink:
         painter, kind = self._painter(manifest, source, result), _kind(out)
         if kind == ".mp4":

@@ -16,7 +16,7 @@ from e2e_deploy.errors import E2EDeployError, UsageError
 from e2e_deploy.kinds import Kind
 from e2e_deploy.names import PictureFormat
 from e2e_deploy.runtime.backends.layout import Result
-from e2e_deploy.runtime.camera.intrinsics import Intrinsics
+from e2e_deploy.runtime.camera.lens import Camera
 from e2e_deploy.runtime.sinks.overwriting import told_files
 from e2e_deploy.runtime.sinks.sink import Painter, SixteenBits, about
 from e2e_deploy.runtime.sources.source import SourceFrame
@@ -36,7 +36,7 @@ class Picture:
     told: dict[str, Any]
     facts: Facts
     painter: Painter
-    intrinsics: Intrinsics | None
+    intrinsics: Camera | None
 
 
 Encoded = tuple[bytes, dict[str, Any] | None]
@@ -100,6 +100,8 @@ def _ply(picture: Picture) -> Encoded:
     depth = picture.result
     v, u = np.nonzero(np.isfinite(depth))
     xyz = picture.intrinsics.rays(u, v) * depth[v, u, None]
+    seen = np.isfinite(xyz).all(axis=-1)  # not beyond what a lens' formula holds for
+    xyz, u, v = xyz[seen], u[seen], v[seen]
     vertices = np.empty(len(v), dtype=[("xyz", "<f4", 3), ("rgb", "u1", 3)])
     vertices["xyz"], vertices["rgb"] = xyz, picture.frame.rgb[v, u]
     lines = ["ply", "format binary_little_endian 1.0", f"element vertex {len(v)}"]
@@ -172,7 +174,7 @@ class PictureSink:
         kind: Kind | None = None,
         number: bool,
         file: str | None = None,
-        intrinsics: Intrinsics | None = None,
+        intrinsics: Camera | None = None,
     ) -> None:
         self.name = str(folder if file is None else folder / file)
         self._folder, self._manifest, self._formats = folder, manifest, formats

@@ -12,10 +12,13 @@ from e2e_deploy.errors import UsageError
 from e2e_deploy.kinds import Kind
 from e2e_deploy.names import AXES, Axes, ResultKind
 from e2e_deploy.runtime.camera.intrinsics import Intrinsics
+from e2e_deploy.runtime.camera.lens import Camera, Lens
+from e2e_deploy.runtime.ros.cameras import rays
 from e2e_deploy.runtime.sources.source import Source
 from e2e_deploy.runtime.steps.axes import optical
 from e2e_deploy.runtime.steps.metric import MIN_PLANE_INLIERS, metric, plane_points, read_points
 from e2e_deploy.runtime.steps.step import Step, of_output, steady
+from e2e_deploy.system.text import clean
 
 
 @dataclass(frozen=True)
@@ -90,20 +93,33 @@ class Chosen:
         points = self.metric_points
         return [Path(points)] if isinstance(points, str | Path) else []
 
-    def camera_of(self, source: Source) -> Intrinsics | None:
-        """As the user says, else as the source does; None where nobody does.
+    def camera_of(self, source: Source) -> Camera | None:
+        """As the user says, else as the source does, with its lens; None where nobody does.
 
         Raises:
             UsageError: it is needed.
         """
-        said = None if source.camera is None else source.camera.intrinsics
-        camera = self.intrinsics or said
+        camera = self.intrinsics or self._camera_of(source)
         if camera is None and (self.camera_height_m is not None or self.has_points):
             what = "a point cloud (ply)" if self.has_points else "`camera_height_m`"
             raise UsageError(f"{what} needs `intrinsics` fx,fy,cx,cy, and {source.name} says none")
         return camera
 
-    def _metric(self, camera: Intrinsics | None, space: ResultKind) -> list[Step]:
+    def _camera_of(self, source: Source) -> Camera | None:
+        known = source.camera
+        if known is None or not any(known.d):
+            return None if known is None else known.intrinsics
+        if self.camera_height_m is None and not self.has_points:
+            return known.intrinsics
+        seen = rays(known)
+        if seen is None:
+            said = f"a lens of model {clean(known.distortion_model, 40)!r} cannot be undone"
+            if (note := f"{said}: the camera is taken for one without") not in source.notes:
+                source.notes.append(note)
+            return known.intrinsics
+        return Lens(seen)
+
+    def _metric(self, camera: Camera | None, space: ResultKind) -> list[Step]:
         points, height = self._points, self.camera_height_m
         if points is not None:
             return [metric(lambda hw: points, space=space)]
@@ -146,7 +162,7 @@ class Chosen:
             of_output(kind.output, step) for kind in kinds for step in self._steps(kind, camera)
         ]
 
-    def _steps(self, kind: Kind, camera: Intrinsics | None) -> list[Step]:
+    def _steps(self, kind: Kind, camera: Camera | None) -> list[Step]:
         steps: list[Step] = []
         if kind.form == "distance" and self.steady:
             steps.append(steady())

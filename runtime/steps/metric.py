@@ -18,7 +18,7 @@ from e2e_deploy.errors import InputError, UsageError
 from e2e_deploy.kinds import KINDS
 from e2e_deploy.names import ResultKind
 from e2e_deploy.runtime.backends.layout import Result
-from e2e_deploy.runtime.camera.intrinsics import Intrinsics
+from e2e_deploy.runtime.camera.lens import Camera
 from e2e_deploy.runtime.sources.source import SourceFrame
 from e2e_deploy.runtime.steps.step import Facts, Step
 from e2e_deploy.system.files import read_bytes, read_npy_header
@@ -199,7 +199,7 @@ def _refine(
 
 def plane_points(
     hw: tuple[int, int],
-    intrinsics: Intrinsics,
+    camera: Camera,
     distance_m: float,
     normal: tuple[float, float, float],
 ) -> Float64:
@@ -207,7 +207,7 @@ def plane_points(
 
     Args:
         hw: (H, W) of the picture.
-        intrinsics: of the picture.
+        camera: of the picture.
         distance_m: of the plane from the camera, positive.
         normal: toward the plane, in optical axes; (0, 1, 0) is the ground under a camera that looks straight ahead.
 
@@ -222,7 +222,7 @@ def plane_points(
         )
     step = max(1, int(np.sqrt(hw[0] * hw[1] / MAX_POINTS)))
     v, u = (grid.ravel() for grid in np.mgrid[: hw[0] : step, : hw[1] : step])
-    toward = intrinsics.rays(u, v) @ (direction / length)
+    toward = camera.rays(u, v) @ (direction / length)
     seen = toward * MAX_PLANE_M > distance_m  # nearer than MAX_PLANE_M along the optical axis
     if np.count_nonzero(seen) < MIN_POINTS:
         raise UsageError(

@@ -156,6 +156,58 @@ def test_metres_steady_and_points(log, bundle, clip, tmp_path):
     assert (told["metric"], told["units"]) == (True, "metres")
 
 
+def seen_through(d, focal):
+    """What pixels see at z = 1 through a lens of plumb_bob, x and y: by iteration, in float64."""
+    k1, k2, p1, p2, k3 = d
+    v, u = np.mgrid[: HW[0], : HW[1]].astype(np.float64)
+    bent_x, bent_y = (u - (HW[1] - 1) / 2) / focal, (v - (HW[0] - 1) / 2) / focal
+    x, y = bent_x, bent_y
+    for _ in range(200):
+        r2 = x * x + y * y
+        radial = 1 + k1 * r2 + k2 * r2**2 + k3 * r2**3
+        x, y = (
+            (bent_x - 2 * p1 * x * y - p2 * (r2 + 2 * x * x)) / radial,
+            (bent_y - p1 * (r2 + 2 * y * y) - 2 * p2 * x * y) / radial,
+        )
+    return x, y
+
+
+def test_the_ground_and_points_are_seen_through_the_logs_lens(bundle, tmp_path):
+    """A camera 1.5 m above the ground that looks down by 45 degrees; its lens bends what the edges see by 30 pixels."""
+    d, focal = (-0.2, 0.05, 0.001, -0.002, 0.0), 400.0
+    x, y = seen_through(d, focal)
+    truth = 1.5 / ((y + 1) * np.sqrt(0.5))
+    grey = np.rint((truth - truth.min()) / np.ptp(truth) * 255).astype(np.uint8)
+    rgb = np.repeat(grey[..., None], 3, axis=2)
+
+    def log_of(model):
+        camera = bags.info(START_NS, HW, focal=focal, d=d, model=model)
+        entries = [
+            (TOPIC, START_NS, bags.raw(rgb, START_NS)),
+            ("/camera/camera_info", START_NS, camera),
+        ]
+        return write_mcap(tmp_path / f"{model}.mcap", entries)
+
+    ground = {"camera_height_m": 1.5, "camera_pitch_deg": 45.0}
+    bent = log_of("plumb_bob")
+    e2e.run(
+        bent, bundle, out=[tmp_path / "npy", tmp_path / "ply"], formats=["npy", "ply"], **ground
+    )
+    depth = np.load(next((tmp_path / "npy").glob("*.npy")))
+    step_m = np.ptp(truth) / 255
+    assert np.abs(depth - truth).max() < step_m
+    data = next((tmp_path / "ply").glob("*.ply")).read_bytes().partition(b"end_header\n")[2]
+    points = np.frombuffer(data, [("xyz", "<f4", 3), ("rgb", "u1", 3)])["xyz"].reshape(*HW, 3)
+    np.testing.assert_allclose(
+        points, np.stack([x, y, np.ones(HW)], -1) * depth[..., None], atol=1e-3
+    )
+    unknown = log_of("a_new_model")
+    report = e2e.run(unknown, bundle, out=tmp_path / "b", formats=["npy"], **ground)
+    assert any("a lens of model 'a_new_model' cannot be undone" in n for n in report.source.notes)
+    with pytest.raises(UsageError, match="no points, because a lens of model 'a_new_model'"):
+        e2e.run(unknown, bundle, out=f"{tmp_path / 'c.mcap'}?points=1", **ground)
+
+
 def test_infinities_stay_what_they_are(log, bundle, tmp_path):
     out = tmp_path / "out.mcap"
 

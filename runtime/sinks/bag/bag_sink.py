@@ -5,6 +5,7 @@ from urllib.parse import parse_qsl
 
 from e2e_deploy.errors import E2EDeployError, UsageError
 from e2e_deploy.runtime.backends.layout import Outcome
+from e2e_deploy.runtime.ros.cameras import rays
 from e2e_deploy.runtime.ros.topics import Topics, prefix_of
 from e2e_deploy.runtime.sinks.bag.mcap_recording import McapRecording
 from e2e_deploy.runtime.sinks.bag.recording import Recording
@@ -13,6 +14,7 @@ from e2e_deploy.runtime.sinks.opening import Opening
 from e2e_deploy.runtime.sinks.sink import told_apart
 from e2e_deploy.runtime.sources.source import SourceFrame
 from e2e_deploy.runtime.steps.step import Facts
+from e2e_deploy.system.text import clean
 
 SETTINGS = ("prefix", "points")
 _LAST_NS = 2**63 - 1  # SQLite's integers have a sign
@@ -56,6 +58,12 @@ class BagSink:
             raise UsageError(
                 f"`out` {place}: points need metric depth (`metric_points` or `camera_height_m`) and a camera that is "
                 "known (`intrinsics`, or the CameraInfo of a log)"
+            )
+        camera = opening.source.camera if opening.intrinsics is None else None
+        if with_points and camera is not None and rays(camera) is None:
+            raise UsageError(
+                f"`out` {place}: no points, because a lens of model {clean(camera.distortion_model, 40)!r} cannot be "
+                "undone: give rectified pictures, or their `intrinsics`"
             )
         self._kinds = opening.manifest.kinds
         self._topics = Topics(
