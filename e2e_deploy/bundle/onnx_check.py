@@ -7,6 +7,7 @@ is bounded by the runtime.
 """
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 
@@ -57,6 +58,7 @@ LARGEST_GRAPH = 2**31 - 1
 # DataType: bytes an element; what export/onnx/lint.py lets pass
 _WIDTHS = {1: 4, 2: 1, 3: 1, 6: 4, 7: 8, 9: 1, 10: 2, 16: 2}
 _FLOAT, _INT64 = 1, 7
+_DIGITS = re.compile(r"-?[0-9]{1,18}")
 
 # TensorProto, NodeProto, AttributeProto, GraphProto, FunctionProto, ModelProto: names of the fields that are read
 _TENSOR = {1: "dims", 2: "type", 8: "name", 9: "raw", 13: "external", 14: "location"}
@@ -131,7 +133,7 @@ def _tensor(data: memoryview) -> _Tensor:
             case "raw" if isinstance(payload, memoryview):
                 tensor.raw = payload
             case "external" if isinstance(payload, memoryview):
-                entry = {n: _text(p) for n, p in wire_fields(payload)}
+                entry = {n: _text(p) for n, p in wire_fields(payload) if n in (1, 2)}
                 tensor.external[entry.get(1, "")] = entry.get(2, "")
             case "location":
                 tensor.is_external = payload != 0
@@ -198,6 +200,13 @@ def _check_operator(node: _Node, others: Set[tuple[str, str]]) -> None:
         raise _RefusedError(f"{node}, which is no operator of our graphs")
 
 
+def _number_in(external: Mapping[str, str], key: str) -> int:
+    """A number of a tensor's place: digits and nothing that only Python's int() takes for some."""
+    if not _DIGITS.fullmatch(text := external.get(key, "0")):
+        raise ValueError(f"the {key} of a tensor is no number")
+    return int(text)
+
+
 def _check_tensor(tensor: _Tensor, weights: Mapping[str, int]) -> None:
     """Refuse a tensor that is larger than what is there to fill it."""
     name = clean(tensor.name or "(without a name)", 80)
@@ -209,7 +218,7 @@ def _check_tensor(tensor: _Tensor, weights: Mapping[str, int]) -> None:
         raise _RefusedError(f"the tensor {name} with a negative side")
     needed = tensor.num_elements * _WIDTHS[tensor.kind]
     if tensor.is_external:
-        offset, length = (int(tensor.external.get(key, "0")) for key in ("offset", "length"))
+        offset, length = (_number_in(tensor.external, key) for key in ("offset", "length"))
         held = weights.get(tensor.external.get("location", ""), 0)
         is_there = offset >= 0 and offset + needed <= held and length in (0, needed)
     elif tensor.raw is not None:

@@ -285,6 +285,7 @@ int e2e_metric_from_points(const float* map, int height, int width, const char* 
     require(map, "map");
     if (count > 0) require(points, "points");
     require(metric, "metric");
+    e2e::checked_size(metric->struct_size, metric_1, "e2e_metric");
     const e2e::Kind& space = distance_called(kind);
     give_metric(e2e::fit_metric(map, size_of(height, width, "the map"), points, count, space), metric);
   });
@@ -297,6 +298,7 @@ int e2e_metric_from_plane(const float* map, int height, int width, const char* k
     require(intrinsics, "intrinsics");
     require(normal, "normal");
     require(metric, "metric");
+    e2e::checked_size(metric->struct_size, metric_1, "e2e_metric");
     const e2e::Kind& space = distance_called(kind);
     const Size size = size_of(height, width, "the map");
     const e2e_intrinsics given = e2e::taken(intrinsics, intrinsics_1, "e2e_intrinsics");

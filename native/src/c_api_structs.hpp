@@ -9,9 +9,11 @@
 
 namespace e2e {
 
+constexpr size_t largest_struct = 4096;  // of all headers to come; more is memory that nobody set
+
 // How much of a struct the first version of the header had is ``first``; a program tells how much it has.
 inline size_t checked_size(size_t struct_size, size_t first, const char* name) {
-  if (struct_size < first) {
+  if (struct_size < first || struct_size > largest_struct || struct_size % sizeof(size_t) != 0) {
     throw Error(usage, std::string(name) + ".struct_size is " + std::to_string(struct_size) + "; set it to sizeof(" +
                            name + "), as the _INIT macros do");
   }

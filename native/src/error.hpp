@@ -4,6 +4,10 @@
 #include <stdexcept>
 #include <string>
 
+#if !defined(__SIZEOF_INT128__) || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "libe2e_deploy is for 64-bit little-endian processors: weights are, and the draws of points need 128-bit numbers"
+#endif
+
 namespace e2e {
 
 // The exit codes of e2e_deploy/errors.py.

@@ -5,6 +5,7 @@
 #include <new>
 
 #include "error.hpp"
+#include "plain_locale.hpp"
 
 namespace e2e {
 
@@ -14,9 +15,10 @@ int keep_error(int code, const char* text) noexcept;
 const char* last_text() noexcept;
 int last_code() noexcept;
 
-// Run ``body``; 0, or the code of what it throws.
+// Run ``body`` in the locale "C"; 0, or the code of what it throws.
 template <typename Body>
 int guarded(Body body) noexcept {
+  const PlainLocale plain;
   try {
     body();
     return 0;

@@ -67,7 +67,7 @@ def test_what_only_a_newer_library_knows_is_refused(native, bundle):
     assert engine.value == 5
 
 
-@pytest.mark.parametrize("size", [0, 8, sizeof(Options) - 1])
+@pytest.mark.parametrize("size", [0, 8, sizeof(Options) - 1, sizeof(Options) + 4, 4104, 2**64 - 8])
 def test_a_struct_without_its_size_is_refused(native, bundle, size):
     options, engine = Options(), c_void_p()
     options.struct_size = size

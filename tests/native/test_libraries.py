@@ -16,14 +16,19 @@ no_gpu = pytest.mark.skipif(cuda_device_count() > 0, reason="a GPU is here, and 
 
 @pytest.fixture
 def opens(native_build, tmp_path):
-    """opens(**environment): (code, text) of opening a plain bundle and an engine of it, in a process of its own."""
+    """opens(*words, **environment): (code, text) of a plain bundle and an engine of it, in a process of its own."""
     tool = program("opens", native_build, tmp_path)
     folder = write_plain_bundle(tmp_path / "bundle")
 
-    def call(**environment):
+    def call(*words, bundle=folder, **environment):
         environment = {k: str(v) for k, v in environment.items()}
         done = subprocess.run(
-            [tool], input=str(folder), env=environment, capture_output=True, text=True, timeout=60
+            [tool, *words],
+            input=str(bundle),
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         assert (done.returncode, done.stderr) == (0, "")
         code, _, text = done.stdout.strip().partition(" ")
@@ -41,6 +46,24 @@ def test_the_systems_loader_finds_onnxruntime(opens, native_onnxruntime, tmp_pat
     folder.mkdir()
     (folder / "libonnxruntime.so.1").symlink_to(native_onnxruntime)
     assert opens(LD_LIBRARY_PATH=folder) == (0, "")
+
+
+def test_a_name_for_the_loader_is_the_same_library_every_time(opens, native_onnxruntime, tmp_path):
+    name = "libonnxruntime-of-a-robot.so"
+    (tmp_path / name).symlink_to(native_onnxruntime)
+    two = f"{tmp_path / 'bundle'}\n{tmp_path / 'bundle'}"
+    assert opens("hashed", name, bundle=two, LD_LIBRARY_PATH=tmp_path) == (0, "\n0")
+
+
+def test_a_decimal_comma_of_the_user_changes_nothing(opens, native_onnxruntime, tmp_path):
+    """Programs with a window call setlocale, after which the C library reads and writes numbers as the user does."""
+    require_tools("localedef")
+    made = ["localedef", "-i", "de_DE", "-f", "UTF-8", tmp_path / "de_DE.UTF-8"]
+    if subprocess.run(made, capture_output=True).returncode:
+        pytest.skip("Debian's package locales is missing, which knows what German is")
+    add_plan(tmp_path / "bundle")  # its manifest has a number with a fraction
+    user = {"LOCPATH": tmp_path, "LC_ALL": "de_DE.UTF-8"}
+    assert opens(E2E_DEPLOY_ONNXRUNTIME=native_onnxruntime, **user) == (0, "")
 
 
 def test_a_missing_onnxruntime_is_a_sentence(opens, tmp_path):

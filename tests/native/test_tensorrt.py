@@ -58,6 +58,10 @@ try:
         told["said"] = native.c.e2e_last_error().decode()
         told["no stream"] = on_device(engine, given.ctypes.data, out.ctypes.data, None)
         told["no stream said"] = native.c.e2e_last_error().decode()
+        try:
+            native.engine(sys.argv[2], tensorrt=sys.argv[1])
+        except NativeError as error:
+            told["another library"] = [error.code, str(error)]
         told["live"] = driver.fake_cuda_live() > 0
 except NativeError as error:
     told["refused"] = [error.code, str(error)]
@@ -135,6 +139,8 @@ def test_a_plan_runs_from_the_host_and_on_the_device_and_leaves_nothing(used, op
     assert (told["same"], told["queued"], told["same on the device"]) == (True, 0, True)
     assert told["not aligned"] == 2
     assert "256 does not divide" in told["said"]
+    assert told["another library"][0] == 2
+    assert "this process has loaded TensorRT from " in told["another library"][1]
     assert (told["live"], told["left"]) == (True, [0, 0, 0])
 
 

@@ -37,4 +37,10 @@ SharedLibrary::SharedLibrary(const std::string& title, const std::string& named,
 
 void* SharedLibrary::find(const char* symbol) const { return dlsym(handle_, symbol); }
 
+bool SharedLibrary::is(const std::string& name) const {
+  void* found = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NOLOAD);
+  if (found != nullptr) dlclose(found);
+  return found == handle_;
+}
+
 }  // namespace e2e

@@ -17,6 +17,9 @@ class SharedLibrary {
   // Address of a symbol; nullptr without it.
   void* find(const char* symbol) const;
 
+  // Whether ``name``, a file or a name for the loader, is this library.
+  bool is(const std::string& name) const;
+
   // Path of what was loaded, as the loader tells it.
   const std::string& path() const { return path_; }
 

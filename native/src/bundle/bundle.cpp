@@ -104,7 +104,7 @@ std::string safe_path(const std::string& root, const std::string& name) {
 
 Bundle Bundle::open(const std::string& path, bool hash_check) {
   Bundle bundle;
-  bundle.root_ = path;
+  bundle.root_ = path.empty() ? "." : path;  // as Python's Path has it
   while (bundle.root_.size() > 1 && bundle.root_.back() == '/') bundle.root_.pop_back();
   bundle.manifest_ = parse_manifest(read_manifest_text(bundle.root_));
   const Manifest& manifest = bundle.manifest_;

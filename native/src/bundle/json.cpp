@@ -53,7 +53,10 @@ class Builder final : public nlohmann::json_sax<Json> {
 
   bool null() override { return add(nullptr); }
   bool boolean(bool value) override { return add(value); }
-  bool number_integer(number_integer_t value) override { return add(value); }
+  bool number_integer(number_integer_t value) override {
+    if (value == INT64_MIN) return refuse_digits(std::to_string(value));  // Python's bounds are the same both ways
+    return add(value);
+  }
   bool number_unsigned(number_unsigned_t value) override {
     if (value > static_cast<number_unsigned_t>(INT64_MAX)) return refuse_digits(std::to_string(value));
     return add(static_cast<number_integer_t>(value));
@@ -158,10 +161,13 @@ std::string shown_at(const Json& value, int level) {
 
 Json parse_json(const std::string& text, const std::string& name) {
   Builder builder;
-  // The parser would skip the mark; Python's does not.
-  const bool is_marked = text.compare(0, 3, "\xEF\xBB\xBF") == 0;
-  if (is_marked) builder.problem = "it begins with a byte order mark";
-  if (is_marked || !Json::sax_parse(repaired(text), &builder))
+  // The parser would skip the mark, and end at a zero byte; Python's does neither.
+  const size_t zero = text.find('\0');
+  if (text.compare(0, 3, "\xEF\xBB\xBF") == 0)
+    builder.problem = "it begins with a byte order mark";
+  else if (zero != std::string::npos)
+    builder.problem = "it has a zero byte, number " + std::to_string(zero);
+  if (!builder.problem.empty() || !Json::sax_parse(repaired(text), &builder))
     throw Error(input, name + " cannot be read as JSON: " + builder.problem);
   if (!builder.root.is_object())
     throw Error(input, name + " holds a " + type_name(builder.root) + "; expected a JSON object");

@@ -102,6 +102,11 @@ def test_a_linked_subfolder(refused, bundle, tmp_path):
     refused(bundle, "reached through a link")
 
 
+def test_no_path_is_the_folder_one_is_in(bundle, monkeypatch):
+    monkeypatch.chdir(bundle)
+    assert open_bundle("").manifest.graphs[0].onnx == GRAPH
+
+
 def test_a_bundle_may_itself_be_reached_through_a_link(bundle, tmp_path):
     (tmp_path / "latest").symlink_to(bundle)
     assert open_bundle(tmp_path / "latest").manifest.task == "depth"

@@ -18,10 +18,21 @@ GRAPH, REFERENCE = "model_24x32.onnx", "reference/24x32.npz"
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "not json", "\x00\xff", "[" * 100_000, '{"schema": ' + "9" * 5000 + "}"]
+    "text",
+    [
+        *("", "{", "not json", "\x00\xff", "[" * 100_000),
+        *('{"schema": ' + "9" * 5000 + "}", '{"schema": -9223372036854775808}'),
+    ],
 )
 def test_a_manifest_that_is_no_json(refused, bundle, text):
     (bundle / MANIFEST).write_bytes(text.encode("latin-1"))
+    refused(bundle, "manifest.json cannot be read as JSON")
+
+
+@pytest.mark.parametrize("more", ["\x00", "\x00{}", "x", "{}"])
+def test_a_manifest_with_more_behind_it(refused, bundle, more):
+    with (bundle / MANIFEST).open("a") as stream:
+        stream.write(more)
     refused(bundle, "manifest.json cannot be read as JSON")
 
 

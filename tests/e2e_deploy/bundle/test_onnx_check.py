@@ -129,7 +129,13 @@ def external(location, offset, length, dims=(4,)):
         (external("model.data", -16, 16), "for which 64 are there"),
         (external("model.data", 0, 8), "for which 64 are there"),
         (external("other.data", 0, 16), "for which 0 are there"),
-        (external("model.data", "nine", 16), "is not an ONNX file"),
+        *(
+            (
+                external("model.data", offset, 16),
+                "is not an ONNX file: the offset of a tensor is no",
+            )
+            for offset in ("nine", "+16", " 16", "1_6", "0" * 19, "\N{ARABIC-INDIC DIGIT ONE}")
+        ),
     ],
 )
 def test_a_tensor_that_is_not_whole(weight, match):
@@ -144,6 +150,18 @@ def test_a_tensor_that_is_not_whole(weight, match):
 def test_weights_that_lie_in_a_file():
     model = plain_model(HW)
     model.graph.initializer.append(external("model.data", 48, 16))
+    check(model, **{"model.data": 64})
+
+
+def test_what_the_place_of_a_tensor_holds_besides_is_not_read():
+    weight = external("model.data", 48, 16)
+    text = weight.SerializeToString()
+    entry = weight.external_data[0].SerializeToString()
+    at = text.index(entry)
+    third = b"\x1a\x02\xff\xff"  # a field of another number, which is no text
+    text = text[: at - 1] + bytes([len(entry + third)]) + entry + third + text[at + len(entry) :]
+    model = plain_model(HW)
+    model.graph.initializer.append(TensorProto.FromString(text))
     check(model, **{"model.data": 64})
 
 

@@ -5,7 +5,6 @@
 #include <mutex>
 
 #include "../../bundle/text.hpp"
-#include "../shared_library.hpp"
 
 namespace e2e {
 namespace {
@@ -38,13 +37,6 @@ int number_of(const std::string& version) {
   return std::sscanf(version.c_str(), "%d.%d", &major, &minor) == 2 ? major * 1000 + minor : 0;
 }
 
-std::string real_path(const std::string& path) {
-  char* found = realpath(path.c_str(), nullptr);
-  const std::string real = found == nullptr ? path : found;
-  std::free(found);
-  return real;
-}
-
 }  // namespace
 
 OrtLibrary& OrtLibrary::get(const std::string& named) {
@@ -54,25 +46,25 @@ OrtLibrary& OrtLibrary::get(const std::string& named) {
   if (library == nullptr) {
     const NoTelemetry block;
     library = new OrtLibrary(named);
-  } else if (!named.empty() && real_path(named) != real_path(library->path_)) {
-    throw Error(usage, "this process has loaded ONNX Runtime from " + library->path_ + ", and " + named +
+  } else if (!named.empty() && !library->file_.is(named)) {
+    throw Error(usage, "this process has loaded ONNX Runtime from " + library->file_.path() + ", and " + named +
                            " was asked for: one process takes one");
   }
   return *library;
 }
 
-OrtLibrary::OrtLibrary(const std::string& named) {
-  const SharedLibrary file("ONNX Runtime", named, "E2E_DEPLOY_ONNXRUNTIME", {"libonnxruntime.so.1", "libonnxruntime.so"},
-                           "install it, or name its file in E2E_DEPLOY_ONNXRUNTIME or e2e_engine_options.onnxruntime");
-  path_ = file.path();
+OrtLibrary::OrtLibrary(const std::string& named)
+    : file_("ONNX Runtime", named, "E2E_DEPLOY_ONNXRUNTIME", {"libonnxruntime.so.1", "libonnxruntime.so"},
+            "install it, or name its file in E2E_DEPLOY_ONNXRUNTIME or e2e_engine_options.onnxruntime") {
   using GetBase = const OrtApiBase*(ORT_API_CALL*)();
-  const auto get_base = reinterpret_cast<GetBase>(file.find("OrtGetApiBase"));
-  if (get_base == nullptr) throw Error(unavailable, path_ + " is not ONNX Runtime: it has no OrtGetApiBase");
+  const auto get_base = reinterpret_cast<GetBase>(file_.find("OrtGetApiBase"));
+  if (get_base == nullptr) throw Error(unavailable, file_.path() + " is not ONNX Runtime: it has no OrtGetApiBase");
   version_ = get_base()->GetVersionString();
   // Asked first, because GetApi prints where it has no such version.
   if (number_of(version_) >= 1020) api_ = get_base()->GetApi(api_version);
   if (api_ == nullptr) {
-    throw Error(unavailable, "ONNX Runtime " + version_ + " in " + path_ + " is too old; " + needed + " is needed");
+    throw Error(unavailable, "ONNX Runtime " + version_ + " in " + file_.path() + " is too old; " + needed +
+                                 " is needed");
   }
   check(api_->CreateEnv(ORT_LOGGING_LEVEL_FATAL, "e2e_deploy", &env_), "ONNX Runtime does not start", unavailable);
   check(api_->DisableTelemetryEvents(env_), "ONNX Runtime does not start", unavailable);
@@ -96,15 +88,15 @@ bool OrtLibrary::share_arena(size_t bytes) {
   const char* const keys[] = {"max_mem", "arena_extend_strategy", "initial_chunk_size_bytes", "max_dead_bytes_per_chunk"};
   constexpr size_t as_ever = static_cast<size_t>(-1);  // as of ONNX Runtime's own arenas
   const size_t values[] = {bytes, as_ever, as_ever, as_ever};
-  OrtArenaCfg* arena = nullptr;
+  OrtArenaCfg* settings = nullptr;
   OrtMemoryInfo* memory = nullptr;
-  OrtStatus* status = api_->CreateArenaCfgV2(keys, values, 4, &arena);
+  OrtStatus* status = api_->CreateArenaCfgV2(keys, values, 4, &settings);
   if (status == nullptr) status = api_->CreateMemoryInfo("Cpu", OrtArenaAllocator, 0, OrtMemTypeDefault, &memory);
-  if (status == nullptr) status = api_->CreateAndRegisterAllocator(env_, memory, arena);
+  if (status == nullptr) status = api_->CreateAndRegisterAllocator(env_, memory, settings);
   const bool done = status == nullptr;
   if (!done) api_->ReleaseStatus(status);  // older ones refuse a second arena
   if (memory != nullptr) api_->ReleaseMemoryInfo(memory);
-  if (arena != nullptr) api_->ReleaseArenaCfg(arena);
+  if (settings != nullptr) api_->ReleaseArenaCfg(settings);
   return done;
 }
 

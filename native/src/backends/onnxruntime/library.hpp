@@ -7,6 +7,7 @@
 #include <string>
 
 #include "../../error.hpp"
+#include "../shared_library.hpp"
 
 namespace e2e {
 
@@ -31,7 +32,8 @@ class OrtLibrary {
  private:
   explicit OrtLibrary(const std::string& named);
 
-  std::string path_, version_;
+  SharedLibrary file_;
+  std::string version_;
   const OrtApi* api_ = nullptr;
   OrtEnv* env_ = nullptr;
 };

@@ -51,7 +51,12 @@ class TrtLibrary {
     static std::mutex one;
     static TrtLibrary* library = nullptr;  // never released, as OrtLibrary
     const std::lock_guard<std::mutex> lock(one);
-    if (library == nullptr) library = new TrtLibrary(named);
+    if (library == nullptr) {
+      library = new TrtLibrary(named);
+    } else if (!named.empty() && !library->file_.is(named)) {
+      throw Error(usage, "this process has loaded TensorRT from " + library->file_.path() + ", and " + named +
+                             " was asked for: one process takes one");
+    }
     return *library;
   }
 
@@ -66,26 +71,29 @@ class TrtLibrary {
   }
 
  private:
-  explicit TrtLibrary(const std::string& named) {
-    const std::string major = std::to_string(NV_TENSORRT_MAJOR);
-    const SharedLibrary file("TensorRT " + major, named, "E2E_DEPLOY_TENSORRT", {"libnvinfer.so." + major},
-                             "install it, or name its file in E2E_DEPLOY_TENSORRT or e2e_engine_options.tensorrt");
-    create_ = reinterpret_cast<Create>(file.find("createInferRuntime_INTERNAL"));
-    if (create_ == nullptr) throw Error(unavailable, file.path() + " is not TensorRT's library");
+  explicit TrtLibrary(const std::string& named)
+      : file_("TensorRT " + major(), named, "E2E_DEPLOY_TENSORRT", {"libnvinfer.so." + major()},
+              "install it, or name its file in E2E_DEPLOY_TENSORRT or e2e_engine_options.tensorrt") {
+    create_ = reinterpret_cast<Create>(file_.find("createInferRuntime_INTERNAL"));
+    if (create_ == nullptr) throw Error(unavailable, file_.path() + " is not TensorRT's library");
     for (const char* part : {"Major", "Minor", "Patch", "Build"}) {
-      const auto ask = reinterpret_cast<int32_t (*)()>(file.find(("getInferLib" + std::string(part) + "Version").c_str()));
+      const std::string name = "getInferLib" + std::string(part) + "Version";
+      const auto ask = reinterpret_cast<int32_t (*)()>(file_.find(name.c_str()));
       if (ask == nullptr) break;
       version_ += (version_.empty() ? "" : ".") + std::to_string(ask());
     }
     // The classes of the headers are another major version's, or none at all.
-    if (version_.rfind(major + ".", 0) != 0) {
-      throw Error(unavailable, file.path() + " is TensorRT " + (version_.empty() ? "of unknown version" : version_) +
-                                   ", and this libe2e_deploy was built for TensorRT " + major);
+    if (version_.rfind(major() + ".", 0) != 0) {
+      throw Error(unavailable, file_.path() + " is TensorRT " + (version_.empty() ? "of unknown version" : version_) +
+                                   ", and this libe2e_deploy was built for TensorRT " + major());
     }
   }
 
+  static std::string major() { return std::to_string(NV_TENSORRT_MAJOR); }
+
   using Create = void* (*)(void*, int32_t);
   Create create_ = nullptr;
+  SharedLibrary file_;
   std::string version_;
   Logger logger_;
 };
