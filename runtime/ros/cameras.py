@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from e2e_deploy.errors import SourceError
 from e2e_deploy.runtime.camera.camera_info import IDENTITY, CameraInfo
+from e2e_deploy.runtime.camera.intrinsics import MAX_PX
 from e2e_deploy.runtime.ros import messages
 from e2e_deploy.runtime.ros.messages import Header
 from e2e_deploy.system.opencv import cv2
@@ -52,6 +53,10 @@ def camera_of(info: messages.CameraInfo, *, rectified: bool = False) -> CameraIn
     width, height = size[0] // bins[0], size[1] // bins[1]
     if k[0] > 0 and min(width, height) < 1:
         raise SourceError(f"a CameraInfo is calibrated for pictures of {width}x{height}")
+    if k[0] > 0 and not (min(k[0], k[4]) >= 1 and np.abs([k[0], k[4], k[2], k[5]]).max() <= MAX_PX):
+        raise SourceError(
+            f"a CameraInfo holds values that no camera has: fx, fy, cx, cy of {k[0]:g}, {k[4]:g}, {k[2]:g}, {k[5]:g}"
+        )
     return CameraInfo(height, width, k, p, model, d, r)
 
 

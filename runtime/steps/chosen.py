@@ -102,7 +102,10 @@ class Chosen:
         camera = self.intrinsics or self._camera_of(source)
         if camera is None and (self.camera_height_m is not None or self.has_points):
             what = "a point cloud (ply)" if self.has_points else "`camera_height_m`"
-            raise UsageError(f"{what} needs `intrinsics` fx,fy,cx,cy, and {source.name} says none")
+            why = f": {source.notes[-1]}" if source.notes else ""
+            raise UsageError(
+                f"{what} needs `intrinsics` fx,fy,cx,cy, and {source.name} says none{why}"
+            )
         return camera
 
     def _camera_of(self, source: Source) -> Camera | None:

@@ -226,7 +226,8 @@ def plane_points(
     seen = toward * MAX_PLANE_M > distance_m  # nearer than MAX_PLANE_M along the optical axis
     if np.count_nonzero(seen) < MIN_POINTS:
         raise UsageError(
-            f"this camera does not see a plane {distance_m} m away in the direction {normal} within {MAX_PLANE_M:.0f} m"
+            f"this camera does not see a plane {distance_m:g} m away in the direction "
+            f"({', '.join(f'{value:.3g}' for value in normal)}) within {MAX_PLANE_M:.0f} m"
         )
     return np.stack([u[seen], v[seen], distance_m / toward[seen]], axis=1)
 

@@ -208,6 +208,13 @@ def test_the_ground_and_points_are_seen_through_the_logs_lens(bundle, tmp_path):
         e2e.run(unknown, bundle, out=f"{tmp_path / 'c.mcap'}?points=1", **ground)
 
 
+def test_why_the_logs_camera_is_not_taken_is_said_where_it_is_needed(clip, bundle, tmp_path):
+    camera = ("/camera/camera_info", START_NS, bags.info(START_NS, (480, 640)))
+    path = write_mcap(tmp_path / "a.mcap", [(TOPIC, START_NS, bags.raw(clip[0], START_NS)), camera])
+    with pytest.raises(UsageError, match="says none: /camera/camera_info is for pictures of 640x4"):
+        e2e.run(path, bundle, out=tmp_path / "b.mcap", **GROUND)
+
+
 def test_infinities_stay_what_they_are(log, bundle, tmp_path):
     out = tmp_path / "out.mcap"
 

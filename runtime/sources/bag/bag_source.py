@@ -72,7 +72,8 @@ def chosen(log: Log, name: str, topic: str | None) -> Topic:
     """
     pictures = [t for t in log.topics if t.type in PICTURES and t.encoding == "cdr"]
     if topic is None:
-        filled = [each for each in pictures if each.count != 0] or pictures
+        seen = [each for each in pictures if not each.name.endswith("/compressedDepth")]
+        filled = [each for each in seen if each.count != 0] or seen
         if len(filled) > 1:
             raise UsageError(
                 f"{name} has several topics of pictures; say which by `topic`: {_listed(filled)}"
@@ -100,7 +101,7 @@ def chosen(log: Log, name: str, topic: str | None) -> Topic:
 def _listed(topics: list[Topic]) -> str:
     shown = [
         f"{clean(t.name, 100)} ({clean(t.type.replace('/msg/', '/'), 60)}"
-        + (")" if t.count is None else f", {t.count:,} messages)")
+        + (")" if t.count is None else f", {t.count:,} message{'s' * (t.count != 1)})")
         for t in topics[:_NAMED]
     ]
     more = [f"and {len(topics) - _NAMED} more"] if len(topics) > _NAMED else []

@@ -72,6 +72,9 @@ def test_a_camera_that_is_not_calibrated_stays_so():
         {"k": np.zeros(4)},
         {"width": 0},
         {"binning_x": 100_000},
+        {"k": np.array([1e300, 0, 1, 0, 1e300, 1, 0, 0, 1])},
+        {"k": np.array([1e-300, 0, 1, 0, 1e-300, 1, 0, 0, 1])},
+        {"roi": RegionOfInterest(x_offset=2**32 - 1)},
     ],
 )
 def test_what_no_camera_says_is_a_sentence(changes):

@@ -157,11 +157,17 @@ def test_which_topic(tmp_path, rgbs):
         open_source(path, topic="/chatter")
     none = write_mcap(tmp_path / "b.mcap", [("/chatter", START_NS, bags.text("hello"))])
     with pytest.raises(
-        SourceError, match=r"no topic of pictures; it has /chatter \(std_msgs/String, 1 messages\)"
+        SourceError, match=r"no topic of pictures; it has /chatter \(std_msgs/String, 1 message\)"
     ):
         open_source(none)
     with pytest.raises(UsageError, match="`topic` is for logs"):
         open_source("test:", topic="/chatter")
+
+
+def test_depth_that_is_compressed_beside_the_pictures_is_no_choice(tmp_path, rgbs):
+    depth = bags.compressed(b"", START_NS, "16UC1; compressedDepth png")
+    entries = [*bags.stream(rgbs[:1]), (f"{TOPIC}/compressedDepth", START_NS, depth)]
+    assert BagSource(write_mcap(tmp_path / "a.mcap", entries)).topic == TOPIC
 
 
 def test_messages_in_other_bytes_than_cdr_are_said(tmp_path, rgbs):
