@@ -75,7 +75,9 @@ class BagSink:
         )
         path = Path(place)
         self._recording: Recording = (
-            McapRecording(path) if path.suffix.lower() == ".mcap" else SqliteRecording(path)
+            McapRecording(path)
+            if path.suffix.lower() == ".mcap"
+            else SqliteRecording(path, opening.source.notes.append)
         )
 
     def write(self, frame: SourceFrame, results: Outcome, facts: Facts) -> None:

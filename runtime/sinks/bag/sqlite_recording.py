@@ -1,18 +1,19 @@
 """An SQLite file as rosbag2's plugin sqlite3 writes it, by the package rosbags."""
 
 import os
-import shutil
 import sqlite3
-import tempfile
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+from e2e_deploy.errors import E2EDeployError
 from e2e_deploy.packages import require
 from e2e_deploy.runtime.ros.cdr import definition, serialise, type_hash
 from e2e_deploy.runtime.ros.messages import Message
 from e2e_deploy.runtime.sinks.bag.recording import CDR, failed
 from e2e_deploy.runtime.sinks.growing import GrowingFile
+from e2e_deploy.system.whole_folder import whole_folder
 
 _VERSION = 8  # of the format: what players from Humble on read
 
@@ -21,16 +22,22 @@ class SqliteRecording:
     """One SQLite file, after ``Recording``.
 
     rosbags writes a folder; it lies hidden beside the file's place, and its one database is taken out of it. A
-    transaction ends with the recording, so a process that is killed leaves no file.
+    transaction ends with the recording, so a process that is killed leaves no file; its folder goes with the next
+    recording of that name.
+
+    Args:
+        path: of the file.
+        on_note: told what a killed process had left.
 
     Raises:
         E2EDeployError: no file can be written there.
         UnavailableError: the package rosbags is not installed.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, on_note: Callable[[str], None] = lambda note: None) -> None:
         self._rosbag2 = require("rosbags.rosbag2", "robotics")
-        self._path = path
+        self._path, self._on_note = path, on_note
+        self._stack = ExitStack()
         self._folder: Path | None = None
         self._writer: Any = None
         self._connections: dict[str, Any] = {}
@@ -61,7 +68,8 @@ class SqliteRecording:
             raise failed(self._path, error, None) from None
 
     def _begin(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix=".e2e-deploy-", dir=self._path.parent))
+        place = self._path.with_name(f"{self._path.name}-recording")  # never there
+        self._folder = self._stack.enter_context(whole_folder(place, _nothing_of, self._on_note))
         self._writer = self._rosbag2.Writer(
             self._folder / "bag",
             version=_VERSION,
@@ -76,8 +84,8 @@ class SqliteRecording:
         if self._writer is not None:
             with suppress(OSError, sqlite3.Error):
                 self._writer.abort()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        with suppress(E2EDeployError), self._stack:
+            raise E2EDeployError("the folder goes")
 
     def close(self) -> list[Path]:
         """As ``Recording`` says."""
@@ -95,6 +103,11 @@ class SqliteRecording:
             self._writer = None
             self._abandon()
         return [placed]
+
+
+def _nothing_of(folder: Path) -> list[str]:
+    """No folder is replaced."""
+    return []
 
 
 def _qos(*, latched: bool) -> Any:

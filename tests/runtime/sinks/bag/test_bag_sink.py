@@ -315,3 +315,15 @@ def test_a_broken_database_leaves_nothing(tmp_path, manifests, rng, monkeypatch)
         sink.write(frame(rng, 1), depths(rng, 1)[0], {})
     assert sink.close() == []
     assert os.listdir(tmp_path) == []
+
+
+def test_what_a_kill_left_of_a_database_goes_with_the_next(tmp_path, manifests, rng):
+    left = tmp_path / ".a.db3-recording.partial-0123abcd"
+    left.mkdir()
+    (left / "bag.db3").write_bytes(b"half")
+    given = opening(manifests["depth"])
+    sink = BagSink(str(tmp_path / "a.db3"), given)
+    sink.write(frame(rng, 0), depths(rng, 1)[0], {})
+    assert sink.close() == [tmp_path / "a.db3"]
+    assert os.listdir(tmp_path) == ["a.db3"]
+    assert any("a killed process had half written" in note for note in given.source.notes)
