@@ -72,8 +72,13 @@ def _beside(topic: str, name: str) -> str:
 
 
 def prefix_of(topic: str = "") -> str:
-    """What topics begin with: beside the picture's, so "/camera/image_raw" has "/camera/e2e_deploy"."""
-    return _beside(topic, OWN)
+    """What topics begin with: beside the picture's, so "/camera/image_raw" has "/camera/e2e_deploy".
+
+    What ROS takes in no name, as logs of other makers have it, becomes an underscore: "/cam-1/0/image" has
+    "/cam_1/_0/e2e_deploy".
+    """
+    words = filter(None, _beside(topic, OWN).split("/"))
+    return "".join(f"/{re.sub('^(?=[0-9])|[^A-Za-z0-9_]', '_', word)}" for word in words)
 
 
 def camera_topic(topic: str) -> str:

@@ -314,6 +314,19 @@ def test_topics_stand_beside_the_picture(topic, prefix):
     assert camera_topic(topic) == prefix.replace("e2e_deploy", "camera_info")
 
 
+@pytest.mark.parametrize(
+    ("topic", "prefix"),
+    [
+        ("/cam-1/0/image", "/cam_1/_0/e2e_deploy"),
+        ("/a//b.c/é/image", "/a/b_c/_/e2e_deploy"),
+        ("/\x1b[2J/image\n", "/__2J/e2e_deploy"),
+    ],
+)
+def test_names_that_are_none_of_ros_become_such(manifests, topic, prefix):
+    assert prefix_of(topic) == prefix
+    Topics(manifests["depth"], prefix_of(topic))
+
+
 def test_rectified_pictures_by_their_name():
     assert is_rectified("/camera/image_rect_color/compressed")
     assert is_rectified("/camera/image_rect")
