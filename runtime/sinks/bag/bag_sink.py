@@ -16,7 +16,7 @@ from e2e_deploy.runtime.sources.source import SourceFrame
 from e2e_deploy.runtime.steps.step import Facts
 from e2e_deploy.system.text import clean
 
-SETTINGS = ("prefix", "points")
+SETTINGS = ("prefix", "points", "depth_raw")
 _LAST_NS = 2**63 - 1  # SQLite's integers have a sign
 
 
@@ -28,11 +28,11 @@ class BagSink:
 
     Args:
         out: ``log.mcap`` or ``log.db3``, and ``?prefix=/robot/depth`` for other topics than those beside the picture's,
-            ``&points=1`` for point clouds of metric depth.
+            ``&points=1`` for point clouds of metric depth, ``&depth_raw=1`` for it in 16 bits of millimetres as well.
         opening: as every output gets it.
 
     Raises:
-        UsageError: a setting that does not exist, has another value, or asks for points that cannot be.
+        UsageError: a setting that does not exist, has another value, or asks for points or millimetres that cannot be.
         E2EDeployError: no file can be written there.
         UnavailableError: the packages for logs are not installed.
     """
@@ -45,14 +45,20 @@ class BagSink:
         settings = dict(pairs)
         if unknown := set(settings) - set(SETTINGS):
             raise UsageError(
-                f"`out` {place} has no setting {', '.join(sorted(unknown))}; there are {' and '.join(SETTINGS)}"
+                f"`out` {place} has no setting {', '.join(sorted(unknown))}; there are {', '.join(SETTINGS)}"
             )
         if len(settings) < len(pairs):
             raise UsageError(f"`out` {place} has a setting twice after the ?")
-        if settings.get("points", "0") not in ("0", "1"):
-            raise UsageError(f"`out` {place}: points is 0 or 1, not {settings['points']!r}")
+        for name in ("points", "depth_raw"):
+            if settings.get(name, "0") not in ("0", "1"):
+                raise UsageError(f"`out` {place}: {name} is 0 or 1, not {settings[name]!r}")
         self.name = place
         with_points = settings.get("points") == "1"
+        with_millimetres = settings.get("depth_raw") == "1"
+        if with_millimetres and not opening.is_metric:
+            raise UsageError(
+                f"`out` {place}: depth_raw is metric depth, which needs `metric_points` or `camera_height_m`"
+            )
         is_known = opening.intrinsics is not None or opening.source.camera is not None
         if with_points and not (opening.is_metric and is_known):
             raise UsageError(
@@ -72,6 +78,7 @@ class BagSink:
             is_live=opening.source.is_live,
             intrinsics=opening.intrinsics,
             with_points=with_points,
+            with_millimetres=with_millimetres,
         )
         path = Path(place)
         self._recording: Recording = (

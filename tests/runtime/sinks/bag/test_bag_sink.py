@@ -212,6 +212,25 @@ def test_metres_and_points(tmp_path, manifests, rng, given):
         np.testing.assert_allclose(floats[..., 0], (np.arange(32) - 15) * z / 50, rtol=1e-5)
 
 
+def test_millimetres_saturate_and_know_no_infinity(tmp_path, manifests, rng):
+    metres = np.full(HW, 1.2345, np.float32)
+    metres[0, :6] = np.nan, np.inf, -np.inf, 0.0004, 65.5354, 70.0
+    path, facts = tmp_path / "out.mcap", {"metric": True, "units": "m"}
+    write(f"{path}?depth_raw=1", manifests["depth"], rng, metres[None], facts, is_metric=True)
+    reader = SeekingReader(io.BytesIO(path.read_bytes()), decoder_factories=[DecoderFactory()])
+    found = {
+        c.topic.rpartition("/")[2]: m
+        for _, c, _, m in reader.iter_decoded_messages()
+        if "depth" in c.topic.rpartition("/")[2]
+    }
+    raw = found["depth_raw"]
+    stored = np.frombuffer(raw.data, "<u2").reshape(HW)
+    assert (raw.encoding, raw.step, raw.is_bigendian) == ("16UC1", 2 * HW[1], 0)
+    assert stored[0, :6].tolist() == [0, 0, 0, 0, 65535, 65535]
+    assert (stored[1:] == 1234).all() or (stored[1:] == 1235).all()
+    assert raw.header.stamp == found["depth"].header.stamp
+
+
 def test_pictures_without_any_clock_have_the_wall_clocks(tmp_path, manifests, rng):
     sink = BagSink(str(tmp_path / "a.mcap"), opening(manifests["depth"], topic=""))
     for i in range(2):
@@ -231,8 +250,10 @@ def test_pictures_without_any_clock_have_the_wall_clocks(tmp_path, manifests, rn
 
 def test_settings_and_points_that_cannot_be(tmp_path, manifests):
     for given, said in (
-        ("?point=1", "no setting point; there are prefix and points"),
+        ("?point=1", "no setting point; there are prefix, points, depth_raw"),
         ("?points=yes", "points is 0 or 1, not 'yes'"),
+        ("?depth_raw=on", "depth_raw is 0 or 1, not 'on'"),
+        ("?depth_raw=1", "depth_raw is metric depth, which needs `metric_points`"),
         ("?points=1", "points need metric depth"),
         ("?prefix=a b", "prefix is 'a b'; it is absolute"),
         ("?prefix=", "prefix is ''; it is absolute"),
