@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from e2e_deploy.export.drift import report_drift as report_drift
     from e2e_deploy.export.engines.rebuild import rebuild_plans as rebuild_plans
     from e2e_deploy.export.exporter import export_bundle as export_bundle
+    from e2e_deploy.export.triton.repository import TritonModel as TritonModel
+    from e2e_deploy.export.triton.repository import export_triton as export_triton
     from e2e_deploy.model.checkpoint import Checkpoint as Checkpoint
     from e2e_deploy.runtime.camera.intrinsics import Intrinsics as Intrinsics
     from e2e_deploy.runtime.checks.bench import BenchReport as BenchReport
@@ -92,6 +94,8 @@ _WHERE = {
     "PlanFacts": "verbs.inspect",
     "LayerDrift": "export.drift",
     "export_bundle": "export.exporter",
+    "export_triton": "export.triton.repository",
+    "TritonModel": "export.triton.repository",
     "rebuild_plans": "export.engines.rebuild",
     "bench": "runtime.checks.bench",
     "BenchReport": "runtime.checks.bench",

@@ -63,6 +63,7 @@ _OPTIONS = {
     "task": "--task",
     "timeout_s": "--timeout",
     "topic": "--topic",
+    "triton": "--triton",
     "val_scenes": "--val-scene",
     "view": "--view",
     "workers": "--workers",

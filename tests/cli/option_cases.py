@@ -224,6 +224,11 @@ CASES = {
             Refused([*NO_PLAN, "--workspace", "100"], "--engine onnx has none"),
             Refused(["export", "--engine", "inductor", "--workspace", "100"], "has no effect with"),
         ],
+        "--triton": [
+            Changes(["--triton", "models"], ["export", "depth"]),
+            Refused(["export", "depth", "--triton", "m", "--batch", "2"], "--batch is for"),
+            Refused(["export", "depth", "--triton", "depth"], "--triton is depth, which lies in"),
+        ],
         "--task": called(EXPORTER, ["export"], "--task", "normals"),
         "--family": called(EXPORTER, ["export"], "--family", "marigold"),
         "--domain": [

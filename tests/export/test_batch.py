@@ -69,6 +69,17 @@ def test_backends_are_verified_with_whole_batches(pair, backend):
     assert verdict.parity.relative < 1e-5
 
 
+def test_a_model_for_triton_takes_as_many_as_there_are(pair, tmp_path, rng):
+    """Of a real network, whose reshapes have the batch fixed inside."""
+    (model,) = e2e.export_triton(pair, tmp_path / "models")
+    opened = onnxruntime.InferenceSession(model.folder / "1/model.onnx")
+    frames = rng.integers(0, 256, (2, *SIZE, 3), dtype=np.uint8)
+    for given, filled in ((frames, frames), (frames[1:], frames[[1, 1]])):
+        (got,) = opened.run(None, {"frame": given})
+        (wanted,) = session(pair).run(None, {"frame": filled})
+        np.testing.assert_array_equal(got, wanted[: len(given)])
+
+
 def test_a_place_in_the_batch_that_is_wrong_is_seen(tmp_path):
     root = write_plain_bundle(tmp_path / "b", batch=3)
     bundle = open_bundle(root)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from e2e_deploy.cli import options
 from e2e_deploy.cli.wording import with_options
@@ -23,7 +24,10 @@ from e2e_deploy.names import (
 )
 
 if TYPE_CHECKING:
+    from e2e_deploy.bundle.bundle import Bundle
     from e2e_deploy.model.checkpoint import Checkpoint
+
+COMMANDLINE = ParameterSource.COMMANDLINE
 
 
 @click.command("export")
@@ -146,6 +150,14 @@ if TYPE_CHECKING:
     metavar="N",
     help="Of StableNormal-turbo's noise, which is fixed in the graph.  [default: 0]",
 )
+@click.option(
+    "--triton",
+    type=options.PATH,
+    default=None,
+    metavar="DIR",
+    help="Also write the bundle into a model repository of NVIDIA's Triton Inference Server; with a bundle in the "
+    "place of CHECKPOINT only that.",
+)
 def command(
     checkpoint: str | None,
     out: Path | None,
@@ -167,12 +179,19 @@ def command(
     domain: Domain | None,
     stretch: Stretch | None,
     seed: int | None,
+    triton: Path | None,
 ) -> None:
     """Turn CHECKPOINT into a bundle: one graph from frame to result, verified before it is there.
 
     CHECKPOINT is a diffusers folder or a hub id pinned to a commit, owner/name@<commit>; without it the bundled
     e2e-tiny is exported.
     """
+    from e2e_deploy.bundle.bundle import is_bundle
+
+    if triton is not None and checkpoint is not None and is_bundle(checkpoint):
+        _refuse_others("triton")
+        _write_triton(checkpoint, triton)
+        return
     from e2e_deploy.export.exporter import export_bundle
     from e2e_deploy.progress import Stages
 
@@ -212,6 +231,24 @@ def command(
             err=True,
         )
     click.echo(str(bundle.root))
+    if triton is not None:
+        _write_triton(bundle, triton)
+
+
+def _refuse_others(taken: str) -> None:
+    """Wrong usage where an option is given that an existing bundle gives no effect."""
+    context = click.get_current_context()
+    for param in context.command.params:
+        given = context.get_parameter_source(param.name or "")
+        if isinstance(param, click.Option) and param.name != taken and given is COMMANDLINE:
+            raise click.UsageError(f"{param.opts[0]} is for checkpoints, and a bundle is given")
+
+
+def _write_triton(bundle: "str | Bundle", folder: Path) -> None:
+    from e2e_deploy.export.triton.repository import export_triton
+
+    for model in export_triton(bundle, folder, on_note=_say_note):
+        click.echo(str(model.folder))
 
 
 def _say_checkpoint(opened: "Checkpoint") -> None:
