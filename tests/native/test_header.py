@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import subprocess
 from ctypes import sizeof
 
 import numpy as np
@@ -12,7 +13,7 @@ import e2e_deploy
 from e2e_deploy import errors
 from e2e_deploy.assets import READY_BUNDLE
 from tests.native import library
-from tests.native.build import SOURCE, require_tools, run
+from tests.native.build import SOURCE, onnxruntime_headers, require_tools, run
 
 HEADER = SOURCE / "include" / "e2e_deploy" / "e2e_deploy.h"
 TEXT = HEADER.read_text()
@@ -146,6 +147,29 @@ def test_the_codes_are_the_exit_codes_of_the_command_line():
         "E2E_INPUT": errors.InputError,
     }.items():
         assert codes[name] == error.exit_code
+
+
+@pytest.mark.parametrize(
+    ("setting", "header"),
+    [
+        ("ONNXRUNTIME_INCLUDE_DIR", "onnxruntime_c_api.h"),
+        ("TENSORRT_INCLUDE_DIR", "NvInferRuntime.h"),
+        ("CUDA_INCLUDE_DIR", "cuda_runtime_api.h"),
+    ],
+)
+def test_a_folder_without_its_header_is_named_before_anything_is_built(
+    native_build, tmp_path, setting, header
+):
+    require_tools("cmake")
+    folder = tmp_path / "include"
+    settings = {"ONNXRUNTIME_INCLUDE_DIR": onnxruntime_headers(), setting: folder}
+    words = [f"-D{name}={value}" for name, value in settings.items()]
+    done = subprocess.run(
+        ["cmake", "-S", SOURCE, "-B", tmp_path / "build", *words], capture_output=True, text=True
+    )
+    assert done.returncode
+    said = " ".join(done.stderr.split())
+    assert f"{setting} is {folder}, and there is no {header}" in said
 
 
 def test_one_version():
