@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from e2e_deploy.export.triton.repository import TritonModel as TritonModel
     from e2e_deploy.export.triton.repository import export_triton as export_triton
     from e2e_deploy.model.checkpoint import Checkpoint as Checkpoint
+    from e2e_deploy.runtime.bulk.bulk import bulk as bulk
+    from e2e_deploy.runtime.bulk.report import BulkReport as BulkReport
     from e2e_deploy.runtime.camera.intrinsics import Intrinsics as Intrinsics
     from e2e_deploy.runtime.checks.bench import BenchReport as BenchReport
     from e2e_deploy.runtime.checks.bench import bench as bench
@@ -101,6 +103,8 @@ _WHERE = {
     "BenchReport": "runtime.checks.bench",
     "verify_bundle": "runtime.checks.verify",
     "run": "runtime.run",
+    "bulk": "runtime.bulk.bulk",
+    "BulkReport": "runtime.bulk.report",
     "Verdict": "runtime.checks.verify",
     "Intrinsics": "runtime.camera.intrinsics",
     "fit_metric": "runtime.steps.metric",

@@ -34,6 +34,8 @@ GROUND = ["--camera-height", "1.5", "--intrinsics", "20,20,16,4"]
 VERIFY = ["verify", "depth", "--backend", "onnxruntime"]
 BENCH = ["bench", "depth", "--frames", "2"]
 NO_PLAN = ["export", "--engine", "onnx"]
+BULK = ["bulk", "photos", "--bundle", "depth", "--out", "o"]
+IN_BULK = "e2e_deploy.runtime.bulk.bulk"
 BENCHED = "e2e_deploy.runtime.checks.bench"
 EXPORTER = "e2e_deploy.export.exporter"
 EVALUATE = "e2e_deploy.verbs.evaluate"
@@ -160,6 +162,21 @@ CASES = {
         "--json": [Changes(["--json"], VERIFY)],
         "--layers": [Refused([*VERIFY, "--layers", "l"], "compares half precision with fp32")],
         "--out": [Changes(["--out", "o"], VERIFY)],
+    },
+    "bulk": {
+        "--bundle": called(IN_BULK, BULK, "--bundle", "normals"),
+        "--out": called(IN_BULK, BULK, "--out", "other"),
+        "--column": [
+            *called(IN_BULK, BULK, "--column", "file"),
+            Refused([*BULK, "--column", "file"], "--column is of a list, and photos is a folder"),
+        ],
+        "--backend": called(IN_BULK, BULK, "--backend", "openvino"),
+        "--device": called(IN_BULK, BULK, "--device", "cpu"),
+        "--workers": called(IN_BULK, BULK, "--workers", "2"),
+        "--cores": called(IN_BULK, BULK, "--cores", "3"),
+        "--shard": called(IN_BULK, BULK, "--shard", "5"),
+        "--address": called(IN_BULK, BULK, "--address", "auto"),
+        "--json": [Changes(["--json"], ["bulk", "photos-done", "--bundle", "depth", "--out", "o"])],
     },
     "bench": {
         "--backend": [Changes(["--backend", "tensorrt"], BENCH)],

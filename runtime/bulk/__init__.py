@@ -1,0 +1,1 @@
+"""Bulk inference: many pictures through bundles, on Ray Data, each exactly once."""

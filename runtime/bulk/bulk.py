@@ -1,0 +1,309 @@
+"""``bulk``: many pictures through bundles, each exactly once, on one machine or on a cluster of Ray.
+
+    items -> shards -> decode (tasks) -> engines (actors) -> encode and write (tasks) -> ledger (here)
+
+A shard is a few pictures in a row. Ray moves shards between the stages and keeps a fast stage from running away from a
+slow one. What is finished is in the ledger; what was on its way when something died is done again, to the same files.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from e2e_deploy.bundle.bundle import Bundle, open_bundle, sha256_of
+from e2e_deploy.errors import E2EDeployError, SourceError, UnavailableError, UsageError
+from e2e_deploy.names import BACKEND_CHOICES, BackendChoice
+from e2e_deploy.packages import require
+from e2e_deploy.runtime.bulk.cluster import Share, cluster
+from e2e_deploy.runtime.bulk.engine_worker import EngineOrder, EngineWorker
+from e2e_deploy.runtime.bulk.ledger import Ledger
+from e2e_deploy.runtime.bulk.listing import BulkItem, Listing, list_items
+from e2e_deploy.runtime.bulk.parcel import Parcel, from_table, to_table
+from e2e_deploy.runtime.bulk.reading import read_shards
+from e2e_deploy.runtime.bulk.report import BulkReport, write_report
+from e2e_deploy.runtime.bulk.writing import ShardWriter
+from e2e_deploy.runtime.fit import best_size
+from e2e_deploy.runtime.sources.picture_file import read_picture
+from e2e_deploy.system.text import clean
+
+SHARD = 16
+MAX_SHARD = 4096
+MAX_BLOCKS = 2000  # pieces that Ray is handed at the start; it keeps something of each in memory
+RETRIES = 3  # of a shard whose worker died
+RESTARTS = 10  # of one engine's worker
+COMMIT_S, COMMIT_SHARDS = 2.0, 256
+MAX_NOTES = 100
+
+OnProgress = Callable[[BulkReport], None]
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def bulk(
+    source: str | Path,
+    bundles: str | Path | Bundle | Sequence[str | Path | Bundle],
+    out: str | Path,
+    *,
+    column: str | None = None,
+    backend: BackendChoice = "auto",
+    device: str = "auto",
+    workers: int | None = None,
+    cores: int | None = None,
+    shard: int = SHARD,
+    address: str | None = None,
+    on_progress: OnProgress = lambda report: None,
+) -> BulkReport:
+    """Run every picture of a folder or list through one bundle or several; a killed run goes on when it is repeated.
+
+    The results are 16-bit PNGs with their sidecars, the same bytes as ``run`` writes for the folder: of a picture in a
+    folder within ``source`` in the same folder within ``out``. Beside them ``out/_bulk`` holds what is finished,
+    report.json, and the pictures without results with their reasons as failed.csv and failed.parquet.
+
+    Args:
+        source: a folder of pictures, with those in it; or a list (.parquet, .csv, .jsonl) of their paths.
+        bundles: folders or opened ones; of several each gives results of another name, such as depth and normals.
+        out: a folder: a new one, an empty one, or one of the same run that was not finished. On a cluster ``source``,
+            ``bundles`` and ``out`` lie where every machine sees them.
+        column: of a list, which holds the paths; ``path`` if None.
+        backend: what runs the bundles, as ``load``.
+        device: auto, cpu, or cuda; Ray says which GPU is whose.
+        workers: engines at once; None takes every GPU, or on a CPU as many as its cores make.
+        cores: of an engine on a CPU; None takes 4, or all of fewer.
+        shard: pictures that are handed on at once. A worker holds some shards, decoded, in memory.
+        address: of a cluster of Ray; None begins one here, which ends with this call.
+        on_progress: called with the report so far before the first shard and after each.
+
+    Returns:
+        The report. Ctrl-C ends the run, and the report says so.
+
+    Raises:
+        UsageError: arguments that do not go together, or an ``out`` that was begun with others.
+        SourceError: the input is missing, or names no picture. Damaged pictures are no error, and in the report.
+        BundleError: not a bundle, or damaged.
+        UnavailableError: Ray, the cluster, the backend or the device is not here.
+        E2EDeployError: nothing can be written, or workers die again and again; what is finished is kept.
+    """
+    _check(backend, device, workers=workers, cores=cores, shard=shard)
+    require("ray", "bulk")
+    opened = _opened(bundles)
+    place, target = Path(source), Path(out)
+    _check_apart(place, target)
+    listing = list_items(place, column)
+    orders = [EngineOrder(str(b.root.resolve()), _frame_size(b, listing.items)) for b in opened]
+    plan = _plan(listing, opened, orders, backend=backend, device=device, shard=shard)
+    ledger = Ledger(target)
+    with ledger.open(plan):
+        report = BulkReport(len(listing.items), target)
+        _tell(report, ledger)
+        report.before = report.finished
+        shards = -(-len(listing.items) // shard)
+        todo = [number for number in range(shards) if number not in ledger.done]
+        on_progress(report)
+        if todo:
+            with cluster(address, workers=workers, cores=cores, device=device) as (data, share):
+                report.workers = share.workers
+                writings = [(b.manifest, o.frame_size) for b, o in zip(opened, orders, strict=True)]
+                rows = _results(
+                    data,
+                    _blocks(listing.items, todo, shard),
+                    partial(EngineWorker, orders, backend, device, share.threads),
+                    ShardWriter(target.resolve(), writings),
+                    share,
+                )
+                _collect(rows, ledger, report, on_progress)
+        write_report(report, ledger.folder)
+    return report
+
+
+def _check(backend: str, device: str, *, shard: int, **counts: int | None) -> None:
+    if backend not in BACKEND_CHOICES:
+        raise UsageError(
+            f"unknown `backend` {backend!r}; the backends are {', '.join(BACKEND_CHOICES)}"
+        )
+    if device not in DEVICES:
+        raise UsageError(
+            f"`device` is {device!r}; of a bulk run it is one of {', '.join(DEVICES)}: Ray says which GPU is whose"
+        )
+    if not 1 <= shard <= MAX_SHARD:
+        raise UsageError(f"`shard` is {shard}; expected 1 to {MAX_SHARD} pictures")
+    for name, count in counts.items():
+        if count is not None and not 1 <= count <= 100_000:
+            raise UsageError(f"`{name}` is {count}; expected 1 or more")
+
+
+def _opened(given: str | Path | Bundle | Sequence[str | Path | Bundle]) -> list[Bundle]:
+    several = [given] if isinstance(given, str | Path | Bundle) else list(given)
+    if not several:
+        raise UsageError("`bundles` names no bundle")
+    opened = [open_bundle(each) for each in several]
+    owners: dict[str, Bundle] = {}
+    for bundle in opened:
+        for kind in bundle.manifest.kinds:
+            if kind.output in owners:
+                raise UsageError(
+                    f"{owners[kind.output].root} and {bundle.root} both give {kind.output}, and their files would have "
+                    "the same names; run them one after the other, each with its own `out`"
+                )
+            owners[kind.output] = bundle
+    return opened
+
+
+def _check_apart(source: Path, out: Path) -> None:
+    """Results among the pictures would be pictures of the next run."""
+    folder = source if source.is_dir() else None
+    if folder is not None and out.resolve().is_relative_to(folder.resolve()):
+        raise UsageError(
+            f"`out` {out} lies in {source}, whose pictures are read; give another folder"
+        )
+
+
+def _frame_size(bundle: Bundle, items: list[BulkItem]) -> tuple[int, int]:
+    """Of several sizes the one that fits the first picture best that can be read, as ``run`` chooses."""
+    sizes = bundle.manifest.frame_sizes
+    for item in items if len(sizes) > 1 else ():
+        try:
+            rgb = read_picture(item.path)
+        except (SourceError, UnavailableError):
+            continue
+        return best_size((rgb.shape[0], rgb.shape[1]), sizes)
+    return sizes[0]
+
+
+def _plan(
+    listing: Listing,
+    opened: list[Bundle],
+    orders: list[EngineOrder],
+    *,
+    shard: int,
+    **settings: str,
+) -> dict[str, Any]:
+    """What must be the same when a run goes on: results depend on it, or which shard holds what."""
+    return {
+        "schema": 1,
+        "pictures": len(listing.items),
+        "inputs": listing.digest,
+        "bundles": [sha256_of(bundle.root / "manifest.json") for bundle in opened],
+        "settings": {
+            **settings,
+            "shard": shard,
+            "frame_sizes": [list(order.frame_size) for order in orders],
+        },
+    }
+
+
+def _blocks(items: list[BulkItem], todo: list[int], shard: int) -> Iterator[Any]:
+    """The shards that are left, as tables of a few each."""
+    each = -(-len(todo) // MAX_BLOCKS)
+    for first in range(0, len(todo), each):
+        yield to_table(
+            [
+                Parcel(number, items[number * shard : (number + 1) * shard])
+                for number in todo[first : first + each]
+            ]
+        )
+
+
+def _results(
+    data: Any,
+    blocks: Iterator[Any],
+    engine: "partial[EngineWorker]",
+    writer: ShardWriter,
+    share: Share,
+) -> Iterator[list[Parcel]]:
+    """Ray's pipeline, as parcels that were written, in any order."""
+    pool = data.ActorPoolStrategy(size=share.workers)
+    retried = {"max_retries": RETRIES}
+    shards = (
+        data.from_arrow(list(blocks))
+        .map_batches(
+            read_shards,
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=1,
+            ray_remote_args_fn=lambda: retried,
+        )
+        .map_batches(
+            EngineWorker,
+            fn_constructor_args=engine.args,
+            compute=pool,
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=share.cores,
+            num_gpus=share.gpus,
+            ray_remote_args_fn=lambda: {"max_restarts": RESTARTS, "max_task_retries": RETRIES},
+        )
+        .map_batches(
+            writer.__call__,
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=1,
+            ray_remote_args_fn=lambda: retried,
+        )
+    )
+    for table in shards.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        yield from_table(table)
+
+
+def _collect(
+    rows: Iterator[list[Parcel]], ledger: Ledger, report: BulkReport, on_progress: OnProgress
+) -> None:
+    """Put into the ledger what was written, until all is or something stops it."""
+    start_s = committed_s = time.monotonic()
+    waiting: list[Parcel] = []
+    try:
+        for parcels in rows:
+            waiting += parcels
+            now_s = time.monotonic()
+            report.seconds = now_s - start_s
+            _count(report, parcels)
+            if len(waiting) >= COMMIT_SHARDS or now_s - committed_s >= COMMIT_S:
+                ledger.commit(waiting)
+                waiting, committed_s = [], now_s
+            on_progress(report)
+    except KeyboardInterrupt:
+        report.interrupted = True
+    except Exception as error:
+        raise _plain(error, report) from error
+    finally:
+        ledger.commit(waiting)
+        _tell(report, ledger)
+
+
+def _count(report: BulkReport, parcels: list[Parcel]) -> None:
+    for parcel in parcels:
+        report.written += parcel.written
+        report.failures += parcel.failures
+        report.unknown_results += parcel.unknown
+        for stage, seconds in parcel.seconds.items():
+            report.stage_seconds[stage] = report.stage_seconds.get(stage, 0.0) + seconds
+        report.notes += [
+            note
+            for note in parcel.notes
+            if len(report.notes) < MAX_NOTES and note not in report.notes
+        ]
+
+
+def _tell(report: BulkReport, ledger: Ledger) -> None:
+    """The ledger's numbers, which count what earlier runs did as well."""
+    report.written, report.unknown_results = ledger.written, ledger.unknown
+    report.failures = list(ledger.failures.values())
+
+
+def _plain(error: BaseException, report: BulkReport) -> E2EDeployError:
+    """What stopped a worker, as the error that it raised, without Ray's own words around it."""
+    inner: BaseException | None = error
+    for _ in range(10):
+        if isinstance(inner, E2EDeployError):
+            return _again(type(inner), str(inner), report)
+        inner = getattr(inner, "cause", None) or getattr(inner, "__cause__", None)
+        if inner is None:
+            break
+    said = clean(str(error).strip().rpartition("\n")[2], 300) or type(error).__name__
+    return _again(E2EDeployError, f"the bulk run stopped: {said}", report)
+
+
+def _again(kind: type[E2EDeployError], said: str, report: BulkReport) -> E2EDeployError:
+    return kind(
+        f"{said}; {report.finished} of {report.pictures} pictures are done, and the same call goes on there"
+    )

@@ -1,0 +1,147 @@
+"""Ray: begun here for one run, or a cluster that is there already; and what of it engines are given.
+
+Ray sends no statistics of use and shows no dashboard; what it begins here ends with the block.
+"""
+
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from e2e_deploy.errors import UnavailableError, UsageError
+from e2e_deploy.packages import require
+from e2e_deploy.system.addresses import masked
+from e2e_deploy.system.text import clean
+
+HELPERS = 2
+"""Tasks that read and write beside the engines of one machine; they wait more than they compute."""
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # its core writes to stderr what its logs hold as well
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+@dataclass(frozen=True)
+class Share:
+    """What the engines of a run get of a cluster.
+
+    Attributes:
+        workers: engines at once.
+        cores: of each, on a CPU.
+        gpus: of each: 1, or 0 on a CPU.
+    """
+
+    workers: int
+    cores: int
+    gpus: int
+
+    @property
+    def threads(self) -> int | None:
+        """Of an engine on a CPU; a GPU's takes none."""
+        return None if self.gpus else self.cores
+
+
+@contextmanager
+def cluster(
+    address: str | None, *, workers: int | None, cores: int | None, device: str
+) -> Iterator[tuple[Any, Share]]:
+    """Ray's data package, connected, and the share of a run.
+
+    Args:
+        address: of a cluster, ``auto`` for the one of this machine; None begins one here, for as long as the block.
+        workers: engines; None takes every GPU, or on CPUs what ``cores`` leave room for.
+        cores: of an engine on a CPU; None takes 4, or what there is.
+        device: auto, cpu or cuda.
+
+    Raises:
+        UnavailableError: Ray is not installed, the cluster is not there, or it has no GPU and ``device`` names one.
+        UsageError: ``cores`` for engines on GPUs.
+    """
+    with _surroundings(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what Ray deprecates in itself is no user's business
+        ray, data = require("ray", "bulk"), require("ray.data", "bulk")
+        if ray.is_initialized():
+            raise UsageError("this process uses Ray already; call ray.shutdown() first")
+        here = len(os.sched_getaffinity(0))
+        room = tempfile.mkdtemp(prefix="e2e-ray-") if address is None else ""
+        wanted = (workers or 1) * (cores or min(4, here))
+        given: dict[str, Any] = {"address": address}
+        if address is None:
+            given = {"address": "local", "num_cpus": max(here, wanted) + HELPERS, "_temp_dir": room}
+            given |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        try:
+            try:
+                with _signals_kept():
+                    ray.init(log_to_driver=False, logging_level=logging.ERROR, **given)
+            except Exception as error:  # of many kinds, by what is missing
+                where = f"at {masked(address)}" if address else "here"
+                raise UnavailableError(
+                    f"no cluster of Ray could be reached or begun {where}: {clean(str(error), 300)}"
+                ) from None
+            _quieten(data)
+            found = ray.cluster_resources()
+            cpus = int(found.get("CPU", 1)) - (HELPERS if address is None else 0)
+            yield data, _share(int(found.get("GPU", 0)), cpus, workers, cores, device)
+        finally:
+            ray.shutdown()
+            if room:
+                shutil.rmtree(room, ignore_errors=True)
+
+
+@contextmanager
+def _surroundings() -> Iterator[None]:
+    """A block with Ray's settings in the environment, which its processes take over; those of a user stay."""
+    ours = {name: value for name, value in _SETTINGS.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """A block after which signals do what they did: Ray takes SIGTERM for itself."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _share(gpus: int, cpus: int, workers: int | None, cores: int | None, device: str) -> Share:
+    if device == "cuda" and not gpus:
+        raise UnavailableError('`device="cuda"`, and Ray finds no GPU here')
+    if gpus and device != "cpu":
+        if cores is not None:
+            raise UsageError("`cores` is of engines on a CPU, and these run on GPUs")
+        if workers is not None and workers > gpus:
+            raise UsageError(
+                f"`workers` is {workers}, and there are {gpus} GPUs, one for each engine"
+            )
+        return Share(workers or gpus, 1, 1)
+    each = cores or min(4, max(1, cpus))
+    return Share(workers or max(1, cpus // each), each, 0)
+
+
+def _quieten(data: Any) -> None:
+    context = data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.raise_original_map_exception = True
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -1,0 +1,113 @@
+"""What a bulk run tells: pictures, failures, and how busy its stages were; as an object, as JSON and as tables."""
+
+import csv
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from e2e_deploy.packages import require
+from e2e_deploy.runtime.bulk.parcel import Failure
+from e2e_deploy.system.files import whole_file
+from e2e_deploy.system.json_files import to_json
+
+
+@dataclass
+class BulkReport:
+    """What a bulk run did; grows while it runs.
+
+    Attributes:
+        pictures: in all.
+        before: of them those that an earlier run had done, failures among them.
+        written: that have results now.
+        failures: that have none, with their reasons.
+        unknown_results: results in which no pixel is a number.
+        seconds: of this run, from the first shard to the last.
+        stage_seconds: that workers spent in each stage in this run, over all of them.
+        workers: engines at work at once.
+        notes: what has to be known of pictures, a sentence each.
+        out: the output's folder.
+        interrupted: the user stopped it; a rerun goes on.
+    """
+
+    pictures: int
+    out: Path
+    workers: int = 0
+    before: int = 0
+    written: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    unknown_results: int = 0
+    seconds: float = 0.0
+    stage_seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    interrupted: bool = False
+
+    @property
+    def finished(self) -> int:
+        """Pictures that are done, in this run or before, with a result or a reason."""
+        return self.written + len(self.failures)
+
+    @property
+    def per_second(self) -> float:
+        """Pictures a second in this run."""
+        return (self.finished - self.before) / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def utilisation(self) -> float:
+        """Share of their time that the engines computed, 0 to 1."""
+        busy = self.stage_seconds.get("engine", 0.0)
+        return (
+            min(1.0, busy / (self.seconds * self.workers)) if self.seconds * self.workers else 0.0
+        )
+
+    @property
+    def complete(self) -> bool:
+        """Whether every picture has a result that holds numbers."""
+        return self.written == self.pictures and not self.unknown_results
+
+    def values(self) -> dict[str, Any]:
+        """For JSON: what is above, with throughput per stage in pictures a second of one worker."""
+        new = self.finished - self.before
+        told = asdict(self) | {"out": str(self.out), "failures": len(self.failures)}
+        return told | {
+            "finished": self.finished,
+            "pictures_per_second": self.per_second,
+            "engine_utilisation": self.utilisation,
+            "stage_pictures_per_second": {
+                stage: new / seconds for stage, seconds in self.stage_seconds.items() if seconds
+            },
+        }
+
+
+def write_report(report: BulkReport, folder: Path) -> list[Path]:
+    """Write report.json, and the pictures without results as failed.csv and failed.parquet; the three paths.
+
+    Raises:
+        E2EDeployError: one cannot be written.
+    """
+    paths = [folder / name for name in ("report.json", "failed.csv", "failed.parquet")]
+    with whole_file(paths[0]) as partial:
+        partial.write_text(to_json(report.values(), indent=2) + "\n", encoding="utf-8")
+    failures = sorted(report.failures, key=lambda failure: failure.index)
+    _write_csv(paths[1], failures)
+    pa, parquet = require("pyarrow", "bulk"), require("pyarrow.parquet", "bulk")
+    columns = {
+        "index": pa.array([f.index for f in failures], pa.int64()),
+        "path": pa.array([_text(f.path) for f in failures], pa.string()),
+        "reason": pa.array([_text(f.reason) for f in failures], pa.string()),
+    }
+    with whole_file(paths[2]) as partial:
+        parquet.write_table(pa.table(columns), partial)
+    return paths
+
+
+def _write_csv(path: Path, failures: Iterable[Failure]) -> None:
+    with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as stream:
+        rows = csv.writer(stream)
+        rows.writerow(("index", "path", "reason"))
+        rows.writerows((f.index, _text(f.path), _text(f.reason)) for f in failures)
+
+
+def _text(text: str) -> str:
+    """A file's name may hold bytes that are no UTF-8; a table cannot."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,81 @@
+"""The stage that encodes and writes: results at the pictures' own size, as ``run`` writes them."""
+
+import os
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from e2e_deploy.bundle.manifest import Manifest
+from e2e_deploy.kinds import Kind
+from e2e_deploy.runtime.backends.layout import Result, by_kind, changed
+from e2e_deploy.runtime.bulk.parcel import Done, Parcel, Table, from_table, to_table
+from e2e_deploy.runtime.fit import Fit
+from e2e_deploy.runtime.sinks.picture_sink import PictureSink
+from e2e_deploy.runtime.sinks.sink import Painter, known_pixels
+from e2e_deploy.runtime.sources.source import SourceFrame
+
+ENCODE = "encode"
+Writing = tuple[Manifest, tuple[int, int]]
+"""Of one bundle: its manifest, and the frame size of its engine."""
+
+
+class ShardWriter:
+    """Writes the files of shards below ``out``, whole and safe on the disk before it says that they are done.
+
+    Args:
+        out: a folder on a disk that every machine of a cluster sees.
+        writings: one a bundle.
+    """
+
+    def __init__(self, out: Path, writings: Sequence[Writing]) -> None:
+        self._out, self._writings = out, writings
+
+    def __call__(self, table: Table) -> Table:
+        """Rows of results as rows of what was written."""
+        return to_table([self._written(parcel) for parcel in from_table(table)])
+
+    def _written(self, parcel: Parcel) -> Parcel:
+        start = time.perf_counter()
+        files: list[Path] = []
+        for done in parcel.done:
+            unknown, written = self._write(done)
+            parcel.unknown += unknown
+            files += written
+        _flush(files)
+        parcel.written, parcel.done = len(parcel.done), []
+        parcel.seconds[ENCODE] = time.perf_counter() - start
+        return parcel
+
+    def _write(self, done: Done) -> tuple[int, list[Path]]:
+        """Write one picture's files; how many of its results hold no number, and the files."""
+        item, unknown = done.item, 0
+        files: list[Path] = []
+        frame = SourceFrame(np.empty((*done.hw, 0), np.uint8), item.index, None, item.name)
+        for (manifest, engine_hw), outcome in zip(self._writings, done.results, strict=True):
+            fit = Fit(done.hw, engine_hw)
+            kinds = manifest.kinds
+            for kind, result in by_kind(kinds, changed(kinds, outcome, partial(_fitted, fit))):
+                unknown += not known_pixels(result).any()
+                painter = Painter(manifest, "spectral", is_video=False, kind=kind)
+                folder = self._out / item.folder
+                sink = PictureSink(folder, manifest, ("png16",), painter, kind=kind, number=False)
+                sink.write(frame, result, {})
+                files += sink.close()
+        return unknown, files
+
+
+def _fitted(fit: Fit, kind: Kind, result: Result) -> Result:
+    return fit.to_source(result, kind.form)
+
+
+def _flush(files: list[Path]) -> None:
+    """See that files, and their names, outlive a power cut: what the ledger names must be there."""
+    for path in [*files, *{path.parent for path in files}]:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,227 @@
+"""A bulk run's files are those of ``run``, each picture once, whatever dies: with Ray once, else without it."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+
+import e2e_deploy as e2e
+from e2e_deploy.errors import E2EDeployError, SourceError, UsageError
+from e2e_deploy.runtime.bulk import bulk as bulk_module
+from tests.plain_bundle import write_plain_bundle
+from tests.runtime.bulk.serial import DAMAGED, results_of, without_ray, write_pictures
+
+COUNT = 30
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    return write_pictures(tmp_path / "in", COUNT)
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    return write_plain_bundle(tmp_path / "depth")
+
+
+@pytest.fixture
+def of_run(pictures, bundle, tmp_path):
+    """What ``run`` writes for the folder."""
+    e2e.run(pictures, bundle, out=tmp_path / "ref", formats="png16")
+    return results_of(tmp_path / "ref")
+
+
+def table_of(out):
+    with (out / "_bulk" / "failed.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_two_workers_of_ray_write_what_run_writes(pictures, bundle, of_run, tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "e2e_deploy", "bulk", str(pictures), "--bundle", str(bundle)]
+    command += ["--out", str(out), "--workers", "2", "--cores", "1", "--shard", "4", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 1, done.stderr  # as run, where pictures were left out
+    assert results_of(out) == of_run
+    report = json.loads(done.stdout)
+    counted = {name: report[name] for name in ("pictures", "written", "failures", "before")}
+    assert counted == {"pictures": COUNT, "written": COUNT - 2, "failures": 2, "before": 0}
+    assert report["workers"] == 2
+    assert set(report["stage_seconds"]) == {"decode", "engine", "encode"}
+    assert [int(row["index"]) for row in table_of(out)] == list(DAMAGED)
+    assert "p003.png is not a picture" in done.stderr
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_batches_and_several_bundles_in_one_pass(pictures, tmp_path, monkeypatch, batch):
+    without_ray(monkeypatch)
+    depth = write_plain_bundle(tmp_path / "depth", batch=batch)
+    normals = write_plain_bundle(tmp_path / "normals", task="normals")
+    e2e.bulk(pictures, [depth, normals], tmp_path / "out", shard=5)
+    for bundle in (depth, normals):
+        e2e.run(pictures, bundle, out=tmp_path / "ref", formats="png16")
+    assert results_of(tmp_path / "out") == results_of(tmp_path / "ref")
+
+
+def test_several_results_of_one_bundle(pictures, tmp_path, monkeypatch):
+    without_ray(monkeypatch)
+    both = write_plain_bundle(tmp_path / "both", task="geometry")
+    e2e.bulk(pictures, both, tmp_path / "out")
+    e2e.run(pictures, both, out=tmp_path / "ref", formats="png16")
+    assert results_of(tmp_path / "out") == results_of(tmp_path / "ref")
+
+
+def test_of_several_frame_sizes_the_one_that_run_takes(tmp_path, monkeypatch):
+    without_ray(monkeypatch)
+    pictures = write_pictures(tmp_path / "in", 6, sizes=((48, 40), (24, 32)))
+    (pictures / "a.png").write_bytes(b"the first is damaged")
+    bundle = write_plain_bundle(tmp_path / "depth", sizes=((24, 32), (48, 40)))
+    e2e.bulk(pictures, bundle, tmp_path / "out")
+    e2e.run(pictures, bundle, out=tmp_path / "ref", formats="png16")
+    assert results_of(tmp_path / "out") == results_of(tmp_path / "ref")
+
+
+def test_pictures_in_folders_keep_them(pictures, bundle, of_run, tmp_path, monkeypatch):
+    without_ray(monkeypatch)
+    write_pictures(pictures / "inner" / "most", 2)
+    report = e2e.bulk(pictures, bundle, tmp_path / "out")
+    found = results_of(tmp_path / "out")
+    assert {n: d for n, d in found.items() if "/" not in n} == of_run
+    inner = {n for n in found if "/" in n}
+    assert inner == {f"inner/most/p00{i}_depth.{e}" for i in (0, 1) for e in ("png", "json")}
+    assert report.pictures == COUNT + 2
+
+
+class DeathError(Exception):
+    """What stands for the end of the process."""
+
+
+@pytest.mark.parametrize("alive", [0, 1, 4, 7])
+def test_what_died_goes_on_and_every_picture_is_there_once(
+    pictures, bundle, of_run, tmp_path, monkeypatch, alive
+):
+    out, begun = tmp_path / "out", []
+
+    def die(parcel):
+        if len(begun) == alive:
+            raise DeathError
+        begun.append(parcel.shard)
+
+    without_ray(monkeypatch, before_write=die)
+    with pytest.raises(E2EDeployError, match=r"DeathError; .* of 30 pictures are done"):
+        e2e.bulk(pictures, bundle, out, shard=4)
+    again = []
+    without_ray(monkeypatch, before_write=lambda p: again.append(p.shard), order=reversed)
+    report = e2e.bulk(pictures, bundle, out, shard=4)
+    assert sorted(begun + again) == list(range(8)), "a shard that was done was done again"
+    assert results_of(out) == of_run
+    assert report.before == 4 * alive
+    assert (report.finished, len(report.failures)) == (COUNT, len(DAMAGED))
+    assert [int(row["index"]) for row in table_of(out)] == list(DAMAGED)
+
+
+def test_without_the_last_of_the_ledger_its_shards_are_done_again(
+    pictures, bundle, of_run, tmp_path, monkeypatch
+):
+    """A process that is killed between the files and the ledger."""
+    without_ray(monkeypatch)
+    monkeypatch.setattr(bulk_module, "COMMIT_SHARDS", 1)
+    e2e.bulk(pictures, bundle, tmp_path / "out", shard=4)
+    segments = sorted((tmp_path / "out" / "_bulk" / "ledger").iterdir())
+    assert len(segments) == 8
+    segments[-1].unlink()
+    segments[-1].with_name(".000008.0a1b.json").write_text("{ half")
+    report = e2e.bulk(pictures, bundle, tmp_path / "out", shard=4)
+    assert (report.before, report.finished) == (28, COUNT)
+    assert results_of(tmp_path / "out") == of_run
+
+
+def test_a_finished_run_does_nothing(pictures, bundle, tmp_path, monkeypatch):
+    without_ray(monkeypatch)
+    first = e2e.bulk(pictures, bundle, tmp_path / "out")
+    files = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("*.png")}
+    monkeypatch.setattr(bulk_module, "cluster", None)  # nothing is begun
+    again = e2e.bulk(pictures, bundle, tmp_path / "out")
+    assert (again.finished, again.before, again.written) == (COUNT, COUNT, first.written)
+    assert {p: p.stat().st_mtime_ns for p in files} == files
+
+
+def test_ctrl_c_keeps_what_was_done(pictures, bundle, tmp_path, monkeypatch):
+    def interrupt(parcel):
+        if parcel.shard == 2:
+            raise KeyboardInterrupt
+
+    without_ray(monkeypatch, before_write=interrupt)
+    report = e2e.bulk(pictures, bundle, tmp_path / "out", shard=4)
+    assert report.interrupted
+    assert report.finished == 8
+    assert not report.complete
+
+
+def test_a_rerun_with_something_else_is_refused(pictures, bundle, tmp_path, monkeypatch):
+    without_ray(monkeypatch)
+    out = tmp_path / "out"
+    e2e.bulk(pictures, bundle, out)
+    other = write_plain_bundle(tmp_path / "other", note="another")
+    with pytest.raises(UsageError, match="begun with other bundles"):
+        e2e.bulk(pictures, other, out)
+    with pytest.raises(UsageError, match=r"begun with other settings: it was .*16.*, and is .*8"):
+        e2e.bulk(pictures, bundle, out, shard=8)
+    with pytest.raises(UsageError, match="begun with other settings"):
+        e2e.bulk(pictures, bundle, out, backend="onnxruntime")
+    (pictures / "p000.png").write_bytes(b"shorter")
+    with pytest.raises(UsageError, match="begun with other inputs"):
+        e2e.bulk(pictures, bundle, out)
+    (pictures / "p999.png").write_bytes(b"one more")
+    with pytest.raises(UsageError, match="begun with other pictures: it was 30, and is 31"):
+        e2e.bulk(pictures, bundle, out)
+
+
+def test_arguments_that_do_not_go_together(pictures, bundle, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(UsageError, match="both give depth"):
+        e2e.bulk(pictures, [bundle, bundle], out)
+    with pytest.raises(UsageError, match="`bundles` names no bundle"):
+        e2e.bulk(pictures, [], out)
+    with pytest.raises(UsageError, match="lies in"):
+        e2e.bulk(pictures, bundle, pictures / "results")
+    with pytest.raises(UsageError, match="holds files that no bulk run wrote"):
+        e2e.bulk(pictures, bundle, bundle)
+    with pytest.raises(UsageError, match="`device` is 'cuda:1'"):
+        e2e.bulk(pictures, bundle, out, device="cuda:1")
+    with pytest.raises(UsageError, match="`shard` is 0"):
+        e2e.bulk(pictures, bundle, out, shard=0)
+    with pytest.raises(UsageError, match="`workers` is 0"):
+        e2e.bulk(pictures, bundle, out, workers=0)
+    with pytest.raises(SourceError, match="is missing"):
+        e2e.bulk(tmp_path / "nothing", bundle, out)
+    assert not out.exists()
+
+
+def test_what_cannot_be_written_ends_the_run_in_a_sentence(
+    pictures, bundle, of_run, tmp_path, monkeypatch
+):
+    without_ray(monkeypatch)
+    out = tmp_path / "out"
+    (out / "_bulk").mkdir(parents=True)
+    (out / "p020_depth.png").mkdir()  # in the place of a result
+    with pytest.raises(E2EDeployError, match=r"p020_depth.png could not be written.*; 16 of 30"):
+        e2e.bulk(pictures, bundle, out)
+    (out / "p020_depth.png").rmdir()
+    e2e.bulk(pictures, bundle, out)
+    assert results_of(out) == of_run
+
+
+def test_too_narrow_a_picture_is_a_failure(pictures, bundle, tmp_path, monkeypatch):
+    import cv2
+    import numpy as np
+
+    without_ray(monkeypatch)
+    cv2.imwrite(str(pictures / "p004.png"), np.zeros((32, 4000, 3), np.uint8))
+    report = e2e.bulk(pictures, bundle, tmp_path / "out")
+    reasons = {failure.index: failure.reason for failure in report.failures}
+    assert "too narrow" in reasons[4]
+    e2e.run(pictures, bundle, out=tmp_path / "ref", formats="png16")
+    assert results_of(tmp_path / "out") == results_of(tmp_path / "ref")

@@ -1,0 +1,104 @@
+"""Folders and lists as pictures in order; what is wrong with them is a sentence."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from e2e_deploy.errors import SourceError, UsageError
+from e2e_deploy.runtime.bulk.listing import MAX_LINE, list_items
+
+NAMES = ["a.png", "sub/b c.jpg", 'ü,"q".png', "a.jpg"]
+
+
+@pytest.fixture
+def lists(tmp_path):
+    """The same paths as each kind of list."""
+    import pyarrow as pa
+    import pyarrow.csv as arrow_csv
+    import pyarrow.parquet as parquet
+
+    table = pa.table({"id": list(range(len(NAMES))), "path": NAMES, "file": NAMES[::-1]})
+    parquet.write_table(table, tmp_path / "l.parquet")
+    arrow_csv.write_csv(table, tmp_path / "l.csv")
+    rows = [json.dumps(row) for row in table.to_pylist()]
+    (tmp_path / "l.jsonl").write_text("\n".join(rows) + "\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
+def test_lists_of_each_kind_say_the_same(lists, kind):
+    listing = list_items(lists / f"l.{kind}", None)
+    assert [item.path for item in listing.items] == [str(lists / name) for name in NAMES]
+    assert [item.name for item in listing.items] == ["a.png", "b c", 'ü,"q"', "a.jpg"]
+    assert [item.index for item in listing.items] == [0, 1, 2, 3]
+    other = list_items(lists / f"l.{kind}", "file")
+    assert [item.path for item in other.items] == [str(lists / name) for name in NAMES[::-1]]
+    assert other.digest != listing.digest
+    assert listing.digest == list_items(lists / "l.csv", None).digest
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
+def test_a_column_that_is_not_there(lists, kind):
+    with pytest.raises(UsageError, match="has no column 'nope'; its columns are id, path, file"):
+        list_items(lists / f"l.{kind}", "nope")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("l.parquet", b"PAR1 damaged PAR1", "cannot be read as Parquet"),
+        ("l.csv", b"path\n\xff\xfe\n", "line 2 of .* is no UTF-8"),
+        ("l.csv", b'path\n"open', "is no CSV"),
+        ("l.csv", b"path\n" + b"a" * (MAX_LINE + 1), "longer than"),
+        ("l.csv", b"path,b\n", "names no picture"),
+        ("l.csv", b'path,b\n"",1\n', "row 1 of .* has '' as `path`; expected a path"),
+        ("l.jsonl", b"[1]\n", "line 1 of .* holds a list"),
+        ("l.jsonl", b'{"path": 5}\n', "row 1 of .* has 5 as `path`"),
+        ("l.jsonl", b'{"path": "a\\u0000b"}\n', "row 1 of"),
+        ("l.jsonl", b'{"path": "a"\n', "cannot be read as JSON"),
+    ],
+)
+def test_damaged_lists_are_a_sentence(tmp_path, name, data, said):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(SourceError, match=said):
+        list_items(tmp_path / name, None)
+
+
+def test_folders_in_order_without_hidden_files(tmp_path):
+    for name in (
+        "b.png",
+        "a.jpg",
+        "a.png",
+        "z/y/c.PNG",
+        "z/d.webp",
+        "note.txt",
+        ".h.png",
+        ".t/e.png",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    listing = list_items(tmp_path, None)
+    told = [(item.folder, item.name, Path(item.path).name) for item in listing.items]
+    assert told == [
+        ("", "a.jpg", "a.jpg"),
+        ("", "a.png", "a.png"),
+        ("", "b", "b.png"),
+        ("z", "d", "d.webp"),
+        ("z/y", "c", "c.PNG"),
+    ]
+    assert listing.others == 1
+    (tmp_path / "b.png").write_bytes(b"xy")
+    assert list_items(tmp_path, None).digest != listing.digest
+
+
+def test_what_is_no_folder_and_no_list(tmp_path):
+    (tmp_path / "film.mp4").write_bytes(b"")
+    with pytest.raises(UsageError, match="is no folder and no list"):
+        list_items(tmp_path / "film.mp4", None)
+    with pytest.raises(UsageError, match="`column` is of a list"):
+        list_items(tmp_path, "path")
+    with pytest.raises(SourceError, match="holds no pictures"):
+        list_items(tmp_path, None)
+    with pytest.raises(SourceError, match=r"^\*\*\* is missing"):
+        list_items(Path("s3://key:secret@bucket/in"), None)
