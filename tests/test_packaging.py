@@ -124,7 +124,12 @@ def test_all_holds_what_one_machine_can_have():
 
 
 @pytest.mark.parametrize(
-    "verb", [v for v, (m, _) in VERBS.items() if (ROOT / f"e2e_deploy/cli/verbs/{m}.py").exists()]
+    "verb",
+    [
+        v
+        for v, (m, _) in VERBS.items()
+        if (ROOT / f"e2e_deploy/cli/verbs/{m.replace('.', '/')}.py").exists()
+    ],
 )
 def test_every_verb_has_help(verb, cli):
     code, stdout, stderr = cli(verb, "--help")

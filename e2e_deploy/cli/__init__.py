@@ -29,7 +29,10 @@ VERBS = {
     "export": ("export", "Turn a checkpoint into a verified bundle."),
     "verify": ("verify", "Compare every backend here with the bundle's reference."),
     "run": ("run", "Run a picture, folder, video or camera through a bundle."),
-    "bulk": ("bulk", "Run very many pictures, on one machine or a cluster, each exactly once."),
+    "bulk": (
+        "fleet.bulk",
+        "Run very many pictures, on one machine or a cluster, each exactly once.",
+    ),
     "bench": ("bench", "Measure a bundle's latency and throughput."),
     "inspect": ("inspect", "Say what a bundle or checkpoint is."),
     "train": ("train", "Fine-tune a model end to end."),

@@ -292,13 +292,11 @@ def _tell(report: BulkReport, ledger: Ledger) -> None:
 
 def _plain(error: BaseException, report: BulkReport) -> E2EDeployError:
     """What stopped a worker, as the error that it raised, without Ray's own words around it."""
-    inner: BaseException | None = error
-    for _ in range(10):
-        if isinstance(inner, E2EDeployError):
-            return _again(type(inner), str(inner), report)
-        inner = getattr(inner, "cause", None) or getattr(inner, "__cause__", None)
-        if inner is None:
-            break
+    # Ray's error is of both kinds, and its text is the traceback; its cause is what was raised, our sentence with lines
+    # of Ray's own below it.
+    inner = getattr(error, "cause", None) or error
+    if isinstance(inner, E2EDeployError):
+        return _again(type(inner), str(inner).partition("\n")[0], report)
     said = clean(str(error).strip().rpartition("\n")[2], 300) or type(error).__name__
     return _again(E2EDeployError, f"the bulk run stopped: {said}", report)
 

@@ -34,7 +34,7 @@ GROUND = ["--camera-height", "1.5", "--intrinsics", "20,20,16,4"]
 VERIFY = ["verify", "depth", "--backend", "onnxruntime"]
 BENCH = ["bench", "depth", "--frames", "2"]
 NO_PLAN = ["export", "--engine", "onnx"]
-BULK = ["bulk", "photos", "--bundle", "depth", "--out", "o"]
+BULK = ["bulk", "one-photo", "--bundle", "depth", "--out", "o"]
 IN_BULK = "e2e_deploy.runtime.bulk.bulk"
 BENCHED = "e2e_deploy.runtime.checks.bench"
 EXPORTER = "e2e_deploy.export.exporter"
@@ -168,7 +168,9 @@ CASES = {
         "--out": called(IN_BULK, BULK, "--out", "other"),
         "--column": [
             *called(IN_BULK, BULK, "--column", "file"),
-            Refused([*BULK, "--column", "file"], "--column is of a list, and photos is a folder"),
+            Refused(
+                [*BULK, "--column", "file"], "--column is of a list, and one-photo is a folder"
+            ),
         ],
         "--backend": called(IN_BULK, BULK, "--backend", "openvino"),
         "--device": called(IN_BULK, BULK, "--device", "cpu"),
@@ -176,7 +178,7 @@ CASES = {
         "--cores": called(IN_BULK, BULK, "--cores", "3"),
         "--shard": called(IN_BULK, BULK, "--shard", "5"),
         "--address": called(IN_BULK, BULK, "--address", "auto"),
-        "--json": [Changes(["--json"], ["bulk", "photos-done", "--bundle", "depth", "--out", "o"])],
+        "--json": [Changes(["--json"], [*BULK[:-1], "photos-done"])],
     },
     "bench": {
         "--backend": [Changes(["--backend", "tensorrt"], BENCH)],

@@ -20,11 +20,13 @@ import pytest
 
 from e2e_deploy.cli import VERBS, main
 from e2e_deploy.errors import E2EDeployError
+from e2e_deploy.runtime.bulk.bulk import bulk
 from e2e_deploy.train.protocol.result import write_result
 from tests import bags
 from tests.cli.option_cases import CASES, FILM, TO, VERIFY, Refused
 from tests.cli.test_run import clip
 from tests.plain_bundle import HW, plain_depth, write_plain_bundle
+from tests.runtime.bulk.serial import without_ray
 from tests.train.comparison.made_results import contender, result
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -119,6 +121,11 @@ def inputs(tmp_path_factory):
     shutil.copy(min(CONFIGS.glob("*.toml")), root / "run.toml")
     (root / "photos").mkdir()
     (root / "data").mkdir()
+    (root / "one-photo").mkdir()
+    shutil.copy(root / "photo.png", root / "one-photo")
+    with pytest.MonkeyPatch.context() as patch:
+        without_ray(patch)
+        bulk(root / "one-photo", root / "depth", root / "photos-done")
     write_result(root / "made-results", result(contender()))
     return root
 

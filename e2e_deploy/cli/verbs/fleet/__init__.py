@@ -1,0 +1,1 @@
+"""Verbs for more than one machine or user."""
