@@ -50,6 +50,9 @@ if TYPE_CHECKING:
     from e2e_deploy.runtime.engine import load as load
     from e2e_deploy.runtime.report import RunReport as RunReport
     from e2e_deploy.runtime.run import run as run
+    from e2e_deploy.runtime.serve.server import ModelServer as ModelServer
+    from e2e_deploy.runtime.serve.server import ServeReport as ServeReport
+    from e2e_deploy.runtime.serve.server import serve as serve
     from e2e_deploy.runtime.sinks.sink import CallbackSink as CallbackSink
     from e2e_deploy.runtime.sinks.sink import Sink as Sink
     from e2e_deploy.runtime.sources.picture_file import read_picture as read_picture
@@ -105,6 +108,9 @@ _WHERE = {
     "run": "runtime.run",
     "bulk": "runtime.bulk.bulk",
     "BulkReport": "runtime.bulk.report",
+    "serve": "runtime.serve.server",
+    "ModelServer": "runtime.serve.server",
+    "ServeReport": "runtime.serve.server",
     "Verdict": "runtime.checks.verify",
     "Intrinsics": "runtime.camera.intrinsics",
     "fit_metric": "runtime.steps.metric",

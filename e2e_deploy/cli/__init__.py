@@ -33,6 +33,7 @@ VERBS = {
         "fleet.bulk",
         "Run very many pictures, on one machine or a cluster, each exactly once.",
     ),
+    "serve": ("fleet.serve", "Serve a bundle over HTTP on this machine."),
     "bench": ("bench", "Measure a bundle's latency and throughput."),
     "inspect": ("inspect", "Say what a bundle or checkpoint is."),
     "train": ("train", "Fine-tune a model end to end."),

@@ -200,6 +200,15 @@ def _why_not(kind: PlanKind, gpu: "Gpu") -> str:
     return ""
 
 
+def _serve() -> tuple[bool, str, str]:
+    from e2e_deploy.packages import installed_versions, require
+
+    for module in ("fastapi", "uvicorn", "prometheus_client"):
+        require(module, "serve")
+    found = installed_versions(("fastapi", "uvicorn", "prometheus-client"))
+    return True, ", ".join(f"{name} {version}" for name, version in found.items()), ""
+
+
 def _display() -> tuple[bool, str, str]:
     if not sys.platform.startswith("linux"):
         return True, sys.platform, ""
@@ -248,6 +257,7 @@ _CHECKS: tuple[tuple[str, bool, Callable[[], tuple[bool, str, str]]], ...] = (
     ("zenoh (live)", False, _package("zenoh", "robotics")),
     ("foxglove (live)", False, _package("foxglove", "robotics")),
     ("rerun (live, recordings)", False, _package("rerun", "robotics")),
+    ("serve over HTTP", False, _serve),
     ("torch (export, train)", False, _package("torch", "export")),
     ("diffusers (export, train)", False, _package("diffusers", "export")),
     ("onnx (export)", False, _package("onnx", "export")),

@@ -269,6 +269,6 @@ def _files_of(folder: Path) -> list[str]:
             safe_path(folder, name)
     except BundleError as error:
         raise UsageError(
-            f"{folder} exists and is not a model that may be replaced: {error}; choose another folder or `name`"
+            f"{folder} exists and is not a model that may be replaced: {error}; choose another folder"
         ) from None
     return [*listed, CARD]

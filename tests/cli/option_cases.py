@@ -47,6 +47,8 @@ DEMO = "e2e_deploy.verbs.demo"
 PREPARE = "e2e_deploy.train.preparation.prepare"
 RENDER = "e2e_deploy.train.rendering.render"
 CHECK = "e2e_deploy.train.data.check"
+SERVER = "e2e_deploy.runtime.serve.server"
+SERVE = ["serve", "depth"]
 COMPARE = "e2e_deploy.train.comparison.results"
 
 
@@ -197,6 +199,21 @@ CASES = {
         "--against": [Changes(["--against", "onnxruntime"], BENCH)],
         "--rebuild": [Refused([*BENCH, "--rebuild"], "holds no plan that could be built again")],
         "--json": [Changes(["--json"], BENCH)],
+    },
+    "serve": {
+        "--port": called(SERVER, SERVE, "--port", "0"),
+        "--name": [
+            *called(SERVER, SERVE, "--name", "n"),
+            Refused([*SERVE, "--port", "0", "--name", "a/b"], "--name is 'a/b'; expected"),
+        ],
+        "--backend": called(SERVER, SERVE, "--backend", "onnxruntime"),
+        "--device": called(SERVER, SERVE, "--device", "cpu"),
+        "--frame-size": [
+            *called(SERVER, SERVE, "--frame-size", "24x32"),
+            Refused([*SERVE, "--port", "0", "--frame-size", "48x64"], "has no graph for frames"),
+        ],
+        "--queue": called(SERVER, SERVE, "--queue", "2"),
+        "--timeout": called(SERVER, SERVE, "--timeout", "2"),
     },
     "inspect": {
         "--task": [Refused(["inspect", "depth", "--task", "depth"], "--task is for checkpoints")],

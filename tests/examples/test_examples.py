@@ -69,6 +69,21 @@ def test_server(bundle, photo):
             server.kill()
 
 
+def test_serve_client(run, bundle, photo):
+    """NVIDIA's client against our server; tests/runtime/serve has the protocol itself."""
+    pytest.importorskip("tritonclient.http", reason="tritonclient is not installed")
+    pytest.importorskip("fastapi", reason="the extra serve is not installed")
+    path, rgb = photo
+    wanted = plain_depth(rgb)
+    with e2e.ModelServer(bundle, port=0) as server:
+        address = server.url.removeprefix("http://")
+        out = run("serve_client.py", address, server.name, path)
+        said = f"depth {list(HW)}: {wanted.min():.4f} to {wanted.max():.4f}"
+        assert out.strip() == said
+        with pytest.raises(SystemExit, match="has no model other"):
+            run("serve_client.py", address, "other", path)
+
+
 def test_export(run, bundle, photo, tmp_path, monkeypatch):
     """Exports are tested elsewhere; this one takes no time, and what it is asked for must be what it takes."""
     takes = inspect.signature(e2e.export_bundle)
