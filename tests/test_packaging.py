@@ -142,7 +142,7 @@ def test_every_verb_has_help(verb, cli):
 
 def test_every_verb_of_the_list_exists():
     for verb, (module, text) in VERBS.items():
-        assert (ROOT / f"e2e_deploy/cli/verbs/{module}.py").exists(), verb
+        assert (ROOT / f"e2e_deploy/cli/verbs/{module.replace('.', '/')}.py").exists(), verb
         assert text.endswith(".")
 
 
