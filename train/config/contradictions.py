@@ -75,6 +75,7 @@ def _contradictions_of_run(config: TrainConfig) -> list[str]:
             f"optim.micro_batch {config.optim.micro_batch}"
         )
     problems += _contradictions_of_family(config) + _contradictions_of_loss(config)
+    problems += _contradictions_of_sharding(config)
     sizes = [(f"data[{i}].size", part.size) for i, part in enumerate(config.data)]
     if config.eval is not None:
         sizes.append(("eval.size", config.eval.size))
@@ -86,6 +87,27 @@ def _contradictions_of_run(config: TrainConfig) -> list[str]:
     if config.model.resolution % STRIDE:
         problems.append(
             f"model.resolution is {config.model.resolution}; not a multiple of {STRIDE}"
+        )
+    return problems
+
+
+def _contradictions_of_sharding(config: TrainConfig) -> list[str]:
+    if not config.speed.shard:
+        return []
+    problems = []
+    if config.model.precision == "fp16":
+        problems.append('speed.shard is for model.precision = "bf16" or "fp32"')
+    if config.speed.compile is True:
+        problems.append("speed.compile has no effect on what speed.shard cuts up; leave one out")
+    if config.eval is not None and config.eval.select == "best":
+        problems.append('eval.select = "best" keeps whole weights, which speed.shard cuts up')
+    sizes = {part.size for part in config.data}
+    if config.speed.images_per_pass > config.optim.micro_batch and (
+        len(sizes) > 1 or None in sizes
+    ):
+        problems.append(
+            "with speed.shard all processes compute the same number of passes: give all data one size, or leave "
+            "speed.images_per_pass out"
         )
     return problems
 

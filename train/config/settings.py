@@ -199,6 +199,10 @@ class SpeedConfig:
     images_per_pass: CountOrZero = 0
     """Images of a step that are computed together, a multiple of ``optim.micro_batch``: consecutive micro-batches of
     one size. 0: on a GPU as many as fit without gradient checkpointing, at most 16; on a CPU one micro-batch."""
+    shard: bool = False
+    """Each of several processes keeps its slice of the trained weights, their gradients and moments (FSDP2), for what
+    does not fit one device; takes more time, for weights and gradients travel in every pass. Checkpoints are slices
+    too, and any number of processes goes on from them, sharded or not."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

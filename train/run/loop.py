@@ -38,6 +38,7 @@ from e2e_deploy.train.run.resume import (
     save_checkpoint,
     way_back,
 )
+from e2e_deploy.train.run.shards import save_together
 from e2e_deploy.train.start import Start, load_start, pretraining_of
 from e2e_deploy.train.step.ready import ready_stepper
 from e2e_deploy.train.step.step import Stepper
@@ -104,7 +105,13 @@ class _Run:
             return Progress()
         stepper = self.stepper
         progress, _ = read_state(newest)
-        load_weights(newest, stepper.forward.parts, stepper.named_parameters, stepper.optimizer)
+        load_weights(
+            newest,
+            stepper.forward.parts,
+            stepper.named_parameters,
+            stepper.optimizer,
+            progress.shards,
+        )
         load_scaler(newest, progress.scaler, stepper.scaler)
         return progress
 
@@ -130,6 +137,8 @@ class _Run:
             self._evaluate_what_was_missed(reporter, interruption)
             self._do_steps(reporter, interruption)
             model = self.out / "model"
+            if self.stepper.sharding is not None:
+                self.stepper.sharding.undo(keep=self.is_main)
             if self.is_main:
                 self._write(model, reporter.say)
                 reporter.say(f"the model is in {model}")
@@ -153,8 +162,10 @@ class _Run:
             reporter.step(report)
             self.health.check_step(report)
             self.recent.add(report)
-            if self.is_main and run.panel_every and progress.step % run.panel_every == 0:
-                reporter.panel(progress.step, self._panel())
+            if run.panel_every and progress.step % run.panel_every == 0:
+                with self.stepper.whole_weights():
+                    if self.is_main:
+                        reporter.panel(progress.step, self._panel())
             self._save_and_evaluate(reporter, interruption)
 
     def _step(self, batches: Iterator[Batch], interruption: Interruption) -> StepReport | None:
@@ -208,16 +219,24 @@ class _Run:
     def _save(self) -> None:
         self.progress.data = self.data_states
         self.progress.scaler = self.stepper.scaler.state_dict()
-        if self.is_main:
+        stepper = self.stepper
+
+        def save(fill_shards: Callable[[Path], None] | None = None) -> None:
             save_checkpoint(
                 self.checkpoints,
                 self.progress,
                 config_table(self.config),
-                self.stepper.forward.parts,
-                self.stepper.named_parameters,
-                self.stepper.optimizer,
+                stepper.forward.parts,
+                stepper.named_parameters,
+                stepper.optimizer,
                 keep=self.config.run.keep,
+                fill_shards=fill_shards,
             )
+
+        if stepper.sharding is not None:
+            save_together(self.accelerator, stepper.named_parameters, stepper.optimizer, save)
+        elif self.is_main:
+            save()
         self.accelerator.wait_for_everyone()
 
     def _way_back(self) -> str:
@@ -240,7 +259,8 @@ class _Run:
         """Measure in all processes, each its share; the first one tells."""
         assert self.held_out is not None
         try:
-            result = self.held_out.measure(self.stepper, lambda: interruption.requested)
+            with self.stepper.whole_weights():
+                result = self.held_out.measure(self.stepper, lambda: interruption.requested)
         except DataError as error:
             if self.config.run.on_bad == "stop":
                 raise

@@ -3,6 +3,7 @@
     <out>/checkpoints/step-00001000/state.json               step, counters, the config
                                     unet.safetensors         trained parts only (vae.safetensors too)
                                     optimizer.safetensors    AdamW's state, by parameter name
+                                    shards/                  instead of both where speed.shard cuts them up
 
 A folder appears by a rename after everything in it is on the disk, so each one that exists is whole.
 Order, mirroring, noise and learning rate are functions of (seed, step): no generator state is kept.
@@ -13,7 +14,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,14 +27,13 @@ from e2e_deploy.packages import require
 from e2e_deploy.system.json_files import read_json
 from e2e_deploy.system.records import CountOrZero, Limits, read_record
 from e2e_deploy.system.whole_folder import whole_folder
+from e2e_deploy.train.run.shards import FOLDER as SHARDS
+from e2e_deploy.train.run.shards import MOMENTS, read_shards, sizes_of
+from e2e_deploy.train.step.sharding import placed
 
 STATE = "state.json"
 OPTIMIZER = "optimizer.safetensors"
 _PREFIX, _HIDDEN = "step-", ".step-"
-
-
-_MOMENTS = ("exp_avg", "exp_avg_sq")
-"""Of AdamW, each of its parameter's shape; beside them it counts a parameter's steps."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +62,8 @@ class Progress:
     """State of the fp16 gradient scaler; empty for other precisions."""
     data: dict[str, DataState] = field(default_factory=dict)
     """The data sets by ``folder (split)``; empty in checkpoints of older versions."""
+    shards: dict[str, CountOrZero] = field(default_factory=dict)
+    """Bytes of the files in ``shards/``; empty where weights and moments are whole."""
 
 
 def checkpoint_folders(root: Path) -> list[Path]:
@@ -114,6 +116,7 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     *,
     keep: int,
+    fill_shards: Callable[[Path], None] | None = None,
 ) -> Path:
     """Write the checkpoint of ``progress.step``, then remove all but the newest ``keep``.
 
@@ -125,6 +128,7 @@ def save_checkpoint(
         named_parameters: the optimizer's parameters in its order.
         optimizer: with a single parameter group.
         keep: 1 or more.
+        fill_shards: writes weights and moments into this folder instead, with the other processes.
 
     Raises:
         E2EDeployError: it could not be written, for example because the disk is full; what was there
@@ -136,12 +140,17 @@ def save_checkpoint(
             shutil.rmtree(leftover, ignore_errors=True)
         try:
             with whole_folder(folder, _files) as partial:
-                _fill(partial, parts, _optimizer_tensors(named_parameters, optimizer))
+                if fill_shards is None:
+                    _fill(partial, parts, _optimizer_tensors(named_parameters, optimizer))
+                else:
+                    fill_shards(partial / SHARDS)
+                progress.shards = sizes_of(partial / SHARDS) if fill_shards else {}
                 state = {"schema": 1, "config": config, **asdict(progress)}
                 text = json.dumps(state, indent=2) + "\n"
                 (partial / STATE).write_text(text, encoding="utf-8")
-                for file in partial.iterdir():
-                    _to_disk(file)
+                for file in partial.rglob("*"):
+                    if file.is_file():
+                        _to_disk(file)
         except E2EDeployError as error:
             whole = checkpoint_folders(root)
             there = f"the checkpoint {whole[-1].name} is whole" if whole else "there is none before"
@@ -172,7 +181,7 @@ def _fill(
 
 def _files(folder: Path) -> list[str]:
     """What an older folder of the same step would consist of; there is none where one is written."""
-    return [file.name for file in folder.iterdir()]
+    return [str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()]
 
 
 def read_state(folder: Path) -> tuple[Progress, dict[str, Any]]:
@@ -185,7 +194,7 @@ def read_state(folder: Path) -> tuple[Progress, dict[str, Any]]:
         state = read_json(folder / STATE, error=CheckpointError)
     except CheckpointError as error:
         raise _damaged(folder, str(error)) from None
-    needed = {f.name for f in fields(Progress)} - {"data"} | {"config"}
+    needed = {f.name for f in fields(Progress)} - {"data", "shards"} | {"config"}
     if lacking := sorted(needed - state.keys()):
         raise _damaged(folder, f"{STATE} lacks {', '.join(lacking)}")
     known = {f.name: state[f.name] for f in fields(Progress) if f.name in state}
@@ -204,28 +213,50 @@ def load_weights(
     parts: Mapping[str, nn.Module],
     named_parameters: Sequence[tuple[str, nn.Parameter]],
     optimizer: torch.optim.Optimizer,
+    shards: Mapping[str, int],
 ) -> None:
-    """Put weights and optimizer state of a checkpoint into ``parts`` and ``optimizer``.
+    """Put weights and optimizer state of a checkpoint into ``parts`` and ``optimizer``, whole or cut up.
+
+    ``shards`` are those of its ``Progress``; where there are some, all processes take part.
 
     Raises:
         CheckpointError: a file is missing, damaged or does not fit the model.
     """
-    load_file = require("safetensors.torch", "export").load_file
     safetensors_error = require("safetensors", "export").SafetensorError
     try:
-        weights = {name: load_file(folder / f"{name}.safetensors") for name in parts}
-        tensors = load_file(folder / OPTIMIZER)
-        state = _optimizer_state(tensors, named_parameters)
-        for file, found in ((OPTIMIZER, tensors), *weights.items()):
-            broken = [key for key, tensor in found.items() if not tensor.isfinite().all()]
-            if broken:
-                raise ValueError(f"{file} holds NaN or infinity in {broken[0]}")
-        for name, part in parts.items():
-            part.load_state_dict(weights[name])
+        if shards:
+            state = read_shards(folder / SHARDS, shards, named_parameters, optimizer)
+        else:
+            state = _read_whole(folder, parts, named_parameters)
     except (OSError, RuntimeError, ValueError, safetensors_error) as error:
         raise _damaged(folder, str(error)) from error
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _read_whole(
+    folder: Path,
+    parts: Mapping[str, nn.Module],
+    named_parameters: Sequence[tuple[str, nn.Parameter]],
+) -> dict[int, dict[str, torch.Tensor]]:
+    """Weights into ``parts``; gives AdamW's state by number of the parameter."""
+    load_file = require("safetensors.torch", "export").load_file
+    weights = {name: load_file(folder / f"{name}.safetensors") for name in parts}
+    tensors = load_file(folder / OPTIMIZER)
+    state = _optimizer_state(tensors, named_parameters)
+    for file, found in ((OPTIMIZER, tensors), *weights.items()):
+        broken = [key for key, tensor in found.items() if not tensor.isfinite().all()]
+        if broken:
+            raise ValueError(f"{file} holds NaN or infinity in {broken[0]}")
+    for name, part in parts.items():
+        now = part.state_dict()
+        part.load_state_dict(
+            {
+                key: placed(tensor, now[key]) if key in now else tensor
+                for key, tensor in weights[name].items()
+            }
+        )
+    return state
 
 
 def load_scaler(folder: Path, state: Mapping[str, float], scaler: torch.amp.GradScaler) -> None:
@@ -244,9 +275,9 @@ def _optimizer_state(
     A parameter that never had a gradient has no state; one that has some has all of it.
     """
     shapes = {
-        f"{name}/{quantity}": parameter.shape if quantity in _MOMENTS else torch.Size()
+        f"{name}/{quantity}": parameter.shape if quantity in MOMENTS else torch.Size()
         for name, parameter in named_parameters
-        for quantity in ("step", *_MOMENTS)
+        for quantity in ("step", *MOMENTS)
     }
     moved = {key.rpartition("/")[0] for key in tensors}
     needed = {key for key in shapes if key.rpartition("/")[0] in moved}
@@ -258,6 +289,8 @@ def _optimizer_state(
     numbers = {name: i for i, (name, _) in enumerate(named_parameters)}
     for key, tensor in tensors.items():
         name, _, quantity = key.rpartition("/")
+        if quantity in MOMENTS:
+            tensor = placed(tensor, named_parameters[numbers[name]][1])
         state.setdefault(numbers[name], {})[quantity] = tensor
     return state
 

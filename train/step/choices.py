@@ -28,6 +28,7 @@ class Choices:
     gradient_checkpointing: bool = False
     compiled: bool = False
     micro_batches_per_pass: int = 1
+    sharded: bool = False
     sentences: tuple[str, ...] = ()
     """Why, one a choice; for people."""
 
@@ -68,7 +69,7 @@ def choose(
     checkpointing = (fit or 0) < micro * max(together, 1) if asked == "auto" else asked
     if not together:
         together = 1
-        if device.type == "cuda" and not checkpointing:
+        if device.type == "cuda" and not checkpointing and not _may_differ(config):
             together = _largest_share(accumulation, min(fit or 0, MOST_IMAGES) // micro)
     told = (
         f"gradient checkpointing {_on(checkpointing)}: "
@@ -80,6 +81,7 @@ def choose(
         gradient_checkpointing=checkpointing,
         compiled=compiled,
         micro_batches_per_pass=together,
+        sharded=config.speed.shard,
         sentences=told,
     )
 
@@ -88,6 +90,8 @@ def _compiled(config: TrainConfig, device: torch.device) -> tuple[bool, str]:
     asked, steps = config.speed.compile, config.optim.steps
     if asked is False:
         return False, "as the config says"
+    if config.speed.shard:
+        return False, "not with speed.shard"
     missing = why_not_compiled(device)
     if asked is True:
         if missing:
@@ -100,6 +104,11 @@ def _compiled(config: TrainConfig, device: torch.device) -> tuple[bool, str]:
     if steps < WORTH_COMPILING:
         return False, f"{steps} steps are too few to be worth it"
     return True, "the first steps take minutes"
+
+
+def _may_differ(config: TrainConfig) -> bool:
+    """Whether processes would wait for each other: sharded ones, with sizes that make other passes in each."""
+    return config.speed.shard and len({part.size for part in config.data}) > 1
 
 
 def _images_that_fit(need: Need | None, free: int) -> tuple[int, str]:

@@ -41,10 +41,12 @@ def need_of(
     dtype: torch.dtype,
     *,
     denoises: bool = False,
+    slices: int = 1,
 ) -> Need:
     """Counted for images of ``size_hw`` and a pass in ``dtype``; ``forward`` is not called, only its shapes are.
 
-    With ``denoises`` the pass ends with the UNet's output, see ``TrainingForward.forward``.
+    With ``denoises`` the pass ends with the UNet's output, see ``TrainingForward.forward``. What is trained is cut
+    into so many ``slices``, one of which is here.
     """
     weights = sum(each.numel() for each in forward.parameters())
     trained = sum(each.numel() for _, each in forward.named_trained())
@@ -52,7 +54,8 @@ def need_of(
     if dtype != torch.float32:
         half = sum(2 * each.numel() for _, _, each in cast_weights(forward, forward.float32_layers))
     kept = _kept_for_backward(forward, size_hw, device, dtype, denoises=denoises)
-    return Need(4 * weights + half + 3 * 4 * trained, round(TRANSIENT * kept))
+    fixed = 4 * (weights - trained) + half + 4 * 4 * trained // slices
+    return Need(fixed, round(TRANSIENT * kept))
 
 
 def free_bytes(device: torch.device) -> int:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from e2e_deploy.errors import UsageError
 from e2e_deploy.train.config.settings import TrainConfig
 from e2e_deploy.train.config.terms import weights_of
 from e2e_deploy.train.start import Start
@@ -29,12 +30,22 @@ def ready_stepper(config: TrainConfig, start: Start, accelerator: Any) -> Steppe
         objective = Denoised(forward, config, start.checkpoint.scheduler)
     size_hw = largest([part.size for part in config.data])
     dtype, denoises = DTYPES[config.model.precision], objective.denoises
+    world = accelerator.num_processes
+    if config.speed.shard and world == 1:
+        raise UsageError(
+            "speed.shard is for several processes, and this is one alone: start them with `accelerate launch` or "
+            "torchrun, or leave it out"
+        )
+    slices = world if config.speed.shard else 1
     choices = choose(
         config,
         accelerator.device,
-        accumulation=share_of_process(config, accelerator.num_processes),
+        accumulation=share_of_process(config, world),
         need=lambda: (
-            size_hw and need_of(forward, size_hw, accelerator.device, dtype, denoises=denoises)
+            size_hw
+            and need_of(
+                forward, size_hw, accelerator.device, dtype, denoises=denoises, slices=slices
+            )
         ),
         free=lambda: free_bytes(accelerator.device),
     )

@@ -7,7 +7,7 @@ everything random in it comes from (seed, step, image of the step). Does not kno
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from itertools import islice
 from typing import Any
 
@@ -27,6 +27,7 @@ from e2e_deploy.train.step.half_weights import HalfWeights
 from e2e_deploy.train.step.objective import Decoded, Objective
 from e2e_deploy.train.step.passes import in_passes
 from e2e_deploy.train.step.schedule import lr_factor
+from e2e_deploy.train.step.sharding import Sharding, local, norm_of
 from e2e_deploy.train.step.step_report import StepReport
 
 NOMINAL_PIXELS = 2.0**16
@@ -80,13 +81,18 @@ class Stepper:
         self.forward = forward.to(self.device)
         if self.choices.gradient_checkpointing:
             forward.checkpoint_activations()
+        self.sharding: Sharding | None = None
+        cut: tuple[nn.Module, ...] = ()
+        if self.choices.sharded:
+            self.sharding = Sharding(forward.parts, self.device, accelerator.num_processes)
+            cut = self.sharding.modules  # autocast casts their weights as they come together
         self.named_parameters = forward.named_trained()
         self._parameters = [parameter for _, parameter in self.named_parameters]
         self._half_weights = HalfWeights(
             forward,
             DTYPES[config.model.precision],
             channels_last=self.choices.compiled,
-            exclude=forward.float32_layers,
+            exclude=(*forward.float32_layers, *cut),
         )
         if self.choices.compiled:
             compile_regions(forward)
@@ -181,6 +187,10 @@ class Stepper:
             objectives.append(objective * share)
         return torch.stack(objectives).sum()
 
+    def whole_weights(self) -> AbstractContextManager[None]:
+        """Inside, this process may ``predict`` by itself; all processes enter and leave together."""
+        return nullcontext() if self.sharding is None else self.sharding.whole()
+
     def predict(self, rgb_B3HW: Tensor) -> Tensor:
         """Results as they are deployed, [B, channels of every kind, H, W], float32 in [-1, 1], of rgb in [-1, 1]."""
         with self.measuring():
@@ -200,7 +210,7 @@ class Stepper:
 
     def _update(self, nominal: float, total: Tensor) -> Tensor:
         """Let the optimizer step, unless loss or gradient is no number or nothing was true; ``total`` and the norm."""
-        if self.accelerator.num_processes > 1:
+        if self.accelerator.num_processes > 1 and self.sharding is None:
             for parameter in self._parameters:
                 if parameter.grad is not None:
                     parameter.grad = self.accelerator.reduce(parameter.grad, "sum")
@@ -208,10 +218,11 @@ class Stepper:
         gradients = [each.grad for each in self._parameters if each.grad is not None]
         error, weight, num_valid = (total[_StepSums.FIXED.index(n)] for n in _StepSums.DECIDING)
         correction = nominal / weight.clamp(min=1.0)
-        norm = torch.nn.utils.get_total_norm(gradients) * correction
+        norm = norm_of(gradients, self.accelerator) * correction
         # As clip_grad_norm_; both factors in one go.
         clip = (self.config.optim.clip_norm / (norm + 1e-6)).clamp(max=1.0)
-        torch._foreach_mul_(gradients, (correction * clip).to(gradients[0].dtype))
+        factor = (correction * clip).to(gradients[0].dtype)
+        torch._foreach_mul_([local(each) for each in gradients], factor)
         if self.scaler.is_enabled():
             # It skips by itself, and must see NaN to adapt.
             if num_valid.item() > 0:
@@ -226,9 +237,11 @@ class Stepper:
 
     def why_broken(self) -> str | None:
         """What is NaN or infinite in the model after the last step, or None: a step with numbers may break it."""
-        if weight := nonfinite_weight(self.forward.parts):
+        weight = nonfinite_weight(self.forward.parts)
+        with self.whole_weights():  # entered by all, also where the others' slices are broken
+            prediction = None if weight else self.predict(self.last["rgb"])
+        if prediction is None:
             return f"the weight {weight}"
-        prediction = self.predict(self.last["rgb"])
         return None if prediction.isfinite().all() else "the prediction for the last images"
 
     def _seed(self, step: int, image: int) -> int:
@@ -293,7 +306,7 @@ def nonfinite_weight(parts: Mapping[str, nn.Module]) -> str | None:
     """Name of the first weight of ``parts`` that holds NaN or infinity, or None."""
     for part, module in parts.items():
         for name, tensor in module.state_dict().items():
-            if not tensor.isfinite().all():
+            if not local(tensor).isfinite().all():
                 return f"{part}.{name}"
     return None
 
