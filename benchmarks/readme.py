@@ -1,4 +1,4 @@
-"""Writes the numbers of the README and of docs/performance.md from the JSON files in results/, between markers.
+"""Writes the numbers of the README and of pages in docs/ from the JSON files in results/, between markers.
 
 python -m benchmarks.readme [--check]
 """
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import planning
 from benchmarks.gain import in_words
 from benchmarks.gpu import tables as gpu_tables
 from benchmarks.gpu.profiling import tables as profiling_tables
@@ -250,6 +251,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         for name, write in (gpu_tables.BLOCKS | profiling_tables.BLOCKS).items()
     }
     | {"cpu-backends": cpu_backends},
+    "docs/training_at_scale.md": {"plan": planning.table},
 }
 """Page: marker: what stands between its two halves."""
 

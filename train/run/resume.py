@@ -213,7 +213,7 @@ def load_weights(
     parts: Mapping[str, nn.Module],
     named_parameters: Sequence[tuple[str, nn.Parameter]],
     optimizer: torch.optim.Optimizer,
-    shards: Mapping[str, int],
+    shards: Mapping[str, int] | None = None,
 ) -> None:
     """Put weights and optimizer state of a checkpoint into ``parts`` and ``optimizer``, whole or cut up.
 

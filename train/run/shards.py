@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import (
     HuggingFaceStorageReader,
     HuggingFaceStorageWriter,
 )
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save as save_slices
 
 from e2e_deploy.errors import E2EDeployError
 from e2e_deploy.packages import require
@@ -43,8 +45,8 @@ def write_shards(
             state[f"{name}/{quantity}"] = value
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     try:
-        dcp.save(state, storage_writer=writer)
-    except dcp.api.CheckpointException as error:
+        save_slices(state, storage_writer=writer)
+    except CheckpointException as error:
         raise OSError(_first(error)) from error
 
 
@@ -112,13 +114,13 @@ def read_shards(
         raise ValueError(f"{folder.name} does not hold the {len(sizes)} files that were written")
     reader = HuggingFaceStorageReader(str(folder))
     try:
-        stored = reader.read_metadata().state_dict_metadata
+        stored: Mapping[str, Any] = reader.read_metadata().state_dict_metadata
         wanted = _wanted(set(stored), named_parameters)
         for key, tensor in wanted.items():
             if stored[key].size != tensor.shape:
                 raise ValueError(f"{key!r} has another shape than the model's")
-        dcp.load(wanted, storage_reader=reader)
-    except dcp.api.CheckpointException as error:
+        load(wanted, storage_reader=reader)
+    except CheckpointException as error:
         raise ValueError(_first(error)) from error
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder.name} has slices that belong nowhere ({error})") from error
@@ -150,7 +152,7 @@ def _wanted(stored: set[str], named_parameters: NamedParameters) -> dict[str, Te
     return wanted
 
 
-def _first(error: "dcp.api.CheckpointException") -> str:
+def _first(error: CheckpointException) -> str:
     """What the first of the processes that failed says."""
     failure, _ = next(iter(error.failures.values()))
     return f"{failure}"

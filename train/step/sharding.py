@@ -73,14 +73,15 @@ class Sharding:
         All processes take part. Nothing is computed with them any more.
         """
         for module in self.modules:
-            for name, weight in list(module._parameters.items()):
+            weights: dict[str, Tensor | None] = dict(module._parameters)
+            for name, weight in weights.items():
                 if isinstance(weight, DTensor):
                     full = weight.detach().full_tensor()
                     kept = full.cpu() if keep else torch.empty(0)
                     module._parameters[name] = nn.Parameter(kept)
-            if isinstance(module, FSDPModule):
-                # fully_shard puts a class in front of the module's own.
-                module.__class__ = type(module).__mro__[2]
+        for cut in [*self._cut()]:
+            # fully_shard puts a class in front of the module's own.
+            cast(Any, cut).__class__ = type(cut).__mro__[2]
 
 
 def local(tensor: Tensor) -> Tensor:

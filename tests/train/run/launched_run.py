@@ -1,4 +1,4 @@
-"""A run in its own process: ``launched_run.py TABLE.json [die_at_step | die_while_saving STEP]``."""
+"""A run in its own process: ``launched_run.py TABLE.json [die_at_step | die_while_saving | die_once STEP]``."""
 
 import json
 import os
@@ -34,6 +34,10 @@ def main() -> None:
     def telling(self, report):
         tell(self, report)
         if how == "die_at_step" and report.step == number:
+            die()
+        died = Path(table["run"]["out"]).parent / "died"
+        if how == "die_once" and report.step == number and rank == "1" and not died.exists():
+            died.write_text(rank)
             die()
 
     def writing(file):
