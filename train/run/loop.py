@@ -38,7 +38,7 @@ from e2e_deploy.train.run.resume import (
     save_checkpoint,
     way_back,
 )
-from e2e_deploy.train.run.shards import save_together
+from e2e_deploy.train.sharding.slices import save_together
 from e2e_deploy.train.start import Start, load_start, pretraining_of
 from e2e_deploy.train.step.ready import ready_stepper
 from e2e_deploy.train.step.step import Stepper

@@ -27,9 +27,9 @@ from e2e_deploy.packages import require
 from e2e_deploy.system.json_files import read_json
 from e2e_deploy.system.records import CountOrZero, Limits, read_record
 from e2e_deploy.system.whole_folder import whole_folder
-from e2e_deploy.train.run.shards import FOLDER as SHARDS
-from e2e_deploy.train.run.shards import MOMENTS, read_shards, sizes_of
-from e2e_deploy.train.step.sharding import placed
+from e2e_deploy.train.sharding.cut import placed
+from e2e_deploy.train.sharding.slices import FOLDER as SHARDS
+from e2e_deploy.train.sharding.slices import MOMENTS, read_shards, sizes_of
 
 STATE = "state.json"
 OPTIMIZER = "optimizer.safetensors"

@@ -20,6 +20,7 @@ from e2e_deploy.train.config.settings import TrainConfig
 from e2e_deploy.train.data.batches import Batch
 from e2e_deploy.train.objectives.decoded import Truth
 from e2e_deploy.train.objectives.losses import LossResult
+from e2e_deploy.train.sharding.cut import Sharding, local, norm_of
 from e2e_deploy.train.step.choices import Choices
 from e2e_deploy.train.step.compiled import compile_regions
 from e2e_deploy.train.step.forward import TrainingForward
@@ -27,7 +28,6 @@ from e2e_deploy.train.step.half_weights import HalfWeights
 from e2e_deploy.train.step.objective import Decoded, Objective
 from e2e_deploy.train.step.passes import in_passes
 from e2e_deploy.train.step.schedule import lr_factor
-from e2e_deploy.train.step.sharding import Sharding, local, norm_of
 from e2e_deploy.train.step.step_report import StepReport
 
 NOMINAL_PIXELS = 2.0**16

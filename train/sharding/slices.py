@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_slices
 
 from e2e_deploy.errors import E2EDeployError
 from e2e_deploy.packages import require
-from e2e_deploy.train.step.sharding import local
+from e2e_deploy.train.sharding.cut import local
 
 FOLDER = "shards"
 MOMENTS = ("exp_avg", "exp_avg_sq")

@@ -76,7 +76,8 @@ class Sharding:
             weights: dict[str, Tensor | None] = dict(module._parameters)
             for name, weight in weights.items():
                 if isinstance(weight, DTensor):
-                    full = weight.detach().full_tensor()
+                    with torch.no_grad():
+                        full: Tensor = weight.full_tensor()
                     kept = full.cpu() if keep else torch.empty(0)
                     module._parameters[name] = nn.Parameter(kept)
         for cut in [*self._cut()]:
