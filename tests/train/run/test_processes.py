@@ -45,6 +45,7 @@ def assert_same_steps(root, one, other, rel=EXACT):
     assert len({entry["loss"] for entry in ours}) == len(ours)
 
 
+@pytest.mark.slow
 def test_a_run_goes_through_one_two_and_three_processes_and_slices_of_each(tmp_path):
     """Each checkpoint is gone on from by another number of processes; the steps are those of one that did them all."""
     sparse_masks(write_folder(tmp_path / "data", num_samples=6))
