@@ -25,6 +25,7 @@ _OPTIONS = {
     "engine": "--engine",
     "ensemble": "--ensemble",
     "family": "--family",
+    "format": "--format",
     "formats": "--save",
     "frame_size": "--frame-size",
     "frame_sizes": "--frame-size",

@@ -14,7 +14,7 @@ from typing import Any
 
 from e2e_deploy.bundle.bundle import Bundle, open_bundle, sha256_of
 from e2e_deploy.errors import E2EDeployError, SourceError, UnavailableError, UsageError
-from e2e_deploy.names import BACKEND_CHOICES, BackendChoice
+from e2e_deploy.names import BACKEND_CHOICES, BULK_FORMATS, BackendChoice, BulkFormat
 from e2e_deploy.packages import require
 from e2e_deploy.runtime.bulk.cluster import Share, cluster
 from e2e_deploy.runtime.bulk.engine_worker import EngineOrder, EngineWorker
@@ -50,15 +50,17 @@ def bulk(
     device: str = "auto",
     workers: int | None = None,
     cores: int | None = None,
+    format: BulkFormat = "png16",
     shard: int = SHARD,
     address: str | None = None,
     on_progress: OnProgress = lambda report: None,
 ) -> BulkReport:
     """Run every picture of a folder or list through one bundle or several; a killed run goes on when it is repeated.
 
-    The results are 16-bit PNGs with their sidecars, the same bytes as ``run`` writes for the folder: of a picture in a
-    folder within ``source`` in the same folder within ``out``. Beside them ``out/_bulk`` holds what is finished,
-    report.json, and the pictures without results with their reasons as failed.csv and failed.parquet.
+    The results are 16-bit PNGs with their sidecars, the same bytes as ``run`` writes for the folder: as files, of a
+    picture in a folder within ``source`` in the same folder within ``out``, or in a file a shard. Beside them
+    ``out/_bulk`` holds what is finished, report.json, and the pictures without results with their reasons as
+    failed.csv and failed.parquet.
 
     Args:
         source: a folder of pictures, with those in it; or a list (.parquet, .csv, .jsonl) of their paths.
@@ -70,7 +72,9 @@ def bulk(
         device: auto, cpu, or cuda; Ray says which GPU is whose.
         workers: engines at once; None takes every GPU, or on a CPU as many as its cores make.
         cores: of an engine on a CPU; None takes 4, or all of fewer.
-        shard: pictures that are handed on at once. A worker holds some shards, decoded, in memory.
+        format: png16 for files of every picture; parquet or webdataset for a file of every shard that holds them.
+        shard: pictures that are handed on at once, and that share a file; a worker holds some shards, decoded, in
+            memory.
         address: of a cluster of Ray; None begins one here, which ends with this call.
         on_progress: called with the report so far before the first shard and after each.
 
@@ -84,14 +88,20 @@ def bulk(
         UnavailableError: Ray, the cluster, the backend or the device is not here.
         E2EDeployError: nothing can be written, or workers die again and again; what is finished is kept.
     """
-    _check(backend, device, workers=workers, cores=cores, shard=shard)
+    _check(backend, device, format, workers=workers, cores=cores, shard=shard)
     require("ray", "bulk")
     opened = _opened(bundles)
     place, target = Path(source), Path(out)
     _check_apart(place, target)
     listing = list_items(place, column)
     orders = [EngineOrder(str(b.root.resolve()), _frame_size(b, listing.items)) for b in opened]
-    plan = _plan(listing, opened, orders, backend=backend, device=device, shard=shard)
+    plan = _plan(
+        *(listing, opened, orders),
+        backend=backend,
+        device=device,
+        format=format,
+        shard=shard,
+    )
     ledger = Ledger(target)
     with ledger.open(plan):
         report = BulkReport(len(listing.items), target)
@@ -108,7 +118,7 @@ def bulk(
                     data,
                     _blocks(listing.items, todo, shard),
                     partial(EngineWorker, orders, backend, device, share.threads),
-                    ShardWriter(target.resolve(), writings),
+                    ShardWriter(target.resolve(), writings, format),
                     share,
                 )
                 _collect(rows, ledger, report, on_progress)
@@ -116,7 +126,7 @@ def bulk(
     return report
 
 
-def _check(backend: str, device: str, *, shard: int, **counts: int | None) -> None:
+def _check(backend: str, device: str, layout: str, *, shard: int, **counts: int | None) -> None:
     if backend not in BACKEND_CHOICES:
         raise UsageError(
             f"unknown `backend` {backend!r}; the backends are {', '.join(BACKEND_CHOICES)}"
@@ -125,6 +135,8 @@ def _check(backend: str, device: str, *, shard: int, **counts: int | None) -> No
         raise UsageError(
             f"`device` is {device!r}; of a bulk run it is one of {', '.join(DEVICES)}: Ray says which GPU is whose"
         )
+    if layout not in BULK_FORMATS:
+        raise UsageError(f"unknown `format` {layout!r}; the formats are {', '.join(BULK_FORMATS)}")
     if not 1 <= shard <= MAX_SHARD:
         raise UsageError(f"`shard` is {shard}; expected 1 to {MAX_SHARD} pictures")
     for name, count in counts.items():

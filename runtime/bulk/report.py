@@ -93,8 +93,8 @@ def write_report(report: BulkReport, folder: Path) -> list[Path]:
     pa, parquet = require("pyarrow", "bulk"), require("pyarrow.parquet", "bulk")
     columns = {
         "index": pa.array([f.index for f in failures], pa.int64()),
-        "path": pa.array([_text(f.path) for f in failures], pa.string()),
-        "reason": pa.array([_text(f.reason) for f in failures], pa.string()),
+        "path": pa.array([plain_text(f.path) for f in failures], pa.string()),
+        "reason": pa.array([plain_text(f.reason) for f in failures], pa.string()),
     }
     with whole_file(paths[2]) as partial:
         parquet.write_table(pa.table(columns), partial)
@@ -105,9 +105,9 @@ def _write_csv(path: Path, failures: Iterable[Failure]) -> None:
     with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as stream:
         rows = csv.writer(stream)
         rows.writerow(("index", "path", "reason"))
-        rows.writerows((f.index, _text(f.path), _text(f.reason)) for f in failures)
+        rows.writerows((f.index, plain_text(f.path), plain_text(f.reason)) for f in failures)
 
 
-def _text(text: str) -> str:
-    """A file's name may hold bytes that are no UTF-8; a table cannot."""
+def plain_text(text: str) -> str:
+    """A path as a table may hold it: a file's name may hold bytes that are no UTF-8; a table cannot."""
     return text.encode("utf-8", "backslashreplace").decode()

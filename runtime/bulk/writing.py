@@ -1,6 +1,5 @@
 """The stage that encodes and writes: results at the pictures' own size, as ``run`` writes them."""
 
-import os
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -10,7 +9,9 @@ import numpy as np
 
 from e2e_deploy.bundle.manifest import Manifest
 from e2e_deploy.kinds import Kind
+from e2e_deploy.names import BulkFormat
 from e2e_deploy.runtime.backends.layout import Result, by_kind, changed
+from e2e_deploy.runtime.bulk.layouts import LAYOUTS, EncodedPicture, flush
 from e2e_deploy.runtime.bulk.parcel import Done, Parcel, Table, from_table, to_table
 from e2e_deploy.runtime.fit import Fit
 from e2e_deploy.runtime.sinks.picture_sink import PictureSink
@@ -28,10 +29,11 @@ class ShardWriter:
     Args:
         out: a folder on a disk that every machine of a cluster sees.
         writings: one a bundle.
+        layout: one of BULK_FORMATS.
     """
 
-    def __init__(self, out: Path, writings: Sequence[Writing]) -> None:
-        self._out, self._writings = out, writings
+    def __init__(self, out: Path, writings: Sequence[Writing], layout: BulkFormat) -> None:
+        self._out, self._writings, self._layout = out, writings, layout
 
     def __call__(self, table: Table) -> Table:
         """Rows of results as rows of what was written."""
@@ -39,20 +41,21 @@ class ShardWriter:
 
     def _written(self, parcel: Parcel) -> Parcel:
         start = time.perf_counter()
-        files: list[Path] = []
+        encoded = []
         for done in parcel.done:
-            unknown, written = self._write(done)
+            results, unknown = self._encoded(done)
             parcel.unknown += unknown
-            files += written
-        _flush(files)
+            encoded.append(results)
+        if encoded:
+            flush(LAYOUTS[self._layout](self._out, parcel.shard, encoded))
         parcel.written, parcel.done = len(parcel.done), []
         parcel.seconds[ENCODE] = time.perf_counter() - start
         return parcel
 
-    def _write(self, done: Done) -> tuple[int, list[Path]]:
-        """Write one picture's files; how many of its results hold no number, and the files."""
+    def _encoded(self, done: Done) -> tuple[EncodedPicture, int]:
+        """One picture's files in memory, and how many of its results hold no number."""
         item, unknown = done.item, 0
-        files: list[Path] = []
+        results: dict[str, dict[str, bytes]] = {}
         frame = SourceFrame(np.empty((*done.hw, 0), np.uint8), item.index, None, item.name)
         for (manifest, engine_hw), outcome in zip(self._writings, done.results, strict=True):
             fit = Fit(done.hw, engine_hw)
@@ -60,22 +63,12 @@ class ShardWriter:
             for kind, result in by_kind(kinds, changed(kinds, outcome, partial(_fitted, fit))):
                 unknown += not known_pixels(result).any()
                 painter = Painter(manifest, "spectral", is_video=False, kind=kind)
-                folder = self._out / item.folder
-                sink = PictureSink(folder, manifest, ("png16",), painter, kind=kind, number=False)
-                sink.write(frame, result, {})
-                files += sink.close()
-        return unknown, files
+                sink = PictureSink(
+                    self._out, manifest, ("png16",), painter, kind=kind, number=False
+                )
+                results[kind.output] = sink.encoded(frame, result, {})
+        return EncodedPicture(item, results), unknown
 
 
 def _fitted(fit: Fit, kind: Kind, result: Result) -> Result:
     return fit.to_source(result, kind.form)
-
-
-def _flush(files: list[Path]) -> None:
-    """See that files, and their names, outlive a power cut: what the ledger names must be there."""
-    for path in [*files, *{path.parent for path in files}]:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

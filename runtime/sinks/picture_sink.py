@@ -190,6 +190,15 @@ class PictureSink:
             UsageError: a point cloud of depth that is not metric.
             E2EDeployError: a file cannot be written.
         """
+        for name, data in self.encoded(frame, result, facts).items():
+            self._store(name, data)
+
+    def encoded(self, frame: SourceFrame, result: Result, facts: Facts) -> dict[str, bytes]:
+        """The files of one frame by their names, the sidecar last; nothing is written.
+
+        Raises:
+            UsageError: a point cloud of depth that is not metric.
+        """
         stem = frame_stem(frame.name, frame.index, number=self._number)
         *names, sidecar = file_names(stem, self._kind, self._formats)
         if self._file is not None:
@@ -200,12 +209,12 @@ class PictureSink:
         files: dict[str, bytes] = {}
         for format_name, name in zip(self._formats, names, strict=True):
             files[name], entry = FORMATS[format_name][1](picture)
-            self._store(name, files[name])
             if entry is not None:
                 entries[format_name] = {"file": name, **entry}
         if entries:
             entries |= {} if self._number else told_files(files)
-            self._store(sidecar, (to_json(told | entries, indent=2) + "\n").encode())
+            files[sidecar] = (to_json(told | entries, indent=2) + "\n").encode()
+        return files
 
     def _store(self, name: str, data: bytes) -> None:
         path = self._folder / name

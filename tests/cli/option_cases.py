@@ -178,6 +178,7 @@ CASES = {
         "--device": called(IN_BULK, BULK, "--device", "cpu"),
         "--workers": called(IN_BULK, BULK, "--workers", "2"),
         "--cores": called(IN_BULK, BULK, "--cores", "3"),
+        "--format": called(IN_BULK, BULK, "--format", "parquet"),
         "--shard": called(IN_BULK, BULK, "--shard", "5"),
         "--address": called(IN_BULK, BULK, "--address", "auto"),
         "--json": [Changes(["--json"], [*BULK[:-1], "photos-done"])],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from e2e_deploy.cli import INTERRUPTED, options
-from e2e_deploy.names import BackendChoice
+from e2e_deploy.names import BULK_FORMATS, BackendChoice
 from e2e_deploy.progress import Count
 from e2e_deploy.system.json_files import to_json
 
@@ -57,11 +57,18 @@ SHOWN_FAILURES = 5
     help="Of an engine on a CPU.  [default: 4, or what there is]",
 )
 @click.option(
+    "--format",
+    type=click.Choice(BULK_FORMATS),
+    default="png16",
+    show_default=True,
+    help="png16: files of every picture, as `run` has them; parquet, webdataset: a file of every shard holds them.",
+)
+@click.option(
     "--shard",
     type=click.IntRange(1, 4096),
     default=16,
     show_default=True,
-    help="Pictures that are handed on at once.",
+    help="Pictures that are handed on at once, and that share a file.",
 )
 @click.option(
     "--address",
@@ -80,8 +87,8 @@ def command(
     """Run every picture of INPUT through a bundle, or several, on one machine or a cluster of Ray.
 
     INPUT is a folder of pictures, with those in it, or a list of paths (.parquet, .csv, .jsonl). OUT gets the 16-bit
-    PNGs and sidecars that `run` writes, and OUT/_bulk the report and the pictures that could not be read, with their
-    reasons. Repeat the same command after a crash: what is finished is not done again.
+    PNGs and sidecars that `run` writes, or files that hold them, and OUT/_bulk the report and the pictures that could
+    not be read, with their reasons. Repeat the same command after a crash: what is finished is not done again.
     """
     from e2e_deploy.runtime.bulk.bulk import bulk
 
