@@ -28,6 +28,12 @@ _SETTINGS = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # its core writes to stderr what its logs hold as well
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+_HERE = {
+    # By its name of Windows and macOS, where Ray listens on 127.0.0.1 alone; on Linux it does so with this.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+}
+"""Of what is begun here: whoever reaches Ray runs programs, so nobody else does. Others on the same machine would need
+its token, which Ray makes once and keeps in the home folder, in .ray/auth_token."""
 
 
 @dataclass(frozen=True)
@@ -66,18 +72,23 @@ def cluster(
         UnavailableError: Ray is not installed, the cluster is not there, or it has no GPU and ``device`` names one.
         UsageError: ``cores`` for engines on GPUs.
     """
-    with _surroundings(), warnings.catch_warnings():
+    settings = _SETTINGS if address is not None else _SETTINGS | _HERE
+    with _surroundings(settings), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Ray deprecates in itself is no user's business
         ray, data = require("ray", "bulk"), require("ray.data", "bulk")
         if ray.is_initialized():
             raise UsageError("this process uses Ray already; call ray.shutdown() first")
+        # Ray has read this setting when it was imported, perhaps by others and without it.
+        constants = require("ray._private.ray_constants", "bulk")
+        reaches_others = constants.ENABLE_RAY_CLUSTER
+        constants.ENABLE_RAY_CLUSTER = reaches_others and address is not None
         here = len(os.sched_getaffinity(0))
         room = tempfile.mkdtemp(prefix="e2e-ray-") if address is None else ""
         wanted = (workers or 1) * (cores or min(4, here))
         given: dict[str, Any] = {"address": address}
         if address is None:
             given = {"address": "local", "num_cpus": max(here, wanted) + HELPERS, "_temp_dir": room}
-            given |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+            given |= {"include_dashboard": False}
         try:
             try:
                 with _signals_kept():
@@ -93,20 +104,24 @@ def cluster(
             yield data, _share(int(found.get("GPU", 0)), cpus, workers, cores, device)
         finally:
             ray.shutdown()
+            constants.ENABLE_RAY_CLUSTER = reaches_others
             if room:
                 shutil.rmtree(room, ignore_errors=True)
 
 
 @contextmanager
-def _surroundings() -> Iterator[None]:
-    """A block with Ray's settings in the environment, which its processes take over; those of a user stay."""
-    ours = {name: value for name, value in _SETTINGS.items() if name not in os.environ}
-    os.environ.update(ours)
+def _surroundings(settings: dict[str, str]) -> Iterator[None]:
+    """A block with settings of Ray in the environment, which its processes take over."""
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
     try:
         yield
     finally:
-        for name in ours:
-            os.environ.pop(name, None)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @contextmanager

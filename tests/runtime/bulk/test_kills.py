@@ -1,0 +1,119 @@
+"""What is killed goes on: workers, the whole run, Ctrl-C, with 400 pictures and Ray; BULK_KILLS=1 runs it (minutes)."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import e2e_deploy as e2e
+from tests.plain_bundle import write_plain_bundle
+from tests.runtime.bulk.serial import DAMAGED, results_of, write_pictures
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.environ.get("BULK_KILLS") != "1", reason="BULK_KILLS=1 runs it"),
+]
+COUNT, AFTER = 400, 40
+LISTENS = "0A"
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("inputs")
+    write_pictures(root / "in", COUNT, sizes=((240, 320),))
+    write_plain_bundle(root / "depth", sizes=((240, 320),))
+    e2e.run(root / "in", root / "depth", out=root / "ref", formats="png16")
+    return root
+
+
+def start(inputs, out):
+    command = [sys.executable, "-m", "e2e_deploy", "bulk", str(inputs / "in"), "--out", str(out)]
+    command += ["--bundle", str(inputs / "depth"), "--workers", "2", "--cores", "1", "--shard", "4"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(process, out):
+    while process.poll() is None and len(list(out.glob("*.png"))) < AFTER:
+        time.sleep(0.05)
+    assert process.poll() is None, process.communicate()
+
+
+def below(pid):
+    """The processes that a process began, and those that they began: their numbers and names."""
+    found, look = {}, [pid]
+    while look:
+        parent = look.pop()
+        for task in Path(f"/proc/{parent}/task").glob("*/children"):
+            for child in task.read_text().split():
+                found[int(child)] = Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ")
+                look.append(int(child))
+    return found
+
+
+def listening(pids):
+    """Addresses that processes listen at, as /proc/net writes them."""
+    links = [
+        os.readlink(fd)
+        for pid in pids
+        for fd in Path(f"/proc/{pid}/fd").glob("*")
+        if fd.is_symlink()
+    ]
+    nodes = {link[8:-1] for link in links if link.startswith("socket:[")}
+    lines = [
+        line.split()
+        for kind in ("tcp", "tcp6")
+        for line in Path(f"/proc/net/{kind}").read_text().splitlines()
+    ]
+    return {words[1].split(":")[0] for words in lines if words[3] == LISTENS and words[9] in nodes}
+
+
+def gone(pids):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and any(Path(f"/proc/{pid}").exists() for pid in pids):
+        time.sleep(0.2)
+    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def check_whole(inputs, out):
+    assert results_of(out) == results_of(inputs / "ref")
+    report = json.loads((out / "_bulk" / "report.json").read_text())
+    assert (report["finished"], report["failures"]) == (COUNT, len(DAMAGED))
+
+
+def test_workers_that_are_killed_are_begun_again(inputs, tmp_path):
+    process = start(inputs, tmp_path / "out")
+    wait_for(process, tmp_path / "out")
+    killed = [pid for pid, name in below(process.pid).items() if "ray::Map" in name]
+    assert killed
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
+    stdout, stderr = process.communicate(timeout=300)
+    assert process.returncode == 1, stderr
+    assert stdout.splitlines() == [str(tmp_path / "out" / "_bulk" / "report.json")]
+    check_whole(inputs, tmp_path / "out")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_ended_goes_on_and_leaves_no_process(inputs, tmp_path, number):
+    process = start(inputs, tmp_path / "out")
+    wait_for(process, tmp_path / "out")
+    began = below(process.pid)
+    local = {"0100007F", "0000000000000000FFFF00000100007F"}
+    if socket.has_ipv6:
+        local.add("00000000000000000000000001000000")
+    assert listening(began) <= local, "only this machine reaches Ray"
+    process.send_signal(number)
+    process.communicate(timeout=120)
+    assert process.returncode == (-9 if number == signal.SIGKILL else 130)
+    assert gone(began)
+    again = start(inputs, tmp_path / "out")
+    _, stderr = again.communicate(timeout=300)
+    assert again.returncode == 1, stderr
+    assert "were done before" in stderr
+    check_whole(inputs, tmp_path / "out")
