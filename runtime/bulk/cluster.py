@@ -79,7 +79,7 @@ def cluster(
         if ray.is_initialized():
             raise UsageError("this process uses Ray already; call ray.shutdown() first")
         # Ray has read this setting when it was imported, perhaps by others and without it.
-        constants = require("ray._private.ray_constants", "bulk")
+        constants: Any = require("ray._private.ray_constants", "bulk")
         reaches_others = constants.ENABLE_RAY_CLUSTER
         constants.ENABLE_RAY_CLUSTER = reaches_others and address is not None
         here = len(os.sched_getaffinity(0))
