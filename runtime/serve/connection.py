@@ -1,10 +1,16 @@
 """A client's connection: cut where the client sends or takes nothing for too long, kept where it only stops sending."""
 
 import asyncio
+import logging
 from typing import Any
 
 from e2e_deploy.packages import require
 from e2e_deploy.runtime.serve.limits import HEADERS_S, MAX_CONNECTIONS
+
+# What strangers send is no news; the metrics count it.
+_SILENT = logging.getLogger("e2e_deploy.serve.connection")
+_SILENT.propagate = False
+_SILENT.addHandler(logging.NullHandler())
 
 
 def connection_class(stuck_s: float) -> Any:
@@ -27,6 +33,7 @@ def connection_class(stuck_s: float) -> Any:
 
         def __init__(self, *given: Any, **named: Any) -> None:
             super().__init__(*given, **named)
+            self.logger = _SILENT
             self._head: asyncio.TimerHandle | None = None
             self._stuck: asyncio.TimerHandle | None = None
 

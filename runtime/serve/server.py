@@ -127,7 +127,6 @@ class ModelServer:
                     lifespan="off",
                     interface="asgi3",
                     log_config=None,
-                    log_level="critical",
                     access_log=False,
                     server_header=False,
                     proxy_headers=False,

@@ -11,6 +11,7 @@ from e2e_deploy.errors import BundleError, UnavailableError
 from e2e_deploy.export.exporter import default_out
 from e2e_deploy.export.onnx import trace
 from e2e_deploy.nvidia.hardware import cuda_device_count
+from tests.plain_bundle import write_plain_bundle
 from tests.small_checkpoint import write_small
 
 MAIN = "from e2e_deploy.cli import main; main()"
@@ -36,6 +37,24 @@ def one_sentence(stderr):
     assert last.startswith("error: ")
     assert "Traceback" not in stderr
     return last
+
+
+def test_a_new_bundle_goes_into_a_model_repository_too(cli, tmp_path, monkeypatch):
+    bundle = write_plain_bundle(tmp_path / "made")
+    asked = []
+
+    def export(checkpoint, out, **options):
+        asked.append((checkpoint, options.get("triton")))
+        return open_bundle(bundle)
+
+    monkeypatch.setattr("e2e_deploy.export.exporter.export_bundle", export)
+    models = tmp_path / "models"
+    code, stdout, _ = cli("export", str(tmp_path), "--triton", str(models))
+    assert (code, stdout.splitlines()) == (0, [str(bundle), str(models / "made")])
+    assert (models / "made/config.pbtxt").is_file()
+    assert asked == [(str(tmp_path), None)]  # a folder without a manifest is a checkpoint
+    code, stdout, _ = cli("export", str(bundle), "--triton", str(models))
+    assert (code, stdout.splitlines(), len(asked)) == (0, [str(models / "made")], 1)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import logging
 import os
 import socket
 import struct
@@ -320,6 +321,10 @@ def test_threads_are_gone_and_the_port_is_free_after_the_end(tmp_path, frame):
         assert infer(again, frame)[0] == 200
         with pytest.raises(UnavailableError, match=rf"cannot use port {port}: .*name another one"):
             e2e.ModelServer(bundle, port=port)
+
+
+def test_other_servers_of_the_process_keep_their_logs(server):
+    assert logging.getLogger("uvicorn.error").level == logging.NOTSET
 
 
 @pytest.mark.parametrize(
