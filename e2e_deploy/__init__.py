@@ -67,6 +67,8 @@ if TYPE_CHECKING:
     from e2e_deploy.train.data.check import CheckReport as CheckReport
     from e2e_deploy.train.data.check import check_data as check_data
     from e2e_deploy.train.preparation.conversion import PrepareReport as PrepareReport
+    from e2e_deploy.train.preparation.pack import PackReport as PackReport
+    from e2e_deploy.train.preparation.pack import pack_data as pack_data
     from e2e_deploy.train.preparation.prepare import prepare_data as prepare_data
     from e2e_deploy.train.protocol.result import SetResult as SetResult
     from e2e_deploy.train.protocol.run import ProtocolReport as ProtocolReport
@@ -125,6 +127,8 @@ _WHERE = {
     "TrainConfig": "train.config.settings",
     "TrainResult": "train.run.loop",
     "prepare_data": "train.preparation.prepare",
+    "pack_data": "train.preparation.pack",
+    "PackReport": "train.preparation.pack",
     "render_data": "train.rendering.render",
     "check_data": "train.data.check",
     "PrepareReport": "train.preparation.conversion",

@@ -45,6 +45,7 @@ TRAIN = "e2e_deploy.train.training"
 DOCTOR = "e2e_deploy.verbs.doctor"
 DEMO = "e2e_deploy.verbs.demo"
 PREPARE = "e2e_deploy.train.preparation.prepare"
+PACK = "e2e_deploy.train.preparation.pack"
 RENDER = "e2e_deploy.train.rendering.render"
 CHECK = "e2e_deploy.train.data.check"
 SERVER = "e2e_deploy.runtime.serve.server"
@@ -364,6 +365,10 @@ CASES = {
             "--samples": "7",
             "--workers": "2",
         }.items()
+    },
+    "data pack": {
+        "--shard-mb": called(PACK, ["data", "pack", "photos", "o"], "--shard-mb", "9"),
+        "--json": [Changes(["--json"], ["data", "pack", "photos", "o"], PACK, True)],
     },
     "data check": {
         "--sheet": called(CHECK, ["data", "check", "photos"], "--sheet", "o.png"),

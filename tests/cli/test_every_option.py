@@ -65,6 +65,9 @@ class Answer:
     num_written: int = 0
     num_kept: int = 0
     num_absent: int = 0
+    num_samples: int = 0
+    num_shards: int = 0
+    num_bytes: int = 0
     has_normals: bool = False
     ok: bool = True
     problem: str = ""

@@ -7,6 +7,10 @@
     <root>/<split>/mask/<stem>.png|.npy             optional: segments, each in a colour of its own
     <root>/<split>/matte/<stem>.png|.npy            optional: opacity of the foreground
 
+or, packed (``pack_data``), the same files in tars, WebDataset's shards::
+
+    <root>/<split>/shards/<number>.tar              <stem>.rgb.png, <stem>.depth.png, ...
+
 ``dataset.toml`` (an unknown key is an error; all mistakes are reported at once)::
 
     name = "rendered"
@@ -47,6 +51,7 @@ Knows: this layout. Does not know: training sizes, tensors.
 import hashlib
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -54,9 +59,17 @@ import numpy.typing as npt
 from e2e_deploy.errors import DataError, UsageError
 from e2e_deploy.names import TaskName
 from e2e_deploy.train.data.encoding import decode_depth, decode_normals, decode_values
-from e2e_deploy.train.data.files import read_array, read_picture, read_rgb
+from e2e_deploy.train.data.files import (
+    decode_npy,
+    decode_picture,
+    decode_rgb,
+    read_array,
+    read_bytes,
+)
 from e2e_deploy.train.data.folder_spec import DEFAULT_SPLITS, FolderSpec, load_spec
 from e2e_deploy.train.data.sample import TRUTHS, Sample, ray_to_planar, valid_depth
+from e2e_deploy.train.shards.tars import FOLDER as SHARDS
+from e2e_deploy.train.shards.tars import Shards
 
 SUFFIX = {"png8": ".png", "png16": ".png", "npy": ".npy", "exr": ".exr"}
 
@@ -97,6 +110,8 @@ class FolderDataset:
         stems: the complete samples, in reading order.
         missing: files that should exist because one of their pair does.
         has_normals: whether the set stores normals.
+        is_packed: whether the files are in tars.
+        suffixes: of rgb and of every truth that is read.
         left_out: number of samples that can never be read, by reason; a split that shrank shows here.
         spec: what ``dataset.toml`` says.
 
@@ -113,15 +128,18 @@ class FolderDataset:
         self.spec = load_spec(self.root)
         self.folder = split_folder(self.root, self.spec, split)
         self.has_normals = self.spec.normals_format is not None
-        self._suffix = {"rgb": ".png"} | self._stored(task)
-        found = {kind: self._list(kind) for kind in self._suffix}
+        shards = self.folder / SHARDS
+        self.is_packed = shards.is_dir() and not (self.folder / "rgb").exists()
+        self._shards = Shards(shards) if self.is_packed else None
+        self.suffixes = {"rgb": ".png"} | self._stored(task)
+        found = {kind: self._list(kind) for kind in self.suffixes}
         every = set[str]().union(*found.values())
         complete = set.intersection(*found.values())
         self.stems = sorted(complete)
         self.missing = [
             str(self.file(kind, stem))
             for stem in sorted(every - complete)
-            for kind in self._suffix
+            for kind in self.suffixes
             if stem not in found[kind]
         ]
         self.left_out = dict(
@@ -131,7 +149,7 @@ class FolderDataset:
             )
         )
         if not self.stems:
-            raise DataError(f"{self.folder}: no sample with {', '.join(self._suffix)} of one stem")
+            raise DataError(f"{self.folder}: no sample with {', '.join(self.suffixes)} of one stem")
 
     def _stored(self, task: TaskName | None) -> dict[str, str]:
         """Suffix of every truth that is read."""
@@ -169,14 +187,14 @@ class FolderDataset:
         """SHA-256 of what the set is: ``dataset.toml`` and the name and size of every file that is read."""
         # Without what older versions did not know of, so that their runs go on.
         lines = [repr(self.spec).replace("mask_format=None, matte_format=None, ", "")]
-        for kind in self._suffix:
-            files = (self.file(kind, stem) for stem in self.stems)
-            lines += [f"{kind}/{path.name} {path.stat().st_size}" for path in files]
+        for kind in self.suffixes:
+            files = ((stem, self.file(kind, stem)) for stem in self.stems)
+            lines += [f"{kind}/{path.name} {self._size(kind, stem)}" for stem, path in files]
         return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
 
     def file(self, kind: str, stem: str) -> Path:
-        """Where ``kind`` (rgb or a truth) of ``stem`` lies."""
-        return self.folder / kind / (stem + self._suffix[kind])
+        """Where ``kind`` (rgb or a truth) of ``stem`` lies, or would if the set were not packed."""
+        return self.folder / kind / (stem + self.suffixes[kind])
 
     def read(self, index: int) -> Sample:
         """Read sample ``index``; nothing in it may be known (``Sample.known``).
@@ -186,16 +204,16 @@ class FolderDataset:
         """
         stem = self.stems[index]
         rgb_path = self.file("rgb", stem)
-        rgb = read_rgb(rgb_path)
+        rgb = decode_rgb(rgb_path, self._content("rgb", stem))
         depth_m, normals = np.zeros(rgb.shape[:2], np.float32), None
-        if "depth" in self._suffix:
-            depth_m = self._read_depth(self.file("depth", stem), rgb.shape[:2])
-        if "normals" in self._suffix:
-            normals = self._read_normals(self.file("normals", stem), rgb.shape[:2])
+        if "depth" in self.suffixes:
+            depth_m = self._read_depth(stem, rgb.shape[:2])
+        if "normals" in self.suffixes:
+            normals = self._read_normals(stem, rgb.shape[:2])
         pictures = {
-            kind: self._read_values(self.file(kind, stem), kind, (*rgb.shape[:2], *channels))
+            kind: self._read_values(stem, kind, (*rgb.shape[:2], *channels))
             for kind, channels in (("mask", (3,)), ("matte", ()))
-            if kind in self._suffix
+            if kind in self.suffixes
         }
         valid = valid_depth(depth_m, self.spec.min_m, self.spec.max_m)
         return Sample(
@@ -209,15 +227,40 @@ class FolderDataset:
         )
 
     def _list(self, kind: str) -> set[str]:
-        suffix = self._suffix[kind]
+        suffix = self.suffixes[kind]
+        if self._shards is not None:
+            return self._shards.names(f"{kind}{suffix}")
         return {
             path.name.removesuffix(suffix)
             for path in (self.folder / kind).glob(f"*{suffix}")
             if not path.name.startswith(".")
         }
 
-    def _read_depth(self, path: Path, size: tuple[int, ...]) -> npt.NDArray[np.float32]:
-        stored = read_picture(path) if path.suffix == ".png" else read_array(path)
+    def _size(self, kind: str, stem: str) -> int:
+        """Bytes of a file."""
+        if self._shards is not None:
+            return self._shards.size(f"{stem}.{kind}{self.suffixes[kind]}")
+        return self.file(kind, stem).stat().st_size
+
+    def _picture(self, kind: str, stem: str) -> npt.NDArray[Any]:
+        """What is stored of a sample: a picture, or an array of numbers."""
+        path = self.file(kind, stem)
+        if path.suffix == ".png":
+            return decode_picture(path, self._content(kind, stem))
+        if self._shards is None:
+            return read_array(path)
+        if path.suffix == ".exr":
+            raise DataError(f"{path}: EXR in a tar is not read; npy and png16 are")
+        return decode_npy(path, self._content(kind, stem))
+
+    def _content(self, kind: str, stem: str) -> bytes:
+        path = self.file(kind, stem)
+        if self._shards is None:
+            return read_bytes(path)
+        return self._shards.read(f"{stem}.{kind}{path.suffix}")
+
+    def _read_depth(self, stem: str, size: tuple[int, ...]) -> npt.NDArray[np.float32]:
+        path, stored = self.file("depth", stem), self._picture("depth", stem)
         if stored.ndim == 3 and path.suffix == ".exr":
             stored = stored[..., 0]
         if path.suffix == ".png" and stored.dtype != np.uint16:
@@ -229,8 +272,8 @@ class FolderDataset:
             depth_m = ray_to_planar(depth_m, self.spec.camera)
         return depth_m
 
-    def _read_normals(self, path: Path, size: tuple[int, ...]) -> npt.NDArray[np.float32]:
-        stored = read_picture(path) if path.suffix == ".png" else read_array(path)
+    def _read_normals(self, stem: str, size: tuple[int, ...]) -> npt.NDArray[np.float32]:
+        path, stored = self.file("normals", stem), self._picture("normals", stem)
         expected = {"png8": np.uint8, "png16": np.uint16}.get(str(self.spec.normals_format))
         if expected is not None and stored.dtype != expected:
             raise DataError(f"{path}: expected {self.spec.normals_format}, got {stored.dtype}")
@@ -238,11 +281,9 @@ class FolderDataset:
             raise DataError(f"{path}: normals are {stored.shape}, expected {(*size, 3)}")
         return decode_normals(stored, self.spec.normals_axes)
 
-    def _read_values(
-        self, path: Path, kind: str, shape: tuple[int, ...]
-    ) -> npt.NDArray[np.float32]:
+    def _read_values(self, stem: str, kind: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
         """A mask or matte."""
-        stored = read_picture(path) if path.suffix == ".png" else read_array(path)
+        path, stored = self.file(kind, stem), self._picture(kind, stem)
         kinds = {"mask": self.spec.mask_format, "matte": self.spec.matte_format}
         expected = {"png8": np.uint8, "png16": np.uint16}.get(str(kinds[kind]))
         if expected is not None and stored.dtype != expected:

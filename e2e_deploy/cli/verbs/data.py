@@ -1,4 +1,4 @@
-"""``e2e-deploy data``: data sets prepared from official downloads, rendered, and checked."""
+"""``e2e-deploy data``: data sets prepared from official downloads, rendered, packed, and checked."""
 
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.group("data")
 def command() -> None:
-    """Prepare, render and check folder data sets, the one layout that training reads."""
+    """Prepare, render, pack and check folder data sets, the one layout that training reads."""
 
 
 @command.command("prepare")
@@ -114,6 +114,32 @@ def render(
             on_progress=count,
         )
     click.echo(str(folder))
+
+
+@command.command("pack")
+@click.argument("root", type=options.PATH)
+@click.argument("out", type=options.PATH)
+@click.option(
+    "--shard-mb",
+    type=click.IntRange(1, 100_000),
+    default=256,
+    show_default=True,
+    help="A tar begins when the one before has so many MB.",
+)
+@options.as_json
+def pack(root: Path, out: Path, shard_mb: int, as_json: bool) -> None:
+    """Copy the folder data set ROOT into OUT, its files in tars (WebDataset's shards), which trains the same."""
+    from e2e_deploy.progress import Count
+    from e2e_deploy.train.preparation.pack import pack_data
+
+    with Count("packing") as count:
+        report = pack_data(root, out, shard_mb=shard_mb, on_progress=count)
+    if as_json:
+        click.echo(to_json(asdict(report)))
+        return
+    click.echo(
+        f"{report.num_samples} samples in {report.num_shards} shards, {report.num_bytes / 1e6:.1f} MB"
+    )
 
 
 @command.command("check")

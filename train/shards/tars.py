@@ -1,0 +1,118 @@
+"""Samples in plain tars, found once and read by their place: WebDataset's shards, in any order.
+
+    <split>/shards/<number>.tar     <stem>.rgb.png  <stem>.depth.png  ... of a sample one after the other
+
+Reading is by offset, so a run draws from packed sets in the order of unpacked ones, wherever it begins.
+Knows: the headers of tars, bounds. Does not know: pictures, tasks.
+"""
+
+import os
+import tarfile
+from pathlib import Path
+from typing import NamedTuple
+
+from e2e_deploy.errors import DataError
+from e2e_deploy.system.files import open_regular
+
+FOLDER = "shards"
+MAX_MEMBER = 2**30
+_BLOCK = 512
+_LONG = 2**16
+"""Bytes of a header that only holds a name or times."""
+
+
+class Member(NamedTuple):
+    """Where the content of a file lies."""
+
+    tar: Path
+    offset: int
+    size: int
+
+
+class Shards:
+    """The members of all tars in a folder, in the order of their names.
+
+    Args:
+        folder: holds ``*.tar``; read to the end of their headers, not into memory.
+
+    Raises:
+        DataError: a tar is damaged, holds what is no file or a name twice, or there is none.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._members: dict[str, Member] = {}
+        tars = sorted(folder.glob("*.tar"))
+        if not tars:
+            raise DataError(f"{folder}: no shard (*.tar)")
+        for tar in tars:
+            try:
+                self._index(tar)
+            except (OSError, tarfile.HeaderError, ValueError) as error:
+                raise DataError(f"{tar}: not a readable tar ({error})") from error
+
+    def names(self, ending: str) -> set[str]:
+        """What stands before ``.<ending>`` in the names that end so."""
+        dotted = f".{ending}"
+        return {name.removesuffix(dotted) for name in self._members if name.endswith(dotted)}
+
+    def size(self, name: str) -> int:
+        """Bytes of a member."""
+        return self._members[name].size
+
+    def read(self, name: str) -> bytes:
+        """The content of a member; DataError if its tar is gone or has become shorter."""
+        tar, offset, size = self._members[name]
+        try:
+            with open_regular(tar) as stream:
+                content = os.pread(stream.fileno(), size, offset)
+        except OSError as error:
+            raise DataError(f"{tar}: cannot be read ({error.strerror or error})") from error
+        if len(content) != size:
+            raise DataError(f"{tar}: {name} is cut off")
+        return content
+
+    def _index(self, tar: Path) -> None:
+        with open_regular(tar) as stream:
+            total, at, long_name = os.fstat(stream.fileno()).st_size, 0, ""
+            while at + _BLOCK <= total:
+                stream.seek(at)
+                block = stream.read(_BLOCK)
+                if not block.strip(b"\0"):
+                    return
+                info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+                at += _BLOCK
+                if not 0 <= info.size <= min(MAX_MEMBER, total - at):
+                    raise ValueError(f"{info.name!r} is cut off or too large")
+                if info.type in (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME):
+                    if info.size > _LONG:
+                        raise ValueError(f"a header of {info.size:,} bytes")
+                    long_name = _name_in(info.type, stream.read(info.size)) or long_name
+                elif info.isreg():
+                    self._add(long_name or info.name, Member(tar, at, info.size))
+                    long_name = ""
+                elif not info.isdir():
+                    raise ValueError(f"{info.name!r} is no file")
+                at += -(-info.size // _BLOCK) * _BLOCK
+        raise ValueError("its end is missing")
+
+    def _add(self, path: str, member: Member) -> None:
+        name = path.rpartition("/")[2]
+        if name in self._members:
+            raise ValueError(f"{name!r} is there before")
+        self._members[name] = member
+
+
+def _name_in(kind: bytes, content: bytes) -> str:
+    """The name that a GNU or PAX header gives the file behind it, or nothing."""
+    if kind == tarfile.GNUTYPE_LONGNAME:
+        return content.rstrip(b"\0").decode("utf-8", "surrogateescape")
+    while content:
+        length = int(content.partition(b" ")[0])
+        if not 0 < length <= len(content):
+            raise ValueError("a header that is damaged")
+        key, _, value = content[:length].partition(b" ")[2].rstrip(b"\n").partition(b"=")
+        if key == b"path" and kind == tarfile.XHDTYPE:
+            return value.decode("utf-8", "surrogateescape")
+        content = content[length:]
+    return ""
