@@ -20,7 +20,7 @@ def _packages():
 def server(tmp_path_factory):
     """Of depth, one frame at a time."""
     bundle = write_plain_bundle(tmp_path_factory.mktemp("serve") / "depth")
-    with e2e.ModelServer(bundle, port=0, timeout_s=1.0, queue=8) as opened:
+    with e2e.ModelServer(bundle, port=0, timeout_s=20, queue=8) as opened:
         yield opened
 
 

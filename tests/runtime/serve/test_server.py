@@ -139,20 +139,22 @@ def test_a_huge_body_is_refused_before_it_is_read(server):
     assert ask(server, "GET", "/v2/health/ready")[0] == 200
 
 
-def test_a_slow_client_is_cut_and_others_are_served_meanwhile(server, frame):
-    data = request_of(server, frame)
-    with raw(server) as slow, raw(server) as drips:
-        slow.sendall(data[:-5])
-        drips.sendall(data[:300])
-        until(lambda: taken(server) == 2)
+def test_a_slow_client_is_cut_and_others_are_served_meanwhile(tmp_path, frame):
+    bundle = write_plain_bundle(tmp_path / "b")
+    with e2e.ModelServer(bundle, port=0, timeout_s=2) as server:
+        data = request_of(server, frame)
+        with raw(server) as slow, raw(server) as drips:
+            slow.sendall(data[:-5])
+            drips.sendall(data[:300])
+            until(lambda: taken(server) == 2)
+            assert infer(server, frame)[0] == 200
+            for client in (slow, drips):
+                answer = received(client)  # long before the client's own time is over
+                assert answer.startswith(b"HTTP/1.1 408 "), answer[:80]
+                assert b"the request was not there after 2 s" in answer
+        until(lambda: taken(server) == 0)
         assert infer(server, frame)[0] == 200
-        start = time.monotonic()
-        for client in (slow, drips):
-            answer = received(client)
-            assert answer.startswith(b"HTTP/1.1 408 "), answer[:80]
-            assert b"the request was not there after 1 s" in answer
-        assert time.monotonic() - start < 8
-    until(lambda: taken(server) == 0)
+    assert server.close().refused == {"slow": 2}
 
 
 def test_a_head_that_does_not_come_is_not_waited_for(server, monkeypatch):
@@ -216,7 +218,7 @@ def test_a_client_that_takes_nothing_is_cut(tmp_path):
     """Its answers would wait in memory for ever."""
     bundle = write_plain_bundle(tmp_path / "large", sizes=((256, 1024),))
     frame = np.zeros((1, 256, 1024, 3), np.uint8)
-    with e2e.ModelServer(bundle, port=0, timeout_s=0.5) as server:
+    with e2e.ModelServer(bundle, port=0, timeout_s=2) as server:
         with socket.socket() as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.connect(address(server))
