@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from e2e_deploy.errors import SourceError, UsageError
+from e2e_deploy.runtime.bulk.bulk import MAX_BLOCKS, _blocks
 from e2e_deploy.runtime.bulk.listing import MAX_LINE, list_items
+from e2e_deploy.runtime.bulk.parcel import from_table
 
 NAMES = ["a.png", "sub/b c.jpg", 'ü,"q".png', "a.jpg"]
 
@@ -102,3 +104,20 @@ def test_what_is_no_folder_and_no_list(tmp_path):
         list_items(tmp_path, None)
     with pytest.raises(SourceError, match=r"^\*\*\* is missing"):
         list_items(Path("s3://key:secret@bucket/in"), None)
+
+
+def test_a_long_list_is_handed_on_in_few_small_pieces(tmp_path):
+    """What stays in memory for each picture is bounded, and the pieces that Ray keeps are not one a shard."""
+    count, shard = 40_000, 4
+    lines = [f"some/long/folder/camera-{n % 7}/picture-{n:09d}.jpg" for n in range(count)]
+    (tmp_path / "l.csv").write_text("\n".join(["path", *lines]))
+    items = list_items(tmp_path / "l.csv", None).items
+    todo = [number for number in range(count // shard) if number % 10]  # some are done
+    tables = list(_blocks(items, todo, shard))
+    assert len(tables) <= MAX_BLOCKS
+    assert sum(table.nbytes for table in tables) < 400 * count
+    parcels = [parcel for table in tables for parcel in from_table(table)]
+    assert [parcel.shard for parcel in parcels] == todo
+    assert all(
+        [i.index for i in p.items] == list(range(4 * p.shard, 4 * p.shard + 4)) for p in parcels
+    )
