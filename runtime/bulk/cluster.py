@@ -31,6 +31,8 @@ _SETTINGS = {
 _HERE = {
     # By its name of Windows and macOS, where Ray listens on 127.0.0.1 alone; on Linux it does so with this.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # Of a run that was killed: for how long its helpers look for what has gone; a minute if not said.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "15",
 }
 """Of what is begun here: whoever reaches Ray runs programs, so nobody else does. Others on the same machine would need
 its token, which Ray makes once and keeps in the home folder, in .ray/auth_token."""
