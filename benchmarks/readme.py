@@ -150,6 +150,13 @@ def numbers() -> str:
             f"{small['first_depth_ms']['median'] / 1000:.2f} s; the C program of examples/native "
             f"{native['process_ms']['median'] / 1000:.2f} s | {where(r)} |"
         )
+    if r := load("bulk_overhead"):
+        bulk, alone = r["bulk"]["pictures_per_second"], r["engine_alone_per_second"]
+        lines.append(
+            f"| `bulk`, one worker of {r['cores']} core, e2e-tiny, {r['size'][0]}x{r['size'][1]} JPEG to 16-bit PNG | "
+            f"{bulk:.2f} pictures/s, the engine alone in memory {alone:.2f}: {100 * r['overhead']:.0f} % less, once "
+            f"Ray and the engines have begun ({r['bulk']['until_first_shard_s']:.0f} s) | {where(r)} |"
+        )
     if r := load("soak"):
         third = [sample["mib"] for sample in r["samples"]][2 * len(r["samples"]) // 3 :]
         last = third[-1] - third[0]
