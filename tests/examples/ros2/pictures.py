@@ -21,6 +21,7 @@ from tests.plain_bundle import HW
 
 FIRST_NS = 1_700_000_000_000_000_000
 STEP_NS = 33_333_333
+TOPIC = "/front/image_raw"
 CAMERA = CameraInfo.of(Intrinsics(40.0, 42.0, 15.0, 11.5), HW)
 
 
@@ -120,3 +121,8 @@ class Published(list):
     def indices(self, name="depth_affine"):
         """Which pictures the results are of, by their stamps."""
         return [(m.header.stamp.ns - FIRST_NS) // STEP_NS for m in self.of(name)]
+
+
+def values(node):
+    """What the node's diagnostics say, by name."""
+    return dict(node.diagnose().values)
