@@ -35,28 +35,27 @@ class Target:
     takes_frame: bool = False
 
 
-def _stream(out: str, opening: Opening) -> Sink:
-    from e2e_deploy.runtime.sinks.streams.stream_sink import StreamSink
-
-    return StreamSink(
+def _as_video(sink: Callable[..., Sink], out: str, opening: Opening) -> Sink:
+    """A sink of pictures in colours that run in time."""
+    return sink(
         out,
         opening.painter(),
         fps=opening.source.fps,
         live=opening.source.is_live,
         side_by_side=opening.side_by_side,
     )
+
+
+def _stream(out: str, opening: Opening) -> Sink:
+    from e2e_deploy.runtime.sinks.streams.stream_sink import StreamSink
+
+    return _as_video(StreamSink, out, opening)
 
 
 def _virtual_camera(out: str, opening: Opening) -> Sink:
     from e2e_deploy.runtime.sinks.streams.virtual_camera import VirtualCameraSink
 
-    return VirtualCameraSink(
-        out,
-        opening.painter(),
-        fps=opening.source.fps,
-        live=opening.source.is_live,
-        side_by_side=opening.side_by_side,
-    )
+    return _as_video(VirtualCameraSink, out, opening)
 
 
 def _bag(out: str, opening: Opening) -> Sink:
