@@ -5,6 +5,7 @@ Ray sends no statistics of use and shows no dashboard; what it begins here ends 
 
 import logging
 import os
+import secrets
 import shutil
 import signal
 import tempfile
@@ -35,7 +36,8 @@ _HERE = {
     "RAY_gcs_rpc_server_reconnect_timeout_s": "15",
 }
 """Of what is begun here: whoever reaches Ray runs programs, so nobody else does. Others on the same machine would need
-its token, which Ray makes once and keeps in the home folder, in .ray/auth_token."""
+its token, which lies beside its logs; Ray's own would lie in the home folder, which may not be there or be shared."""
+_TOKEN = secrets.token_hex(32)  # one a process: Ray reads it once
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,11 @@ def cluster(
         UnavailableError: Ray is not installed, the cluster is not there, or it has no GPU and ``device`` names one.
         UsageError: ``cores`` for engines on GPUs.
     """
-    settings = _SETTINGS if address is not None else _SETTINGS | _HERE
-    with _surroundings(settings), warnings.catch_warnings():
+    with (
+        _room(is_here=address is None) as (room, settings),
+        _surroundings(settings),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")  # what Ray deprecates in itself is no user's business
         ray, data = require("ray", "bulk"), require("ray.data", "bulk")
         if ray.is_initialized():
@@ -85,7 +90,6 @@ def cluster(
         reaches_others = constants.ENABLE_RAY_CLUSTER
         constants.ENABLE_RAY_CLUSTER = reaches_others and address is not None
         here = len(os.sched_getaffinity(0))
-        room = tempfile.mkdtemp(prefix="e2e-ray-") if address is None else ""
         wanted = (workers or 1) * (cores or min(4, here))
         given: dict[str, Any] = {"address": address}
         if address is None:
@@ -107,8 +111,22 @@ def cluster(
         finally:
             ray.shutdown()
             constants.ENABLE_RAY_CLUSTER = reaches_others
-            if room:
-                shutil.rmtree(room, ignore_errors=True)
+
+
+@contextmanager
+def _room(*, is_here: bool) -> Iterator[tuple[str, dict[str, str]]]:
+    """A folder for what is begun here, which nobody else can read, and Ray's settings; of another cluster no folder."""
+    if not is_here:
+        yield "", _SETTINGS
+        return
+    room = tempfile.mkdtemp(prefix="e2e-ray-")
+    try:
+        token = os.path.join(room, "token")
+        with open(token, "x", encoding="ascii") as stream:
+            stream.write(_TOKEN)
+        yield room, _SETTINGS | _HERE | {"RAY_AUTH_TOKEN_PATH": token}
+    finally:
+        shutil.rmtree(room, ignore_errors=True)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 
@@ -42,8 +43,20 @@ def test_two_workers_of_ray_write_what_run_writes(pictures, bundle, of_run, tmp_
     out = tmp_path / "out"
     command = [sys.executable, "-m", "e2e_deploy", "bulk", str(pictures), "--bundle", str(bundle)]
     command += ["--out", str(out), "--workers", "2", "--cores", "1", "--shard", "4", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
+    home = tmp_path / "home"
+    surroundings = {
+        name: value for name, value in os.environ.items() if not name.startswith("RAY_")
+    }
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+        env=surroundings | {"HOME": str(home)},
+    )
     assert done.returncode == 1, done.stderr  # as run, where pictures were left out
+    assert not home.exists()  # Ray would keep a token there
     assert results_of(out) == of_run
     report = json.loads(done.stdout)
     counted = {name: report[name] for name in ("pictures", "written", "failures", "before")}
