@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from types import ModuleType
@@ -59,25 +59,41 @@ def installed_versions(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
+@contextmanager
+def environment(settings: Mapping[str, str], *, keep: bool = False) -> Iterator[None]:
+    """A block in which this process, and those that it starts, have these variables; then what was before.
+
+    Args:
+        settings: values by name.
+        keep: what is set already stays as it is.
+    """
+    ours = {name: value for name, value in settings.items() if not (keep and name in os.environ)}
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
 def import_onnxruntime() -> ModuleType:
     """The onnxruntime package. A process that imported it before, or set the variable itself, keeps what it chose.
 
     Raises:
         UnavailableError: it is not installed, or does not load.
     """
-    is_ours = _SWITCH not in os.environ
-    if is_ours:
-        os.environ[_SWITCH] = "1"
     try:
-        return importlib.import_module("onnxruntime")
+        with environment({_SWITCH: "1"}, keep=True):
+            return importlib.import_module("onnxruntime")
     except ImportError as error:
         reason = "is not installed" if isinstance(error, ModuleNotFoundError) else "does not load"
         raise UnavailableError(
             f"onnxruntime {reason} ({error}): pip install onnxruntime, or onnxruntime-gpu for NVIDIA GPUs"
         ) from error
-    finally:
-        if is_ours:  # other programs that this process starts decide for themselves
-            del os.environ[_SWITCH]
 
 
 def import_openvino(module: str = "openvino") -> ModuleType:
@@ -106,14 +122,8 @@ def import_rerun() -> ModuleType:
     Raises:
         UnavailableError: it is not installed, or does not load.
     """
-    is_ours = _RUST_LOG not in os.environ
-    if is_ours:
-        os.environ[_RUST_LOG] = "off"
-    try:
+    with environment({_RUST_LOG: "off"}, keep=True):
         return require("rerun", "robotics")
-    finally:
-        if is_ours:  # other programs that this process starts decide for themselves
-            os.environ.pop(_RUST_LOG, None)
 
 
 _one_core = threading.Lock()

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from e2e_deploy.errors import UnavailableError, UsageError
-from e2e_deploy.packages import require
+from e2e_deploy.packages import environment, require
 from e2e_deploy.system.addresses import masked
 from e2e_deploy.system.text import clean
 
@@ -78,7 +78,7 @@ def cluster(
     """
     with (
         _room(is_here=address is None) as (room, settings),
-        _surroundings(settings),
+        environment(settings),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")  # what Ray deprecates in itself is no user's business
@@ -127,21 +127,6 @@ def _room(*, is_here: bool) -> Iterator[tuple[str, dict[str, str]]]:
         yield room, _SETTINGS | _HERE | {"RAY_AUTH_TOKEN_PATH": token}
     finally:
         shutil.rmtree(room, ignore_errors=True)
-
-
-@contextmanager
-def _surroundings(settings: dict[str, str]) -> Iterator[None]:
-    """A block with settings of Ray in the environment, which its processes take over."""
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 @contextmanager
