@@ -12,6 +12,7 @@ from e2e_deploy.model.families import FAMILIES, TASKS
 from e2e_deploy.system.records import read_record
 from e2e_deploy.train.config.settings import (
     RANDOM,
+    AugmentConfig,
     OptimConfig,
     TrainConfig,
     runs_of,
@@ -76,6 +77,11 @@ def _contradictions_of_run(config: TrainConfig) -> list[str]:
         )
     problems += _contradictions_of_family(config) + _contradictions_of_loss(config)
     problems += _contradictions_of_sharding(config)
+    if config.augment == AugmentConfig():
+        problems.append(
+            "[augment] changes nothing; give colour, blur, noise or jpeg a chance or smallest_view a share below 1, "
+            "or leave it out"
+        )
     sizes = [(f"data[{i}].size", part.size) for i, part in enumerate(config.data)]
     if config.eval is not None:
         sizes.append(("eval.size", config.eval.size))

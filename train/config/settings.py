@@ -68,6 +68,29 @@ class DataConfig:
     """Training height and width, multiples of 8: scaled to cover, centre cut out. Left out: as stored."""
 
 
+Chance = Annotated[float, Limits(0, 1)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AugmentConfig:
+    """What changes a training picture while its truth stays true; each is a chance from 0 to 1, drawn for every image.
+
+    The same run draws the same again, also when it goes on. Held-out pictures stay as they are.
+    """
+
+    colour: Chance = 0.0
+    """Exposure, white balance, tone curve, saturation."""
+    blur: Chance = 0.0
+    """A lens out of focus, or a shaken camera."""
+    noise: Chance = 0.0
+    """A sensor's."""
+    jpeg: Chance = 0.0
+    """Compression, of quality 25 to 95."""
+    smallest_view: Annotated[float, Limits(0.1, 1)] = 1.0
+    """Random windows, with sides from this share of the picture's up to all of it; 1 keeps whole pictures. Pretraining
+    has windows of its own."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
     """What is trained, and in which arithmetic."""
@@ -267,6 +290,7 @@ class TrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     speed: SpeedConfig = field(default_factory=SpeedConfig)
+    augment: AugmentConfig | None = None
     eval: EvalConfig | None = None
     pretrain: PretrainConfig | None = None
     diffusion: DiffusionConfig | None = None

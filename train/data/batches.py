@@ -5,7 +5,7 @@ Knows: folder data sets, training sizes, the batch's layout. Does not know: loss
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypedDict
+from typing import Any, Protocol, TypedDict
 
 import cv2
 import numpy as np
@@ -52,6 +52,15 @@ class Part:
     """Training (height, width): scaled to cover it, centre cut out. None keeps the stored size."""
 
 
+class Change(Protocol):
+    """What happens to a sample in place of ``fit``; goes to other processes, so it can be pickled."""
+
+    def __call__(
+        self, sample: Sample, size_hw: tuple[int, int] | None, rng: np.random.Generator
+    ) -> Sample:
+        """``sample`` at ``size_hw``, None for the stored size; all chance is from ``rng``."""
+
+
 class MixedBatches(Dataset[Batch]):
     """All micro-batches of one process; item ``step * accumulation + slot``.
 
@@ -64,6 +73,7 @@ class MixedBatches(Dataset[Batch]):
         rank: of this process.
         task: whose truth the masks are for.
         on_bad: replace a sample that cannot be read by the next one and name it in ``bad``, or stop.
+        change: augmentation; None only scales and cuts.
 
     Raises:
         UsageError: a size is not a multiple of 8.
@@ -81,6 +91,7 @@ class MixedBatches(Dataset[Batch]):
         rank: int = 0,
         task: TaskName = "depth",
         on_bad: OnBad = "skip",
+        change: Change | None = None,
     ) -> None:
         for part in parts:
             if part.size is not None and (part.size[0] % STRIDE or part.size[1] % STRIDE):
@@ -88,6 +99,7 @@ class MixedBatches(Dataset[Batch]):
         self.parts = tuple(parts)
         self.task = task
         self.on_bad = on_bad
+        self.change = change
         self.plan = MixingPlan(
             lengths=tuple(len(part.dataset) for part in parts),
             weights=tuple(part.weight for part in parts),
@@ -106,7 +118,14 @@ class MixedBatches(Dataset[Batch]):
         """
         chosen = self.plan.micro_batch_at(step, slot)
         part, bad = self.parts[chosen.dataset], list[str]()
-        samples = [self._read(part, index, bad) for index in chosen.indices]
+        samples = [
+            self._sized(
+                self._read(part, index, bad),
+                part.size,
+                self.plan.chance_of(chosen.dataset, place),
+            )
+            for index, place in zip(chosen.indices, chosen.places, strict=True)
+        ]
         sizes = {sample.valid.shape for sample in samples}
         if len(sizes) > 1 or any(side % STRIDE for side in next(iter(sizes))):
             raise DataError(
@@ -143,17 +162,22 @@ class MixedBatches(Dataset[Batch]):
                 raise item
             yield item
 
+    def _sized(
+        self, sample: Sample, size_hw: tuple[int, int] | None, rng: np.random.Generator
+    ) -> Sample:
+        if self.change is not None:
+            return self.change(sample, size_hw, rng)
+        return sample if size_hw is None else fit(sample, *size_hw)
+
     def _read(self, part: Part, index: int, bad: list[str]) -> Sample:
         length = len(part.dataset)
         for offset in range(length):
             try:
-                sample = part.dataset.read((index + offset) % length)
+                return part.dataset.read((index + offset) % length)
             except DataError as error:
                 if self.on_bad == "stop":
                     raise
                 bad.append(str(error))
-                continue
-            return sample if part.size is None else fit(sample, *part.size)
         raise DataError(
             f"{part.dataset.folder}: none of its {length} samples can be read: {bad[0]}"
         )

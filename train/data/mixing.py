@@ -1,6 +1,6 @@
 """Which images every micro-batch holds: a pure function of (plan, step, slot).
 
-Knows: exact ratios, epochs, shuffling, ranks, flips. Does not know: files, tensors, workers.
+Knows: exact ratios, epochs, shuffling, ranks, flips, where chance comes from. Does not know: files, tensors, workers.
 
 One optimizer step is ``accumulation * world`` micro-batches with consecutive global numbers; rank r
 takes every world-th. So all ranks together see what one process with ``world`` times the
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 # Independent random streams under one seed.
-_CHOICE, _ORDER, _FLIP = 0, 1, 2
+_CHOICE, _ORDER, _FLIP, _CHANGE = 0, 1, 2, 3
 
 
 class MicroBatch(NamedTuple):
@@ -24,6 +24,8 @@ class MicroBatch(NamedTuple):
     indices: tuple[int, ...]
     flips: tuple[bool, ...]
     """Whether each image is mirrored."""
+    places: tuple[int, ...]
+    """Of each image in the endless sequence of its data set's epochs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +74,12 @@ class MixingPlan:
             dataset=dataset,
             indices=tuple(self._image(dataset, place) for place in places),
             flips=tuple(self._is_flipped(dataset, place) for place in places),
+            places=tuple(places),
         )
+
+    def chance_of(self, dataset: int, place: int) -> np.random.Generator:
+        """Of the image at ``place``: the same whenever, wherever and after whatever it is read."""
+        return self._random(_CHANGE, dataset, place)
 
     def _turn(self, number: int) -> tuple[int, int]:
         """Data set of global micro-batch ``number``, and how many it had before."""

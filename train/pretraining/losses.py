@@ -37,7 +37,8 @@ def autoencoder_loss(model: SingleStepModel, pictures: Pictures, *, batch: int) 
     def loss(generator: torch.Generator) -> Tensor:
         kind = KINDS[int(torch.randint(len(KINDS), (1,), generator=generator))]
         indices = torch.randint(len(pictures.rgb), (batch,), generator=generator)
-        images = pictures.batch(kind, indices, random_view(pictures.size_hw, generator))
+        view = random_view(pictures.size_hw, generator)
+        images = pictures.batch(kind, indices, view, generator)
         latent = model.vae.encode(images).latent_dist.mean
         result = model.vae.decode(latent, return_dict=False)[0].float()
         reproduced = F.l1_loss(result, images) + EDGE_WEIGHT * _differences(result, images)
@@ -71,12 +72,21 @@ def unet_loss(
     return loss
 
 
-def encode_all(model: SingleStepModel, pictures: Pictures, kind: str, views: list[View]) -> Tensor:
-    """Scaled latents [n, 4, h, w] of every image of ``kind``; every 16 images take the next of ``views`` in turn."""
+def encode_all(
+    model: SingleStepModel,
+    pictures: Pictures,
+    kind: str,
+    views: list[View],
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Scaled latents [n, 4, h, w] of every image of ``kind``; every 16 images take the next of ``views`` in turn.
+
+    With a generator, rgb is augmented by chance from it.
+    """
     chunks: tuple[Tensor, ...] = torch.arange(len(pictures.rgb)).split(16)  # type: ignore[no-untyped-call]  # torch's
     with torch.no_grad():
         parts = [
-            model.encode(pictures.batch(kind, indices, views[turn % len(views)]))
+            model.encode(pictures.batch(kind, indices, views[turn % len(views)], generator))
             for turn, indices in enumerate(chunks)
         ]
     return torch.cat(parts)
@@ -92,7 +102,7 @@ def encode_views(
         views = [
             random_view(pictures.size_hw, generator) for _ in range(len(pictures.rgb) // 16 + 1)
         ]
-        sources.append(encode_all(model, pictures, "rgb", views))
+        sources.append(encode_all(model, pictures, "rgb", views, generator))
         targets.append(encode_all(model, pictures, model.task, views))
     return torch.cat(sources), torch.cat(targets)
 

@@ -27,6 +27,7 @@ from e2e_deploy.model.single_step import SingleStepModel
 from e2e_deploy.model.tiny import RESOLUTION, UNTRAINED, build_tiny
 from e2e_deploy.progress import Count
 from e2e_deploy.system.json_files import read_json
+from e2e_deploy.train.augmentation.augment import Augmentation
 from e2e_deploy.train.config.settings import TrainConfig
 from e2e_deploy.train.data.folder import FolderDataset
 from e2e_deploy.train.model_folder import write_model
@@ -74,7 +75,7 @@ class _Pretraining:
         self.root = Path(config.run.out) / FOLDER
         (self.data,) = config.data
         dataset = FolderDataset(self.data.root, self.data.split)
-        self.facts = {
+        self.facts: dict[str, Any] = {
             "pretrain": asdict(config.pretrain),
             "data": {"name": dataset.spec.name, "split": self.data.split},
             "data_sha256": dataset.fingerprint(),
@@ -83,6 +84,8 @@ class _Pretraining:
             "precision": config.model.precision,
         }
         """What two pretrainings that give the same weights have in common."""
+        if config.augment is not None:
+            self.facts["augment"] = asdict(config.augment)
 
     def finish(self) -> Path:
         """Do the parts that are left."""
@@ -119,7 +122,14 @@ class _Pretraining:
         data, size = self.data, self.data.size
         assert size is not None
         limit, on_bad = self.settings.images, self.config.run.on_bad
-        pictures = load_pictures(data.root, size, split=data.split, limit=limit, on_bad=on_bad)
+        augmentation = Augmentation(self.config.augment) if self.config.augment else None
+        pictures = load_pictures(
+            *(data.root, size),
+            split=data.split,
+            limit=limit,
+            on_bad=on_bad,
+            augmentation=augmentation,
+        )
         return pictures.to(self.device)
 
     def _train_autoencoder(self, model: SingleStepModel) -> None:

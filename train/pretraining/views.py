@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from e2e_deploy.errors import DataError
 from e2e_deploy.names import OnBad
 from e2e_deploy.train.accuracy import spread_indices
+from e2e_deploy.train.augmentation.augment import Augmentation
 from e2e_deploy.train.data.folder import FolderDataset
 from e2e_deploy.train.data.resize import fit
 from e2e_deploy.train.data.sample import depth_target
@@ -54,11 +55,13 @@ class Pictures:
         rgb: uint8 [n, 3, H, W].
         results: depth (repeated over three channels, 2 to 98 per cent quantiles to 0 and 255, invalid far) or normals,
             uint8 [n, 3, H, W], by task.
+        augmentation: what happens to the pictures of views, and to nothing else.
     """
 
     view_hw: tuple[int, int]
     rgb: Tensor
     results: dict[str, Tensor]
+    augmentation: Augmentation | None = None
 
     @property
     def size_hw(self) -> tuple[int, int]:
@@ -70,11 +73,17 @@ class Pictures:
         """The view of everything."""
         return View(0, 0, *self.size_hw, False)
 
-    def batch(self, kind: str, indices: Tensor, view: View) -> Tensor:
+    def batch(
+        self,
+        kind: str,
+        indices: Tensor,
+        view: View,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """float32 [B, 3, H', W'] in [-1, 1] of ``kind`` rgb, depth or normals, seen through ``view``.
 
         Depth spans -1 to 1 again in every view, as a depth target does; normals have unit length, and x changes sign
-        in a mirror.
+        in a mirror. With a generator, rgb is augmented by chance from it.
         """
         top, left, height, width, flip = view
         images = (self.rgb if kind == "rgb" else self.results[kind])[indices]
@@ -89,12 +98,14 @@ class Pictures:
         if kind == "depth":
             near, far = (f(images, dim=(1, 2, 3), keepdim=True) for f in (torch.amin, torch.amax))
             images = (images - near) / (far - near).clamp(min=1 / 255) * 2.0 - 1.0
+        if kind == "rgb" and generator is not None and self.augmentation is not None:
+            images = _photographed(images, self.augmentation, generator)
         return images
 
     def to(self, device: torch.device | str) -> "Pictures":
         """The same pictures on ``device``."""
         results = {k: v.to(device) for k, v in self.results.items()}
-        return Pictures(self.view_hw, self.rgb.to(device), results)
+        return Pictures(self.view_hw, self.rgb.to(device), results, self.augmentation)
 
 
 def load_pictures(
@@ -104,6 +115,7 @@ def load_pictures(
     split: str = "train",
     limit: int | None = None,
     on_bad: OnBad = "stop",
+    augmentation: Augmentation | None = None,
 ) -> Pictures:
     """Read a split of a folder data set into memory, at twice the size of its views.
 
@@ -113,6 +125,7 @@ def load_pictures(
         split: its part.
         limit: at most so many pictures, evenly spread.
         on_bad: leave damaged samples out, or stop at the first.
+        augmentation: of the pictures of views; its windows are not used.
 
     Raises:
         DataError: the split has no sample with depth, the set has depth or normals alone, or ``on_bad`` is stop.
@@ -140,7 +153,18 @@ def load_pictures(
     if not images["rgb"]:
         raise DataError(f"{root} ({split}): no sample with depth can be read")
     n3hw = {k: torch.from_numpy(np.stack(v).transpose(0, 3, 1, 2)) for k, v in images.items()}
-    return Pictures(view_hw, n3hw.pop("rgb"), n3hw)
+    return Pictures(view_hw, n3hw.pop("rgb"), n3hw, augmentation)
+
+
+def _photographed(images: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    seeds = torch.randint(2**62, (len(images),), generator=generator).tolist()
+    pictures = ((images + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+    changed = [
+        augmentation.photographed(picture, np.random.default_rng(seed))
+        for picture, seed in zip(pictures, seeds, strict=True)
+    ]
+    stacked = torch.from_numpy(np.stack(changed)).permute(0, 3, 1, 2).contiguous()
+    return stacked.to(images.device).float() / 127.5 - 1.0
 
 
 def _quantised(image: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from e2e_deploy.errors import DataError, E2EDeployError, UsageError
 from e2e_deploy.train.accuracy import Evaluation
+from e2e_deploy.train.augmentation.augment import Augmentation
 from e2e_deploy.train.config.reading import changed_keys, config_table
 from e2e_deploy.train.config.settings import TrainConfig
 from e2e_deploy.train.data.batches import Batch, MixedBatches, Part
@@ -344,6 +345,7 @@ def _batches(config: TrainConfig, stepper: Stepper) -> MixedBatches:
         rank=stepper.accelerator.process_index,
         task=config.task,
         on_bad=config.run.on_bad,
+        change=None if config.augment is None else Augmentation(config.augment),
     )
 
 
