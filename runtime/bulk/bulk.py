@@ -13,19 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from e2e_deploy.bundle.bundle import Bundle, open_bundle, sha256_of
-from e2e_deploy.errors import E2EDeployError, SourceError, UnavailableError, UsageError
+from e2e_deploy.errors import E2EDeployError, UsageError
 from e2e_deploy.names import BACKEND_CHOICES, BULK_FORMATS, BackendChoice, BulkFormat
 from e2e_deploy.packages import require
 from e2e_deploy.runtime.bulk.cluster import Share, cluster
 from e2e_deploy.runtime.bulk.engine_worker import EngineOrder, EngineWorker
+from e2e_deploy.runtime.bulk.inputs.item import BulkItem, Read
+from e2e_deploy.runtime.bulk.inputs.listing import Listing, list_items
+from e2e_deploy.runtime.bulk.inputs.reading import read_items
 from e2e_deploy.runtime.bulk.ledger import Ledger
-from e2e_deploy.runtime.bulk.listing import BulkItem, Listing, list_items
-from e2e_deploy.runtime.bulk.parcel import Parcel, from_table, to_table
+from e2e_deploy.runtime.bulk.parcel import Parcel, Table, from_table, to_orders
 from e2e_deploy.runtime.bulk.reading import read_shards
 from e2e_deploy.runtime.bulk.report import BulkReport, write_report
 from e2e_deploy.runtime.bulk.writing import ShardWriter
 from e2e_deploy.runtime.fit import best_size
-from e2e_deploy.runtime.sources.picture_file import read_picture
 from e2e_deploy.system.text import clean
 
 SHARD = 16
@@ -55,7 +56,7 @@ def bulk(
     address: str | None = None,
     on_progress: OnProgress = lambda report: None,
 ) -> BulkReport:
-    """Run every picture of a folder or list through one bundle or several; a killed run goes on when it is repeated.
+    """Run every picture of a folder, list or tar through bundles; a killed run goes on when it is repeated.
 
     The results are 16-bit PNGs with their sidecars, the same bytes as ``run`` writes for the folder: as files, of a
     picture in a folder within ``source`` in the same folder within ``out``, or in a file a shard. Beside them
@@ -63,7 +64,8 @@ def bulk(
     failed.csv and failed.parquet.
 
     Args:
-        source: a folder of pictures, with those in it; or a list (.parquet, .csv, .jsonl) of their paths.
+        source: a folder of pictures, with those in it; a list (.parquet, .csv, .jsonl) of their paths; or a tar of
+            pictures. Tars may lie in the folder or stand in the list as well.
         bundles: folders or opened ones; of several each gives results of another name, such as depth and normals.
         out: a folder: a new one, an empty one, or one of the same run that was not finished. On a cluster ``source``,
             ``bundles`` and ``out`` lie where every machine sees them.
@@ -107,8 +109,8 @@ def bulk(
         report = BulkReport(len(listing.items), target)
         _tell(report, ledger)
         report.before = report.finished
-        shards = -(-len(listing.items) // shard)
-        todo = [number for number in range(shards) if number not in ledger.done]
+        shards = listing.shards(shard)
+        todo = [number for number in range(len(shards)) if number not in ledger.done]
         on_progress(report)
         if todo:
             with cluster(address, workers=workers, cores=cores, device=device) as (data, share):
@@ -116,7 +118,7 @@ def bulk(
                 writings = [(b.manifest, o.frame_size) for b, o in zip(opened, orders, strict=True)]
                 rows = _results(
                     data,
-                    _blocks(listing.items, todo, shard),
+                    _blocks(listing.items, shards, todo),
                     partial(EngineWorker, orders, backend, device, share.threads),
                     ShardWriter(target.resolve(), writings, format),
                     share,
@@ -174,11 +176,9 @@ def _frame_size(bundle: Bundle, items: list[BulkItem]) -> tuple[int, int]:
     """Of several sizes the one that fits the first picture best that can be read, as ``run`` chooses."""
     sizes = bundle.manifest.frame_sizes
     for item in items if len(sizes) > 1 else ():
-        try:
-            rgb = read_picture(item.path)
-        except (SourceError, UnavailableError):
-            continue
-        return best_size((rgb.shape[0], rgb.shape[1]), sizes)
+        for _, read in read_items([item], lambda text: None):
+            if isinstance(read, Read):
+                return best_size((read.rgb.shape[0], read.rgb.shape[1]), sizes)
     return sizes[0]
 
 
@@ -204,14 +204,22 @@ def _plan(
     }
 
 
-def _blocks(items: list[BulkItem], todo: list[int], shard: int) -> Iterator[Any]:
-    """The shards that are left, as tables of a few each."""
-    each = -(-len(todo) // MAX_BLOCKS)
-    for first in range(0, len(todo), each):
-        yield to_table(
+def _blocks(items: list[BulkItem], shards: list[range], todo: list[int]) -> Iterator[Table]:
+    """The shards that are left, as tables of a few orders; those of a stretch are one, for one worker reads them."""
+    orders: list[list[int]] = []
+    before: object | None = None
+    for number in todo:
+        stretch = items[shards[number].start].stretch
+        if stretch is None or stretch is not before:
+            orders.append([])
+        orders[-1].append(number)
+        before = stretch
+    each = -(-len(orders) // MAX_BLOCKS)
+    for first in range(0, len(orders), each):
+        yield to_orders(
             [
-                Parcel(number, items[number * shard : (number + 1) * shard])
-                for number in todo[first : first + each]
+                [Parcel(n, items[shards[n].start : shards[n].stop]) for n in numbers]
+                for numbers in orders[first : first + each]
             ]
         )
 

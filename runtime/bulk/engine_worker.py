@@ -84,8 +84,8 @@ class EngineWorker:
         outcomes = [_results(engine, fitting) for engine in self._engines] if fitting else []
         parcel.pictures = []
         parcel.done = [
-            Done(picture.item, (picture.rgb.shape[0], picture.rgb.shape[1]), list(each))
-            for picture, each in zip(fitting, zip(*outcomes, strict=True), strict=True)
+            Done(p.item, p.moment, (p.rgb.shape[0], p.rgb.shape[1]), list(each))
+            for p, each in zip(fitting, zip(*outcomes, strict=True), strict=True)
         ]
         parcel.seconds[ENGINE] = time.perf_counter() - start
         return parcel
@@ -96,8 +96,8 @@ class EngineWorker:
             for engine in self._engines:
                 Fit((picture.rgb.shape[0], picture.rgb.shape[1]), engine.frame_size)
         except UsageError as error:
-            reason = f"{picture.item.path}: {error}"
-            parcel.failures.append(Failure(picture.item.index, picture.item.path, reason))
+            shown = picture.item.shown
+            parcel.failures.append(Failure(picture.item.index, shown, f"{shown}: {error}"))
             return False
         return True
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from e2e_deploy.names import BulkFormat
 from e2e_deploy.packages import require
-from e2e_deploy.runtime.bulk.listing import BulkItem
+from e2e_deploy.runtime.bulk.inputs.item import BulkItem
 from e2e_deploy.runtime.bulk.report import plain_text
 from e2e_deploy.system.files import whole_file
 
@@ -50,9 +50,9 @@ def _parquet(out: Path, shard: int, pictures: list[EncodedPicture]) -> list[Path
     items = [picture.item for picture in pictures]
     columns = {
         "index": pa.array([item.index for item in items], pa.int64()),
-        "path": pa.array([plain_text(item.path) for item in items], pa.string()),
+        "path": pa.array([plain_text(item.shown) for item in items], pa.string()),
         "folder": pa.array([plain_text(item.folder) for item in items], pa.string()),
-        "name": pa.array([plain_text(item.name) for item in items], pa.string()),
+        "name": pa.array([plain_text(item.stem) for item in items], pa.string()),
     }
     for output in pictures[0].results:
         files = [list(picture.results[output].values()) for picture in pictures]
@@ -70,7 +70,7 @@ def _webdataset(out: Path, shard: int, pictures: list[EncodedPicture]) -> list[P
     with whole_file(path) as partial, tarfile.open(partial, "w", format=tarfile.PAX_FORMAT) as tar:
         for picture in pictures:
             key = f"{picture.item.index:09d}"
-            _add(tar, f"{key}.path.txt", plain_text(picture.item.path).encode())
+            _add(tar, f"{key}.path.txt", plain_text(picture.item.shown).encode())
             for output, files in picture.results.items():
                 png, told = files.values()
                 _add(tar, f"{key}.{output}.png", png)

@@ -4,6 +4,7 @@ Between processes of one run only: nothing of it is kept, and nobody else writes
 """
 
 import pickle
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,12 +13,13 @@ import numpy.typing as npt
 
 from e2e_deploy.packages import require
 from e2e_deploy.runtime.backends.layout import Outcome
-from e2e_deploy.runtime.bulk.listing import BulkItem
+from e2e_deploy.runtime.bulk.inputs.item import BulkItem, Moment
 
 Table = Any
 """pyarrow.Table: PyArrow is an optional package."""
 
 MAX_SHARD_NOTES = 20
+PARCEL, ORDER = "parcel", "order"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +33,11 @@ class Failure:
 
 @dataclass(slots=True)
 class Picture:
-    """A decoded picture, uint8 RGB [H, W, 3]."""
+    """A decoded picture, uint8 RGB [H, W, 3], and when it was taken."""
 
     item: BulkItem
     rgb: npt.NDArray[np.uint8]
+    moment: Moment
 
 
 @dataclass(slots=True)
@@ -46,6 +49,7 @@ class Done:
     """
 
     item: BulkItem
+    moment: Moment
     hw: tuple[int, int]
     results: list[Outcome]
 
@@ -82,13 +86,31 @@ class Parcel:
             self.notes.append(text)
 
 
-def to_table(parcels: list[Parcel]) -> Table:
+def to_table(parcels: Sequence[Parcel]) -> Table:
     """A row each."""
-    pa = require("pyarrow", "bulk")
-    data = [pickle.dumps(parcel, protocol=5) for parcel in parcels]
-    return pa.table({"parcel": pa.array(data, pa.large_binary())})
+    return _table(PARCEL, parcels)
 
 
 def from_table(table: Table) -> list[Parcel]:
     """The parcels of the rows."""
-    return [pickle.loads(cell.as_buffer()) for cell in table.column("parcel")]
+    return _rows(PARCEL, table)
+
+
+def to_orders(orders: Sequence[list[Parcel]]) -> Table:
+    """A row for the parcels that one worker reads one after the other."""
+    return _table(ORDER, orders)
+
+
+def from_orders(table: Table) -> list[list[Parcel]]:
+    """What the rows hold."""
+    return _rows(ORDER, table)
+
+
+def _table(column: str, rows: Sequence[object]) -> Table:
+    pa = require("pyarrow", "bulk")
+    data = [pickle.dumps(row, protocol=5) for row in rows]
+    return pa.table({column: pa.array(data, pa.large_binary())})
+
+
+def _rows(column: str, table: Table) -> list[Any]:
+    return [pickle.loads(cell.as_buffer()) for cell in table.column(column)]

@@ -56,7 +56,15 @@ class ShardWriter:
         """One picture's files in memory, and how many of its results hold no number."""
         item, unknown = done.item, 0
         results: dict[str, dict[str, bytes]] = {}
-        frame = SourceFrame(np.empty((*done.hw, 0), np.uint8), item.index, None, item.name)
+        moment = done.moment
+        frame = SourceFrame(
+            np.empty((*done.hw, 0), np.uint8),
+            item.number,
+            moment.pts_s,
+            item.name,
+            stamp_ns=moment.stamp_ns,
+            frame_id=moment.frame_id,
+        )
         for (manifest, engine_hw), outcome in zip(self._writings, done.results, strict=True):
             fit = Fit(done.hw, engine_hw)
             kinds = manifest.kinds
@@ -64,7 +72,7 @@ class ShardWriter:
                 unknown += not known_pixels(result).any()
                 painter = Painter(manifest, "spectral", is_video=False, kind=kind)
                 sink = PictureSink(
-                    self._out, manifest, ("png16",), painter, kind=kind, number=False
+                    self._out, manifest, ("png16",), painter, kind=kind, number=item.is_video
                 )
                 results[kind.output] = sink.encoded(frame, result, {})
         return EncodedPicture(item, results), unknown

@@ -49,10 +49,11 @@ def without_ray(monkeypatch, *, before_write=lambda parcel: None, order=list):
     def results(data, blocks, engine, writer, share):
         worker = EngineWorker(*engine.args)
         for table in order(list(blocks)):
-            done = worker(read_shards(table))
-            for parcel in from_table(done):
-                before_write(parcel)
-            yield from_table(writer(done))
+            for read in read_shards(table):
+                done = worker(read)
+                for parcel in from_table(done):
+                    before_write(parcel)
+                yield from_table(writer(done))
 
     monkeypatch.setattr(bulk_module, "cluster", cluster)
     monkeypatch.setattr(bulk_module, "_results", results)

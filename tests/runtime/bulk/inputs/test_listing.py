@@ -7,8 +7,9 @@ import pytest
 
 from e2e_deploy.errors import SourceError, UsageError
 from e2e_deploy.runtime.bulk.bulk import MAX_BLOCKS, _blocks
-from e2e_deploy.runtime.bulk.listing import MAX_LINE, list_items
-from e2e_deploy.runtime.bulk.parcel import from_table
+from e2e_deploy.runtime.bulk.inputs.listing import list_items
+from e2e_deploy.runtime.bulk.inputs.lists import MAX_LINE
+from e2e_deploy.runtime.bulk.parcel import from_orders
 
 NAMES = ["a.png", "sub/b c.jpg", 'ü,"q".png', "a.jpg"]
 
@@ -95,9 +96,10 @@ def test_folders_in_order_without_hidden_files(tmp_path):
 
 
 def test_what_is_no_folder_and_no_list(tmp_path):
-    (tmp_path / "film.mp4").write_bytes(b"")
-    with pytest.raises(UsageError, match="is no folder and no list"):
-        list_items(tmp_path / "film.mp4", None)
+    (tmp_path / "a.png").write_bytes(b"")
+    with pytest.raises(UsageError, match="is no folder, no list and nothing that holds many"):
+        list_items(tmp_path / "a.png", None)
+    (tmp_path / "a.png").unlink()
     with pytest.raises(UsageError, match="`column` is of a list"):
         list_items(tmp_path, "path")
     with pytest.raises(SourceError, match="holds no pictures"):
@@ -111,12 +113,12 @@ def test_a_long_list_is_handed_on_in_few_small_pieces(tmp_path):
     count, shard = 40_000, 4
     lines = [f"some/long/folder/camera-{n % 7}/picture-{n:09d}.jpg" for n in range(count)]
     (tmp_path / "l.csv").write_text("\n".join(["path", *lines]))
-    items = list_items(tmp_path / "l.csv", None).items
+    listing = list_items(tmp_path / "l.csv", None)
     todo = [number for number in range(count // shard) if number % 10]  # some are done
-    tables = list(_blocks(items, todo, shard))
+    tables = list(_blocks(listing.items, listing.shards(shard), todo))
     assert len(tables) <= MAX_BLOCKS
     assert sum(table.nbytes for table in tables) < 400 * count
-    parcels = [parcel for table in tables for parcel in from_table(table)]
+    parcels = [parcel for table in tables for (parcel,) in from_orders(table)]
     assert [parcel.shard for parcel in parcels] == todo
     assert all(
         [i.index for i in p.items] == list(range(4 * p.shard, 4 * p.shard + 4)) for p in parcels

@@ -1,0 +1,18 @@
+"""Which files and folders hold many items, by their names, and the one that lists each kind."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from e2e_deploy.runtime.bulk.inputs import tars
+from e2e_deploy.runtime.bulk.inputs.holder import Held
+
+Lister = Callable[[Path, str | None], Held]
+"""Of a path and the topic that was asked for."""
+
+
+def lister_of(path: Path) -> Lister | None:
+    """What lists the items in a file or folder; None for a picture, and for all that is not read."""
+    suffix = path.suffix.lower()
+    if suffix in tars.SUFFIXES:
+        return lambda path, topic: tars.list_tar(path)
+    return None
