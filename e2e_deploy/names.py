@@ -130,8 +130,8 @@ ON_BAD: tuple[OnBad, ...] = get_args(OnBad)
 PictureFormat = Literal["png16", "npy", "npz", "exr", "ply", "color"]
 PICTURE_FORMATS: tuple[PictureFormat, ...] = get_args(PictureFormat)
 
-BulkFormat = Literal["png16", "parquet", "webdataset"]
-"""What a bulk run writes: files of every picture, or a file of every shard that holds them."""
+BulkFormat = Literal["png16", "parquet", "webdataset", "zarr"]
+"""What a bulk run writes: files of every picture, or a file or group of every shard that holds them."""
 BULK_FORMATS: tuple[BulkFormat, ...] = get_args(BulkFormat)
 
 Colormap = Literal["spectral", "inferno", "turbo"]

@@ -22,6 +22,8 @@ from e2e_deploy.runtime.bulk.inputs.item import BulkItem, Read
 from e2e_deploy.runtime.bulk.inputs.listing import Listing, list_items
 from e2e_deploy.runtime.bulk.inputs.reading import read_items
 from e2e_deploy.runtime.bulk.ledger import Ledger
+from e2e_deploy.runtime.bulk.outputs.folder import store
+from e2e_deploy.runtime.bulk.outputs.layouts import LAYOUTS
 from e2e_deploy.runtime.bulk.parcel import Parcel, Table, from_table, to_orders
 from e2e_deploy.runtime.bulk.reading import read_shards
 from e2e_deploy.runtime.bulk.report import BulkReport, write_report
@@ -59,9 +61,9 @@ def bulk(
     """Run every picture of a folder, list or tar through bundles; a killed run goes on when it is repeated.
 
     The results are 16-bit PNGs with their sidecars, the same bytes as ``run`` writes for the folder: as files, of a
-    picture in a folder within ``source`` in the same folder within ``out``, or in a file a shard. Beside them
-    ``out/_bulk`` holds what is finished, report.json, and the pictures without results with their reasons as
-    failed.csv and failed.parquet.
+    picture in a folder within ``source`` in the same folder within ``out``, or in a file a shard; or their numbers as
+    Zarr. Beside them ``out/_bulk`` holds what is finished, report.json, and the pictures without results with their
+    reasons as failed.csv and failed.parquet.
 
     Args:
         source: a folder of pictures, with those in it; a list (.parquet, .csv, .jsonl) of their paths; or a tar of
@@ -74,7 +76,8 @@ def bulk(
         device: auto, cpu, or cuda; Ray says which GPU is whose.
         workers: engines at once; None takes every GPU, or on a CPU as many as its cores make.
         cores: of an engine on a CPU; None takes 4, or all of fewer.
-        format: png16 for files of every picture; parquet or webdataset for a file of every shard that holds them.
+        format: png16 for files of every picture; parquet or webdataset for a file of every shard that holds them; zarr
+            for one store, ``out/results.zarr``, with a group of every shard, in it an array of every size and result.
         shard: pictures that are handed on at once, and that share a file; a worker holds some shards, decoded, in
             memory.
         address: of a cluster of Ray; None begins one here, which ends with this call.
@@ -113,6 +116,7 @@ def bulk(
         todo = [number for number in range(len(shards)) if number not in ledger.done]
         on_progress(report)
         if todo:
+            store(target, LAYOUTS[format].root)
             with cluster(address, workers=workers, cores=cores, device=device) as (data, share):
                 report.workers = share.workers
                 writings = [(b.manifest, o.frame_size) for b, o in zip(opened, orders, strict=True)]

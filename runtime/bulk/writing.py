@@ -11,11 +11,12 @@ from e2e_deploy.bundle.manifest import Manifest
 from e2e_deploy.kinds import Kind
 from e2e_deploy.names import BulkFormat
 from e2e_deploy.runtime.backends.layout import Result, by_kind, changed
-from e2e_deploy.runtime.bulk.layouts import LAYOUTS, EncodedPicture, flush
+from e2e_deploy.runtime.bulk.outputs.encoded import EncodedPicture, Made
+from e2e_deploy.runtime.bulk.outputs.folder import store
+from e2e_deploy.runtime.bulk.outputs.layouts import LAYOUTS
 from e2e_deploy.runtime.bulk.parcel import Done, Parcel, Table, from_table, to_table
 from e2e_deploy.runtime.fit import Fit
-from e2e_deploy.runtime.sinks.picture_sink import PictureSink
-from e2e_deploy.runtime.sinks.sink import Painter, known_pixels
+from e2e_deploy.runtime.sinks.sink import known_pixels
 from e2e_deploy.runtime.sources.source import SourceFrame
 
 ENCODE = "encode"
@@ -33,7 +34,7 @@ class ShardWriter:
     """
 
     def __init__(self, out: Path, writings: Sequence[Writing], layout: BulkFormat) -> None:
-        self._out, self._writings, self._layout = out, writings, layout
+        self._out, self._writings, self._layout = out, writings, LAYOUTS[layout]
 
     def __call__(self, table: Table) -> Table:
         """Rows of results as rows of what was written."""
@@ -47,15 +48,15 @@ class ShardWriter:
             parcel.unknown += unknown
             encoded.append(results)
         if encoded:
-            flush(LAYOUTS[self._layout](self._out, parcel.shard, encoded))
+            store(self._out, self._layout.files(parcel.shard, encoded))
         parcel.written, parcel.done = len(parcel.done), []
         parcel.seconds[ENCODE] = time.perf_counter() - start
         return parcel
 
     def _encoded(self, done: Done) -> tuple[EncodedPicture, int]:
-        """One picture's files in memory, and how many of its results hold no number."""
+        """One picture's results as its layout encodes them, and how many of them hold no number."""
         item, unknown = done.item, 0
-        results: dict[str, dict[str, bytes]] = {}
+        results = {}
         moment = done.moment
         frame = SourceFrame(
             np.empty((*done.hw, 0), np.uint8),
@@ -70,12 +71,9 @@ class ShardWriter:
             kinds = manifest.kinds
             for kind, result in by_kind(kinds, changed(kinds, outcome, partial(_fitted, fit))):
                 unknown += not known_pixels(result).any()
-                painter = Painter(manifest, "spectral", is_video=False, kind=kind)
-                sink = PictureSink(
-                    self._out, manifest, ("png16",), painter, kind=kind, number=item.is_video
-                )
-                results[kind.output] = sink.encoded(frame, result, {})
-        return EncodedPicture(item, results), unknown
+                made = Made(manifest, kind, frame, result, item.is_video)
+                results[kind.output] = self._layout.encode(made)
+        return EncodedPicture(item, frame, results), unknown
 
 
 def _fitted(fit: Fit, kind: Kind, result: Result) -> Result:

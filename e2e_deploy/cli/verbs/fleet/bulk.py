@@ -61,7 +61,8 @@ SHOWN_FAILURES = 5
     type=click.Choice(BULK_FORMATS),
     default="png16",
     show_default=True,
-    help="png16: files of every picture, as `run` has them; parquet, webdataset: a file of every shard holds them.",
+    help="png16: files of every picture, as `run` has them; parquet, webdataset: a file of every shard holds them; "
+    "zarr: arrays of every shard, in one store.",
 )
 @click.option(
     "--shard",

@@ -2,6 +2,7 @@
 
 import json
 import tarfile
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 import e2e_deploy as e2e
 from e2e_deploy.errors import E2EDeployError, UsageError
-from e2e_deploy.runtime.bulk import layouts
+from e2e_deploy.runtime.bulk.outputs import folder
 from tests.plain_bundle import write_plain_bundle
 from tests.runtime.bulk.serial import DAMAGED, results_of, without_ray, write_pictures
 
@@ -85,12 +86,11 @@ def test_a_shard_that_could_not_be_written_is_absent(made, monkeypatch, tmp_path
     make, _ = made
     whole = results_of(make("whole", format))
 
-    def full(tar_or_table, *given, **named):
+    def full(descriptor):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(parquet, "write_table", full)
-        patch.setattr(layouts, "_add", full)
+        patch.setattr(folder, "os", SimpleNamespace(fsync=full))
         with pytest.raises(E2EDeployError, match="No space left on device; 0 of 14"):
             make("out", format)
     assert not results_of(tmp_path / "out")

@@ -1,0 +1,1 @@
+"""How results of a bulk run lie in its output."""
