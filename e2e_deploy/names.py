@@ -55,6 +55,14 @@ Domain = Literal["indoor", "outdoor", "object"]
 """What GeoWizard is told a picture shows; object: one thing alone, without a background."""
 DOMAINS: tuple[Domain, ...] = get_args(Domain)
 
+CoderClass = Literal["AutoencoderKL", "AutoencoderTiny"]
+"""Diffusers' classes of VAE that are supported, as configs name them."""
+DEFAULT_CODER: CoderClass = "AutoencoderKL"
+TINY_CODER: CoderClass = "AutoencoderTiny"
+
+CoderHalf = Literal["encoder", "decoder"]
+CODER_HALVES: tuple[CoderHalf, ...] = get_args(CoderHalf)
+
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 

@@ -19,6 +19,13 @@ VAE = {
     "sample_size": 64,
     "scaling_factor": 0.18215,
 }
+TINY = {
+    "encoder_block_out_channels": (8, 8),
+    "decoder_block_out_channels": (8, 8),
+    "num_encoder_blocks": (1, 1),
+    "num_decoder_blocks": (1, 1),
+}
+"""TAESD's layout at the VAE's stride, and its scaling factor of 1."""
 UNET = {
     "in_channels": 8,
     "out_channels": 4,
@@ -58,8 +65,25 @@ def write_lcm(folder: Path, task="depth", *, scheduler=(), **changes) -> Path:
     return folder
 
 
-def write_small(folder: Path, task="depth", *, seed=0, unet=(), scheduler=(), index=()) -> Path:
-    """A diffusers folder with random weights; ``unet``, ``scheduler`` and ``index`` change its configs."""
+def tiny_coder(seed=0, **changes):
+    """An AutoencoderTiny of random weights whose images have contrast; ``changes`` are of TINY."""
+    import diffusers
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        coder = diffusers.AutoencoderTiny(**(TINY | changes))
+    coder.decoder.layers[-1].weight.data *= 3
+    coder.decoder.layers[-1].bias.data += 0.5
+    return coder
+
+
+def write_small(
+    folder: Path, task="depth", *, seed=0, unet=(), scheduler=(), index=(), tiny=None
+) -> Path:
+    """A diffusers folder with random weights; ``unet``, ``scheduler`` and ``index`` change its configs.
+
+    With ``tiny``, changes of TINY, the VAE is an AutoencoderTiny.
+    """
     import diffusers
 
     folder.mkdir(parents=True)
@@ -70,12 +94,14 @@ def write_small(folder: Path, task="depth", *, seed=0, unet=(), scheduler=(), in
         vae = diffusers.AutoencoderKL(**VAE)
         # A random decoder is nearly grey; with contrast, clipping and the sign of normals matter too.
         vae.decoder.conv_out.weight.data *= 3
+        if tiny is not None:
+            vae = tiny_coder(seed, **dict(tiny))
         vae.save_pretrained(folder / "vae")
         diffusers.DDIMScheduler(**(SD2_SCHEDULER | dict(scheduler))).save_pretrained(
             folder / "scheduler"
         )
         write_text_parts(folder, TEXT_ENCODER)
-    write_model_index(folder, task, resolution=64)
+    write_model_index(folder, task, resolution=64, vae=type(vae).__name__)
     edit_json(folder / "model_index.json", **dict(index))
     return folder
 

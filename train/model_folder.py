@@ -131,13 +131,14 @@ def write_index(
         (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", "utf-8")
         return
     if model.family.name == "marigold":
-        write_model_index(folder, model.task, resolution=resolution, steps=steps)
+        vae = type(model.vae).__name__
+        write_model_index(folder, model.task, resolution=resolution, steps=steps, vae=vae)
         return
     index = {
         "_class_name": "StableDiffusionPipeline",
         "_diffusers_version": require("diffusers", "export").__version__,
         "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
+        "vae": ["diffusers", type(model.vae).__name__],
         "scheduler": ["diffusers", "DDIMScheduler"],
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],

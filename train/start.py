@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from e2e_deploy.errors import CheckpointError, UsageError
 from e2e_deploy.model.checkpoint import Checkpoint, open_checkpoint
+from e2e_deploy.model.coders.coder import image_of_last, last_convolution
 from e2e_deploy.model.families import CONTROLNET, STORED_PROMPT, get_family
 from e2e_deploy.model.loading import load_model, the_step
 from e2e_deploy.model.networks.head_model import HeadModel
@@ -150,18 +150,18 @@ def first_task(config: TrainConfig) -> TaskName:
 
 def _turn_normals(model: SingleStepModel, checkpoint: Checkpoint) -> list[str]:
     """Fold the start's axes into the decoder's last convolution, so that its output is ours."""
-    last = model.vae.decoder.conv_out
-    assert isinstance(last, nn.Conv2d)
+    decoder = model.vae.decoder
+    last, (scale, offset) = last_convolution(decoder), image_of_last(decoder)
     assert last.bias is not None
     changes = []
     with torch.no_grad():
         for axis, sign in enumerate(checkpoint.identity.family.normals_signs):
             if sign < 0:
                 last.weight[axis].neg_()
-                last.bias[axis].neg_()
+                last.bias[axis].neg_().sub_(2.0 * offset / scale)
                 changes.append(f"{'xyz'[axis]} of the decoded normals turned round")
         if not checkpoint.full_z_range:
             last.weight[2].mul_(0.5)
-            last.bias[2].mul_(0.5).add_(0.5)
+            last.bias[2].mul_(0.5).add_((0.5 - 0.5 * offset) / scale)
             changes.append("z of the decoded normals changed from [0, 1] to [-1, 1]")
     return changes

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from e2e_deploy.errors import CheckpointError, UsageError
-from e2e_deploy.model.checkpoint_configs import read_config
+from e2e_deploy.model.checkpoint_configs import check_coder, read_config
 from e2e_deploy.model.families import DPT_HEAD, FAMILIES, OWN_DECODER, STORED_PROMPT
 from e2e_deploy.model.recognition import Configs, Identity, identify
 from e2e_deploy.model.weights import Weights, check_layers, find_weights
@@ -313,6 +313,7 @@ def open_checkpoint(
         if (root / part / "config.json").exists()
     }
     _check_channels(root / unet_folder, unet, configs["vae"], identity)
+    check_coder(root / "vae", configs["vae"], identity.outputs)
     folders = {part: root / part for part in (*parts, *extra_parts)} | {"unet": root / unet_folder}
     weights = {
         part: find_weights(folder, _STEMS.get(part, _DIFFUSERS_STEM))

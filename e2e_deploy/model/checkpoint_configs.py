@@ -4,12 +4,14 @@ Knows which keys of diffusers' and transformers' configs are numbers, and our ow
 libraries judge.
 """
 
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 from e2e_deploy.errors import CheckpointError
-from e2e_deploy.names import FamilyName, TaskName
+from e2e_deploy.kinds import KINDS as RESULTS
+from e2e_deploy.names import CODER_HALVES, TINY_CODER, CoderClass, FamilyName, ResultKind, TaskName
 from e2e_deploy.system.json_files import read_json
 from e2e_deploy.system.records import Items, Limits, check_value
 
@@ -65,6 +67,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "time_embedding_dim": _ONE,
     },
     "vae/config.json": {
+        "_class_name": CoderClass,
         "in_channels": _whole(3, 3),
         "out_channels": _whole(3, 3),
         "latent_channels": _ONE,
@@ -112,6 +115,20 @@ KINDS: dict[str, dict[str, Any]] = {
         "trained_betas": _each(_SHARE),
     },
 }
+_LEVELS = _list_of(_ONE)
+_TINY_CODER = {
+    "in_channels": _whole(3, 3),
+    "out_channels": _whole(1, 3),
+    "latent_channels": _ONE,
+    "encoder_block_out_channels": _LEVELS,
+    "decoder_block_out_channels": _LEVELS,
+    "num_encoder_blocks": _list_of(_whole(0, 64)),
+    "num_decoder_blocks": _list_of(_whole(0, 64)),
+    "upsampling_scaling_factor": _whole(2, 2),
+    "scaling_factor": _SCALE,
+    "shift_factor": _SHIFT,
+}
+"""Keys of an AutoencoderTiny's config, where a VAE's is expected."""
 KINDS["controlnet/config.json"] = KINDS["unet/config.json"] | {
     "conditioning_channels": _ONE,
     "conditioning_embedding_out_channels": Annotated[_list_of(_ONE), Items(4, "one a halving")],
@@ -133,8 +150,44 @@ def read_config(root: Path, name: str, *, like: str | None = None) -> dict[str, 
                 f"{path} is missing: a checkpoint is a diffusers folder with this file"
             )
     config = read_json(path, error=CheckpointError)
-    for key, kind in KINDS.get(like or name, {}).items():
+    kinds = KINDS.get(like or name, {})
+    if "_class_name" in kinds and config.get("_class_name") == TINY_CODER:
+        kinds = _TINY_CODER
+    for key, kind in kinds.items():
         # A null is always the library's default.
         if problem := check_value(kind | None, config.get(key), key):
             raise CheckpointError(f"{path}: {problem}")
     return config
+
+
+def check_coder(folder: Path, config: Mapping[str, Any], outputs: Iterable[ResultKind]) -> None:
+    """Refuse a small VAE that the model could not use as diffusers' pipelines do; others have only one form.
+
+    Args:
+        folder: where it lies, for messages.
+        config: its config.json, as ``read_config`` checked it.
+        outputs: kinds of the results that are decoded.
+
+    Raises:
+        CheckpointError: its halves differ in levels, its latents are shifted, or its image has too few channels.
+    """
+    if config.get("_class_name") != TINY_CODER:
+        return
+    halves = [len(config.get(f"{half}_block_out_channels") or "four") for half in CODER_HALVES]
+    if halves[0] != halves[1]:
+        raise CheckpointError(
+            f"{folder} shrinks pictures over {halves[0]} levels and grows them over {halves[1]}; expected as many"
+        )
+    if config.get("shift_factor"):
+        raise CheckpointError(
+            f"{folder} shifts its latents by {config['shift_factor']:g}, which the UNets of Stable Diffusion 1 and 2 "
+            "do not: it belongs to another model, such as SD3 or FLUX"
+        )
+    channels = config.get("out_channels", 3)
+    coloured = [name for name in outputs if RESULTS[name].channels == 3]
+    if channels == 2 or (channels == 1 and coloured):
+        what = coloured[0] if coloured else "result"
+        raise CheckpointError(
+            f"{folder} decodes to {channels} channel{'s' if channels > 1 else ''}; expected 3"
+            f"{f' for {what}' if coloured else ' or 1'}"
+        )

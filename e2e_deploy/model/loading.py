@@ -10,6 +10,7 @@ from torch import Tensor
 
 from e2e_deploy.errors import CheckpointError
 from e2e_deploy.model.checkpoint import Checkpoint
+from e2e_deploy.model.coders.coder import stride_of, walk_coder
 from e2e_deploy.model.families import DPT_HEAD, OWN_DECODER, STORED_PROMPT
 from e2e_deploy.model.networks.dpt_head import FUSION_CHANNELS, DPTHead, walk_head
 from e2e_deploy.model.networks.fourier import FourierUNet
@@ -22,7 +23,7 @@ from e2e_deploy.model.networks.stablenormal import StableNormalModel, load_contr
 from e2e_deploy.model.networks.unet_features import ENDS, EndlessUNet, walk_features
 from e2e_deploy.model.schedule import OneStep, last_step
 from e2e_deploy.model.single_step import SingleStepModel
-from e2e_deploy.names import DOMAINS, FamilyName
+from e2e_deploy.names import DEFAULT_CODER, DOMAINS, TINY_CODER, FamilyName
 from e2e_deploy.packages import require
 
 
@@ -88,12 +89,18 @@ def _single_step(checkpoint: Checkpoint) -> SingleStepModel:
 
 
 def _load_vae(checkpoint: Checkpoint) -> Any:
-    """The VAE, with the decoder of the checkpoint's own where it has one."""
-    vae = load_part(checkpoint, "vae", require("diffusers", "export").AutoencoderKL)
+    """The VAE, of the class that its config names, with the decoder of the checkpoint's own where it has one."""
+    classes = require("diffusers", "export")
+    config = dict(checkpoint.configs["vae"])
+    name = config.get("_class_name") or DEFAULT_CODER
+    if name == TINY_CODER:  # which writes it, and warns of it when it is read again
+        config.pop("block_out_channels", None)
+    described = replace(checkpoint, configs={**checkpoint.configs, "vae": config})
+    vae = load_part(described, "vae", getattr(classes, name), walk=walk_coder)
     if checkpoint.identity.has(OWN_DECODER[0]):
         for folder in OWN_DECODER:
             name, weights = folder.removeprefix("vae_"), checkpoint.weights[folder]
-            part = getattr(vae, name)
+            part = getattr(vae, name, None)
             if part is None:
                 raise CheckpointError(
                     f"{checkpoint.path / folder} is there, but vae/config.json describes a VAE without {name}"
@@ -108,7 +115,6 @@ def _with_head(checkpoint: Checkpoint) -> SingleStepModel:
     """A model whose UNet's features go to a DPT head, where the checkpoint has one."""
     if not checkpoint.identity.has(DPT_HEAD):
         return _single_step(checkpoint)
-    diffusers = require("diffusers", "export")
     stored = checkpoint.weights["unet"]
     kept = {key: value for key, value in stored.tensors.items() if not key.startswith(ENDS)}
     # The published pipeline drops its last layers too, from UNets that still have them.
@@ -124,8 +130,8 @@ def _with_head(checkpoint: Checkpoint) -> SingleStepModel:
         )
     described = replace(checkpoint, configs={**checkpoint.configs, DPT_HEAD: config})
     head = load_part(described, DPT_HEAD, DPTHead, walk=walk_head)
-    vae = load_part(checkpoint, "vae", diffusers.AutoencoderKL)
-    stride = 2 ** (len(vae.config.block_out_channels) - 1)
+    vae = _load_vae(checkpoint)
+    stride = stride_of(vae)
     if stride != PIXELS:
         raise CheckpointError(
             f"{checkpoint.path / 'vae'} shrinks pictures {stride} times; with a DPT head it must be {PIXELS} times"
@@ -168,7 +174,7 @@ def _geowizard(checkpoint: Checkpoint) -> SingleStepModel:
     diffusers = require("diffusers", "export")
     family, facts = checkpoint.identity.family, _facts(checkpoint)
     unet = load_part(checkpoint, "unet", diffusers.UNet2DConditionModel)
-    vae = load_part(checkpoint, "vae", diffusers.AutoencoderKL)
+    vae = _load_vae(checkpoint)
     width, domain = unet.config.cross_attention_dim, checkpoint.settings["domain"]
     context_1LC = picture_context = None
     if "image_encoder" in family.parts:
@@ -197,7 +203,7 @@ def _stablenormal(checkpoint: Checkpoint) -> SingleStepModel:
     diffusers = require("diffusers", "export")
     family, facts = checkpoint.identity.family, _facts(checkpoint)
     unet = load_part(checkpoint, "unet", diffusers.UNet2DConditionModel)
-    vae = load_part(checkpoint, "vae", diffusers.AutoencoderKL)
+    vae = _load_vae(checkpoint)
     width = unet.config.cross_attention_dim
     # Published without a text encoder: 257 tokens of zeros. As many equal tokens as there are weigh as one.
     context_1LC = torch.zeros(1, 1, width)

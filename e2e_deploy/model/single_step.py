@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from e2e_deploy.frames import FramePlan, plan_frame
 from e2e_deploy.kinds import KINDS, Kind
+from e2e_deploy.model.coders.coder import decode, encode_mean, end_of, stride_of
 from e2e_deploy.model.families import Family
 from e2e_deploy.names import ResultKind, TaskName
 
@@ -101,7 +102,7 @@ class SingleStepModel(nn.Module):
 
     Attributes:
         unet: diffusers UNet2DConditionModel with 8 (rgb latent, then x_T) or 4 (rgb latent only) input channels.
-        vae: diffusers AutoencoderKL.
+        vae: diffusers AutoencoderKL or AutoencoderTiny.
         context_1LC: text encoding of the prompt, [1, L, C]; None where ``context`` takes it from the picture.
         class_labels_1D: what the UNet's class embedding is given, [1, D]; None where it has none.
         kinds: of the K results, in order; each is decoded from a latent of its own.
@@ -114,8 +115,6 @@ class SingleStepModel(nn.Module):
     vae: Any
     context_1LC: Tensor | None
     class_labels_1D: Tensor | None
-    last_convolution = "vae.decoder.conv_out"
-    """Path of the module that gives the image, which stays in float32 in half precision."""
 
     def __init__(
         self,
@@ -147,8 +146,13 @@ class SingleStepModel(nn.Module):
         self.scaling_factor = float(vae.config.scaling_factor)
         self.latent_channels = int(vae.config.latent_channels)
         self.in_channels = int(unet.config.in_channels)
-        self.stride: int = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.stride: int = stride_of(vae)
         self.network_stride: int = self.stride * 2 ** (len(unet.config.block_out_channels) - 1)
+
+    @property
+    def last_convolution(self) -> str:
+        """Path of the module that gives the image, which stays in float32 in half precision."""
+        return f"vae.decoder.{end_of(self.vae.decoder)}"
 
     @property
     def result_stride(self) -> int:
@@ -161,8 +165,7 @@ class SingleStepModel(nn.Module):
 
     def encode(self, rgb_N3HW: Tensor) -> Tensor:
         """Scaled mean latent [N, 4, h, w] of rgb in [-1, 1]; never sampled."""
-        mean: Tensor = self.vae.encode(rgb_N3HW).latent_dist.mean
-        return mean * self.scaling_factor
+        return encode_mean(self.vae, rgb_N3HW) * self.scaling_factor
 
     def context(self, rgb_N3HW: Tensor) -> Tensor:
         """What the UNet's cross attentions read for rgb in [-1, 1]: [N, L, C], here the same for every picture."""
@@ -201,10 +204,12 @@ class SingleStepModel(nn.Module):
         return x0 if xt_N4hw is None else x0 + xt_N4hw * self.x0_from_xt
 
     def decode(self, x0_NKhw: Tensor) -> Tensor:
-        """Decoded images [N, 3 K, H, W] of scaled latents [N, 4 K, h, w]; not clipped."""
+        """Decoded images [N, 3 K, H, W] of scaled latents [N, 4 K, h, w]; not clipped.
+
+        [N, K, H, W] where the decoder has one channel.
+        """
         latents = each_alone(x0_NKhw / self.scaling_factor, len(self.kinds))
-        image: Tensor = self.vae.decode(latents, return_dict=False)[0]
-        return side_by_side(image, len(self.kinds))
+        return side_by_side(decode(self.vae, latents), len(self.kinds))
 
     def read(self, image_NKHW: Tensor) -> Tensor:
         """Decoded images [N, 3 K, H, W] to results, one after the other: [N, channels of every kind, H, W]."""

@@ -14,6 +14,7 @@ import torch
 
 from e2e_deploy.errors import E2EDeployError, UsageError
 from e2e_deploy.model.checkpoint import BUNDLED_TASKS, CARD
+from e2e_deploy.names import DEFAULT_CODER
 from e2e_deploy.packages import require
 from e2e_deploy.system.whole_folder import whole_folder
 
@@ -115,7 +116,12 @@ def write_text_parts(folder: Path, shape: Mapping[str, int]) -> None:
 
 
 def write_model_index(
-    folder: Path, task: str, *, resolution: int = RESOLUTION, steps: int = 1
+    folder: Path,
+    task: str,
+    *,
+    resolution: int = RESOLUTION,
+    steps: int = 1,
+    vae: str = DEFAULT_CODER,
 ) -> None:
     """model_index.json as diffusers' Marigold pipelines write it, without loading a pipeline."""
     index = {
@@ -124,7 +130,7 @@ def write_model_index(
         ],
         "_diffusers_version": require("diffusers", "export").__version__,
         "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
+        "vae": ["diffusers", vae],
         "scheduler": ["diffusers", "DDIMScheduler"],
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from e2e_deploy.errors import CheckpointError
+from e2e_deploy.names import CODER_HALVES, TINY_CODER
 from e2e_deploy.system.files import open_regular
 from e2e_deploy.system.json_files import MAX_BYTES, parse_json, read_json
 
@@ -207,6 +208,9 @@ def _most_layers(config: Mapping[str, Any]) -> int:
     def most(key: str) -> int:
         return max((n for n in _leaves(config.get(key)) if n is not None), default=1)
 
+    if config.get("_class_name") == TINY_CODER:
+        halves: list[list[int]] = [config.get(f"num_{half}_blocks") or [] for half in CODER_HALVES]
+        return max(len(blocks) + sum(blocks) for blocks in halves)
     levels = config.get("block_out_channels")
     if not isinstance(levels, list):
         return most("num_hidden_layers")

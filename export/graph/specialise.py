@@ -24,6 +24,7 @@ from e2e_deploy.export.graph.passes.layers import (
     drop_training_parts,
 )
 from e2e_deploy.export.graph.passes.stablenormal import keep_features_of_noise
+from e2e_deploy.export.graph.passes.tiny_coder import fold_tiny_coder
 from e2e_deploy.export.graph.passes.unet import (
     check_unet,
     fold_empty_prompt,
@@ -66,6 +67,8 @@ PASSES: tuple[Pass, ...] = (
     Pass("first convolution", share_first_convolution),
     # x0 and latent scales, quant and post-quant convolutions, log variance, the channel mean of depth
     Pass("latent scales", fold_latent_scales),
+    # four multiplications and additions of each pixel around the layers of an AutoencoderTiny
+    Pass("small coder", fold_tiny_coder),
     # two of the four projections of each attention in the VAE
     Pass("single-head attention", merge_single_head_attention),
     # three quarters of the 1x1 projections of a DPT head

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from e2e_deploy.errors import UsageError
+from e2e_deploy.model.coders.coder import decode, encode_mean
 from e2e_deploy.model.networks.geowizard import GeoWizardModel, for_each_result
 from e2e_deploy.model.networks.head_model import HeadModel, read_head
 from e2e_deploy.model.networks.stablenormal import StableNormalModel, noise_like
@@ -29,7 +30,7 @@ class SpecialisedModel(nn.Module):
 
     Attributes:
         unet: the UNet2DConditionModel of the SingleStepModel, changed in place by the passes.
-        vae: its AutoencoderKL, likewise; ``quant_conv`` and ``post_quant_conv`` may be None.
+        vae: its AutoencoderKL or AutoencoderTiny, likewise; ``quant_conv`` and ``post_quant_conv`` may be None.
         context_1LC: text encoding of the prompt, None once no layer reads it.
         class_labels_1D: what the UNet's class embedding is given, None once it is folded or where there is none.
         timestep: what the UNet is conditioned on; without effect once the time embedding is folded.
@@ -75,11 +76,7 @@ class SpecialisedModel(nn.Module):
 
     def encode(self, rgb_N3HW: Tensor) -> Tensor:
         """What the UNet takes: [N, 4 or 8, h, w]."""
-        latent: Tensor = self.vae.encoder(rgb_N3HW)
-        if self.vae.quant_conv is not None:
-            latent = self.vae.quant_conv(latent)
-        if latent.shape[1] > self.latent_channels:  # the second half is the log variance
-            latent = latent[:, : self.latent_channels]
+        latent = encode_mean(self.vae, rgb_N3HW)
         if self.latent_scale != 1.0:
             latent = latent * self.latent_scale
         if self.zero_channels:
@@ -109,10 +106,7 @@ class SpecialisedModel(nn.Module):
         latent = each_alone(output_NKhw, len(self.kinds))
         if self.output_scale != 1.0:
             latent = latent * self.output_scale
-        if self.vae.post_quant_conv is not None:
-            latent = self.vae.post_quant_conv(latent)
-        image: Tensor = self.vae.decoder(latent)
-        return side_by_side(image, len(self.kinds))
+        return side_by_side(decode(self.vae, latent), len(self.kinds))
 
     def forward(self, rgb_N3HW: Tensor) -> Tensor:
         """Results [N, channels of every kind, H, W] of rgb in [-1, 1], as SingleStepModel.forward."""

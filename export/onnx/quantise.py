@@ -12,6 +12,7 @@ Knows ONNX files and bundles; knows nothing of checkpoints or torch.
 
 import logging
 import math
+import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -57,6 +58,10 @@ KEPT_BLOCKS = frozenset({family.unet_block for family in FAMILIES.values()} - {"
 KEPT_IN_HEADS = ("head.head.head.2", "head.head.head.4")
 """Likewise the last two of a DPT head, at the picture's size."""
 
+ENDS = re.compile(r"(^|\.)(encoder|decoder)\.layers\.\d+$")
+"""Of a small coder: a layer that stays fp32 too where it is among its ends, which take or give few channels."""
+MAX_END_CHANNELS = 4
+
 FRAME_STEPS = "frame"
 """Where nodes stand that belong to no layer: resizing in and out."""
 
@@ -77,6 +82,11 @@ def calibration_frames(frame_hw: tuple[int, int]) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray(np.concatenate([mirrored, closer]))
 
 
+def _fewest_channels(weight: ir.Value) -> int:
+    """Of what a convolution of that weight takes and gives."""
+    return 0 if weight.shape is None else min(weight.shape.numpy()[:2])
+
+
 def nodes_to_quantise(model: ir.Model) -> list[str]:
     """Names of the convolutions and products with constant matrices that become 8 bits wide."""
     found = []
@@ -90,6 +100,7 @@ def nodes_to_quantise(model: ir.Model) -> list[str]:
             and layer != FRAME_STEPS
             and layer.rpartition(".")[2] not in KEPT
             and not layer.endswith(KEPT_IN_HEADS)
+            and not (ENDS.search(layer) and _fewest_channels(weight) <= MAX_END_CHANNELS)
             and KEPT_BLOCKS.isdisjoint(layer.split("."))
         ):
             found.append(str(node.name))

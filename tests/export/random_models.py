@@ -32,6 +32,14 @@ VAE = {
     "sample_size": 16,
     "scaling_factor": 0.18215,
 }
+TINY = {
+    "encoder_block_out_channels": (16, 16),
+    "decoder_block_out_channels": (64, 64),
+    "num_encoder_blocks": (1, 1),
+    "num_decoder_blocks": (1, 1),
+    "scaling_factor": 0.7,
+}
+"""TAESD's layout with two levels; its decoder is as wide as TAESD's, so that every pass finds something to do."""
 SD2_ALPHA_BAR = 0.0046601
 """Signal left at t = 999 in Stable Diffusion 2's schedule; zero terminal SNR has none."""
 
@@ -56,9 +64,13 @@ def random_model(
     tokens=2,
     unet=(),
     vae=(),
+    tiny=None,
     seed=0,
 ) -> SingleStepModel:
-    """A float64 model in eval mode; ``unet`` and ``vae`` change the configs above. Stride 4."""
+    """A float64 model in eval mode; ``unet`` and ``vae`` change the configs above. Stride 2.
+
+    ``tiny`` changes TINY, whose AutoencoderTiny then takes the VAE's place.
+    """
     import diffusers
 
     generator = torch.Generator().manual_seed(seed)
@@ -66,11 +78,16 @@ def random_model(
         warnings.simplefilter("ignore")
         networks = (
             diffusers.UNet2DConditionModel(**(UNET | dict(unet))).double(),
-            diffusers.AutoencoderKL(**(VAE | dict(vae))).double(),
+            diffusers.AutoencoderKL(**(VAE | dict(vae))).double()
+            if tiny is None
+            else diffusers.AutoencoderTiny(**(TINY | dict(tiny))).double(),
         )
     for network in networks:
         randomise(network, generator)
-    networks[1].decoder.conv_out.weight.data *= 0.7  # most of the image stays inside [-1, 1]
+    if tiny is None:
+        networks[1].decoder.conv_out.weight.data *= 0.7  # most of the image stays inside [-1, 1]
+    else:
+        networks[1].decoder.layers[-1].bias.data += 0.5
     width = networks[0].config.cross_attention_dim
     from_xt, from_output = x0_coefficients(prediction_type, alpha_bar)
     return (

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from e2e_deploy.model.coders.coder import decode, encode_mean
 from e2e_deploy.model.single_step import SingleStepModel
 from e2e_deploy.train.pretraining.views import Pictures, View, random_view
 
@@ -39,8 +40,8 @@ def autoencoder_loss(model: SingleStepModel, pictures: Pictures, *, batch: int) 
         indices = torch.randint(len(pictures.rgb), (batch,), generator=generator)
         view = random_view(pictures.size_hw, generator)
         images = pictures.batch(kind, indices, view, generator)
-        latent = model.vae.encode(images).latent_dist.mean
-        result = model.vae.decode(latent, return_dict=False)[0].float()
+        latent = encode_mean(model.vae, images)
+        result = decode(model.vae, latent).float()
         reproduced = F.l1_loss(result, images) + EDGE_WEIGHT * _differences(result, images)
         penalised: Tensor = reproduced + LATENT_PENALTY * latent.float().square().mean()
         return penalised
@@ -53,7 +54,7 @@ def set_scaling_factor(model: SingleStepModel, pictures: Pictures) -> None:
     indices = torch.arange(min(64, len(pictures.rgb)))
     with torch.no_grad():
         images = (pictures.batch(kind, indices, pictures.whole) for kind in KINDS)
-        latents = [model.vae.encode(image).latent_dist.mean for image in images]
+        latents = [encode_mean(model.vae, image) for image in images]
     model.scaling_factor = 1.0 / float(torch.cat(latents).std())
     model.vae.register_to_config(scaling_factor=model.scaling_factor)
 

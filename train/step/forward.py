@@ -69,7 +69,8 @@ class TrainingForward(nn.Module):
             name: getattr(model, name) for name in ("unet", "vae", "head") if name in train
         }
         if "decoder" in train:
-            self.parts |= {name: getattr(model.vae, name) for name in DECODER}
+            found = {name: getattr(model.vae, name, None) for name in DECODER}
+            self.parts |= {name: part for name, part in found.items() if part is not None}
         for part in self.parts.values():
             part.requires_grad_(True)
         if gradient_checkpointing:

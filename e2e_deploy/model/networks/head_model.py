@@ -37,7 +37,7 @@ class HeadModel(SingleStepModel):
 
     Attributes:
         unet: diffusers UNet2DConditionModel without its last norm and convolution.
-        vae: diffusers AutoencoderKL; its decoder is not read and may be None.
+        vae: diffusers AutoencoderKL or AutoencoderTiny; its decoder is not read and may be None.
         head: from the features of every level to the map.
         stretch: as in ``read_head``.
     """
@@ -57,7 +57,10 @@ class HeadModel(SingleStepModel):
         self.head = head
         self.stretch = stretch
 
-    last_convolution = "head.head.head.4"
+    @property
+    def last_convolution(self) -> str:
+        """Path of the module that gives the map."""
+        return "head.head.head.4"
 
     @property
     def result_stride(self) -> int:

@@ -130,7 +130,7 @@ def load_part(
         part: folder of its config and weights.
         model_class: of diffusers, or one of our own with its ``from_config``.
         walk: runs it without its numbers, so that what does not fit together fails before gigabytes are read; the
-            usual way of a UNet or a VAE if None.
+            usual way of a UNet if None.
 
     Raises:
         CheckpointError: a missing or unknown key, a wrong shape, an unusable config.
@@ -164,20 +164,16 @@ def described_by(checkpoint: Checkpoint, part: str, model_class: type) -> Iterat
 
 
 def _walk(model: Any) -> None:
-    """Run a UNet or VAE without its numbers: what does not fit together fails here, before gigabytes are read."""
+    """Run a UNet without its numbers: what does not fit together fails here, before gigabytes are read."""
     config = model.config
     side = 2 ** len(config.block_out_channels)
     with torch.no_grad(), torch.device("meta"):
         given = torch.empty(1, config.in_channels, side, side)
-        if hasattr(model, "decode"):
-            latent = model.encode(given).latent_dist.mean
-            result = model.decode(latent, return_dict=False)[0]
-        else:
-            labels = None
-            if config.class_embed_type == "projection":
-                labels = torch.empty(1, config.projection_class_embeddings_input_dim)
-            context = torch.empty(1, 2, config.cross_attention_dim)
-            result = model(given, 1, context, class_labels=labels).sample
+        labels = None
+        if config.class_embed_type == "projection":
+            labels = torch.empty(1, config.projection_class_embeddings_input_dim)
+        context = torch.empty(1, 2, config.cross_attention_dim)
+        result = model(given, 1, context, class_labels=labels).sample
     wanted = (1, config.out_channels, side, side)
     if result.shape != wanted:
         raise ValueError(f"its result has the shape {list(result.shape)}, not {list(wanted)}")

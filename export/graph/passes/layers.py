@@ -6,6 +6,7 @@ N batch, C channels, H W pixels.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from e2e_deploy.errors import UsageError
 from e2e_deploy.export.graph.passes.folding import bias_of, replace_modules, set_weights
 from e2e_deploy.export.graph.specialised_model import SpecialisedModel
+from e2e_deploy.model.coders.coder import is_tiny
 from e2e_deploy.packages import require
 
 MIN_UPSAMPLE_CHANNELS = 64
@@ -115,6 +117,22 @@ def convolve_before_upsampling(model: SpecialisedModel) -> None:
     replace_modules(
         model, upsample_class, lambda each: None if each in kept else _convolve_first(each)
     )
+    if is_tiny(model.vae.decoder):
+        _convolve_first_in_sequence(model.vae.decoder.layers)
+
+
+def _convolve_first_in_sequence(layers: Any) -> None:
+    """As ``_convolve_first`` in AutoencoderTiny's decoder, whose layers keep their numbers."""
+    for index, (grow, conv) in enumerate(pairwise(layers)):
+        fits = (
+            isinstance(grow, nn.Upsample)
+            and isinstance(conv, nn.Conv2d)
+            and (grow.mode, grow.scale_factor) == ("nearest", 2.0)
+            and (conv.kernel_size, conv.padding) == ((3, 3), (1, 1))
+            and conv.out_channels >= MIN_UPSAMPLE_CHANNELS
+        )
+        if fits:
+            layers[index], layers[index + 1] = UpsampleConv(conv), nn.Identity()
 
 
 def drop_training_parts(model: SpecialisedModel) -> None:

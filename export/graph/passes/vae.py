@@ -10,6 +10,7 @@ import torch
 from e2e_deploy.export.graph.attention import SingleHeadAttention
 from e2e_deploy.export.graph.passes.folding import bias_of, fold_after, linear, replace_modules
 from e2e_deploy.export.graph.specialised_model import SpecialisedModel
+from e2e_deploy.model.coders.coder import last_convolution
 from e2e_deploy.packages import require
 
 
@@ -19,12 +20,15 @@ def fold_latent_scales(model: SpecialisedModel) -> None:
     Before and not after: a bias that enters a zero-padded convolution cannot be folded into it at the borders.
     """
     vae, unet, channels = model.vae, model.unet, model.latent_channels
-    encoder_out = vae.encoder.conv_out
-    exact = {"dtype": torch.float64, "device": encoder_out.weight.device}
-    if vae.quant_conv is None:
+    encoder_out = last_convolution(vae.encoder)
+    exact: Any = {"dtype": torch.float64, "device": encoder_out.weight.device}
+    quant_conv, post_quant_conv = (
+        getattr(vae, name, None) for name in ("quant_conv", "post_quant_conv")
+    )
+    if quant_conv is None:
         fold_after(encoder_out, torch.eye(encoder_out.out_channels, **exact)[:channels])
     else:
-        matrix, offset = vae.quant_conv.weight.double().flatten(1), bias_of(vae.quant_conv)
+        matrix, offset = quant_conv.weight.double().flatten(1), bias_of(quant_conv)
         fold_after(encoder_out, matrix[:channels], offset[:channels])
         vae.quant_conv = None
     if vae.decoder is None:  # a head has its place
@@ -34,18 +38,18 @@ def fold_latent_scales(model: SpecialisedModel) -> None:
     count = unet.conv_out.out_channels // channels
     each = torch.eye(count, **exact)
     scale = model.output_scale * torch.eye(channels, **exact)
-    if vae.post_quant_conv is None:
+    if post_quant_conv is None:
         fold_after(unet.conv_out, torch.kron(each, scale))
     else:
-        matrix = vae.post_quant_conv.weight.double().flatten(1) @ scale
-        offset = bias_of(vae.post_quant_conv).repeat(count)
+        matrix = post_quant_conv.weight.double().flatten(1) @ scale
+        offset = bias_of(post_quant_conv).repeat(count)
         fold_after(unet.conv_out, torch.kron(each, matrix), offset)
         vae.post_quant_conv = None
     model.output_scale = 1.0
 
     is_mean = len(model.kinds) == 1 and model.kinds[0].channels == 1
     if is_mean and not model.family.clips_first:
-        decoder_out = vae.decoder.conv_out
+        decoder_out = last_convolution(vae.decoder)
         images = decoder_out.out_channels
         fold_after(decoder_out, torch.full((1, images), 1.0 / images, **exact))
 

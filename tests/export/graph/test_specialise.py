@@ -59,6 +59,10 @@ VARIANTS = {
     "time activation": {"unet": {"time_embedding_act_fn": "silu", "resnet_skip_time_act": True}},
     "only cross attention": {"unet": {"only_cross_attention": (True, False)}},
     "dropout": {"unet": {"dropout": 0.5}},
+    "small coder": {"tiny": {}, "alpha_bar": SD2_ALPHA_BAR, "prediction_type": "epsilon"},
+    "small coder, one channel": {"tiny": {"out_channels": 1}},
+    "small coder, normals": {"tiny": {"upsample_fn": "bilinear"}, "task": "normals"},
+    "small coder, silu": {"tiny": {"act_fn": "silu", "decoder_block_out_channels": (16, 16)}},
     "5x5 ends, three levels": {
         "unet": {
             "block_out_channels": (32, 64, 64),

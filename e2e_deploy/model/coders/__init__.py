@@ -1,0 +1,1 @@
+"""The two halves around the UNet: pictures to latents, latents to images."""
