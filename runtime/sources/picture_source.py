@@ -71,13 +71,15 @@ def result_names(paths: list[Path]) -> list[str]:
 
     stems = Counter(key(path.stem) for path in paths)
     taken: set[str] = set()
+    numbers: dict[str, int] = {}  # the last of each name: a list may name one picture very often
     names = []
     for path in paths:
         name = wanted = _short(path.stem if stems[key(path.stem)] == 1 else path.name)
-        number = 1
+        number = numbers.get(key(wanted), 1)
         while key(name) in taken or (name != wanted and key(name) in stems):
             number += 1
             name = f"{wanted}-{number}"
+        numbers[key(wanted)] = number
         taken.add(key(name))
         names.append(name)
     return names

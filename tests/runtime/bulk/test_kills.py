@@ -13,6 +13,7 @@ import pytest
 
 import e2e_deploy as e2e
 from tests.plain_bundle import write_plain_bundle
+from tests.runtime.bulk.processes import below
 from tests.runtime.bulk.serial import DAMAGED, results_of, write_pictures
 
 pytestmark = [
@@ -42,18 +43,6 @@ def wait_for(process, out):
     while process.poll() is None and len(list(out.glob("*.png"))) < AFTER:
         time.sleep(0.05)
     assert process.poll() is None, process.communicate()
-
-
-def below(pid):
-    """The processes that a process began, and those that they began: their numbers and names."""
-    found, look = {}, [pid]
-    while look:
-        parent = look.pop()
-        for task in Path(f"/proc/{parent}/task").glob("*/children"):
-            for child in task.read_text().split():
-                found[int(child)] = Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ")
-                look.append(int(child))
-    return found
 
 
 def listening(pids):

@@ -1,4 +1,5 @@
 import os
+import time
 from pathlib import Path
 
 import cv2
@@ -116,3 +117,13 @@ def test_a_sequence_is_one_video_and_goes_on_after_a_bad_picture(tmp_path, rgb):
 )
 def test_no_two_pictures_share_a_name(files, names):
     assert result_names([Path(file) for file in files]) == names
+
+
+def test_names_for_one_picture_very_often_take_no_longer_each():
+    def seconds(count):
+        paths, start = [Path("a.png"), Path("b.png")] * count, time.perf_counter()
+        names = result_names(paths)
+        assert len(set(names)) == 2 * count
+        return time.perf_counter() - start
+
+    assert seconds(4000) < 60 * min(seconds(400) for _ in range(3))
