@@ -2,10 +2,11 @@
 
 import errno
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -48,6 +49,21 @@ def whole_file(path: Path) -> Iterator[Path]:
     finally:
         if partial is not None:
             partial.unlink(missing_ok=True)
+
+
+_PARTIAL = re.compile(r"\..{0,40}\.[0-9a-f]{8}(\..+)?", re.DOTALL)
+
+
+def remove_partials(root: Path) -> None:
+    """Remove what ``whole_file`` left in a folder, and in those in it, of processes that were killed meanwhile.
+
+    Only where nobody else keeps hidden files, and nothing is being written. What cannot be removed stays.
+    """
+    for folder, _, names in os.walk(root):
+        for name in names:
+            if _PARTIAL.fullmatch(name):
+                with suppress(OSError):
+                    os.unlink(os.path.join(folder, name))
 
 
 def check_target(path: Path) -> None:

@@ -29,6 +29,7 @@ from e2e_deploy.runtime.bulk.reading import read_shards
 from e2e_deploy.runtime.bulk.report import BulkReport, write_report
 from e2e_deploy.runtime.bulk.writing import ShardWriter
 from e2e_deploy.runtime.fit import best_size
+from e2e_deploy.system.files import remove_partials
 from e2e_deploy.system.text import clean
 
 SHARD = 16
@@ -128,6 +129,8 @@ def bulk(
                     share,
                 )
                 _collect(rows, ledger, report, on_progress)
+            if not report.interrupted:
+                remove_partials(target)  # of workers that died
         write_report(report, ledger.folder)
     return report
 
@@ -301,11 +304,9 @@ def _count(report: BulkReport, parcels: list[Parcel]) -> None:
         report.unknown_results += parcel.unknown
         for stage, seconds in parcel.seconds.items():
             report.stage_seconds[stage] = report.stage_seconds.get(stage, 0.0) + seconds
-        report.notes += [
-            note
-            for note in parcel.notes
-            if len(report.notes) < MAX_NOTES and note not in report.notes
-        ]
+        for note in parcel.notes:
+            if len(report.notes) < MAX_NOTES and note not in report.notes:
+                report.notes.append(note)
 
 
 def _tell(report: BulkReport, ledger: Ledger) -> None:

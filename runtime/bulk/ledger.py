@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from e2e_deploy.errors import InputError, UsageError
+from e2e_deploy.errors import E2EDeployError, InputError, UsageError
 from e2e_deploy.runtime.bulk.parcel import Failure, Parcel
 from e2e_deploy.system.files import make_folder, whole_file
 from e2e_deploy.system.json_files import read_json, to_json
@@ -25,6 +25,10 @@ from e2e_deploy.system.records import CountOrZero, Limits, read_record
 FOLDER = "_bulk"
 _SEGMENT = re.compile(r"[0-9]{6,}\.json")
 _Seconds = Annotated[float, Limits(0.0)]
+MAX_FAILURES = (
+    4096  # of a file, which holds one shard at least: what is written here must be read again
+)
+MAX_BYTES = 2**28
 
 
 @dataclass(frozen=True)
@@ -93,26 +97,52 @@ class Ledger:
                 f"{self._out} holds files that no bulk run wrote; give another folder as `out`"
             )
         make_folder(self._segments)
-        with (self.folder / "lock").open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UsageError(
-                    f"another bulk run writes to {self._out}; wait for its end"
-                ) from None
+        with self._alone():
+            files = self._files()
             if begun.exists():
                 _require_same(self._out, read_json(begun), plan)
-                self._read()
+                self._read(files)
+            elif files:
+                raise InputError(
+                    f"{begun} is missing, which says of what {files[0]} tells; remove {self.folder}, and everything "
+                    "is done again"
+                )
             else:
                 _store(begun, plan)
             yield self
 
-    def _read(self) -> None:
-        for path in sorted(self._segments.iterdir()):
-            if not _SEGMENT.fullmatch(path.name):
-                continue  # what a killed run left of a file that was not whole yet
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        path = self.folder / "lock"
+        try:
+            lock = path.open("a")
+        except OSError as error:
+            raise E2EDeployError(f"{path} could not be written: {error.strerror}") from None
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(
+                    f"another bulk run writes to {self._out}; wait for its end"
+                ) from None
+            except OSError as error:
+                raise E2EDeployError(
+                    f"{path} cannot be locked ({error.strerror}), and two runs would not see each other; give an "
+                    "`out` on another file system"
+                ) from None
+            yield
+
+    def _files(self) -> list[Path]:
+        """The ledger's files in order, without what a killed run left of one that was not whole yet."""
+        try:
+            return sorted(p for p in self._segments.iterdir() if _SEGMENT.fullmatch(p.name))
+        except OSError as error:
+            raise InputError(f"{self._segments} cannot be read: {error.strerror}") from None
+
+    def _read(self, files: list[Path]) -> None:
+        for path in files:
             segment, problems = read_record(
-                _Segment, read_json(path), complete=True, clean_texts=True
+                _Segment, read_json(path, limit=MAX_BYTES), complete=True, clean_texts=True
             )
             if segment is None:
                 raise InputError(
@@ -143,12 +173,26 @@ class Ledger:
             for p in parcels
             if p.shard not in self.done
         ]
-        if not entries:
-            return
-        self._count += 1
-        _store(self._segments / f"{self._count:06d}.json", {"shards": [asdict(e) for e in entries]})
-        for entry in entries:
-            self._add(entry)
+        for together in _by_failures(entries):
+            self._count += 1
+            shards = [asdict(entry) for entry in together]
+            _store(self._segments / f"{self._count:06d}.json", {"shards": shards})
+            for entry in together:
+                self._add(entry)
+
+
+def _by_failures(entries: list[ShardEntry]) -> Iterator[list[ShardEntry]]:
+    """The entries in order, MAX_FAILURES at once or a single one."""
+    together: list[ShardEntry] = []
+    failures = 0
+    for entry in entries:
+        failures += len(entry.failures)
+        if together and failures > MAX_FAILURES:
+            yield together
+            together, failures = [], len(entry.failures)
+        together.append(entry)
+    if together:
+        yield together
 
 
 def _store(path: Path, table: dict[str, Any]) -> None:

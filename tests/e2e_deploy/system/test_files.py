@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 from e2e_deploy.errors import E2EDeployError
-from e2e_deploy.system.files import new_partial, open_regular, read_bytes, whole_file
+from e2e_deploy.system.files import (
+    new_partial,
+    open_regular,
+    read_bytes,
+    remove_partials,
+    whole_file,
+)
 
 
 def test_the_file_appears_at_the_end_with_ordinary_rights(tmp_path):
@@ -174,3 +180,20 @@ def test_a_partial_file_is_always_a_new_one(tmp_path):
     assert new_partial(tmp_path / "a.mp4").name == "a.partial-4.mp4"
     assert (tmp_path / "a.partial.mp4").read_text() == "survived a kill"
     assert not (tmp_path / "victim").exists()
+
+
+def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path):
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    left = []
+    for name in ("a.png", "b", "n" * 200 + ".json", "line\nend.png"):
+        with pytest.raises(KeyboardInterrupt), whole_file(inner / name) as partial:
+            left.append(partial.rename(partial))
+            raise KeyboardInterrupt
+    for path in left:
+        path.touch()
+    (inner / ".a.0123456z.png").touch()
+    (inner / ".hidden.png").touch()
+    (inner / "a.01234567.png").touch()
+    remove_partials(tmp_path)
+    assert {p.name for p in inner.iterdir()} == {".a.0123456z.png", ".hidden.png", "a.01234567.png"}

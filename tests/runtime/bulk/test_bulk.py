@@ -1,16 +1,25 @@
 """A bulk run's files are those of ``run``, each picture once, whatever dies: with Ray once, else without it."""
 
 import csv
+import itertools
 import json
 import os
 import subprocess
 import sys
+import time
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import e2e_deploy as e2e
 from e2e_deploy.errors import E2EDeployError, SourceError, UsageError
 from e2e_deploy.runtime.bulk import bulk as bulk_module
+from e2e_deploy.runtime.bulk.cluster import Share
+from e2e_deploy.runtime.bulk.engine_worker import EngineWorker
+from e2e_deploy.runtime.bulk.parcel import Parcel
+from e2e_deploy.runtime.bulk.report import BulkReport
 from tests.plain_bundle import write_plain_bundle
 from tests.runtime.bulk.serial import DAMAGED, results_of, without_ray, write_pictures
 
@@ -220,7 +229,9 @@ def test_what_cannot_be_written_ends_the_run_in_a_sentence(
     out = tmp_path / "out"
     (out / "_bulk").mkdir(parents=True)
     (out / "p020_depth.png").mkdir()  # in the place of a result
-    with pytest.raises(E2EDeployError, match=r"p020_depth.png could not be written.*; 16 of 30"):
+    with pytest.raises(
+        E2EDeployError, match=r"^[^:]*p020_depth.png could not be written.*; 16 of 30"
+    ):
         e2e.bulk(pictures, bundle, out)
     (out / "p020_depth.png").rmdir()
     e2e.bulk(pictures, bundle, out)
@@ -238,3 +249,94 @@ def test_too_narrow_a_picture_is_a_failure(pictures, bundle, tmp_path, monkeypat
     assert "too narrow" in reasons[4]
     e2e.run(pictures, bundle, out=tmp_path / "ref", formats="png16")
     assert results_of(tmp_path / "out") == results_of(tmp_path / "ref")
+
+
+def test_what_a_killed_worker_left_is_removed(pictures, bundle, of_run, tmp_path, monkeypatch):
+    def leave(parcel):
+        (tmp_path / "out" / f".p000_depth.0123456{parcel.shard}.png").write_bytes(b"half")
+
+    without_ray(monkeypatch, before_write=leave)
+    e2e.bulk(pictures, bundle, tmp_path / "out", shard=8)
+    assert results_of(tmp_path / "out") == of_run
+
+
+def test_shards_that_come_twice_count_once(pictures, bundle, of_run, tmp_path, monkeypatch):
+    without_ray(monkeypatch, order=lambda blocks: blocks + blocks[:2])
+    report = e2e.bulk(pictures, bundle, tmp_path / "out", shard=4)
+    assert (report.written, len(report.failures)) == (COUNT - 2, 2)
+    assert results_of(tmp_path / "out") == of_run
+
+
+def test_the_report_and_the_ledger_follow_the_clock(pictures, bundle, tmp_path, monkeypatch):
+    """A second for each of 8 shards: committed every two, and all of it is the run's time."""
+    seconds = itertools.count()
+    monkeypatch.setattr(bulk_module, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    without_ray(monkeypatch)
+    seen, start = [], time.perf_counter()
+    report = e2e.bulk(
+        *(pictures, bundle, tmp_path / "out"),
+        shard=4,
+        on_progress=lambda r: seen.append((r.finished, r.written, r.seconds)),
+    )
+    took = time.perf_counter() - start
+    assert seen[0] == (0, 0, 0)
+    assert seen[1:3] == [(4, 3, 1), (8, 7, 2)]
+    assert seen[-1] == (COUNT, COUNT - 2, 8)
+    assert report.per_second == COUNT / 8
+    segments = sorted((tmp_path / "out" / "_bulk" / "ledger").iterdir())
+    assert len(segments) == 4
+    shards = [shard for path in segments for shard in json.loads(path.read_text())["shards"]]
+    for stage, total in report.stage_seconds.items():
+        assert 0 < total < took
+        assert total == pytest.approx(sum(shard["seconds"][stage] for shard in shards))
+
+
+def test_a_list_whose_pictures_make_for_another_frame_size_is_refused(tmp_path, monkeypatch):
+    """A list's digest is that of its paths; the size that its first picture asks for is a setting."""
+    without_ray(monkeypatch)
+    write_pictures(tmp_path / "in", 2, sizes=((48, 40),))
+    write_pictures(tmp_path / "other", 2, sizes=((24, 32),))
+    bundle = write_plain_bundle(tmp_path / "depth", sizes=((24, 32), (48, 40)))
+    (tmp_path / "l.csv").write_text("path\nin/p000.png\nin/p001.png\n")
+    e2e.bulk(tmp_path / "l.csv", bundle, tmp_path / "out")
+    (tmp_path / "other" / "p000.png").replace(tmp_path / "in" / "p000.png")
+    with pytest.raises(UsageError, match="begun with other settings"):
+        e2e.bulk(tmp_path / "l.csv", bundle, tmp_path / "out")
+
+
+def test_notes_are_few_and_each_once():
+    report = BulkReport(9, Path("out"))
+    for shard in range(30):
+        notes = [f"picture {shard} {n} is turned" for n in range(4)] + ["the same"]
+        bulk_module._count(report, [Parcel(shard, notes=notes)])
+    assert len(report.notes) == bulk_module.MAX_NOTES
+    assert report.notes.count("the same") == 1
+
+
+def test_ray_is_asked_for_bounded_retries():
+    class Data:
+        """Ray's package of data and a data set of it: what the stages are begun with."""
+
+        def __init__(self):
+            self.stages = []
+            self.from_arrow = lambda blocks: self
+            self.iter_batches = lambda **given: []
+            self.ActorPoolStrategy = dict
+
+        def map_batches(self, function, **given):
+            self.stages.append(given | given["ray_remote_args_fn"]())
+            return self
+
+    data = Data()
+    engine = partial(EngineWorker, [], "auto", "cpu", 2)
+    assert (
+        list(bulk_module._results(data, iter([]), engine, lambda table: table, Share(3, 2, 0)))
+        == []
+    )
+    decode, engines, encode = data.stages
+    assert 1 <= decode["max_retries"] <= 5
+    assert 1 <= encode["max_retries"] <= 5
+    assert 1 <= engines["max_restarts"] <= 20
+    assert 1 <= engines["max_task_retries"] <= 5
+    assert (engines["compute"], engines["num_cpus"], engines["num_gpus"]) == ({"size": 3}, 2, 0)
+    assert engines["fn_constructor_args"] == engine.args

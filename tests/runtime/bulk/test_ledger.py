@@ -1,8 +1,12 @@
 """The ledger: one writer at a time, whole files, and a damaged one is a sentence."""
 
+import errno
+import fcntl
+
 import pytest
 
-from e2e_deploy.errors import InputError, UsageError
+from e2e_deploy.errors import E2EDeployError, InputError, UsageError
+from e2e_deploy.runtime.bulk import ledger as ledger_module
 from e2e_deploy.runtime.bulk.ledger import Ledger
 from e2e_deploy.runtime.bulk.parcel import Failure, Parcel
 
@@ -54,3 +58,65 @@ def test_a_damaged_ledger_is_a_sentence(tmp_path, text):
     (tmp_path / "_bulk" / "ledger" / "000001.json").write_text(text)
     with pytest.raises(InputError, match="000001.json"), Ledger(tmp_path).open(PLAN):
         pass
+
+
+def test_a_ledger_without_its_plan_is_not_taken_for_another_runs(tmp_path):
+    with Ledger(tmp_path).open(PLAN) as ledger:
+        ledger.commit([parcel(0)])
+    (tmp_path / "_bulk" / "plan.json").unlink()
+    with pytest.raises(InputError, match=r"plan.json is missing"), Ledger(tmp_path).open(PLAN):
+        pass
+
+
+def test_what_cannot_be_locked_is_not_taken_for_another_run(tmp_path, monkeypatch):
+    def refuse(*given):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with monkeypatch.context() as patch, pytest.raises(E2EDeployError, match="cannot be locked"):
+        patch.setattr(fcntl, "flock", refuse)
+        Ledger(tmp_path).open(PLAN).__enter__()
+    (tmp_path / "_bulk" / "lock").unlink()
+    (tmp_path / "_bulk" / "lock").mkdir()
+    with pytest.raises(E2EDeployError, match="lock could not be written: Is a directory"):
+        Ledger(tmp_path).open(PLAN).__enter__()
+
+
+def test_very_many_failures_are_read_again(tmp_path):
+    """A shard of 4096 damaged pictures with long names, and more such shards at once than a file may hold."""
+    reason = "\u4e2d" * 1000
+    failures = [[Failure(s * 4096 + n, "p", reason) for n in range(4096)] for s in range(2)]
+    with Ledger(tmp_path).open(PLAN) as ledger:
+        ledger.commit([parcel(0, 0, failures[0]), parcel(1, 0, failures[1]), parcel(2), parcel(3)])
+    again = Ledger(tmp_path)
+    with again.open(PLAN):
+        assert again.done == {0, 1, 2, 3}
+        assert len(again.failures) == 8192
+    assert len(list((tmp_path / "_bulk" / "ledger").iterdir())) == 2
+
+
+def test_what_could_not_be_written_is_not_done(tmp_path, monkeypatch):
+    def full(*given):
+        raise E2EDeployError("No space left on device")
+
+    with Ledger(tmp_path).open(PLAN) as ledger:
+        with monkeypatch.context() as patch, pytest.raises(E2EDeployError, match="No space"):
+            patch.setattr(ledger_module, "_store", full)
+            ledger.commit([parcel(0)])
+        assert (ledger.done, ledger.written) == (set(), 0)
+        ledger.commit([parcel(0, written=2)])
+    again = Ledger(tmp_path)
+    with again.open(PLAN):
+        assert (again.done, again.written) == ({0}, 2)
+
+
+def test_files_of_the_ledger_are_on_the_disk_before_they_have_their_names(tmp_path, monkeypatch):
+    names = []
+
+    def fsync(descriptor):
+        names.append(sorted(p.name for p in (tmp_path / "_bulk").rglob("*.json")))
+
+    monkeypatch.setattr(ledger_module.os, "fsync", fsync)
+    with Ledger(tmp_path).open(PLAN) as ledger:
+        ledger.commit([parcel(0)])
+    assert len(names) == 2
+    assert [[n for n in each if n[0] != "."] for each in names] == [[], ["plan.json"]]

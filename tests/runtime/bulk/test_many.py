@@ -14,6 +14,7 @@ from tests.runtime.bulk.serial import write_pictures
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(7200),
     pytest.mark.skipif(os.environ.get("BULK_MANY") != "1", reason="BULK_MANY=1 runs it"),
 ]
 COUNT = int(os.environ.get("BULK_MANY_PICTURES", "100000"))
