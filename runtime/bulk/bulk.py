@@ -59,16 +59,16 @@ def bulk(
     address: str | None = None,
     on_progress: OnProgress = lambda report: None,
 ) -> BulkReport:
-    """Run every picture of a folder, list or tar through bundles; a killed run goes on when it is repeated.
+    """Run every picture of a folder, list, tar or video through bundles; a killed run goes on when it is repeated.
 
-    The results are 16-bit PNGs with their sidecars, the same bytes as ``run`` writes for the folder: as files, of a
-    picture in a folder within ``source`` in the same folder within ``out``, or in a file a shard; or their numbers as
-    Zarr. Beside them ``out/_bulk`` holds what is finished, report.json, and the pictures without results with their
-    reasons as failed.csv and failed.parquet.
+    The results are 16-bit PNGs with their sidecars, the same bytes as ``run`` writes: as files, of a picture in a
+    folder within ``source`` in the same folder within ``out``, or in a file a shard; or their numbers as Zarr. Beside
+    them ``out/_bulk`` holds what is finished, report.json, and the pictures without results with their reasons as
+    failed.csv and failed.parquet.
 
     Args:
-        source: a folder of pictures, with those in it; a list (.parquet, .csv, .jsonl) of their paths; or a tar of
-            pictures. Tars may lie in the folder or stand in the list as well.
+        source: a folder of pictures, with those in it; a list (.parquet, .csv, .jsonl) of their paths; a tar of
+            pictures; or a video. Tars and videos may lie in the folder or stand in the list as well.
         bundles: folders or opened ones; of several each gives results of another name, such as depth and normals.
         out: a folder: a new one, an empty one, or one of the same run that was not finished. On a cluster ``source``,
             ``bundles`` and ``out`` lie where every machine sees them.
@@ -113,6 +113,7 @@ def bulk(
         report = BulkReport(len(listing.items), target)
         _tell(report, ledger)
         report.before = report.finished
+        report.notes += listing.notes[:MAX_NOTES]
         shards = listing.shards(shard)
         todo = [number for number in range(len(shards)) if number not in ledger.done]
         on_progress(report)

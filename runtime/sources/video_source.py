@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
-from heapq import heappop, heappush
 from itertools import chain
 from pathlib import Path
 
 import av
 from av.container.input import InputContainer
+from av.packet import Packet
+from av.video.stream import VideoStream
 
 from e2e_deploy.errors import SourceError
 from e2e_deploy.runtime.sources.source import BaseSource, SourceFrame, check_size
@@ -20,6 +21,7 @@ from e2e_deploy.runtime.sources.video.decoding import (
     reason,
 )
 from e2e_deploy.runtime.sources.video.frame_filter import Look
+from e2e_deploy.runtime.sources.video.order import in_order
 from e2e_deploy.runtime.sources.video.timeline import FrameTime, Timeline
 from e2e_deploy.system.files import open_regular
 
@@ -30,9 +32,6 @@ _ONE_LOCAL_FILE = {
     "format_whitelist": "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,ivf,mxf,nut,dv,h264,hevc,mjpeg,"
     "yuv4mpegpipe",
 }
-
-
-MOST_REORDERED = 16  # frames that any codec here may decode before one that is shown earlier
 
 
 class VideoSource(BaseSource):
@@ -113,6 +112,13 @@ class VideoSource(BaseSource):
         if count == 0:
             raise SourceError(f"{self.name} holds no frame that can be decoded")
 
+    def _not_trimmed(self, packet: "Packet[VideoStream]") -> "Packet[VideoStream]":
+        if packet.is_discard:
+            raise SourceError(
+                f"{self.name} was trimmed without encoding it again: decode it on the CPU"
+            )
+        return packet
+
     def first_look(self) -> tuple[Look, bool]:
         """How its first picture is stored, and whether it is from the best video stream.
 
@@ -139,18 +145,9 @@ class VideoSource(BaseSource):
             packets = PacketReader(self._path, container, stream)
             decoder = Decoder(container, stream, self)
             timeline = Timeline(decoder.start_s, self.note)
-            waiting: list[tuple[float, float]] = []
-            stamp_s = duration_s = 0.0
-            for packet in packets:
-                if packet.is_discard:
-                    raise SourceError(
-                        f"{self.name} was trimmed without encoding it again: decode it on the CPU"
-                    )
-                stamp_s, duration_s = decoder.packet_time(packet, stamp_s + duration_s)
-                heappush(waiting, (stamp_s, duration_s))
-                if len(waiting) > MOST_REORDERED:
-                    yield timeline.place(*heappop(waiting))
-            while waiting:
-                yield timeline.place(*heappop(waiting))
-            if missing := packets.missing(duration_s):
+            time = FrameTime(None, None, 0.0)
+            for shown in in_order(map(self._not_trimmed, packets), decoder, timeline):
+                time = shown.time
+                yield time
+            if missing := packets.missing(time.duration_s):
                 raise SourceError(f"{self.name} is cut off: {missing}")

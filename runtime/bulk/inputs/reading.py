@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from e2e_deploy.errors import SourceError, UnavailableError
 from e2e_deploy.runtime.bulk.inputs.item import BulkItem, Missing, Part, Read
 from e2e_deploy.runtime.bulk.inputs.pictures import Member, read_pictures
+from e2e_deploy.runtime.bulk.inputs.videos import Frame, read_frames
 from e2e_deploy.runtime.sources.picture_file import Note
 
 Reader = Callable[[Sequence[BulkItem], Note], Iterator[Read | str]]
@@ -20,6 +21,7 @@ def _missing(items: Sequence[BulkItem], note: Note) -> Iterator[Read | str]:
 _READERS: dict[type[Part] | type[None], Reader] = {
     type(None): read_pictures,
     Member: read_pictures,
+    Frame: read_frames,
     Missing: _missing,
 }
 

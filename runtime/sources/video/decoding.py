@@ -137,12 +137,20 @@ class Decoder:
         if packet is None:
             yield from map(self._decoded, self._filter.flush())
 
+    @property
+    def is_interlaced(self) -> bool:
+        """Whether a picture so far was of two moments."""
+        return self._filter.was_interlaced
+
     def packet_time(self, packet: "Packet[VideoStream]", else_s: float) -> tuple[float, float]:
         """(time in seconds, duration in seconds) of a packet's frame; ``else_s`` where it says no time."""
         stamp = packet.dts if self._by_dts or packet.pts is None else packet.pts
         base = packet.time_base
         duration_s = float(packet.duration * base) if packet.duration else self._guessed_s
-        return else_s if stamp is None else float(stamp * base), duration_s
+        # Rounded as PyAV rounds the time of a frame.
+        return else_s if stamp is None else float(
+            stamp
+        ) * base.numerator / base.denominator, duration_s
 
     def _decoded(self, frame: av.VideoFrame) -> Decoded:
         base = frame.time_base

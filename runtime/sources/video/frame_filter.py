@@ -191,10 +191,14 @@ class FrameFilter:
         name: of the source, for messages.
         time_base: of the stream.
         note: is told what is done to the pictures, a sentence each.
+
+    Attributes:
+        was_interlaced: whether a picture so far was of two moments.
     """
 
     def __init__(self, name: str, time_base: Fraction, note: Callable[[str], None]) -> None:
         self._name, self._time_base, self._note = name, time_base, note
+        self.was_interlaced = False
         self._look: Look | None = None
         self._unread = 0
         self._graph: Graph | None = None
@@ -211,6 +215,7 @@ class FrameFilter:
             av.FFmpegError: the filters do not take such pictures.
         """
         look = Look.of(picture, aspect, None if self._reads(picture) else self._look)
+        self.was_interlaced |= look.interlaced
         if self._look is not None and self._look.interlaced:
             look = replace(
                 look, interlaced=True
