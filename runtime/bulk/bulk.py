@@ -6,6 +6,7 @@ A shard is a few pictures in a row. Ray moves shards between the stages and keep
 slow one. What is finished is in the ledger; what was on its way when something died is done again, to the same files.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -98,6 +99,8 @@ def bulk(
     require("ray", "bulk")
     opened = _opened(bundles)
     place, target = Path(source), Path(out)
+    if os.path.exists(place):
+        place = place.absolute()  # workers may be at home in another folder
     _check_apart(place, target)
     listing = list_items(place, column)
     orders = [EngineOrder(str(b.root.resolve()), _frame_size(b, listing.items)) for b in opened]

@@ -1,5 +1,6 @@
 """Results in a folder on a disk that every machine of a cluster sees."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -27,5 +28,11 @@ def _sync(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (
+            errno.EINVAL,
+            errno.ENOTSUP,
+        ):  # what is no folder of a disk keeps names in its own way
+            raise
     finally:
         os.close(descriptor)

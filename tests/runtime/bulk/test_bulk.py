@@ -18,8 +18,7 @@ from e2e_deploy.errors import E2EDeployError, SourceError, UsageError
 from e2e_deploy.runtime.bulk import bulk as bulk_module
 from e2e_deploy.runtime.bulk.cluster import Share
 from e2e_deploy.runtime.bulk.engine_worker import EngineWorker
-from e2e_deploy.runtime.bulk.parcel import Parcel
-from e2e_deploy.runtime.bulk.report import BulkReport
+from e2e_deploy.runtime.bulk.parcel import from_orders
 from tests.plain_bundle import write_plain_bundle
 from tests.runtime.bulk.serial import DAMAGED, results_of, without_ray, write_pictures
 
@@ -103,6 +102,29 @@ def test_of_several_frame_sizes_the_one_that_run_takes(tmp_path, monkeypatch):
     e2e.bulk(pictures, bundle, tmp_path / "out")
     e2e.run(pictures, bundle, out=tmp_path / "ref", formats="png16")
     assert results_of(tmp_path / "out") == results_of(tmp_path / "ref")
+
+
+def test_workers_get_whole_paths(pictures, bundle, of_run, tmp_path, monkeypatch):
+    """On a cluster they are not where the run was begun."""
+    seen = []
+
+    def look(blocks):
+        orders = [order for table in blocks for order in from_orders(table)]
+        seen.extend(i.path for order in orders for parcel in order for i in parcel.items)
+        return blocks
+
+    without_ray(monkeypatch, order=look)
+    writer = bulk_module.ShardWriter
+    monkeypatch.setattr(
+        bulk_module, "ShardWriter", lambda out, *given: seen.append(str(out)) or writer(out, *given)
+    )
+    monkeypatch.chdir(tmp_path)
+    report = e2e.bulk(pictures.name, bundle.name, "out")
+    assert results_of(tmp_path / "out") == of_run
+    assert len(seen) == COUNT + 1
+    assert all(Path(path).is_absolute() for path in seen)
+    again = e2e.bulk(pictures, bundle, tmp_path / "out")
+    assert again.before == report.finished
 
 
 def test_pictures_in_folders_keep_them(pictures, bundle, of_run, tmp_path, monkeypatch):
@@ -302,15 +324,6 @@ def test_a_list_whose_pictures_make_for_another_frame_size_is_refused(tmp_path, 
     (tmp_path / "other" / "p000.png").replace(tmp_path / "in" / "p000.png")
     with pytest.raises(UsageError, match="begun with other settings"):
         e2e.bulk(tmp_path / "l.csv", bundle, tmp_path / "out")
-
-
-def test_notes_are_few_and_each_once():
-    report = BulkReport(9, Path("out"))
-    for shard in range(30):
-        notes = [f"picture {shard} {n} is turned" for n in range(4)] + ["the same"]
-        bulk_module._count(report, [Parcel(shard, notes=notes)])
-    assert len(report.notes) == bulk_module.MAX_NOTES
-    assert report.notes.count("the same") == 1
 
 
 def test_ray_is_asked_for_bounded_retries():

@@ -20,7 +20,7 @@ pytestmark = [
 COUNT = int(os.environ.get("BULK_MANY_PICTURES", "100000"))
 FILES = 10
 EVERY_S = 2.0
-DRIVER_MIB, ALL_MIB = 100, 400
+DRIVER_MIB, ALL_MIB = 60, 250
 """What may come to it while the last four fifths are done: of the run's own process, and of all that it began."""
 
 
