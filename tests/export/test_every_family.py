@@ -6,6 +6,7 @@ Minutes; EVERY_FAMILY=1 runs it. docs/support.md tells what came out.
 import os
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from e2e_deploy.export.exporter import export_bundle
 from e2e_deploy.runtime.checks.verify import verify_bundle
@@ -27,6 +28,19 @@ def write_quiet_lcm(folder, **changes):
     write_lcm(folder, **changes)
     name = "decoder.conv_out.weight"
     edit_weights(folder, "vae", lambda tensors: tensors | {name: 0.1 * tensors[name]})
+    return folder
+
+
+def write_quiet_head(folder, **changes):
+    """A map around 0.4: as drawn, 87 % of it are cut to 0, and features that are rounded once, between networks in
+    fp32, put 2.4 % of the pixels outside. The rules of half precision are not what such weights judge.
+    """
+    write_genpercept(folder, head=True, **changes)
+    file = folder / "dpt_head_identity" / "model.safetensors"
+    weight, bias = "head.head.4.weight", "head.head.4.bias"
+    tensors = load_file(file)
+    quiet = {weight: 0.1 * tensors[weight], bias: 0.0 * tensors[bias]}
+    save_file(tensors | quiet, file)
     return folder
 
 
@@ -53,7 +67,7 @@ CASES = {
         {"family": "genpercept", "task": "normals"},
     ),
     "genpercept head": (
-        *(write_genpercept, {"head": True}),
+        *(write_quiet_head, {}),
         {"family": "genpercept", "task": "disparity"},
     ),
     **{
