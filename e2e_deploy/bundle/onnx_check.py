@@ -125,7 +125,10 @@ def _tensor(data: memoryview) -> _Tensor:
     for number, payload in wire_fields(data):
         match _TENSOR.get(number):
             case "dims":
-                tensor.dims += [_signed(value) for value in numbers(payload)]
+                for value in numbers(payload):
+                    if len(tensor.dims) == MAX_RANK:
+                        raise ValueError(f"a tensor has more than {MAX_RANK} sides")
+                    tensor.dims.append(_signed(value))
             case "type" if isinstance(payload, int):
                 tensor.kind = payload
             case "name":
@@ -139,10 +142,10 @@ def _tensor(data: memoryview) -> _Tensor:
                 tensor.is_external = payload != 0
         if number in _TYPED:
             tensor.typed_bytes += len(payload) if isinstance(payload, memoryview) else 8
-            if number == 7 and len(tensor.int64s) < 2 * MAX_RANK:
-                tensor.int64s += [_signed(value) for value in numbers(payload)]
-        if len(tensor.dims) > MAX_RANK:
-            raise ValueError(f"a tensor has more than {MAX_RANK} sides")
+            if number == 7:
+                for value in numbers(payload):
+                    if len(tensor.int64s) < 2 * MAX_RANK:  # product() reads no more
+                        tensor.int64s.append(_signed(value))
     return tensor
 
 
@@ -262,7 +265,7 @@ def _check_generators(nodes: list[_Node], tensors: list[_Tensor]) -> None:
 
 def _check_function(data: memoryview, weights: Mapping[str, int]) -> None:
     domain = name = ""
-    nodes = []
+    nodes, count = [], 0
     for number, payload in wire_fields(data):
         if number == 1:
             name = _text(payload)
@@ -271,9 +274,11 @@ def _check_function(data: memoryview, weights: Mapping[str, int]) -> None:
         elif number == 11:
             raise _RefusedError("a function whose attributes have values")
         elif number == 7 and isinstance(payload, memoryview):
-            nodes.append(_node(payload))
-    if (domain, name) not in FUNCTIONS or len(nodes) > MAX_FUNCTION_NODES:
-        raise _RefusedError(clean(f"the function {domain}.{name} of {len(nodes)} nodes", 120))
+            count += 1
+            if count <= MAX_FUNCTION_NODES:
+                nodes.append(_node(payload))
+    if (domain, name) not in FUNCTIONS or count > MAX_FUNCTION_NODES:
+        raise _RefusedError(clean(f"the function {domain}.{name} of {count} nodes", 120))
     for node in nodes:
         _check_operator(node, frozenset())
         for tensor in node.constants:

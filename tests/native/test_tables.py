@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from e2e_deploy import frames, names
-from e2e_deploy.bundle import manifest, onnx_check
+from e2e_deploy.bundle import manifest, onnx_check, onnx_paths
 from e2e_deploy.bundle.bundle import open_bundle
 from e2e_deploy.kinds import KINDS
 from e2e_deploy.runtime.steps import metric, steady
@@ -104,6 +104,12 @@ LIMITS = {
         "max_function_nodes": onnx_check.MAX_FUNCTION_NODES,
         "max_rank": onnx_check.MAX_RANK,
         "max_elements": onnx_check.MAX_ELEMENTS,
+    },
+    "bundle/onnx_paths.cpp": {
+        "max_node_fields": onnx_paths.MAX_NODE_FIELDS,
+        "max_graph_fields": onnx_paths.MAX_GRAPH_FIELDS,
+        "max_fields": onnx_paths.MAX_FIELDS,
+        "max_beside": onnx_paths.MAX_BESIDE,
     },
     "steps/fit.cpp": {"min_side_px": frames.MIN_SIDE_PX, "max_pixels": frames.MAX_PIXELS},
     "steps/steady.cpp": {

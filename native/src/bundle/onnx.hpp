@@ -15,7 +15,7 @@ namespace e2e {
 constexpr uint64_t largest_graph = 0x7FFFFFFF;  // bytes of a file; protocol buffers end there
 
 // The "location" strings of all external tensors in an ONNX file, which errors call ``name``.
-// Error (input): it is not a readable ONNX protocol buffer.
+// Error (input): it is not a readable ONNX protocol buffer, or has more parts than any graph of ours.
 std::set<std::string> locations_in(const std::string& name, Bytes data);
 
 // Refuse, with an Error (input), an ONNX file that none of our exports can have written. ``weights``: bytes of the

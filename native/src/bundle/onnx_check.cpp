@@ -127,8 +127,10 @@ TensorProto read_tensor(Bytes data) {
       case 14: tensor.is_external = field.has_bytes || field.value != 0; break;
       case 4: case 5: case 7: case 10: case 11:  // values of the types that have fields of their own
         tensor.typed_bytes += field.has_bytes ? field.bytes.size : 8;
-        if (field.number == 7 && tensor.int64s.size() < 2 * max_rank)
-          numbers(field, [&](uint64_t value) { tensor.int64s.push_back(static_cast<int64_t>(value)); });
+        if (field.number == 7)
+          numbers(field, [&](uint64_t value) {  // product() reads no more
+            if (tensor.int64s.size() < 2 * max_rank) tensor.int64s.push_back(static_cast<int64_t>(value));
+          });
         break;
       default: break;
     }

@@ -220,3 +220,39 @@ def test_damaged_bytes_give_locations_or_a_bundle_error(folder):
         except BundleError:
             outcomes.add("refused")
     assert outcomes == {"read", "refused"}
+
+
+def part(number, content):
+    """A field of a message."""
+    size, length = len(content), b""
+    while size > 127:
+        length, size = length + bytes([size & 127 | 128]), size >> 7
+    return bytes([number << 3 | 2]) + length + bytes([size]) + content
+
+
+MANY = 100_001
+
+
+@pytest.mark.parametrize(
+    ("graph", "what"),
+    [
+        *((part(1, part(number, b"") * 257), "a node of more than 256 p") for number in (1, 2, 5)),
+        (part(1, part(5, b"\x18\x01" * 1001)), "a attribute of more than 1000 p"),
+        (part(5, b"\x08\x01" * 1001), "a tensor of more than 1000 p"),
+        (part(13, b"") * MANY, "a graph of more than 100000 p"),
+        (part(1, part(3, bytes(2**24))), "more than 16777216 bytes beside the values of its tensors"),
+        (part(5, part(7, b"\x01" * 2**24)), "more than 16777216 bytes beside"),
+        (part(5, part(13, part(1, b"k") + part(9, bytes(2**24)))), "more than 16777216 bytes beside"),
+        (part(13, part(2, part(1, part(2, part(1, b"") * 2**23)))), "more than 16777216 bytes beside"),
+    ],
+)  # fmt: skip
+def test_more_parts_than_any_graph_of_ours(folder, graph, what):
+    with pytest.raises(BundleError, match=rf"holds {what}.*it is not loaded: export"):
+        external_locations(saved(part(7, graph), folder))
+
+
+def test_as_many_parts_as_allowed(folder):
+    node = part(1, b"") * 256
+    assert external_locations(saved(part(7, part(1, node) * 300), folder)) == set()
+    weights = part(9, bytes(2**24)) + part(13, part(1, b"location") + part(2, b"w.data"))
+    assert external_locations(saved(part(7, part(5, weights)), folder)) == {"w.data"}
