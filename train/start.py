@@ -22,10 +22,13 @@ from e2e_deploy.model.networks.head_model import HeadModel
 from e2e_deploy.model.single_step import SingleStepModel
 from e2e_deploy.model.tiny import UNTRAINED, build_tiny
 from e2e_deploy.names import FamilyName, TaskName
-from e2e_deploy.train.config.settings import RANDOM, TrainConfig
+from e2e_deploy.train.config.settings import RANDOM, StartConfig, TrainConfig
 from e2e_deploy.train.conv_in import cut_second_half, ignores_second_half, widen_conv_in
+from e2e_deploy.train.distillation.distil import FOLDER as DISTIL
+from e2e_deploy.train.distillation.distil import distilled
 from e2e_deploy.train.head import with_head
-from e2e_deploy.train.pretraining.pretrain import FOLDER, pretrained
+from e2e_deploy.train.pretraining.pretrain import FOLDER as PRETRAIN
+from e2e_deploy.train.pretraining.pretrain import pretrained
 
 FAMILY: FamilyName = "marigold"
 """What trained models are saved as where the config says nothing: normals with x right, y up, z toward the viewer."""
@@ -48,13 +51,22 @@ class Start:
 
 
 def load_start(config: TrainConfig, device: torch.device | str = "cpu") -> Start:
-    """Load ``config.start.checkpoint`` and fit it to the task; what is pretrained before learns on ``device``.
+    """Load ``config.start.checkpoint`` and fit it to the task; what is learned before the run learns on ``device``.
 
     Raises:
         CheckpointError: missing, foreign, damaged, or a run that is not finished.
         UsageError: an 8-channel UNet with ``noise = "none"``, or a UNet with parts that no trained model has.
-        DataError, E2EDeployError, KeyboardInterrupt: as of ``pretrained``.
+        DataError, InputError, E2EDeployError, KeyboardInterrupt: as of ``pretrained`` and ``distilled``.
     """
+    if config.distil is None:
+        return _loaded(config, device)
+    teacher = _loaded(config, device)
+    folder = distilled(config, teacher.model, teacher.checkpoint, torch.device(device))
+    start = _loaded(replace(config, start=StartConfig(checkpoint=str(folder))), device)
+    return replace(start, changes=(*teacher.changes, *start.changes))
+
+
+def _loaded(config: TrainConfig, device: torch.device | str) -> Start:
     family = get_family(config.model.family or FAMILY)
     checkpoint = open_checkpoint(
         _folder_of(config, torch.device(device)),
@@ -122,9 +134,9 @@ def load_start(config: TrainConfig, device: torch.device | str = "cpu") -> Start
     return Start(model, checkpoint, tuple(changes))
 
 
-def pretraining_of(out: Path) -> Path:
-    """Where the start of the run in ``out`` is pretrained, if it is."""
-    return out / FOLDER
+def prepared_in(out: Path) -> Path | None:
+    """Where the start of the run in ``out`` was pretrained or distilled, if it was."""
+    return next((each for name in (PRETRAIN, DISTIL) if (each := out / name).exists()), None)
 
 
 def _folder_of(config: TrainConfig, device: torch.device) -> str:

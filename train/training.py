@@ -49,7 +49,32 @@ def train_model(
 
     for run in runs[:-1]:
         train_run(run, resume=resume)
+    if not runs[-1].data:
+        return _only_distilled(runs[-1], resume=resume)
     return train_run(runs[-1], resume=resume)
+
+
+def _only_distilled(config: TrainConfig, *, resume: bool) -> "TrainResult":
+    """A run that ends with its distillation."""
+    from e2e_deploy.train.run.failures import failures_said
+    from e2e_deploy.train.run.loop import TrainResult
+    from e2e_deploy.train.run.processes import join_processes
+    from e2e_deploy.train.run.resume import Progress
+    from e2e_deploy.train.start import load_start, prepared_in
+
+    out = Path(config.run.out)
+    if not resume and (before := prepared_in(out)) is not None:
+        raise UsageError(f"{before} is there already: continue it, or name another `out`")
+    accelerator = join_processes()
+    with failures_said(config), accelerator.main_process_first():
+        start = load_start(config, accelerator.device)
+    return TrainResult(
+        model=start.checkpoint.path,
+        progress=Progress(),
+        loss=None,
+        evaluation=None,
+        is_main=accelerator.is_main_process,
+    )
 
 
 def _chosen(

@@ -10,6 +10,7 @@ from typing import Any
 from e2e_deploy.kinds import KINDS
 from e2e_deploy.model.families import FAMILIES, TASKS
 from e2e_deploy.system.records import read_record
+from e2e_deploy.train.config.distillation import contradictions_of_distillation
 from e2e_deploy.train.config.settings import (
     RANDOM,
     AugmentConfig,
@@ -33,6 +34,7 @@ def contradictions_of_parts(table: Mapping[str, Any]) -> list[str]:
 def contradictions(config: TrainConfig) -> list[str]:
     """One sentence each, of all runs of ``config``."""
     problems = _contradictions_of_run(config) + _contradictions_of_pretraining(config)
+    problems += contradictions_of_distillation(config)
     for number, following in enumerate(runs_of(config)[1:]):
         problems += [
             f"then[{number}]: {problem}"
@@ -61,7 +63,7 @@ def _contradictions_of_pretraining(config: TrainConfig) -> list[str]:
 
 def _contradictions_of_run(config: TrainConfig) -> list[str]:
     problems = _optim_contradictions(config.optim)
-    if not config.data:
+    if not config.data and config.distil is None:
         problems.append("data is empty; expected at least one [[data]] table")
     if not config.model.train or len(set(config.model.train)) < len(config.model.train):
         problems.append(

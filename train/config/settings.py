@@ -55,6 +55,42 @@ class PretrainConfig:
     """At most so many pictures, evenly spread; they are held in memory."""
 
 
+CoderName = Literal["turbo", "nano"]
+NumBlocks = Annotated[int, Limits(0, 64)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DistilConfig:
+    """A small VAE (diffusers' AutoencoderTiny, TAESD's layout) in the place of the start's, which teaches it.
+
+    Its decoder learns the results of the teacher's decoder from the teacher's own x0, then its encoder the teacher's
+    latents; no truth is read. The steps of ``optim`` follow with the small VAE; without a ``[[data]]`` table none do.
+    """
+
+    size: Size
+    """Height and width, multiples of 8, of what it sees: mirrored windows of the pictures at changing scale."""
+    coder: CoderName | None = None
+    """``turbo``: as large as TAESD, the default; ``nano``: a fortieth of its work, for small models."""
+    width: Annotated[int, Limits(1, 1024)] | None = None
+    """Channels of every layer, instead of the named coder's."""
+    encoder_blocks: tuple[NumBlocks, NumBlocks, NumBlocks, NumBlocks] | None = None
+    """Residual blocks of the encoder's levels, the finest first."""
+    decoder_blocks: tuple[NumBlocks, NumBlocks, NumBlocks, NumBlocks] | None = None
+    """Of the decoder's, the coarsest first."""
+    pictures: str | None = None
+    """Folder of PNG and JPEG pictures of any size, searched with the folders in it. Left out: those of the data."""
+    decoder_steps: Count = 10_000
+    encoder_steps: Count = 10_000
+    decoder_lr: Positive = 1e-3
+    encoder_lr: Positive = 1e-3
+    x0_weight: Weight = 1.0
+    """Of the error that the encoder makes in x0, beside that in the latent; 0 spares the passes through the UNet."""
+    batch: Annotated[int, Limits(1, 4096)] = 8
+    """Images a step."""
+    uses: Annotated[int, Limits(1, 1000)] = 4
+    """Steps that see each answer of the teacher, which costs far more than they do."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
     """One folder data set of the mix."""
@@ -88,7 +124,7 @@ class AugmentConfig:
     """Compression, of quality 25 to 95."""
     smallest_view: Annotated[float, Limits(0.1, 1)] = 1.0
     """Random windows, with sides from this share of the picture's up to all of it; 1 keeps whole pictures. Pretraining
-    has windows of its own."""
+    and distillation have windows of their own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -284,8 +320,9 @@ class TrainConfig:
 
     task: TrainTask
     start: StartConfig
-    data: tuple[DataConfig, ...]
     run: RunConfig
+    data: tuple[DataConfig, ...] = ()
+    """At least one, unless ``distil`` is all that is asked for."""
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -293,6 +330,7 @@ class TrainConfig:
     augment: AugmentConfig | None = None
     eval: EvalConfig | None = None
     pretrain: PretrainConfig | None = None
+    distil: DistilConfig | None = None
     diffusion: DiffusionConfig | None = None
     then: tuple[ThenConfig, ...] = ()
     """Runs that follow, usually with larger pictures; the last one's model is the result."""
@@ -310,6 +348,7 @@ def runs_of(config: TrainConfig) -> list[TrainConfig]:
             before,
             start=StartConfig(checkpoint=before.run.out),
             pretrain=None,
+            distil=None,
             data=tuple(replace(part, size=then.size) for part in before.data),
             eval=None if before.eval is None else replace(before.eval, size=then.size),
             optim=optim if then.lr is None else replace(optim, lr=then.lr),

@@ -42,7 +42,7 @@ def autoencoder_loss(model: SingleStepModel, pictures: Pictures, *, batch: int) 
         images = pictures.batch(kind, indices, view, generator)
         latent = encode_mean(model.vae, images)
         result = decode(model.vae, latent).float()
-        reproduced = F.l1_loss(result, images) + EDGE_WEIGHT * _differences(result, images)
+        reproduced = F.l1_loss(result, images) + EDGE_WEIGHT * differences(result, images)
         penalised: Tensor = reproduced + LATENT_PENALTY * latent.float().square().mean()
         return penalised
 
@@ -108,7 +108,8 @@ def encode_views(
     return torch.cat(sources), torch.cat(targets)
 
 
-def _differences(a: Tensor, b: Tensor) -> Tensor:
+def differences(a: Tensor, b: Tensor) -> Tensor:
+    """Mean absolute error of the differences between neighbours, vertical and horizontal ones added."""
     vertical = F.l1_loss(a[..., 1:, :] - a[..., :-1, :], b[..., 1:, :] - b[..., :-1, :])
     horizontal = F.l1_loss(a[..., 1:] - a[..., :-1], b[..., 1:] - b[..., :-1])
     return vertical + horizontal

@@ -172,6 +172,8 @@ def learn(
     save_every: int = 1000,
     facts: Mapping[str, Any] | None = None,
     check_same: Callable[[Path, object], None] = lambda folder, facts: None,
+    work: str = "pretraining",
+    on_step: Callable[[int], None] = lambda step: None,
 ) -> None:
     """Train ``module`` with AdamW, a warm-up and a cosine to zero; goes on from the newest checkpoint in ``root``.
 
@@ -184,9 +186,11 @@ def learn(
         lr: the highest learning rate.
         seed: of what is drawn.
         in_bf16: autocast; weights and optimizer stay in float32.
-        save_every: steps between checkpoints; an interruption saves too.
+        save_every: steps between checkpoints; an interruption and the last step save too.
         facts: plain JSON values, kept in the checkpoints.
         check_same: gets a checkpoint and its facts before it is loaded.
+        work: what is done with it, for people.
+        on_step: told each step, counted from 0, before its loss is asked for.
 
     Raises:
         CheckpointError: the newest checkpoint cannot be used.
@@ -199,6 +203,7 @@ def learn(
     losses: list[Tensor] = []
     with Interruption() as interruption, Count(name, first=first, tenths=False) as count:
         for step in range(first, steps):
+            on_step(step)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=in_bf16):
                 loss = loss_of(_generator(seed, step))
             trained.step(loss, lr=lr * _factor(step, steps))
@@ -207,9 +212,9 @@ def learn(
             count(done, steps)
             if done * NUM_LINES // steps > step * NUM_LINES // steps:
                 count.say(
-                    f"pretraining of the {name}: step {done}/{steps}  loss {_taken(losses):.4f}"
+                    f"{work} of the {name}: step {done}/{steps}  loss {_taken(losses, work):.4f}"
                 )
-            if interruption.requested or done % save_every == 0:
+            if interruption.requested or done % save_every == 0 or done == steps:
                 trained.save(done, facts or {})
             if interruption.requested:
                 count.say(f"interrupted; step {done} of the {name} is saved")
@@ -248,13 +253,13 @@ class _Trained:
         save_checkpoint(self.root, progress, facts, self.parts, self.named, self.optimizer, keep=1)
 
 
-def _taken(losses: list[Tensor]) -> float:
+def _taken(losses: list[Tensor], work: str) -> float:
     """Mean of the losses, which are forgotten; they stay on their device until here, so that no step waits."""
     mean = float(torch.stack(losses).mean())
     losses.clear()
     if not math.isfinite(mean):
         raise E2EDeployError(
-            "the loss of the pretraining is NaN or infinite: look at the data with `check_data`"
+            f"the loss of the {work} is NaN or infinite: look at the data with `check_data`"
         )
     return mean
 

@@ -9,6 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from e2e_deploy.model.checkpoint import CARD
+from e2e_deploy.system.json_files import read_json
 from e2e_deploy.train.accuracy import MAX_NEGATIVE_SCALES, NOTES, Evaluation, criterion_of
 from e2e_deploy.train.config.reading import config_sha256
 from e2e_deploy.train.config.settings import TrainConfig
@@ -36,6 +38,13 @@ class RecentDirection:
         if negative <= MAX_NEGATIVE_SCALES * images:
             return None
         return f"the fitted scale was negative in {negative} of the last {images} training images"
+
+
+def distillation_of(start: Path) -> object:
+    """What the card of a start says of how its small VAE was made, which every model that comes of it says too."""
+    card = read_json(start / CARD) if (start / CARD).is_file() else {}
+    trained = card.get("trained")
+    return trained.get("distilled") if isinstance(trained, dict) else None
 
 
 def training_facts(
@@ -73,6 +82,7 @@ def training_facts(
         "start": Path(start.checkpoint.id).name,
         "pretrained": asdict(config.pretrain) if config.pretrain else None,
         "start_sha256": start.checkpoint.sha256(),
+        "distilled": distillation_of(start.checkpoint.path),
         "data": [
             {
                 "name": part.dataset.spec.name,

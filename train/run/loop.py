@@ -40,7 +40,7 @@ from e2e_deploy.train.run.resume import (
     way_back,
 )
 from e2e_deploy.train.sharding.slices import save_together
-from e2e_deploy.train.start import Start, load_start, pretraining_of
+from e2e_deploy.train.start import Start, load_start, prepared_in
 from e2e_deploy.train.step.ready import ready_stepper
 from e2e_deploy.train.step.step import Stepper
 from e2e_deploy.train.step.step_report import StepReport
@@ -361,8 +361,8 @@ def _states(parts: tuple[Part, ...]) -> dict[str, DataState]:
 def _newest(checkpoints: Path, config: TrainConfig, *, resume: bool) -> Path | None:
     """The checkpoint to continue from, or None for a fresh run."""
     folders = checkpoint_folders(checkpoints)
-    if not resume and (pretraining := pretraining_of(checkpoints.parent)).exists():
-        raise UsageError(f"{pretraining} is there already: continue it, or name another `out`")
+    if not resume and (before := prepared_in(checkpoints.parent)) is not None:
+        raise UsageError(f"{before} is there already: continue it, or name another `out`")
     if not folders:
         return None
     newest = folders[-1]

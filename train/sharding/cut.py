@@ -16,7 +16,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-BLOCKS = ("ResnetBlock2D", "Transformer2DModel", "Attention")
+BLOCKS = ("ResnetBlock2D", "AutoencoderTinyBlock", "Transformer2DModel", "Attention")
 """Classes of diffusers whose weights come together at once; what is between them belongs to the whole network."""
 
 

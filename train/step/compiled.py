@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-REGIONS = ("ResnetBlock2D", "Transformer2DModel", "Attention", "GroupNorm")
+REGIONS = ("ResnetBlock2D", "AutoencoderTinyBlock", "Transformer2DModel", "Attention", "GroupNorm")
 """Classes of diffusers and torch, by name as they stand in either."""
 
 MOST_SHAPES = 256

@@ -79,7 +79,7 @@ class TrainingForward(nn.Module):
         model.train()
         self.float32_layers: tuple[nn.Module, ...] = (model.get_submodule(model.last_convolution),)
         for layer in self.float32_layers:
-            _keep_float32(layer)
+            keep_float32(layer)
         # The UNet would copy a number to the GPU in every pass, and wait for it.
         self.register_buffer("timestep_1", torch.tensor([model.timestep]), persistent=False)
         model.unet.register_forward_pre_hook(self._with_timestep)
@@ -93,6 +93,9 @@ class TrainingForward(nn.Module):
         """Recompute activations of UNet and VAE in the backward pass from now on."""
         self.model.unet.enable_gradient_checkpointing()
         self.model.vae.enable_gradient_checkpointing()
+        if type(self.model.vae.encoder).__name__ == "EncoderTiny":
+            # Diffusers' forgets, where it checkpoints, to bring its input to [0, 1].
+            self.model.vae.encoder.gradient_checkpointing = False
 
     def named_trained(self) -> list[tuple[str, nn.Parameter]]:
         """Trained parameters with their names in the model, in a fixed order."""
@@ -151,7 +154,7 @@ class TrainingForward(nn.Module):
         )
 
 
-def _keep_float32(module: nn.Module) -> None:
+def keep_float32(module: nn.Module) -> None:
     """Let ``module`` compute in float32 under autocast too, without renaming its weights."""
     compute = module.forward
 

@@ -1,0 +1,1 @@
+"""A small VAE that learns from a model's own large one."""

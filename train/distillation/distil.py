@@ -1,0 +1,227 @@
+"""The model of a run with a small VAE in the place of its own, in two parts that a killed run continues.
+
+    <out>/distil/decoder-steps/   the newest checkpoint of each half, also once it is done
+                 encoder-steps/
+                 model/           with both: what the run after it starts from; the two others are deleted then
+
+Knows: the order, folders, what is measured when. Does not know: what is learned (``losses``), the run that follows.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from e2e_deploy.errors import UsageError
+from e2e_deploy.model.checkpoint import CARD, Checkpoint
+from e2e_deploy.model.single_step import SingleStepModel
+from e2e_deploy.progress import Count
+from e2e_deploy.system.json_files import read_json
+from e2e_deploy.train.augmentation.augment import Augmentation
+from e2e_deploy.train.config.distillation import shape_of
+from e2e_deploy.train.config.settings import TrainConfig
+from e2e_deploy.train.distillation.answers import Answers, Rounds, answers_of
+from e2e_deploy.train.distillation.coder import with_small_coder
+from e2e_deploy.train.distillation.losses import decoder_loss, encoder_loss
+from e2e_deploy.train.distillation.measured import Chain, Found, HeldOutPictures
+from e2e_deploy.train.distillation.sources import Views, divided, pictures_of
+from e2e_deploy.train.model_folder import write_model
+from e2e_deploy.train.pretraining.pretrain import learn
+from e2e_deploy.train.step.forward import keep_float32
+from e2e_deploy.train.step.step import check_precision
+
+FOLDER = "distil"
+
+
+def distilled(
+    config: TrainConfig, teacher: SingleStepModel, start: Checkpoint, device: torch.device
+) -> Path:
+    """Folder of the model that ``config.distil`` makes of ``teacher``; what is there already stays.
+
+    Without data to train on it is the model of the run.
+
+    Args:
+        config: of the run.
+        teacher: the start of the run, as it would be trained; moved to ``device``, and not changed.
+        start: the checkpoint it came from.
+        device: that learns.
+
+    Raises:
+        UnavailableError: the precision does not run on ``device``.
+        UsageError: the folder holds another distillation, or the teacher's VAE has another stride.
+        InputError: ``distil.pictures`` holds none.
+        DataError: a picture is damaged and ``run.on_bad`` is stop, or none can be read.
+        E2EDeployError: a file cannot be written, or a loss is NaN.
+        KeyboardInterrupt: interrupted; a checkpoint is written.
+    """
+    return _Distillation(config, teacher, start, device).finish()
+
+
+class _Distillation:
+    def __init__(
+        self,
+        config: TrainConfig,
+        teacher: SingleStepModel,
+        start: Checkpoint,
+        device: torch.device,
+    ) -> None:
+        assert config.distil is not None
+        check_precision(config.model.precision, device)
+        self.config, self.settings, self.device = config, config.distil, device
+        self.root = Path(config.run.out) / FOLDER
+        self.model = (self.root if config.data else self.root.parent) / "model"
+        self.teacher, self.start = teacher, start
+        self.in_bf16 = config.model.precision != "fp32"
+        self.pictures = pictures_of(config)
+        learned, held = divided(len(self.pictures), hold_out=config.eval is None)
+        self.views = Views(
+            self.pictures,
+            learned,
+            self.settings.size,
+            workers=config.run.workers,
+            on_bad=config.run.on_bad,
+            augmentation=None if config.augment is None else Augmentation(config.augment),
+        )
+        self.held_out = HeldOutPictures(config, self.pictures, held)
+        facts = {
+            "teacher": Path(start.id).name,
+            "teacher_sha256": start.sha256(),
+            "coder": asdict(shape_of(self.settings)),
+            "distil": {k: v for k, v in asdict(self.settings).items() if k != "pictures"},
+            "pictures": {"name": self.pictures.name, "images": len(learned)},
+            "pictures_sha256": self.pictures.fingerprint(),
+            "augment": None if config.augment is None else asdict(config.augment),
+            "seed": config.run.seed,
+            "precision": config.model.precision,
+        }
+        self.facts: dict[str, Any] = json.loads(json.dumps(facts))
+        """What two distillations that give the same weights have in common, as JSON gives it back."""
+
+    def finish(self) -> Path:
+        """Do what is left."""
+        if (self.model / "model_index.json").is_file():
+            self._check_same(self.model, _settings_of(self.model))
+            return self.model
+        teacher = self.teacher.to(self.device).eval()
+        student = with_small_coder(teacher, shape_of(self.settings), seed=self.config.run.seed)
+        keep_float32(student.get_submodule(student.last_convolution))
+        measured = {"teacher": self._measured("teacher", None)}
+        for name, learn_half, first in (
+            ("decoder", self._learn_decoder, teacher),
+            ("encoder", self._learn_encoder, student),
+        ):
+            learn_half(student)
+            measured[name] = self._measured(name, Chain(first, student))
+        write_model(
+            self.model,
+            student.cpu(),
+            self.start,
+            resolution=self.config.model.resolution or self.start.resolution,
+            trained={"distilled": {"settings": self.facts, "held_out": measured}},
+            note=self.start.note,
+        )
+        for name in ("decoder", "encoder"):
+            shutil.rmtree(self._steps(name), ignore_errors=True)
+        return self.model
+
+    def _steps(self, name: str) -> Path:
+        return self.root / f"{name}-steps"
+
+    def _measured(self, name: str, chain: Chain | None) -> Found:
+        """Of the model so far, and said."""
+        found = self.held_out.measure(self.teacher, chain)
+        if found:
+            shown = "  ".join(f"{key} {value:.4f}" for key, value in list(found.items())[:4])
+            what = "the teacher" if chain is None else f"distillation of the {name}"
+            with Count(name, tenths=False) as count:
+                count.say(f"{what}: held-out: {shown}")
+        return found
+
+    def _check_same(self, folder: Path, facts: object) -> None:
+        if facts != self.facts:
+            raise UsageError(
+                f"{folder} was distilled with other settings, pictures or teacher: restore them, delete it, or name "
+                "another run.out"
+            )
+
+    def _learn_decoder(self, student: SingleStepModel) -> None:
+        rounds = self._rounds(decodes=True)
+        self._learn(
+            "decoder",
+            student.vae.decoder,
+            lambda: decoder_loss(student, rounds.now),
+            rounds,
+            steps=self.settings.decoder_steps,
+            lr=self.settings.decoder_lr,
+        )
+
+    def _learn_encoder(self, student: SingleStepModel) -> None:
+        rounds, weight = self._rounds(decodes=False), self.settings.x0_weight
+        self._learn(
+            "encoder",
+            student.vae.encoder,
+            lambda: encoder_loss(student, rounds.now, x0_weight=weight),
+            rounds,
+            steps=self.settings.encoder_steps,
+            lr=self.settings.encoder_lr,
+        )
+
+    def _rounds(self, *, decodes: bool) -> Rounds:
+        settings = self.settings
+
+        def answer(rgb_B3HW: Tensor) -> Answers:
+            return answers_of(
+                self.teacher,
+                rgb_B3HW,
+                batch=settings.batch,
+                decodes=decodes,
+                in_bf16=self.in_bf16,
+            )
+
+        return Rounds(
+            self.views,
+            answer,
+            batch=settings.batch,
+            uses=settings.uses,
+            seed=self.config.run.seed,
+            device=self.device,
+        )
+
+    def _learn(
+        self,
+        name: str,
+        half: nn.Module,
+        loss: Callable[[], Tensor],
+        rounds: Rounds,
+        *,
+        steps: int,
+        lr: float,
+    ) -> None:
+        config = self.config
+        learn(
+            name,
+            half,
+            lambda _generator: loss(),
+            self._steps(name),
+            steps=steps,
+            lr=lr,
+            seed=config.run.seed,
+            in_bf16=self.in_bf16,
+            save_every=config.run.checkpoint_every,
+            facts=self.facts,
+            check_same=self._check_same,
+            work="distillation",
+            on_step=rounds.go_to,
+        )
+
+
+def _settings_of(folder: Path) -> object:
+    """Those of the distillation that made the model in ``folder``; None where none did."""
+    trained = read_json(folder / CARD).get("trained")
+    found = trained.get("distilled") if isinstance(trained, dict) else None
+    return found.get("settings") if isinstance(found, dict) else None
