@@ -51,6 +51,7 @@ def bulk(
     out: str | Path,
     *,
     column: str | None = None,
+    topic: str | None = None,
     backend: BackendChoice = "auto",
     device: str = "auto",
     workers: int | None = None,
@@ -60,7 +61,7 @@ def bulk(
     address: str | None = None,
     on_progress: OnProgress = lambda report: None,
 ) -> BulkReport:
-    """Run every picture of a folder, list, tar or video through bundles; a killed run goes on when it is repeated.
+    """Run every picture of a folder, list, tar, video or log through bundles; repeat a killed run, and it goes on.
 
     The results are 16-bit PNGs with their sidecars, the same bytes as ``run`` writes: as files, of a picture in a
     folder within ``source`` in the same folder within ``out``, or in a file a shard; or their numbers as Zarr. Beside
@@ -69,11 +70,12 @@ def bulk(
 
     Args:
         source: a folder of pictures, with those in it; a list (.parquet, .csv, .jsonl) of their paths; a tar of
-            pictures; or a video. Tars and videos may lie in the folder or stand in the list as well.
+            pictures; a video; or a robot's log. These may lie in the folder or stand in the list as well.
         bundles: folders or opened ones; of several each gives results of another name, such as depth and normals.
         out: a folder: a new one, an empty one, or one of the same run that was not finished. On a cluster ``source``,
             ``bundles`` and ``out`` lie where every machine sees them.
         column: of a list, which holds the paths; ``path`` if None.
+        topic: of logs and data sets of robots, whose pictures; None takes the only one there is.
         backend: what runs the bundles, as ``load``.
         device: auto, cpu, or cuda; Ray says which GPU is whose.
         workers: engines at once; None takes every GPU, or on a CPU as many as its cores make.
@@ -102,7 +104,7 @@ def bulk(
     if os.path.exists(place):
         place = place.absolute()  # workers may be at home in another folder
     _check_apart(place, target)
-    listing = list_items(place, column)
+    listing = list_items(place, column, topic)
     orders = [EngineOrder(str(b.root.resolve()), _frame_size(b, listing.items)) for b in opened]
     plan = _plan(
         *(listing, opened, orders),

@@ -175,6 +175,10 @@ CASES = {
                 [*BULK, "--column", "file"], "--column is of a list, and one-photo is a folder"
             ),
         ],
+        "--topic": [
+            *called(IN_BULK, BULK, "--topic", "/rear/image_raw"),
+            Refused([*BULK, "--topic", "/rear/image_raw"], "--topic is for logs and data sets"),
+        ],
         "--backend": called(IN_BULK, BULK, "--backend", "openvino"),
         "--device": called(IN_BULK, BULK, "--device", "cpu"),
         "--workers": called(IN_BULK, BULK, "--workers", "2"),

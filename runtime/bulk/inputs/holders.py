@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from e2e_deploy.runtime.bulk.inputs import tars, videos
+from e2e_deploy.runtime.bulk.inputs import logs, tars, videos
 from e2e_deploy.runtime.bulk.inputs.holder import Held
 
 Lister = Callable[[Path, str | None], Held]
@@ -15,6 +15,8 @@ def lister_of(path: Path) -> Lister | None:
     suffix = path.suffix.lower()
     if suffix in tars.SUFFIXES:
         return lambda path, topic: tars.list_tar(path)
+    if suffix in logs.SUFFIXES if path.is_file() else logs.is_bag(path):
+        return logs.list_log
     if suffix in videos.SUFFIXES:
         return lambda path, topic: videos.list_video(path)
     return None

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from e2e_deploy.errors import SourceError, UnavailableError
 from e2e_deploy.runtime.bulk.inputs.item import BulkItem, Missing, Part, Read
+from e2e_deploy.runtime.bulk.inputs.logs import Message, read_messages
 from e2e_deploy.runtime.bulk.inputs.pictures import Member, read_pictures
 from e2e_deploy.runtime.bulk.inputs.videos import Frame, read_frames
 from e2e_deploy.runtime.sources.picture_file import Note
@@ -22,6 +23,7 @@ _READERS: dict[type[Part] | type[None], Reader] = {
     type(None): read_pictures,
     Member: read_pictures,
     Frame: read_frames,
+    Message: read_messages,
     Missing: _missing,
 }
 

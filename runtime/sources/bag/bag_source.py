@@ -39,14 +39,18 @@ def is_log(path: Path) -> bool:
         return stream.read(16).startswith(_MAGICS) or path.suffix.lower() in SUFFIXES
 
 
-def open_log(path: Path) -> Log:
+def open_log(path: Path, *, only: int | None = None) -> Log:
     """A file of MCAP or SQLite, or a folder of rosbag2.
+
+    Args:
+        path: of it.
+        only: of a folder, the number of the one file that is read; None reads all.
 
     Raises:
         SourceError: it cannot be read, or is a log of ROS 1.
     """
     if path.is_dir():
-        return folder.BagFolder(path)
+        return folder.BagFolder(path, only=only)
     with open_regular(path) as stream:
         head = stream.read(16)
     if head.startswith(ROS_1):
@@ -109,6 +113,25 @@ def _listed(topics: list[Topic]) -> str:
 
 
 @dataclass(frozen=True)
+class Stamps:
+    """The clock of a log's pictures.
+
+    Attributes:
+        has_own: pictures have stamps of their own; else the times they were recorded at serve.
+        first_ns: stamp of the first picture that can be decoded.
+    """
+
+    has_own: bool
+    first_ns: int
+
+    def of(self, picture: Picture) -> tuple[float, int, str]:
+        """Time in seconds since the first, stamp in nanoseconds, and frame of coordinates, as ``SourceFrame`` says."""
+        header = picture.message.header
+        stamp_ns = int(header.stamp.ns) if self.has_own else picture.logged_ns
+        return (stamp_ns - self.first_ns) / 1e9, stamp_ns, clean(header.frame_id, 200)
+
+
+@dataclass(frozen=True)
 class _Read:
     """A picture that could be decoded, and its camera."""
 
@@ -126,6 +149,11 @@ class BagSource(BaseSource):
         path: a file of MCAP or SQLite, or a folder of rosbag2.
         topic: whose pictures; None takes the only one there is.
 
+    Attributes:
+        kind: type of the topic's messages.
+        stamps: the clock of its pictures.
+        log: where they are.
+
     Raises:
         SourceError: it cannot be read, has no such topic, or its pictures are of an encoding that is not read; or,
             while iterating, the log ends early.
@@ -136,12 +164,11 @@ class BagSource(BaseSource):
     def __init__(self, path: Path, *, topic: str | None = None) -> None:
         super().__init__(str(path))
         self._path = path
-        self._log = log = open_log(path)
-        self._topic = chosen(log, self.name, topic)
-        self.topic = self._topic.name
+        self.log = log = open_log(path)
+        found = chosen(log, self.name, topic)
+        self.topic, self.kind, self.total = found.name, found.type, found.count
         self.name = f"{path} {clean(self.topic, 200)}"
         self.files = [*log.files, *([path / folder.METADATA] if path.is_dir() else [])]
-        self.total = self._topic.count
         if self.total and self.total > 1 and log.seconds:
             fps = (self.total - 1) / log.seconds
             self.fps = fps if _LEAST_FPS <= fps <= _MOST_FPS else None
@@ -150,43 +177,48 @@ class BagSource(BaseSource):
         infos = camera_topic(self.topic)
         has_infos = any(t.name == infos and t.type == CAMERA_INFO for t in log.topics)
         self._infos = infos if has_infos else ""
-        self._has_stamps = False
-        self._first_look()
+        self.stamps = self._first_look()
+        if not self.stamps.has_own:
+            self.note(
+                f"{self.name}: pictures have no stamps of their own; the times they were recorded at serve"
+            )
 
     def _pictures(self) -> Iterator[Picture]:
-        pairs = Pairs(self.topic, self._topic.type, self._infos, self._damaged)
+        pairs = Pairs(self.topic, self.kind, self._infos, self._damaged)
         wanted = {self.topic, self._infos} - {""}
-        return pairs(self._log.messages(wanted, self._damaged))
+        return pairs(self.log.messages(wanted, self._damaged))
 
     def _damaged(self, why: str) -> None:
         self.skipped += 1
         self.note(f"{self.name}: left out: {why}")
 
-    def _first_look(self) -> None:
+    def _first_look(self) -> Stamps:
         """Decode a picture before anything else is done, so that what cannot be read is said at once.
 
         And learn whether pictures have stamps: a simulation's first one may well be of the time zero.
         """
         failures: list[str] = []
-        found: _Read | None = None
+        found: Picture | None = None
+        has_stamps = False
         try:
             for picture in islice(self._pictures(), _TRIED):
-                self._has_stamps = self._has_stamps or picture.message.header.stamp.ns != 0
+                has_stamps = has_stamps or picture.message.header.stamp.ns != 0
                 try:
-                    found = found or self._read(picture)
+                    if found is None:
+                        self.camera, found = self._read(picture).camera, picture
                 except SourceError as error:
                     failures.append(str(error))
-                if found and self._has_stamps:
+                if found and has_stamps:
                     break
         except SourceError:
             if found is None:
                 raise
         if found is None:
             raise SourceError(f"{self.name}: {(failures or [self._nothing()])[0]}")
-        self.camera = found.camera
+        return Stamps(has_stamps, Stamps(has_stamps, 0).of(found)[1])
 
     def _nothing(self) -> str:
-        cut = f"; the log is cut off: {self._log.cut}" if self._log.cut else ""
+        cut = f"; the log is cut off: {self.log.cut}" if self.log.cut else ""
         return f"it holds no picture that can be decoded{cut}"
 
     def _read(self, picture: Picture) -> _Read:
@@ -215,7 +247,6 @@ class BagSource(BaseSource):
     def __iter__(self) -> Iterator[SourceFrame]:
         self.skipped = count = 0
         timeline = Timeline(None, self.note, "log")
-        first_ns: int | None = None
         broken = ""
         try:
             for picture in self._pictures():
@@ -226,31 +257,25 @@ class BagSource(BaseSource):
                 except SourceError as error:
                     self._damaged(str(error))
                     continue
-                stamp_ns = int(picture.message.header.stamp.ns)
-                if not self._has_stamps:
-                    stamp_ns = picture.logged_ns
-                    self.note(
-                        f"{self.name}: pictures have no stamps of their own; the times they were recorded at serve"
-                    )
-                first_ns = stamp_ns if first_ns is None else first_ns
-                time = timeline.place((stamp_ns - first_ns) / 1e9, 0.0)
+                pts_s, stamp_ns, frame_id = self.stamps.of(picture)
+                time = timeline.place(pts_s, 0.0)
                 yield SourceFrame(
                     read.rgb,
                     count,
-                    (stamp_ns - first_ns) / 1e9,
+                    pts_s,
                     self._path.stem,
                     source=str(self._path),
                     shown_s=time.shown_s,
                     stamp_ns=stamp_ns,
-                    frame_id=clean(picture.message.header.frame_id, 200),
+                    frame_id=frame_id,
                     camera=read.camera,
                     logged_ns=picture.logged_ns,
                 )
                 count += 1
         except SourceError as error:
             broken = str(error)
-        if self._log.cut:
-            broken = f"{self._path} is cut off: {self._log.cut}"
+        if self.log.cut:
+            broken = f"{self._path} is cut off: {self.log.cut}"
         if broken:
             frames = "1 frame" if count == 1 else f"{count:,} frames"
             raise SourceError(f"{broken}; {frames} could be read")

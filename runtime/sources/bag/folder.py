@@ -9,7 +9,7 @@ from typing import Any
 from e2e_deploy.errors import SourceError
 from e2e_deploy.packages import require
 from e2e_deploy.runtime.sources.bag.compressed import Unpacked, zstd
-from e2e_deploy.runtime.sources.bag.log import MAX_BYTES, Log, Logged, Tell, Topic
+from e2e_deploy.runtime.sources.bag.log import MAX_BYTES, Log, Logged, Span, Tell, Topic
 from e2e_deploy.runtime.sources.bag.mcap_file import McapFile
 from e2e_deploy.runtime.sources.bag.sqlite_file import SqliteFile
 from e2e_deploy.system.files import open_regular, read_bytes
@@ -37,11 +37,15 @@ def is_bag(folder: Path) -> bool:
 class BagFolder:
     """A folder of rosbag2. Attributes as ``Log`` says.
 
+    Args:
+        folder: with its metadata.
+        only: the number of the one file that is read; None reads all.
+
     Raises:
         SourceError: its metadata cannot be read, or a file is missing or damaged.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, only: int | None = None) -> None:
         self._folder = folder
         about = self._metadata()
         try:
@@ -63,11 +67,17 @@ class BagFolder:
         self.files = [folder / PurePath(str(name)).name for name in names]
         if not self.files:
             raise SourceError(f"{folder / METADATA} lists no file")
+        if only is not None:
+            if only >= len(self.files):
+                raise SourceError(f"{folder / METADATA} lists fewer files than before")
+            self.files = [self.files[only]]
         self._unpacked: Unpacked | None = None
         self.topics: list[Topic] = []
         self.seconds: float | None = 0.0
         self.cut = ""
         self.notes: list[str] = []
+        # One file after another, whatever their times; what is packed is not found by its time.
+        self.is_ordered = len(self.files) == 1 and mode != "file"
         for log in self._logs():
             self._add(log)
 
@@ -116,17 +126,29 @@ class BagFolder:
         self.seconds = (
             None if self.seconds is None or log.seconds is None else self.seconds + log.seconds
         )
+        self.is_ordered = self.is_ordered and log.is_ordered
         self.cut = self.cut or log.cut
         self.notes += log.notes
 
-    def messages(self, topics: Collection[str], damaged: Tell) -> Iterator[Logged]:
+    def times(self, topic: str, damaged: Tell) -> Iterator[int]:
         """As ``Log`` says: file by file.
 
         Raises:
             SourceError: a file cannot be read.
         """
         for log in self._logs():
-            for logged in log.messages(topics, damaged):
+            yield from log.times(topic, damaged)
+
+    def messages(
+        self, topics: Collection[str], damaged: Tell, span: Span | None = None
+    ) -> Iterator[Logged]:
+        """As ``Log`` says: file by file.
+
+        Raises:
+            SourceError: a file cannot be read.
+        """
+        for log in self._logs():
+            for logged in log.messages(topics, damaged, span):
                 if self._mode != "message":
                     yield logged
                     continue

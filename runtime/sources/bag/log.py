@@ -9,6 +9,8 @@ from typing import Protocol
 MAX_BYTES = 512 * 1024 * 1024
 
 Tell = Callable[[str], None]
+Span = tuple[int, int]
+"""Times of recording in nanoseconds, from the first to before the second."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,28 @@ class Log(Protocol):
     cut: str
     notes: list[str]
 
-    def messages(self, topics: Collection[str], damaged: Tell) -> Iterator[Logged]:
+    @property
+    def is_ordered(self) -> bool:
+        """Whether messages come by their time, and those of a span of time are found without the others."""
+        ...
+
+    def messages(
+        self, topics: Collection[str], damaged: Tell, span: Span | None = None
+    ) -> Iterator[Logged]:
         """The messages of some topics, in the order they were recorded in as far as the log tells it.
 
         Args:
             topics: by name.
             damaged: is told of what cannot be read, and is left out.
+            span: only what was recorded in it; of a log that is not ordered None.
+
+        Raises:
+            SourceError: nothing more can be read.
+        """
+        ...
+
+    def times(self, topic: str, damaged: Tell) -> Iterator[int]:
+        """When the messages of a topic were recorded, in the order of ``messages``; by an index where there is one.
 
         Raises:
             SourceError: nothing more can be read.

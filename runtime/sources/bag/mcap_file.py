@@ -8,13 +8,13 @@ import heapq
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from e2e_deploy.errors import SourceError
-from e2e_deploy.runtime.sources.bag.log import MAX_BYTES, Logged, Tell, Topic
+from e2e_deploy.runtime.sources.bag.log import MAX_BYTES, Logged, Span, Tell, Topic
 from e2e_deploy.runtime.sources.bag.mcap_records import (
     CHANNEL,
     CHUNK,
@@ -24,12 +24,14 @@ from e2e_deploy.runtime.sources.bag.mcap_records import (
     HEAD,
     MAGIC,
     MESSAGE,
+    MESSAGE_INDEX,
     SCHEMA,
     STATISTICS,
     CutOffError,
     Entry,
     Record,
     in_chunk,
+    indexed,
     message,
     parsed,
     records,
@@ -46,6 +48,7 @@ _MAX_SUMMARY_BYTES = 64 * 1024 * 1024
 _MAX_MESSAGES = 1_000_000  # of a chunk
 _MAX_NAME = 1024
 _ENTRY_BYTES = 200  # of a message that waits, without its data
+_NONE = memoryview(b"")
 
 
 class _Channel(NamedTuple):
@@ -57,8 +60,9 @@ class _Channel(NamedTuple):
 class _Chunk(NamedTuple):
     start_ns: int
     place: int
+    end_ns: int
     size: int
-    channels: frozenset[int]
+    indexes: dict[int, int]  # channel: where the index of its messages is
 
 
 class McapFile:
@@ -132,7 +136,7 @@ class McapFile:
                     statistics = parsed(record)
         except (CutOffError, ValueError):
             chunks = {}
-        channels = frozenset(n for chunk in chunks.values() for n in chunk.channels)
+        channels = frozenset(n for chunk in chunks.values() for n in chunk.indexes)
         if not chunks or not channels <= set(self._channels):
             self._schemas, self._channels = {}, {}
             return False
@@ -200,21 +204,26 @@ class McapFile:
                     )
         return sorted(found, key=lambda entry: entry.logged_ns)
 
-    def messages(self, topics: Collection[str], damaged: Tell) -> Iterator[Logged]:
+    @property
+    def is_ordered(self) -> bool:
+        """As ``Log`` says: with an index."""
+        return bool(self._chunks)
+
+    def messages(
+        self, topics: Collection[str], damaged: Tell, span: Span | None = None
+    ) -> Iterator[Logged]:
         """As ``Log`` says: by the time of recording where there is an index, else as they lie, chunk by chunk.
 
         Raises:
             SourceError: the file cannot be read; or its chunks overlap so far that too much would have to wait.
         """
-        names = {
-            number: channel.topic
-            for number, channel in self._channels.items()
-            if channel.topic in topics
-        }
+        names = self._named(topics)
         try:
             with open_regular(self._path) as stream:
                 if self._chunks:
-                    found = self._by_time(stream, set(names), damaged)
+                    found = self._by_time(
+                        set(names), lambda chunk: self._chunk_at(stream, chunk.place, damaged), span
+                    )
                 else:
                     found = (e for each in self._entries(stream, damaged) for e in each)
                 for entry in found:
@@ -223,19 +232,47 @@ class McapFile:
         except OSError as error:
             raise SourceError(f"{self._name} cannot be read: {error.strerror or error}") from None
 
-    def _by_time(self, stream: BinaryIO, wanted: set[int], damaged: Tell) -> Iterator[Entry]:
+    def times(self, topic: str, damaged: Tell) -> Iterator[int]:
+        """As ``Log`` says: chunks are not read where they have an index.
+
+        Raises:
+            SourceError: as ``messages``.
+        """
+        if not self._chunks:
+            yield from (logged.logged_ns for logged in self.messages([topic], damaged))
+            return
+        wanted = set(self._named([topic]))
+        try:
+            with open_regular(self._path) as stream:
+                found = self._by_time(
+                    wanted, lambda chunk: self._index_of(stream, chunk, wanted, damaged)
+                )
+                yield from (entry.logged_ns for entry in found)
+        except OSError as error:
+            raise SourceError(f"{self._name} cannot be read: {error.strerror or error}") from None
+
+    def _named(self, topics: Collection[str]) -> dict[int, str]:
+        channels = self._channels.items()
+        return {number: channel.topic for number, channel in channels if channel.topic in topics}
+
+    def _by_time(
+        self, wanted: set[int], entries: Callable[[_Chunk], list[Entry]], span: Span | None = None
+    ) -> Iterator[Entry]:
         waiting: list[tuple[int, int, Entry]] = []
         held, order = 0, count()
         for chunk in self._chunks:
             # A chunk without an index of its messages may hold any.
-            if chunk.channels and wanted.isdisjoint(chunk.channels):
+            if chunk.indexes and wanted.isdisjoint(chunk.indexes):
+                continue
+            if span is not None and not (chunk.start_ns < span[1] and span[0] <= chunk.end_ns):
                 continue
             while waiting and waiting[0][0] <= chunk.start_ns:
                 entry = heapq.heappop(waiting)[2]
                 held -= len(entry.data) + _ENTRY_BYTES
                 yield entry
-            for entry in self._chunk_at(stream, chunk.place, damaged):
-                if entry.channel in wanted:
+            for entry in entries(chunk):
+                is_in = span is None or span[0] <= entry.logged_ns < span[1]
+                if entry.channel in wanted and is_in:
                     if len(entry.data) < _SHARE * chunk.size:
                         # A slice holds its whole chunk.
                         entry = entry._replace(data=memoryview(bytes(entry.data)))
@@ -248,6 +285,25 @@ class McapFile:
                 )
         while waiting:
             yield heapq.heappop(waiting)[2]
+
+    def _index_of(
+        self, stream: BinaryIO, chunk: _Chunk, wanted: set[int], damaged: Tell
+    ) -> list[Entry]:
+        """A chunk's messages without their bytes, as its index tells them; where that is damaged, as it does itself."""
+        places = [chunk.indexes[number] for number in wanted if number in chunk.indexes]
+        found: list[tuple[int, int, int]] = []
+        try:
+            for place in places:
+                record = next(records(stream, place, size_of(stream)), None)
+                if record is None or record.place != place or record.opcode != MESSAGE_INDEX:
+                    raise ValueError("no message index")
+                number = int.from_bytes(record.data[:2], "little")
+                found += [(time_ns, at, number) for time_ns, at in indexed(record)]
+        except (CutOffError, ValueError):
+            places = []
+        if not places:
+            return [e._replace(data=_NONE) for e in self._chunk_at(stream, chunk.place, damaged)]
+        return [Entry(number, time_ns, _NONE) for time_ns, _, number in sorted(found)]
 
     def _chunk_at(self, stream: BinaryIO, place: int, damaged: Tell) -> list[Entry]:
         try:
@@ -262,9 +318,12 @@ class McapFile:
 
 def _chunk(index: Any) -> _Chunk:
     """What is kept of a chunk's index."""
-    channels = frozenset(index.message_index_offsets)
     return _Chunk(
-        index.message_start_time, index.chunk_start_offset, index.uncompressed_size, channels
+        index.message_start_time,
+        index.chunk_start_offset,
+        index.message_end_time,
+        index.uncompressed_size,
+        dict(index.message_index_offsets),
     )
 
 

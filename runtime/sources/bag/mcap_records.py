@@ -15,7 +15,7 @@ from e2e_deploy.runtime.sources.bag.compressed import decompressed
 from e2e_deploy.runtime.sources.bag.log import MAX_BYTES
 
 MAGIC = b"\x89MCAP0\r\n"
-FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK = 0x02, 0x03, 0x04, 0x05, 0x06
+FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK, MESSAGE_INDEX = 0x02, 0x03, 0x04, 0x05, 0x06, 0x07
 CHUNK_INDEX, STATISTICS, DATA_END = 0x08, 0x0B, 0x0F
 HEAD = struct.Struct("<BQ")
 FOOTER_BYTES = HEAD.size + 20
@@ -23,6 +23,7 @@ _CHUNK = struct.Struct(
     "<QQQII"
 )  # first and last time, size, CRC-32, length of the compression's name
 _MESSAGE = struct.Struct("<HIQQ")
+_READ = (SCHEMA, CHANNEL, MESSAGE, CHUNK, MESSAGE_INDEX, CHUNK_INDEX, STATISTICS)
 
 
 class Record(NamedTuple):
@@ -64,7 +65,7 @@ def records(stream: BinaryIO, start: int, end: int) -> Iterator[Record]:
                 f"at byte {place:,} a record is said to hold {length:,} bytes, and {max(end - place - HEAD.size, 0):,} "
                 "follow"
             )
-        if opcode in (SCHEMA, CHANNEL, MESSAGE, CHUNK, CHUNK_INDEX, STATISTICS):
+        if opcode in _READ:
             if length > MAX_BYTES + 1024:
                 raise CutOffError(
                     f"at byte {place:,} a record holds {length:,} bytes, and at most {MAX_BYTES:,} are read"
@@ -112,6 +113,19 @@ def message(record: Record) -> Entry:
         raise ValueError(f"the message at byte {record.place:,} is too short")
     channel, _, logged_ns, _ = _MESSAGE.unpack_from(record.data)
     return Entry(channel, logged_ns, record.data[_MESSAGE.size :])
+
+
+def indexed(record: Record) -> list[tuple[int, int]]:
+    """Of a message index (time of recording, place in the chunk) of each message.
+
+    Raises:
+        ValueError: damaged bytes.
+    """
+    size = int.from_bytes(record.data[2:6], "little")
+    pairs = record.data[6 : 6 + size]
+    if len(pairs) < size or size % 16:
+        raise ValueError(f"the message index at byte {record.place:,} is damaged")
+    return list(struct.iter_unpack("<QQ", pairs))
 
 
 def in_chunk(record: Record) -> Iterator[Record]:

@@ -6,13 +6,13 @@ Python's own sqlite3 reads it, a message at a time, so that one damaged page cos
 import os
 import sqlite3
 from collections.abc import Collection, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
 from e2e_deploy.errors import SourceError
-from e2e_deploy.runtime.sources.bag.log import MAX_BYTES, Logged, Tell, Topic
+from e2e_deploy.runtime.sources.bag.log import MAX_BYTES, Logged, Span, Tell, Topic
 from e2e_deploy.system.files import open_regular
 from e2e_deploy.system.text import clean
 
@@ -105,13 +105,20 @@ class SqliteFile:
                 f"{self._name} is an SQLite file without the tables topics and messages of rosbag2"
             )
 
-    def messages(self, topics: Collection[str], damaged: Tell) -> Iterator[Logged]:
+    @property
+    def is_ordered(self) -> bool:
+        """As ``Log`` says: if it is whole."""
+        return not self._missing
+
+    def messages(
+        self, topics: Collection[str], damaged: Tell, span: Span | None = None
+    ) -> Iterator[Logged]:
         """As ``Log`` says: by the time of recording.
 
         Raises:
             SourceError: the file breaks off.
         """
-        found = self._rows(topics, damaged)
+        found = self._rows(topics, damaged, span)
         if not self._missing:
             yield from found
             return
@@ -122,31 +129,57 @@ class SqliteFile:
                 yield before
             last[each.topic] = each
 
-    def _rows(self, topics: Collection[str], damaged: Tell) -> Iterator[Logged]:
+    def times(self, topic: str, damaged: Tell) -> Iterator[int]:
+        """As ``Log`` says: no message is read.
+
+        Raises:
+            SourceError: as ``messages``.
+        """
+        if self._missing:
+            yield from (logged.logged_ns for logged in self.messages([topic], damaged))
+            return
+        with self._whole_or_said(), closing(self._open()) as base:
+            _, found = self._found(base, [topic], None)
+            yield from (logged_ns for _, _, logged_ns in found if isinstance(logged_ns, int))
+
+    def _rows(self, topics: Collection[str], damaged: Tell, span: Span | None) -> Iterator[Logged]:
+        with self._whole_or_said(), closing(self._open()) as base:
+            names, found = self._found(base, topics, span)
+            for number, topic, logged_ns in found:
+                data = self._data(base, number, damaged)
+                if data is not None and isinstance(logged_ns, int):
+                    yield Logged(names[topic], data, logged_ns)
+
+    @contextmanager
+    def _whole_or_said(self) -> Iterator[None]:
+        """What is raised where the file breaks off, as a sentence; of one that is cut off ``cut`` says it."""
         try:
-            with closing(self._open()) as base:
-                self._check_tables(base)
-                names = dict(
-                    base.execute(
-                        "SELECT id, substr(name, 1, ?) FROM topics LIMIT ?", (MAX_NAME, MAX_TOPICS)
-                    )
-                )
-                wanted = [number for number, name in names.items() if name in topics]
-                places = ",".join("?" for _ in wanted)
-                # The index by time lies behind the messages.
-                order = "id" if self._missing else "timestamp, id"
-                found = base.execute(
-                    f"SELECT id, topic_id, timestamp FROM messages WHERE topic_id IN ({places}) "
-                    f"ORDER BY {order}",
-                    wanted,
-                )
-                for number, topic, logged_ns in found:
-                    data = self._data(base, number, damaged)
-                    if data is not None and isinstance(logged_ns, int):
-                        yield Logged(names[topic], data, logged_ns)
+            yield
         except _ERRORS as error:
-            if not self._missing:  # else `cut` says it
+            if not self._missing:
                 raise SourceError(f"{self._name} breaks off: {clean(str(error))}") from None
+
+    def _found(
+        self, base: sqlite3.Connection, topics: Collection[str], span: Span | None
+    ) -> tuple[dict[int, str], sqlite3.Cursor]:
+        """The names of topics, and id, topic and time of their messages in order."""
+        self._check_tables(base)
+        names = dict(
+            base.execute(
+                "SELECT id, substr(name, 1, ?) FROM topics LIMIT ?", (MAX_NAME, MAX_TOPICS)
+            )
+        )
+        wanted = [number for number, name in names.items() if name in topics]
+        places = ",".join("?" for _ in wanted)
+        # The index by time lies behind the messages.
+        order = "id" if self._missing else "timestamp, id"
+        within = "" if span is None else "AND timestamp >= ? AND timestamp < ? "
+        found = base.execute(
+            f"SELECT id, topic_id, timestamp FROM messages WHERE topic_id IN ({places}) "
+            f"{within}ORDER BY {order}",
+            [*wanted, *(span or ())],
+        )
+        return names, found
 
     def _data(self, base: sqlite3.Connection, number: int, damaged: Tell) -> bytes | None:
         try:
