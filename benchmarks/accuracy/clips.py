@@ -11,7 +11,7 @@ from e2e_deploy.bundle.bundle import Bundle, open_bundle
 from e2e_deploy.export.exporter import export_bundle
 from e2e_deploy.model.checkpoint import bundled_checkpoint, open_checkpoint
 from e2e_deploy.runtime.sources.video_source import VideoSource
-from e2e_deploy.train.rendering.scenes.scenes import build_scene
+from e2e_deploy.train.rendering.scenes.scenes import Kind, build_scene
 from e2e_deploy.train.rendering.scenes.stage import SceneCamera
 from e2e_deploy.train.rendering.view import load_scene, pick_camera, render_view
 
@@ -49,10 +49,10 @@ def real_frames(name: str, count: int) -> list[Rgb]:
 
 
 def rendered_clip(
-    seed: int, count: int, size_hw: tuple[int, int], *, samples: int = 8
+    seed: int, kind: Kind, count: int, size_hw: tuple[int, int], *, samples: int = 8
 ) -> list[RenderedFrame]:
     """A camera that drifts sideways and forward and turns a little, at a steady exposure."""
-    scene = load_scene(build_scene(seed))
+    scene = load_scene(build_scene(seed, kind))
     start = pick_camera(scene)
     right, _, back = start.rotation_33.T
     exposure, frames = None, []

@@ -35,8 +35,15 @@ from e2e_deploy.colormap import DisplayRange
 from e2e_deploy.frames import parse_size
 from e2e_deploy.metrics import align_scale_shift, depth_metrics
 from e2e_deploy.runtime.steps.steady import Stabiliser
+from e2e_deploy.train.rendering.scenes.scenes import Kind
 
-SCENE_SEEDS = (2_000_001, 2_000_005, 2_000_012, 2_000_021, 2_000_034)
+SCENES: tuple[tuple[int, Kind], ...] = (
+    (2_000_001, "outdoor"),
+    (2_000_005, "outdoor"),
+    (2_000_012, "indoor"),
+    (2_000_021, "outdoor"),
+    (2_000_034, "outdoor"),
+)
 SCALE_SD, SHIFT_SD, NOISE_SD = 0.05, 0.03, 0.01
 
 
@@ -194,7 +201,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "e2e-flicker")
     parser.add_argument("--bundle", type=Path, help="default: e2e-tiny, exported at --size")
     parser.add_argument("--frames", type=int, default=60)
-    parser.add_argument("--scenes", type=int, default=5, choices=range(1, len(SCENE_SEEDS) + 1))
+    parser.add_argument("--scenes", type=int, default=5, choices=range(1, len(SCENES) + 1))
     parser.add_argument("--size", default="240x320")
     arguments = parser.parse_args()
     size = parse_size(arguments.size)
@@ -205,8 +212,8 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     simulated: list[list[Map]] = []
     with e2e.load(bundle) as engine:
-        for seed in SCENE_SEEDS[: arguments.scenes]:
-            clip = rendered_clip(seed, arguments.frames, size)
+        for seed, place in SCENES[: arguments.scenes]:
+            clip = rendered_clip(seed, place, arguments.frames, size)
             simulated.append(as_a_model_would(clip, rng))
             predicted = [engine.predict(frame.rgb).astype(np.float64) for frame in clip]
             for kind, depths in (("engine", predicted), ("exact_depth", simulated[-1])):

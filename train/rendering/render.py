@@ -19,6 +19,7 @@ from e2e_deploy.packages import require
 from e2e_deploy.train.data.files import read_bytes, write_bytes
 from e2e_deploy.train.data.folder_spec import DEFAULT_SPLITS, FolderSpec, save_spec
 from e2e_deploy.train.rendering.sample import DEPTH_UNIT_M
+from e2e_deploy.train.rendering.scenes.scenes import SCENES
 from e2e_deploy.train.rendering.variant import choose_variant
 from e2e_deploy.train.rendering.worker import RenderJob, render_jobs
 
@@ -43,6 +44,7 @@ class _Settings(TypedDict):
     seed: int
     size_hw: list[int]
     samples: int
+    scenes: int
 
 
 def render_data(
@@ -95,7 +97,7 @@ def render_data(
         for index in range(counts[split])
     ]
     variant = choose_variant()
-    _claim(out, {"seed": seed, "size_hw": list(size), "samples": samples})
+    _claim(out, {"seed": seed, "size_hw": list(size), "samples": samples, "scenes": SCENES})
     waiting = [job for job in jobs if not job.is_complete()]
     done = len(jobs) - len(waiting)
     log.info("%d of %d samples are there already", done, len(jobs))

@@ -41,7 +41,7 @@ render_sample.main()
 """
 
 
-SEEDS = (22, 16, 39)  # small scenes
+SEEDS = (8, 91, 113)  # small scenes
 
 
 def jobs_in(folder):
@@ -90,7 +90,7 @@ def test_a_compiler_that_aborts_costs_a_sentence_and_no_scene(
 def test_a_scene_that_ends_every_renderer_is_named(child_runs, tmp_path, how, why):
     child_runs(DIES_OF.format(how=how))
     jobs = jobs_in(tmp_path)
-    with pytest.raises(E2EDeployError, match=rf"{why}.* at .*rgb/000001\.png \(seed 16\)"):
+    with pytest.raises(E2EDeployError, match=rf"{why}.* at .*rgb/000001\.png \(seed 91\)"):
         list(render_jobs(jobs, SCALAR, 1))
     assert [job.is_complete() for job in jobs] == [True, False, False]
 

@@ -96,6 +96,20 @@ ROLES = {
         ("speckle", "plaster"), saturation=(0.0, 0.1), value=(0.25, 0.55), tile_m=(2, 5),
         roughness=(0.7, 1.0),
     ),
+    "lacquer": Role(
+        ("plain", "plain", "gradient"), saturation=(0.4, 1.0), value=(0.3, 1.0), roughness=(0.05, 0.4)
+    ),
+    "rubber": Role(("plain", "plaster"), saturation=(0.0, 0.15), value=(0.04, 0.25), roughness=(0.5, 1.0)),
+    "chrome": Role(
+        ("plain",), saturation=(0.0, 0.1), value=(0.6, 0.95), roughness=(0.05, 0.25), metallic=(0.9, 1.0)
+    ),
+    "skin": Role(
+        ("plain", "plaster"), hue=(0.02, 0.09), saturation=(0.25, 0.6), value=(0.25, 0.95), roughness=(0.4, 0.7)
+    ),
+    "bold": Role(
+        ("checker", "stripes", "dots", "tiles", "picture", "bricks", "facade"), saturation=(0.0, 1.0),
+        value=(0.0, 1.0), tile_m=(0.2, 1.5), roughness=(0.3, 1.0),
+    ),
     "ground": Role(
         ("grass", "grass", "speckle", "clouded", "plaster", "tiles", "bricks"), hue=(0.05, 0.3),
         saturation=(0.05, 0.5), value=(0.25, 0.7), tile_m=(1.5, 6), roughness=(0.8, 1.0),

@@ -67,6 +67,7 @@ class Stage:
         close_up: probability that the cameras look at one prop from near by.
         parts: every mesh with its material.
         props: the parts that stand in the way of cameras and other props.
+        subject: the prop that every camera looks at, from the side of +z; None where cameras stand anywhere.
     """
 
     low: tuple[float, float, float]
@@ -75,6 +76,7 @@ class Stage:
     close_up: float
     parts: list[Part] = field(default_factory=list)
     props: list[Prop] = field(default_factory=list)
+    subject: Prop | None = None
 
     def put(self, prop: Prop) -> None:
         """Adds a prop as it is placed."""
@@ -102,8 +104,10 @@ class Stage:
         for _ in range(60):
             subject = self.props[int(rng.integers(len(self.props)))]
             target = np.mean(subject.bounds, axis=0) + rng.normal(0, 0.15, 3)
-            eye = rng.uniform(low, high)
-            if near:
+            eye, fov_deg = rng.uniform(low, high), None
+            if self.subject is not None:
+                target, eye, fov_deg = _portrait(rng, self.subject)
+            elif near:
                 reach = float(np.ptp(np.asarray(subject.bounds), axis=0).max())
                 yaw, tilt = rng.uniform(0, 2 * np.pi), rng.uniform(0.0, 0.7)
                 away = [np.cos(tilt) * np.sin(yaw), np.sin(tilt), np.cos(tilt) * np.cos(yaw)]
@@ -116,9 +120,26 @@ class Stage:
             if inside_a_box or outside or level < 0.4:
                 continue
             views.append(
-                SceneCamera.looking_at(eye, target, rng.uniform(40, 80), float(rng.normal(0, 2)))
+                SceneCamera.looking_at(
+                    eye, target, fov_deg or rng.uniform(40, 80), float(rng.normal(0, 2))
+                )
             )
             if len(views) == _CANDIDATES:
                 break
         corner = SceneCamera.looking_at(high - 0.1 * (high - low), (low + high) / 2, 70.0)
         return tuple(views) or (corner,)
+
+
+def _portrait(rng: Rng, subject: Prop) -> tuple[F64, F64, float]:
+    """Target, place and field of view of a camera before ``subject``, which fills half of the picture or more."""
+    low, high = subject.bounds
+    centre, extent = (low + high) / 2, high - low
+    half = 0.5 * max(0.8 * float(np.hypot(extent[0], extent[2])), 1.2 * float(extent[1]))
+    fov_deg = float(rng.choice([rng.uniform(25, 45), rng.uniform(45, 75)]))
+    away_m = half / (np.tan(np.radians(fov_deg) / 2) * rng.uniform(0.55, 1.3)) + 0.3 * half
+    yaw = float(np.clip(rng.normal(0, 0.55), -1.2, 1.2))
+    tilt = rng.uniform(-0.05, 0.35) if rng.random() < 0.7 else rng.uniform(0.35, 1.2)
+    away = np.array([np.cos(tilt) * np.sin(yaw), np.sin(tilt), np.cos(tilt) * np.cos(yaw)])
+    eye = centre + away_m * away
+    eye[1] = max(eye[1], 0.12)
+    return centre + rng.normal(0, 0.2, 3) * half, eye, fov_deg
