@@ -105,9 +105,10 @@ def cluster(
                     f"no cluster of Ray could be reached or begun {where}: {clean(str(error), 300)}"
                 ) from None
             _quieten(data)
-            found = ray.cluster_resources()
-            cpus = int(found.get("CPU", 1)) - (HELPERS if address is None else 0)
-            yield data, _share(int(found.get("GPU", 0)), cpus, workers, cores, device)
+            found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            cpus = [int(each.get("CPU", 0)) for each in found]
+            gpus = int(sum(each.get("GPU", 0) for each in found))
+            yield data, _share(gpus, cpus, workers, cores, device)
         finally:
             ray.shutdown()
             constants.ENABLE_RAY_CLUSTER = reaches_others
@@ -143,7 +144,23 @@ def _signals_kept() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _share(gpus: int, cpus: int, workers: int | None, cores: int | None, device: str) -> Share:
+def _share(
+    gpus: int, cpus: list[int], workers: int | None, cores: int | None, device: str
+) -> Share:
+    """What engines get, of all GPUs and each machine's CPUs, of which some are left for those that read and write."""
+    share = _engines(gpus, [max(0, each - HELPERS) for each in cpus], workers, cores, device)
+    taken = share.workers * share.cores
+    if taken >= sum(cpus):
+        raise UsageError(
+            f"`workers`, {share.workers} with {share.cores} CPUs each, take {taken} of {sum(cpus)} CPUs, and none is "
+            "left to read and write; ask for fewer"
+        )
+    return share
+
+
+def _engines(
+    gpus: int, cpus: list[int], workers: int | None, cores: int | None, device: str
+) -> Share:
     if device == "cuda" and not gpus:
         raise UnavailableError('`device="cuda"`, and Ray finds no GPU here')
     if gpus and device != "cpu":
@@ -154,8 +171,8 @@ def _share(gpus: int, cpus: int, workers: int | None, cores: int | None, device:
                 f"`workers` is {workers}, and there are {gpus} GPUs, one for each engine"
             )
         return Share(workers or gpus, 1, 1)
-    each = cores or min(4, max(1, cpus))
-    return Share(workers or max(1, cpus // each), each, 0)
+    each = cores or min(4, max(1, *cpus))
+    return Share(workers or max(1, sum(count // each for count in cpus)), each, 0)
 
 
 def _quieten(data: Any) -> None:

@@ -9,19 +9,28 @@ from e2e_deploy.runtime.bulk.cluster import Share, _share
 @pytest.mark.parametrize(
     ("gpus", "cpus", "workers", "cores", "device", "share"),
     [
-        (0, 16, None, None, "auto", Share(4, 4, 0)),
-        (0, 2, None, None, "auto", Share(1, 2, 0)),
-        (0, 0, None, None, "cpu", Share(1, 1, 0)),
-        (0, 17, None, 3, "auto", Share(5, 3, 0)),
-        (0, 4, 3, 2, "auto", Share(3, 2, 0)),
-        (0, 1, None, 8, "auto", Share(1, 8, 0)),
-        (2, 16, None, None, "auto", Share(2, 1, 1)),
-        (4, 16, 3, None, "cuda", Share(3, 1, 1)),
-        (2, 16, None, None, "cpu", Share(4, 4, 0)),
+        (0, [18], None, None, "auto", Share(4, 4, 0)),
+        (0, [4], None, None, "auto", Share(1, 2, 0)),
+        (0, [2], None, None, "cpu", Share(1, 1, 0)),
+        (0, [19], None, 3, "auto", Share(5, 3, 0)),
+        (0, [8], 3, 2, "auto", Share(3, 2, 0)),
+        (0, [10], None, 8, "auto", Share(1, 8, 0)),
+        (2, [18], None, None, "auto", Share(2, 1, 1)),
+        (4, [9, 9], 3, None, "cuda", Share(3, 1, 1)),
+        (2, [18], None, None, "cpu", Share(4, 4, 0)),
+        (0, [16, 16, 1], None, None, "auto", Share(6, 4, 0)),  # 14 of 16 CPUs hold three of four
     ],
 )
 def test_shares(gpus, cpus, workers, cores, device, share):
     assert _share(gpus, cpus, workers, cores, device) == share
+
+
+def test_engines_leave_a_cpu_for_those_that_read_and_write():
+    assert _share(0, [4, 4], 7, 1, "cpu") == Share(7, 1, 0)
+    with pytest.raises(UsageError, match="8 with 1 CPUs each, take 8 of 8 CPUs"):
+        _share(0, [4, 4], 8, 1, "cpu")
+    with pytest.raises(UsageError, match="take 2 of 2 CPUs"):
+        _share(2, [2], None, None, "auto")
 
 
 def test_threads_are_of_engines_on_a_cpu():
@@ -38,4 +47,4 @@ def test_threads_are_of_engines_on_a_cpu():
 )
 def test_what_does_not_go_together(gpus, workers, cores, device, error, said):
     with pytest.raises(error, match=said):
-        _share(gpus, 8, workers, cores, device)
+        _share(gpus, [8], workers, cores, device)

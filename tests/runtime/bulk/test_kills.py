@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 import e2e_deploy as e2e
+from e2e_deploy.errors import E2EDeployError
+from e2e_deploy.runtime.bulk import bulk as bulk_module
 from tests.plain_bundle import write_plain_bundle
 from tests.runtime.bulk.processes import below
 from tests.runtime.bulk.serial import DAMAGED, results_of, write_pictures
@@ -115,3 +117,22 @@ def test_a_run_that_is_ended_goes_on_and_leaves_no_process(inputs, tmp_path, num
     assert again.returncode == 1, stderr
     assert "were done before" in stderr
     check_whole(inputs, tmp_path / "out")
+
+
+def test_what_kills_its_worker_each_time_ends_the_run_in_a_sentence(inputs, tmp_path, monkeypatch):
+    tries = tmp_path / "tries"
+
+    def deadly(table):
+        with tries.open("a") as stream:
+            stream.write("x")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(bulk_module, "read_shards", deadly)
+    (tmp_path / "l.csv").write_text(f"path\n{inputs / 'in' / 'p000.png'}\n")
+    with pytest.raises(E2EDeployError) as caught:
+        e2e.bulk(tmp_path / "l.csv", inputs / "depth", tmp_path / "out", workers=1, cores=1)
+    said = str(caught.value)
+    print(said)
+    assert "0 of 1 pictures are done" in said
+    assert "\n" not in said
+    assert tries.read_text() == "x" * (1 + bulk_module.RETRIES)
