@@ -70,7 +70,8 @@ def bulk(
 
     Args:
         source: a folder of pictures, with those in it; a list (.parquet, .csv, .jsonl) of their paths; a tar of
-            pictures; a video; or a robot's log. These may lie in the folder or stand in the list as well.
+            pictures; a video; a robot's log; or a LeRobot data set. These may lie in the folder or stand in the list as
+            well.
         bundles: folders or opened ones; of several each gives results of another name, such as depth and normals.
         out: a folder: a new one, an empty one, or one of the same run that was not finished. On a cluster ``source``,
             ``bundles`` and ``out`` lie where every machine sees them.

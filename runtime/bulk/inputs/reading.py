@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 
 from e2e_deploy.errors import SourceError, UnavailableError
+from e2e_deploy.runtime.bulk.inputs.data_sets import Shot, read_shots
 from e2e_deploy.runtime.bulk.inputs.item import BulkItem, Missing, Part, Read
 from e2e_deploy.runtime.bulk.inputs.logs import Message, read_messages
 from e2e_deploy.runtime.bulk.inputs.pictures import Member, read_pictures
@@ -22,6 +23,7 @@ def _missing(items: Sequence[BulkItem], note: Note) -> Iterator[Read | str]:
 _READERS: dict[type[Part] | type[None], Reader] = {
     type(None): read_pictures,
     Member: read_pictures,
+    Shot: read_shots,
     Frame: read_frames,
     Message: read_messages,
     Missing: _missing,

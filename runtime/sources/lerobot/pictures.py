@@ -16,6 +16,7 @@ from e2e_deploy.runtime.sources.picture_file import decode_picture
 from e2e_deploy.runtime.sources.source import BaseSource
 from e2e_deploy.runtime.sources.video.completeness import PacketReader
 from e2e_deploy.runtime.sources.video.decoding import Decoded, Decoder, choose_stream, reason
+from e2e_deploy.runtime.sources.video.order import MOST_REORDERED
 from e2e_deploy.runtime.sources.video_source import VideoSource
 
 Rgb = npt.NDArray[np.uint8]
@@ -75,8 +76,10 @@ class VideoPictures:
         stream = choose_stream(container, str(path))
         stream.thread_type = "AUTO"
         if time_s > AHEAD_S and stream.time_base:
+            # Seeking goes by times of decoding: a key frame that is decoded before that time may be shown after it.
+            early_s = max(0.0, time_s - MOST_REORDERED / self._fps)
             with suppress(av.FFmpegError):  # a file that cannot be sought in is read from its start
-                container.seek(int((time_s - 1.0 / self._fps) / stream.time_base), stream=stream)
+                container.seek(int(early_s / stream.time_base), stream=stream)
         packets = self._packets = PacketReader(path, container, stream)
         decoder = Decoder(container, stream, self._source)
         self._coming = (picture for packet in chain(packets, [None]) for picture in decoder(packet))

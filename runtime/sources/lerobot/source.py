@@ -4,16 +4,43 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from e2e_deploy.errors import SourceError
 from e2e_deploy.runtime.sources.lerobot.data_set import INFO, DataSet, Episode
-from e2e_deploy.runtime.sources.lerobot.pictures import Rgb, VideoPictures, picture_in
+from e2e_deploy.runtime.sources.lerobot.pictures import VideoPictures, picture_in
 from e2e_deploy.runtime.sources.lerobot.tables import rows
 from e2e_deploy.runtime.sources.source import BaseSource, SourceFrame
 
-_ROWS_AT_ONCE, _PICTURES_AT_ONCE = 4096, 8
+_ROWS_AT_ONCE, PICTURES_AT_ONCE = 4096, 8
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A frame of a data set, before its picture is read.
+
+    Attributes:
+        episode: that it is of.
+        index: its place there.
+        row: its place in the file of rows.
+        time_s: in the episode.
+        shown_s: from the start of the first episode.
+        cell: that holds its picture; None where none was read.
+    """
+
+    episode: Episode
+    index: int
+    row: int
+    time_s: float
+    shown_s: float
+    cell: Any
+
+    @property
+    def name(self) -> str:
+        """What its results' names begin with."""
+        return f"episode-{self.episode.index:06d}-frame-{self.index:06d}"
 
 
 def is_data_set(path: Path) -> bool:
@@ -55,24 +82,44 @@ class LeRobotSource(BaseSource):
                 raise SourceError(f"{file} is missing from the data set")
 
     def __iter__(self) -> Iterator[SourceFrame]:
+        in_rows = not self.data.is_video(self.key)
+        with closing(VideoPictures(self, self.data.fps)) as videos:
+            for frame in self._placed(in_rows=in_rows):
+                rgb = (
+                    picture_in(frame.cell, f"{frame.name} of {self.name}", self)
+                    if frame.episode.video is None
+                    else videos.at(frame.episode.video, frame.episode.from_s + frame.time_s)
+                )
+                yield SourceFrame(
+                    rgb,
+                    frame.episode.start + frame.index,
+                    frame.shown_s,
+                    frame.name,
+                    source=self.name,
+                    shown_s=frame.shown_s,
+                    duration_s=1 / self.data.fps,
+                    begins=frame.index == 0,
+                )
+
+    def placed(self) -> Iterator[Placed]:
+        """All of its frames in order; no picture is read.
+
+        Raises:
+            SourceError: a row is missing or damaged.
+            UnavailableError: pyarrow is not installed.
+        """
+        return self._placed(in_rows=False)
+
+    def _placed(self, *, in_rows: bool) -> Iterator[Placed]:
         start_s, frame_s = 0.0, 1 / self.data.fps
-        with closing(_Rows(self)) as table, closing(VideoPictures(self, self.data.fps)) as videos:
+        with closing(_Rows(self.key if in_rows else None)) as table:
             for episode in self.episodes:
                 last_s = -frame_s
                 for index in range(episode.length):
                     row = table.next_of(episode)
                     time_s = self._time(row, episode, last_s)
-                    name = f"episode-{episode.index:06d}-frame-{index:06d}"
-                    yield SourceFrame(
-                        self._picture(row, episode, time_s, name, videos),
-                        episode.start + index,
-                        start_s + time_s,
-                        name,
-                        source=self.name,
-                        shown_s=start_s + time_s,
-                        duration_s=frame_s,
-                        begins=index == 0,
-                    )
+                    cell = row[self.key] if in_rows else None
+                    yield Placed(episode, index, table.count - 1, time_s, start_s + time_s, cell)
                     last_s = time_s
                 start_s += max(episode.length * frame_s, last_s + frame_s)
 
@@ -85,21 +132,21 @@ class LeRobotSource(BaseSource):
             )
         return time_s
 
-    def _picture(
-        self, row: dict[str, Any], episode: Episode, time_s: float, name: str, videos: VideoPictures
-    ) -> Rgb:
-        if episode.video is None:
-            return picture_in(row[self.key], f"{name} of {self.name}", self)
-        return videos.at(episode.video, episode.from_s + time_s)
-
 
 class _Rows:
-    """The rows of episodes in order, from the files that hold them."""
+    """The rows of episodes in order, from the files that hold them.
 
-    def __init__(self, source: LeRobotSource) -> None:
-        in_rows = not source.data.is_video(source.key)
-        self._columns = ["episode_index", "timestamp", *([source.key] if in_rows else [])]
-        self._at_once = _PICTURES_AT_ONCE if in_rows else _ROWS_AT_ONCE
+    Args:
+        key: of pictures that are read as well; None reads none.
+
+    Attributes:
+        count: of rows of the file that is open.
+    """
+
+    def __init__(self, key: str | None) -> None:
+        self._columns = ["episode_index", "timestamp", *([] if key is None else [key])]
+        self._at_once = _ROWS_AT_ONCE if key is None else PICTURES_AT_ONCE
+        self.count = 0
         self._path: Path | None = None
         self._rows: Iterator[dict[str, Any]] = iter(())
 
@@ -111,7 +158,7 @@ class _Rows:
         """
         if episode.data != self._path:
             self.close()
-            self._path = episode.data
+            self._path, self.count = episode.data, 0
             self._rows = rows(episode.data, self._columns, at_once=self._at_once)
         row = next(self._rows, None)
         if row is None:
@@ -123,6 +170,7 @@ class _Rows:
                 f"{episode.data} holds a frame of episode {row['episode_index']} where meta/episodes says that episode "
                 f"{episode.index} is"
             )
+        self.count += 1
         return row
 
     def close(self) -> None:

@@ -72,8 +72,43 @@ def rows(path: Path, columns: Sequence[str], *, at_once: int) -> Iterator[dict[s
         UnavailableError: pyarrow is not installed.
     """
     for batch in batches(path, columns, at_once=at_once):
-        try:
-            listed = batch.to_pylist()
-        except Exception as error:  # text that is no UTF-8, dates beyond Python's
-            raise _damaged(path, error) from None
-        yield from listed
+        yield from _listed(path, batch)
+
+
+def rows_from(
+    path: Path, columns: Sequence[str], first: int, *, counted_by: str, at_once: int
+) -> Iterator[dict[str, Any]]:
+    """The rows from the one with that number on; of those before it one column of numbers is read at most.
+
+    Args:
+        path: of the file.
+        columns: of the rows.
+        first: number of a row, from 0.
+        counted_by: a column that is cheap to read.
+        at_once: rows in memory.
+
+    Raises:
+        SourceError: as ``opened``.
+        UnavailableError: pyarrow is not installed.
+    """
+    with opened(path, [*columns, counted_by]) as file:
+        for group in range(file.num_row_groups):
+            if first > 0:  # how many rows it has no description is asked for
+                count = len(file.read_row_group(group, [counted_by], use_threads=False))
+                if first >= count:
+                    first -= count
+                    continue
+            for batch in file.iter_batches(
+                at_once, row_groups=[group], columns=list(columns), use_threads=False
+            ):
+                here = batch.slice(min(first, len(batch)))
+                first = max(0, first - len(batch))
+                yield from _listed(path, here)
+
+
+def _listed(path: Path, batch: Any) -> list[dict[str, Any]]:
+    try:
+        listed: list[dict[str, Any]] = batch.to_pylist()
+    except Exception as error:  # text that is no UTF-8, dates beyond Python's
+        raise _damaged(path, error) from None
+    return listed

@@ -92,10 +92,10 @@ def command(
 ) -> int:
     """Run every picture of INPUT through a bundle, or several, on one machine or a cluster of Ray.
 
-    INPUT is a folder of pictures, with those in it, a list of paths (.parquet, .csv, .jsonl), a tar, a video or a
-    robot's log; these may be in the folder or list, too. OUT gets the 16-bit PNGs and sidecars that `run` writes, or
-    files that hold them, and OUT/_bulk the report and the pictures that could not be read, with their reasons. Repeat
-    the same command after a crash: what is finished is not done again.
+    INPUT is a folder of pictures, with those in it, a list of paths (.parquet, .csv, .jsonl), a tar, a video, a
+    robot's log or a LeRobot data set; these may be in the folder or list, too. OUT gets the 16-bit PNGs and sidecars
+    that `run` writes, or files that hold them, and OUT/_bulk the report and the pictures that could not be read, with
+    their reasons. Repeat the same command after a crash: what is finished is not done again.
     """
     from e2e_deploy.runtime.bulk.bulk import bulk
 
