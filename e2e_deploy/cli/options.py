@@ -53,6 +53,18 @@ def frame_size(text: str) -> tuple[int, int]:
 
 # The verb says what is wrong with a path: click asks whether an output can be read, and calls an input wrong usage.
 PATH = click.Path(path_type=Path, readable=False)
+
+
+class _Place(click.Path):
+    """A path, or the address of something in a store as it was given."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and "://" in value:
+            return value
+        return super().convert(value, param, ctx)
+
+
+PLACE = _Place(path_type=Path, readable=False)
 COUNT = click.IntRange(1, 1_000_000_000)
 COUNT_OR_NONE = click.IntRange(0, 1_000_000)
 SEED = click.IntRange(0, 2**32 - 1)

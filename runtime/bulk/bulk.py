@@ -28,6 +28,7 @@ from e2e_deploy.runtime.bulk.outputs.layouts import LAYOUTS
 from e2e_deploy.runtime.bulk.parcel import Parcel, Table, from_table, to_orders
 from e2e_deploy.runtime.bulk.reading import read_shards
 from e2e_deploy.runtime.bulk.report import BulkReport, write_report
+from e2e_deploy.runtime.bulk.store import is_address
 from e2e_deploy.runtime.bulk.writing import ShardWriter
 from e2e_deploy.runtime.fit import best_size
 from e2e_deploy.system.files import remove_partials
@@ -71,7 +72,8 @@ def bulk(
     Args:
         source: a folder of pictures, with those in it; a list (.parquet, .csv, .jsonl) of their paths; a tar of
             pictures; a video; a robot's log; or a LeRobot data set. These may lie in the folder or stand in the list as
-            well.
+            well. Or the address of a prefix of pictures, or of a list, in an object store (s3://, gs://, and what
+            fsspec knows); lists may name addresses.
         bundles: folders or opened ones; of several each gives results of another name, such as depth and normals.
         out: a folder: a new one, an empty one, or one of the same run that was not finished. On a cluster ``source``,
             ``bundles`` and ``out`` lie where every machine sees them.
@@ -101,10 +103,12 @@ def bulk(
     _check(backend, device, format, workers=workers, cores=cores, shard=shard)
     require("ray", "bulk")
     opened = _opened(bundles)
-    place, target = Path(source), Path(out)
-    if os.path.exists(place):
-        place = place.absolute()  # workers may be at home in another folder
-    _check_apart(place, target)
+    target = Path(out)
+    place: str | Path = source if is_address(source) else Path(source)
+    if isinstance(place, Path):
+        if os.path.exists(place):
+            place = place.absolute()  # workers may be at home in another folder
+        _check_apart(place, target)
     listing = list_items(place, column, topic)
     orders = [EngineOrder(str(b.root.resolve()), _frame_size(b, listing.items)) for b in opened]
     plan = _plan(

@@ -5,9 +5,11 @@ Ray sends no statistics of use and shows no dashboard; what it begins here ends 
 
 import logging
 import os
+import re
 import secrets
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 import warnings
@@ -37,6 +39,7 @@ _HERE = {
 }
 """Of what is begun here: whoever reaches Ray runs programs, so nobody else does. Others on the same machine would need
 its token, which lies beside its logs; Ray's own would lie in the home folder, which may not be there or be shared."""
+_ADDRESS = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
 _TOKEN = secrets.token_hex(32)  # one a process: Ray reads it once
 
 
@@ -74,8 +77,9 @@ def cluster(
 
     Raises:
         UnavailableError: Ray is not installed, the cluster is not there, or it has no GPU and ``device`` names one.
-        UsageError: ``cores`` for engines on GPUs.
+        UsageError: ``cores`` for engines on GPUs, or an ``address`` that is none.
     """
+    _require_there(address)
     with (
         _room(is_here=address is None) as (room, settings),
         environment(settings),
@@ -100,9 +104,11 @@ def cluster(
                 with _signals_kept():
                     ray.init(log_to_driver=False, logging_level=logging.ERROR, **given)
             except Exception as error:  # of many kinds, by what is missing
-                where = f"at {masked(address)}" if address else "here"
                 raise UnavailableError(
-                    f"no cluster of Ray could be reached or begun {where}: {clean(str(error), 300)}"
+                    f"Ray could not be begun here: {clean(str(error), 300)}"
+                    if address is None
+                    else f"no cluster of Ray could be reached at {masked(address)}: {clean(str(error), 300)}; "
+                    "one that asks for a token needs RAY_AUTH_MODE=token and the file that RAY_AUTH_TOKEN_PATH names"
                 ) from None
             _quieten(data)
             found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -112,6 +118,24 @@ def cluster(
         finally:
             ray.shutdown()
             constants.ENABLE_RAY_CLUSTER = reaches_others
+
+
+def _require_there(address: str | None) -> None:
+    """Ask the cluster's head for a connection: Ray itself asks for many minutes, and says so many times."""
+    if address is None or address == "auto":
+        return
+    found = _ADDRESS.fullmatch(address)
+    if not found or not 0 < int(found[2]) < 2**16:
+        raise UsageError(
+            f"`address` is {masked(address)}; expected auto, or host:port of the head of a cluster of Ray"
+        )
+    try:
+        socket.create_connection((found[1].strip("[]"), int(found[2])), timeout=10).close()
+    except OSError as error:
+        raise UnavailableError(
+            f"no cluster of Ray could be reached at {masked(address)}: nobody answers there "
+            f"({clean(error.strerror or str(error), 100)})"
+        ) from None
 
 
 @contextmanager

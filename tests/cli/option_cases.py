@@ -171,9 +171,7 @@ CASES = {
         "--out": called(IN_BULK, BULK, "--out", "other"),
         "--column": [
             *called(IN_BULK, BULK, "--column", "file"),
-            Refused(
-                [*BULK, "--column", "file"], "--column is of a list, and one-photo is a folder"
-            ),
+            Refused([*BULK, "--column", "file"], "one-photo is a folder"),
         ],
         "--topic": [
             *called(IN_BULK, BULK, "--topic", "/rear/image_raw"),

@@ -5,6 +5,7 @@ Knows: folders, lists, and what holds many items. Does not know: what is in a pi
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +15,13 @@ from e2e_deploy.runtime.bulk.inputs import lists
 from e2e_deploy.runtime.bulk.inputs.holder import Held, Place
 from e2e_deploy.runtime.bulk.inputs.holders import Lister, lister_of
 from e2e_deploy.runtime.bulk.inputs.item import BulkItem, Missing
+from e2e_deploy.runtime.bulk.store import Store, is_address
 from e2e_deploy.runtime.sources.picture_file import PICTURE_SUFFIXES
 from e2e_deploy.runtime.sources.picture_source import result_names
 from e2e_deploy.system.addresses import masked
 
 MAX_ITEMS = 100_000_000
+MAX_LIST = 2**30  # bytes of a list in a store, which is copied
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Listing:
         notes: what has to be known of them, a sentence each.
     """
 
-    root: Path
+    root: str | Path
     items: list[BulkItem]
     digest: str
     others: int = 0
@@ -55,11 +58,12 @@ class Listing:
         return found
 
 
-def list_items(source: Path, column: str | None, topic: str | None = None) -> Listing:
+def list_items(source: str | Path, column: str | None, topic: str | None = None) -> Listing:
     """The items of a folder and of those in it, of a list, or of a file that holds many.
 
     Args:
-        source: a folder; a .parquet, .csv or .jsonl file, whose relative paths begin at its own folder; or a tar.
+        source: as a path a folder; a .parquet, .csv or .jsonl file, whose relative paths begin at its own folder; or a
+            file that holds many. As a text the address of a prefix or of such a list in a store.
         column: of a list, which holds the paths; ``path`` if None.
         topic: of logs and data sets of robots, whose pictures.
 
@@ -69,6 +73,9 @@ def list_items(source: Path, column: str | None, topic: str | None = None) -> Li
         UnavailableError: it needs a package that is not installed.
     """
     made = _Maker(source, topic)
+    if isinstance(source, str):
+        _add_store(made, source, column)
+        return made.listing()
     try:
         text = os.fspath(source)
         is_folder = source.is_dir()
@@ -100,7 +107,7 @@ def list_items(source: Path, column: str | None, topic: str | None = None) -> Li
 class _Maker:
     """Items as they are found, and what is known of all of them."""
 
-    def __init__(self, root: Path, topic: str | None) -> None:
+    def __init__(self, root: str | Path, topic: str | None) -> None:
         self._root, self._topic = root, topic
         self._digest = hashlib.sha256()
         self._items: list[BulkItem] = []
@@ -116,7 +123,7 @@ class _Maker:
         for fact in facts:
             self._digest.update(f"{fact}\0".encode("utf-8", "surrogateescape"))
 
-    def picture(self, path: Path, folder: str, name: str) -> None:
+    def picture(self, path: str | Path, folder: str, name: str) -> None:
         """One that is a file of its own."""
         self._add(BulkItem(len(self._items), str(path), folder, name, self._pictures))
         self._pictures += 1
@@ -129,7 +136,7 @@ class _Maker:
             held = Held([Place("", Missing(str(error)))])
         self.hold(path, held, folder)
 
-    def hold(self, path: Path, held: Held, folder: str) -> None:
+    def hold(self, path: str | Path, held: Held, folder: str) -> None:
         """What is in one that holds many; its results come into ``folder``."""
         text = str(path)
         for number, place in enumerate(held.places):
@@ -193,18 +200,70 @@ def _holding(paths: Iterable[Path]) -> dict[Path, Lister]:
     return {path: lister for path in paths if (lister := lister_of(path))}
 
 
-def _add_list(made: _Maker, source: Path, column: str) -> None:
-    """Pictures, and what holds many by its name, which has a folder of its own for its results."""
-    paths: list[Path] = []
+def _add_list(made: _Maker, source: Path, column: str, base: str = "") -> None:
+    """Pictures, and what holds many by its name, which has a folder of its own for its results.
+
+    ``base`` is the address that relative paths begin at, of a list that is a copy of one in a store.
+    """
+    paths: list[str] = []
     for given in lists.paths_of(source, column):
         if len(paths) == MAX_ITEMS:
             raise SourceError(f"{source} names more than {MAX_ITEMS:,} pictures; split it")
         made.tell(given)
-        paths.append(source.parent / given)
+        if is_address(given):
+            Store(given.rpartition("/")[0])  # what is none is known before the run
+            paths.append(given)
+        else:
+            relative = base and not given.startswith("/")
+            paths.append(f"{base}/{given}" if relative else str(source.parent / given))
     if not paths:
         raise SourceError(f"the list {source} names no picture")
-    for path, name in zip(paths, result_names(paths), strict=True):
-        if lister := lister_of(path):
-            made.open(path, lister, name)
+    names = result_names([Path(path) for path in paths])
+    for path, name in zip(paths, names, strict=True):
+        lister = lister_of(Path(path))
+        if lister and is_address(path):
+            reason = f"{path} holds many pictures, and of a store single ones are read; copy it to a disk"
+            made.hold(path, Held([Place("", Missing(reason))]), name)
+        elif lister:
+            made.open(Path(path), lister, name)
         else:
             made.picture(path, "", name)
+
+
+def _add_store(made: _Maker, source: str, column: str | None) -> None:
+    """A prefix in the order of a folder, or a list."""
+    above, _, name = source.rpartition("/")
+    if Path(name).suffix.lower() not in lists.SUFFIXES:
+        if column is not None:
+            raise UsageError(f"`column` is of a list, and {masked(source)} is none")
+        _add_prefix(made, Store(source), "")
+        return
+    store = Store(above)
+    with tempfile.TemporaryDirectory(prefix="e2e-list-") as folder:
+        copy = Path(folder) / name
+        copy.write_bytes(store.read(name, MAX_LIST))
+        try:
+            _add_list(made, copy, column or "path", store.address)
+        except (SourceError, UsageError) as error:
+            raise type(error)(str(error).replace(str(copy), source)) from None
+
+
+def _add_prefix(made: _Maker, store: Store, inner: str) -> None:
+    """As ``_add_folder``; of what holds many pictures nothing is read there."""
+    found = store.folder(inner)
+    at = f"{inner}/" if inner else ""
+    seen = [(name, size) for name, size in found.files if not name.startswith(".")]
+    pictures = [each for each in seen if Path(each[0]).suffix.lower() in PICTURE_SUFFIXES]
+    names = result_names([Path(name) for name, _ in pictures])
+    for (file, size), name in zip(pictures, names, strict=True):
+        made.tell(f"{at}{file}", size)
+        made.picture(store.shown(f"{at}{file}"), inner, name)
+    made.others += len(seen) - len(pictures)
+    if holding := [name for name, _ in seen if lister_of(Path(name))]:
+        made.notes.append(
+            f"{len(holding)} files in {store.shown(inner)} that hold many pictures, such as {holding[0]}, are not "
+            "read: of a store single pictures are; copy them to a disk"
+        )
+    for folder in found.folders:
+        if not folder.startswith("."):
+            _add_prefix(made, store, f"{at}{folder}")

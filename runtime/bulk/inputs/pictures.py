@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from e2e_deploy.errors import SourceError, UnavailableError
 from e2e_deploy.runtime.bulk.inputs.item import BulkItem, Part, Read
+from e2e_deploy.runtime.bulk.store import is_address, read_address
 from e2e_deploy.runtime.sources.picture_file import (
     MAX_FILE_BYTES,
     Note,
@@ -51,6 +52,8 @@ def read_pictures(items: Sequence[BulkItem], note: Note) -> Iterator[Read | str]
 
 
 def _picture(item: BulkItem, note: Note) -> npt.NDArray[np.uint8]:
+    if is_address(item.path):
+        return decode_picture(read_address(item.path, MAX_FILE_BYTES), item.path, note=note)
     if not isinstance(item.part, Member):
         return read_picture(item.path, note=note)
     if item.part.length > MAX_FILE_BYTES:

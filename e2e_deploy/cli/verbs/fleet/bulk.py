@@ -19,7 +19,7 @@ SHOWN_FAILURES = 5
 
 
 @click.command("bulk")
-@click.argument("source", metavar="INPUT", type=options.PATH)
+@click.argument("source", metavar="INPUT", type=options.PLACE)
 @click.option(
     "--bundle",
     "bundles",
@@ -83,7 +83,7 @@ SHOWN_FAILURES = 5
 )
 @options.as_json
 def command(
-    source: Path,
+    source: str | Path,
     bundles: tuple[str, ...],
     out: Path,
     backend: BackendChoice,
