@@ -14,6 +14,7 @@ from benchmarks import planning
 from benchmarks.gain import in_words
 from benchmarks.gpu import tables as gpu_tables
 from benchmarks.gpu.profiling import tables as profiling_tables
+from benchmarks.growth import bulk as growth
 from benchmarks.speed import cpu_backends as cpu
 
 ROOT = Path(__file__).parents[1]
@@ -259,6 +260,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     }
     | {"cpu-backends": cpu_backends},
     "docs/training_at_scale.md": {"plan": planning.table},
+    "docs/bulk.md": {"growth": growth.table},
 }
 """Page: marker: what stands between its two halves."""
 
