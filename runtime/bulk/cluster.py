@@ -25,6 +25,8 @@ from e2e_deploy.system.text import clean
 
 HELPERS = 2
 """Tasks that read and write beside the engines of one machine; they wait more than they compute."""
+MAX_ROOM = 107 - len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
+"""Bytes of a folder's name in which Ray can begin: a socket's has 107 at most."""
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
@@ -146,6 +148,11 @@ def _room(*, is_here: bool) -> Iterator[tuple[str, dict[str, str]]]:
         return
     room = tempfile.mkdtemp(prefix="e2e-ray-")
     try:
+        if (more := len(os.fsencode(room)) - MAX_ROOM) > 0:
+            raise UnavailableError(
+                f"the temporary folder {tempfile.gettempdir()} has too long a name for the sockets that Ray makes in "
+                f"it, by {more} bytes; set TMPDIR to a shorter one"
+            )
         token = os.path.join(room, "token")
         with open(token, "x", encoding="ascii") as stream:
             stream.write(_TOKEN)

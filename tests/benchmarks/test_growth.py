@@ -99,6 +99,37 @@ def test_a_plot_has_its_points_where_they_belong():
     assert "a & b" in [text.text for text in root.findall("{*}text")]
 
 
+def test_the_whole_of_it_with_runs_that_keep_to_the_model(tmp_path, monkeypatch):
+    """Runs of 10 ms in the driver and 30 in Ray a shard, and 0.1 s an engine and 0.05 s beside it a picture."""
+
+    def run(folder, out, *, workers, shard, cores=1):
+        out.mkdir()
+        pictures = sorted(folder.iterdir())
+        idle = pictures[0].stat().st_size == 0
+        for path in () if idle else pictures:
+            (out / f"{path.stem}_depth.png").write_bytes(b"x" * 1_000_000)
+            (out / f"{path.stem}_depth.json").write_bytes(b"{}")
+        each = {"decode": 0.01, "engine": 0.1, "encode": 0.04}
+        count, cpu_s = len(pictures), 0.0 if idle else sum(each.values())
+        bounds = [shard / 0.01, bulk.here(workers).cores / (cpu_s + 0.04 / shard)]
+        pace = min(bounds if idle else [*bounds, workers / 0.1])
+        stages = {name: 0.0 if idle else seconds * count for name, seconds in each.items()}
+        shards = count / shard
+        return runs.Pace(count, count / pace, 0.01 * shards, 0.03 * shards + cpu_s * count, stages)
+
+    monkeypatch.setattr(runs, "run", run)
+    monkeypatch.setattr(runs, "beside", lambda: 1.0)
+    found = bulk.measure(tmp_path, 4, 8)
+    small = found["costs"]["480x640"]
+    assert small["cpu_s"] == pytest.approx(0.15)
+    assert small["driver_s"] == pytest.approx(0.01)
+    assert (small["files"], small["written_mb"]) == (2, pytest.approx(1.000002))
+    assert small["moved_mb"] == pytest.approx(480 * 640 * 7 / 1e6)
+    # The driver's cost is its core's too; here it is in the 40 ms of each shard.
+    assert max(abs(row["error"]) for row in found["checks"]) < 0.01
+    assert {row["workers"] for row in found["checks"]} == {1, 2, 4, 8}
+
+
 def test_cpu_time_of_the_ledger_and_of_what_was_begun(tmp_path):
     assert 0 < runs.ledger_s(tmp_path / "out", shards=4, times=2) < 1
     assert runs.descendants_s() >= 0

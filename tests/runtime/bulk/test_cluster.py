@@ -1,9 +1,11 @@
 """What engines get of a machine or a cluster, by what is asked for."""
 
+import tempfile
+
 import pytest
 
 from e2e_deploy.errors import UnavailableError, UsageError
-from e2e_deploy.runtime.bulk.cluster import Share, _share
+from e2e_deploy.runtime.bulk.cluster import MAX_ROOM, Share, _room, _share
 
 
 @pytest.mark.parametrize(
@@ -48,3 +50,13 @@ def test_threads_are_of_engines_on_a_cpu():
 def test_what_does_not_go_together(gpus, workers, cores, device, error, said):
     with pytest.raises(error, match=said):
         _share(gpus, [8], workers, cores, device)
+
+
+def test_a_temporary_folder_whose_name_leaves_no_room_for_sockets(tmp_path, monkeypatch):
+    """Ray would say so as well, and not what to do."""
+    base = tmp_path / ("n" * MAX_ROOM)
+    base.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(base))
+    with pytest.raises(UnavailableError, match="set TMPDIR to a shorter one"), _room(is_here=True):
+        pass
+    assert not list(base.iterdir())
