@@ -110,7 +110,7 @@ def bulk(
             place = place.absolute()  # workers may be at home in another folder
         _check_apart(place, target)
     listing = list_items(place, column, topic)
-    orders = [EngineOrder(str(b.root.resolve()), _frame_size(b, listing.items)) for b in opened]
+    orders = [EngineOrder(str(b.root.resolve()), _frame_size(b, listing, shard)) for b in opened]
     plan = _plan(
         *(listing, opened, orders),
         backend=backend,
@@ -190,11 +190,12 @@ def _check_apart(source: Path, out: Path) -> None:
         )
 
 
-def _frame_size(bundle: Bundle, items: list[BulkItem]) -> tuple[int, int]:
+def _frame_size(bundle: Bundle, listing: Listing, shard: int) -> tuple[int, int]:
     """Of several sizes the one that fits the first picture best that can be read, as ``run`` chooses."""
     sizes = bundle.manifest.frame_sizes
-    for item in items if len(sizes) > 1 else ():
-        for _, read in read_items([item], lambda text: None):
+    for indices in listing.shards(shard) if len(sizes) > 1 else ():
+        items = listing.items[indices.start : indices.stop]
+        for _, read in read_items(items, lambda text: None):
             if isinstance(read, Read):
                 return best_size((read.rgb.shape[0], read.rgb.shape[1]), sizes)
     return sizes[0]

@@ -3,7 +3,7 @@
 Frames are those of ``VideoSource``, with the same pixels and times, whoever decodes which stretch.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -196,6 +196,7 @@ def frames_of(
         yield from _by_number(source, [number for number, _ in wanted])
         return
     waiting = deque(stamp_s for _, stamp_s in wanted)
+    left = Counter[float | None](waiting)
     # A decoder that began at the key frame may lack what makes a frame whole: so again from the one before.
     for is_last in (False, True):
         margin = is_last or stretch.interlaced
@@ -204,13 +205,14 @@ def frames_of(
             for picture in reading:
                 if reading.lacks_neighbours:
                     break
-                if picture.pts_s not in waiting:
+                if not left[picture.pts_s]:
                     continue
                 while is_last and waiting[0] != picture.pts_s:
+                    left[waiting[0]] -= 1
                     yield _damaged(source, waiting.popleft())
                 if waiting[0] != picture.pts_s:
                     break
-                waiting.popleft()
+                left[waiting.popleft()] -= 1
                 yield picture
                 if not waiting:
                     return

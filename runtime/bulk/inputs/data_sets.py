@@ -77,7 +77,7 @@ def list_data_set(root: Path, topic: str | None) -> Held:
         if frame.index % MOST == 0:
             stretch = Stretch(frame.episode, source.key, source.data.fps)
         places.append(Place(frame.name, Shot(stretch, frame.row, frame.time_s, frame.shown_s)))
-    return Held(places, has_topics=True, notes=source.notes)
+    return Held(places, source.files, has_topics=True, notes=source.notes)
 
 
 def read_shots(items: Sequence[BulkItem], note: Note) -> Iterator[Read | str]:

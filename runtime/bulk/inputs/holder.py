@@ -1,6 +1,8 @@
 """Files and folders that hold many items: what is found in one of them. One module a kind makes it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from e2e_deploy.runtime.bulk.inputs.item import Part
 
@@ -26,11 +28,13 @@ class Held:
 
     Attributes:
         others: of what is in it those that are no pictures.
+        files: that are read; others of their names and sizes are another input.
         has_topics: `topic` chooses in it.
         notes: what has to be known of it, a sentence each.
     """
 
     places: list[Place]
+    files: Sequence[Path]
     others: int = 0
     has_topics: bool = False
     notes: list[str] = field(default_factory=list)

@@ -133,12 +133,14 @@ class _Maker:
         try:
             held = lister(path, self._topic)
         except (SourceError, UnavailableError) as error:
-            held = Held([Place("", Missing(str(error)))])
+            held = Held([Place("", Missing(str(error)))], [])
         self.hold(path, held, folder)
 
     def hold(self, path: str | Path, held: Held, folder: str) -> None:
         """What is in one that holds many; its results come into ``folder``."""
         text = str(path)
+        for file in held.files:
+            self.tell(file.name, file.stat().st_size)
         for number, place in enumerate(held.places):
             inner = os.path.join(folder, place.folder) if place.folder else folder
             self._add(BulkItem(len(self._items), text, inner, place.name, number, place.part))

@@ -90,7 +90,7 @@ def list_log(path: Path, topic: str | None) -> Held:
         broken = broken or str(error)
     if broken:
         places.append(Place(path.stem, Missing(broken)))
-    return Held(places, has_topics=True, notes=source.notes)
+    return Held(places, source.files, has_topics=True, notes=source.notes)
 
 
 def _spans(times: list[int]) -> list[Span]:

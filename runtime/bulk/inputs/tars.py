@@ -53,7 +53,7 @@ def list_tar(path: Path) -> Held:
                 f"{path} is not a tar that can be read ({why}); compressed ones have to be unpacked first"
             ) from None
         broken = f"{path} is damaged or cut off after {len(found)} pictures: {why}"
-    return Held(list(_in_order(found, broken)), others=others)
+    return Held(list(_in_order(found, broken)), [path], others=others)
 
 
 def _in_order(found: dict[PurePosixPath, Member], broken: str) -> Iterator[Place]:

@@ -54,7 +54,7 @@ def list_video(path: Path) -> Held:
     if plan.missing:
         why = plan.missing if str(path) in plan.missing else f"{path} is cut off: {plan.missing}"
         places.append(Place(name, Missing(why)))
-    return Held(places, notes=plan.notes)
+    return Held(places, [path], notes=plan.notes)
 
 
 def read_frames(items: Sequence[BulkItem], note: Note) -> Iterator[Read | str]:

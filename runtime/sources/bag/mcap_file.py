@@ -23,6 +23,7 @@ from e2e_deploy.runtime.sources.bag.mcap_records import (
     FOOTER_BYTES,
     HEAD,
     MAGIC,
+    MAX_MESSAGES,
     MESSAGE,
     MESSAGE_INDEX,
     SCHEMA,
@@ -45,7 +46,6 @@ _STEP = 1024 * 1024
 MAX_WAITING_BYTES = 2 * MAX_BYTES  # of messages that wait because chunks overlap in time
 # What is small in the file and larger in memory.
 _MAX_SUMMARY_BYTES = 64 * 1024 * 1024
-_MAX_MESSAGES = 1_000_000  # of a chunk
 _MAX_NAME = 1024
 _ENTRY_BYTES = 200  # of a message that waits, without its data
 _NONE = memoryview(b"")
@@ -198,9 +198,9 @@ class McapFile:
                 self._learn(inner)
             elif inner.opcode == MESSAGE:
                 found.append(message(inner))
-                if len(found) > _MAX_MESSAGES:
+                if len(found) > MAX_MESSAGES:
                     raise ValueError(
-                        f"the chunk at byte {record.place:,} has more than {_MAX_MESSAGES:,} messages"
+                        f"the chunk at byte {record.place:,} has more than {MAX_MESSAGES:,} messages"
                     )
         return sorted(found, key=lambda entry: entry.logged_ns)
 

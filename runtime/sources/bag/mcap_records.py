@@ -15,6 +15,7 @@ from e2e_deploy.runtime.sources.bag.compressed import decompressed
 from e2e_deploy.runtime.sources.bag.log import MAX_BYTES
 
 MAGIC = b"\x89MCAP0\r\n"
+MAX_MESSAGES = 1_000_000  # of a chunk
 FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK, MESSAGE_INDEX = 0x02, 0x03, 0x04, 0x05, 0x06, 0x07
 CHUNK_INDEX, STATISTICS, DATA_END = 0x08, 0x0B, 0x0F
 HEAD = struct.Struct("<BQ")
@@ -123,7 +124,7 @@ def indexed(record: Record) -> list[tuple[int, int]]:
     """
     size = int.from_bytes(record.data[2:6], "little")
     pairs = record.data[6 : 6 + size]
-    if len(pairs) < size or size % 16:
+    if len(pairs) < size or size % 16 or size > 16 * MAX_MESSAGES:
         raise ValueError(f"the message index at byte {record.place:,} is damaged")
     return list(struct.iter_unpack("<QQ", pairs))
 
