@@ -22,6 +22,7 @@ def write_video(
     interlaced=False,
     options=None,
     form=None,
+    pixels="yuv420p",
 ):
     """Write RGB pictures [H, W, 3] as one video stream.
 
@@ -37,11 +38,12 @@ def write_video(
         interlaced: whether it is coded as two fields.
         options: of the codec.
         form: FFmpeg's name of the container.
+        pixels: FFmpeg's name of how they are stored.
     """
     with av.open(str(path), "w", format=form) as container:
         stream = container.add_stream(codec, rate=rate)
         stream.height, stream.width = pictures[0].shape[:2]
-        stream.pix_fmt = "yuv420p"
+        stream.pix_fmt = pixels
         options = options or {}
         if codec == "libx264":
             options = {"crf": "4"} | options

@@ -34,7 +34,7 @@ class Held:
     """
 
     places: list[Place]
-    files: Sequence[Path]
+    files: Sequence[Path] = ()
     others: int = 0
     has_topics: bool = False
     notes: list[str] = field(default_factory=list)

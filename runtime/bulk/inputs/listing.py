@@ -13,7 +13,7 @@ from pathlib import Path
 from e2e_deploy.errors import SourceError, UnavailableError, UsageError
 from e2e_deploy.runtime.bulk.inputs import lists
 from e2e_deploy.runtime.bulk.inputs.holder import Held, Place
-from e2e_deploy.runtime.bulk.inputs.holders import Lister, lister_of
+from e2e_deploy.runtime.bulk.inputs.holders import Lister, lister_by_content, lister_of
 from e2e_deploy.runtime.bulk.inputs.item import BulkItem, Missing
 from e2e_deploy.runtime.bulk.store import Store, is_address
 from e2e_deploy.runtime.sources.picture_file import PICTURE_SUFFIXES
@@ -88,7 +88,9 @@ def list_items(source: str | Path, column: str | None, topic: str | None = None)
         if column is not None and not is_list:
             what = "a folder" if is_folder else "none"
             raise UsageError(f"`column` is of a list, and {text} is {what}")
-        if lister := lister_of(source):
+        if lister := lister_of(source) or (
+            None if is_folder or is_list else lister_by_content(source)
+        ):
             made.hold(source, lister(source, topic), "")
         elif is_folder:
             _add_folder(made, source)
@@ -96,8 +98,8 @@ def list_items(source: str | Path, column: str | None, topic: str | None = None)
             _add_list(made, source, column or "path")
         else:
             raise UsageError(
-                f"{source} is no folder, no list and nothing that holds many pictures: lists end in "
-                f"{', '.join(lists.SUFFIXES)}; `run` takes one picture"
+                f"{source} is one picture, which `run` takes; expected is a folder of them, a list "
+                f"({', '.join(lists.SUFFIXES)}), or a file that holds many"
             )
     except OSError as error:
         raise SourceError(f"{masked(os.fspath(source))} cannot be read: {error.strerror}") from None
@@ -133,7 +135,7 @@ class _Maker:
         try:
             held = lister(path, self._topic)
         except (SourceError, UnavailableError) as error:
-            held = Held([Place("", Missing(str(error)))], [])
+            held = Held([Place("", Missing(str(error)))])
         self.hold(path, held, folder)
 
     def hold(self, path: str | Path, held: Held, folder: str) -> None:

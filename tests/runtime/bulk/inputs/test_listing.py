@@ -96,9 +96,12 @@ def test_folders_in_order_without_hidden_files(tmp_path):
 
 
 def test_what_is_no_folder_and_no_list(tmp_path):
-    (tmp_path / "a.png").write_bytes(b"")
-    with pytest.raises(UsageError, match="is no folder, no list and nothing that holds many"):
+    (tmp_path / "a.png").write_bytes(b"\xff\xd8\xff")
+    with pytest.raises(UsageError, match=r"a.png is one picture, which `run` takes; expected is a"):
         list_items(tmp_path / "a.png", None)
+    (tmp_path / "notes.txt").write_bytes(b"text")
+    with pytest.raises(SourceError, match=r"no list and no tar by its name .* tried as a video: "):
+        list_items(tmp_path / "notes.txt", None)
     (tmp_path / "a.png").unlink()
     with pytest.raises(UsageError, match="`column` is of a list"):
         list_items(tmp_path, "path")

@@ -47,6 +47,15 @@ def test_of_several_frame_sizes_the_one_that_run_takes(clip, tmp_path, monkeypat
     assert results_of(tmp_path / "out") == results_of(tmp_path / "ref")
 
 
+def test_a_video_is_one_whatever_it_is_called(clip, tmp_path):
+    other = tmp_path / "no suffix"
+    other.write_bytes(clip.read_bytes())
+    assert len(list_items(other, None).items) == COUNT
+    write_video(tmp_path / "moving.gif", moving(5), codec="gif", form="gif", pixels="rgb8")
+    assert len(list_items(tmp_path / "moving.gif", None).items) == 5
+    assert len(list_items(tmp_path, None).items) == 1  # a picture, as in a folder `run` takes it
+
+
 def test_in_a_folder_beside_pictures(clip, bundle, tmp_path, monkeypatch):
     without_ray(monkeypatch)
     folder = write_pictures(tmp_path / "in", 3)
