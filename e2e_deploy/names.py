@@ -62,6 +62,9 @@ TINY_CODER: CoderClass = "AutoencoderTiny"
 
 CoderHalf = Literal["encoder", "decoder"]
 CODER_HALVES: tuple[CoderHalf, ...] = get_args(CoderHalf)
+VaePart = Literal["both", "encoder", "decoder"]
+"""Which halves another VAE takes the place of."""
+VAE_PARTS: tuple[VaePart, ...] = get_args(VaePart)
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)

@@ -10,6 +10,7 @@ from e2e_deploy.errors import UsageError
 from e2e_deploy.export.engines.tensorrt import DEFAULT_LEVEL
 from e2e_deploy.export.options import ExportOptions
 from e2e_deploy.model.checkpoint import Checkpoint, bundled_id, open_checkpoint
+from e2e_deploy.model.coders.swap import swap_coder
 from e2e_deploy.names import (
     Domain,
     EngineChoice,
@@ -18,6 +19,7 @@ from e2e_deploy.names import (
     Precision,
     Stretch,
     TaskName,
+    VaePart,
 )
 from e2e_deploy.packages import require
 from e2e_deploy.progress import Stages
@@ -34,6 +36,8 @@ def export_bundle(
     domain: Domain | None = None,
     stretch: Stretch | None = None,
     seed: int | None = None,
+    vae: str | Path | None = None,
+    vae_part: VaePart | None = None,
     precision: Precision = "fp32",
     frame_sizes: Sequence[tuple[int, int]] | None = None,
     resolution: int | None = None,
@@ -67,6 +71,10 @@ def export_bundle(
             so that a video flickers.
         seed: of a StableNormal-turbo checkpoint (before v1.5): of the Gaussian noise that its network is given and that
             is fixed in the graph, 0 to 4294967295; 0 where it is None.
+        vae: what takes the place of the checkpoint's own VAE, which is most of its work: a folder with a small one (an
+            AutoencoderTiny of diffusers, such as TAESD, or another AutoencoderKL), a folder with one in vae/, or a hub
+            id pinned to a commit. What it costs beside the checkpoint's own goes into the manifest.
+        vae_part: the half that it takes the place of: both (where it is None), encoder or decoder.
         precision: fp32, fp16, bf16 or int8. In 16 bits norm statistics, softmax logits and the last convolution stay
             fp32. int8 is for ONNX Runtime on a CPU; its accuracy and its speed beside fp32 go into the manifest.
         frame_sizes: (H, W) in pixels of the graphs to make; 480x640 if None.
@@ -123,6 +131,7 @@ def export_bundle(
         "seed": None if seed is None else str(seed),
     }
     opened = _open(checkpoint, task, family, settings)
+    opened = _with_vae(opened, vae, vae_part)
     on_open(opened)
     require("torch", "export")
     from e2e_deploy.export.writing import write_bundle  # torch takes seconds to load
@@ -147,6 +156,14 @@ def _open(
         return checkpoint
     named = bundled_id(task or "depth") if checkpoint is None else checkpoint
     return open_checkpoint(named, family=family, task=task, settings=chosen)
+
+
+def _with_vae(checkpoint: Checkpoint, vae: str | Path | None, part: VaePart | None) -> Checkpoint:
+    if vae is None:
+        if part is not None:
+            raise UsageError("`vae_part` is a half of what `vae` names, and nothing is named")
+        return checkpoint
+    return swap_coder(checkpoint, vae, part or "both")
 
 
 def default_out(checkpoint_id: str, precision: Precision) -> Path:

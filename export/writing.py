@@ -20,9 +20,11 @@ from e2e_deploy.bundle.manifest import (
     GraphEntry,
     Manifest,
     PassEntry,
+    VaeEntry,
     VariantEntry,
 )
 from e2e_deploy.bundle.new_bundle import write_manifest
+from e2e_deploy.export.coder_cost import costs, judge_latents, measure_without
 from e2e_deploy.export.engines.build import build_plans, opset_for, plan_jobs, require_level
 from e2e_deploy.export.graph.precision import FP32_PARTS
 from e2e_deploy.export.graph.prepare import prepare
@@ -78,8 +80,9 @@ def write_bundle(
     jobs, _ = plan_jobs(options.engine, options.targets, precision, options.graph)
     if options.engine == "inductor":
         require_level(jobs, options.level)
+    coder, own = checkpoint.coder, replace(checkpoint, coder=None)
     with stages("load checkpoint"):
-        model, digest = load_model(checkpoint), checkpoint.sha256()
+        model, digest = load_model(own), checkpoint.sha256()
     subjects = plan_subjects(
         list(options.frame_sizes),
         model=model,
@@ -89,6 +92,16 @@ def write_bundle(
         dynamic=options.dynamic,
         batch=options.batch,
     )
+    without = None
+    if coder is not None:
+        with stages("results with the checkpoint's own VAE (torch, fp32)"):
+            without = measure_without(model, subjects, _pictures(model, subjects[0]))
+        del model
+        with stages("load checkpoint with its other VAE"):
+            model = load_model(checkpoint)
+    notes = _notes(checkpoint)
+    if coder is not None and without is not None:
+        notes += judge_latents(coder, model, subjects[0], without)
     _write_references(model, subjects, folder, stages)
     body, passes = _prepare(model, subjects, options, stages)
     del model  # its layers are the body's now
@@ -114,6 +127,15 @@ def write_bundle(
         for subject in subjects
     ]
     manifest = _manifest(checkpoint, digest, options, graphs, passes, opset_for(precision, jobs))
+    vae = None
+    if coder is not None and without is not None:
+        vae = VaeEntry(
+            id=coder.id,
+            sha256=coder.sha256(),
+            part=coder.part,
+            costs=costs(subjects, folder, without),
+        )
+    manifest = replace(manifest, notes=notes, vae=vae)
     write_manifest(folder, manifest)
     verdicts = verdicts or verify_in_onnxruntime(folder, stages)
     manifest = replace(manifest, verification=judged(verdicts, accepted=options.accept_accuracy))
@@ -146,12 +168,16 @@ def _resolution(checkpoint: Checkpoint, options: ExportOptions) -> int:
 def _write_references(
     model: SingleStepModel, subjects: list[Subject], folder: Path, stages: Stages
 ) -> None:
-    parameters = sum(p.numel() for p in model.parameters())
     for subject in subjects:
-        # Every weight is needed for every reference frame; for a full-size model a frame takes a minute on a CPU.
-        is_slow = parameters > LARGE_MODEL_PARAMETERS and subject.entry.batch == 1
         with stages(f"reference results {subject.label} (torch, fp32)"):
-            subject.write_reference(model, folder, count=1 if is_slow else 2)
+            subject.write_reference(model, folder, count=_pictures(model, subject))
+
+
+def _pictures(model: SingleStepModel, subject: Subject) -> int:
+    """How many reference pictures there are of a subject."""
+    # Every weight is needed for every picture; for a full-size model one takes a minute on a CPU.
+    parameters = sum(p.numel() for p in model.parameters())
+    return 1 if parameters > LARGE_MODEL_PARAMETERS and subject.entry.batch == 1 else 2
 
 
 def _prepare(
@@ -271,7 +297,6 @@ def _manifest(
         graphs=graphs,
         passes=passes,
         versions=package_versions(),
-        notes=_notes(checkpoint),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
 

@@ -201,6 +201,10 @@ def _class_for(checkpoint: "Checkpoint") -> str:
             "diffusers' pipelines give the network the latents of picture and noise, and this one takes the "
             "picture's alone"
         )
+    if checkpoint.coder is not None and checkpoint.coder.part != "both":
+        raise UsageError(
+            f"diffusers' pipelines take one VAE, and here another has the place of its {checkpoint.coder.part} alone"
+        )
     return PIPELINES[family, task]
 
 

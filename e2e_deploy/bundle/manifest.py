@@ -10,12 +10,22 @@ from typing import Annotated, Any, Literal
 
 from e2e_deploy.errors import BundleError
 from e2e_deploy.kinds import KINDS, Kind
-from e2e_deploy.names import GraphKind, GraphTarget, PlanKind, Precision, ResultKind, TaskName
+from e2e_deploy.names import (
+    GraphKind,
+    GraphTarget,
+    PlanKind,
+    Precision,
+    ResultKind,
+    TaskName,
+    VaePart,
+)
 from e2e_deploy.system.json_files import parse_json
 from e2e_deploy.system.records import Form, Items, Limits, read_record
 from e2e_deploy.system.text import clean
 
-SCHEMA = 6
+SCHEMA = 7
+BEFORE_VAE = 6
+"""A schema that is read too: its bundles have the checkpoint's own VAE."""
 MANIFEST = "manifest.json"
 MAX_BATCH = 64
 """Pictures a graph takes at once."""
@@ -116,6 +126,28 @@ class CheckpointEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CostEntry:
+    """How far results are from those without the VAE that was put in, both in fp32 in PyTorch."""
+
+    frame_size: Size
+    output: str
+    """Which of the graph's results."""
+    parity: dict[str, Any]
+    """The quantities of a verification."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VaeEntry:
+    """A VAE in the place of the checkpoint's own."""
+
+    id: str
+    sha256: Sha256
+    part: VaePart
+    """Which halves it has the place of."""
+    costs: list[CostEntry]
+
+
+@dataclass(frozen=True, kw_only=True)
 class PassEntry:
     """What one exact specialisation of the model removed; MACs are multiply-adds of one frame."""
 
@@ -175,6 +207,8 @@ class Manifest:
     settings: dict[str, str]
     """What was chosen among the family's settings and is fixed in the graphs."""
     checkpoint: CheckpointEntry
+    vae: VaeEntry | None = None
+    """What was put in the place of the checkpoint's own; None: nothing."""
     resolution: Annotated[int, Limits(0, MAX_SIDE_PX)]
     """Longest edge the network sees; 0: the frame's own size."""
     pad: Annotated[int, Limits(0, 2048)]
@@ -213,6 +247,8 @@ def parse_manifest(text: str) -> Manifest:
     """
     value = parse_json(text.encode("utf-8", "replace"), MANIFEST, error=BundleError)
     schema = value.get("schema")
+    if schema == BEFORE_VAE:
+        value, schema = {"vae": None} | value | {"schema": SCHEMA}, SCHEMA
     if schema != SCHEMA or isinstance(schema, bool):
         raise BundleError(
             f"{MANIFEST} has schema {clean(str(schema), 40)}; this version reads {SCHEMA}: export the bundle again"

@@ -73,6 +73,8 @@ _OPTIONS = {
     "timeout_s": "--timeout",
     "topic": "--topic",
     "triton": "--triton",
+    "vae": "--vae",
+    "vae_part": "--vae-part",
     "val_scenes": "--val-scene",
     "view": "--view",
     "workers": "--workers",

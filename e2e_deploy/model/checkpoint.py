@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from e2e_deploy.errors import CheckpointError, UsageError
 from e2e_deploy.model.checkpoint_configs import check_coder, read_config
@@ -23,6 +23,9 @@ from e2e_deploy.names import FamilyName
 from e2e_deploy.packages import require
 from e2e_deploy.system.text import clean
 
+if TYPE_CHECKING:
+    from e2e_deploy.model.coders.swap import Coder
+
 CARD = "e2e_deploy.json"
 SCHEDULER = "scheduler/scheduler_config.json"
 DEFAULT_RESOLUTION = 768
@@ -30,7 +33,7 @@ DEFAULT_LATENT_CHANNELS = 4
 
 _STEMS = dict.fromkeys(("text_encoder", "image_encoder", DPT_HEAD, *OWN_DECODER), "model")
 """Of the weight files of parts that are not diffusers', which have another."""
-_DIFFUSERS_STEM = "diffusion_pytorch_model"
+DIFFUSERS_STEM = "diffusion_pytorch_model"
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(@(?P<revision>\S+))?$")
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
 
@@ -51,6 +54,7 @@ class Checkpoint:
         configs: config.json by part, for example unet.
         weights: by part, likewise; some have weights and no config.
         files: the family's other configs by their paths.
+        coder: the VAE that was put in the place of its own, or of a half of it; no part of ``sha256``.
     """
 
     path: Path
@@ -64,6 +68,7 @@ class Checkpoint:
     configs: Mapping[str, Mapping[str, Any]]
     weights: Mapping[str, Weights]
     files: Mapping[str, Mapping[str, Any]]
+    coder: "Coder | None" = None
 
     @property
     def unet(self) -> Mapping[str, Any]:
@@ -90,9 +95,11 @@ class Checkpoint:
 
     def describe(self) -> str:
         """One line for people: family, task and why."""
-        return clean(
-            f"{self.id}: {self.identity.family.title}, " + "; ".join(self.identity.reasons)
-        )
+        said = [f"{self.id}: {self.identity.family.title}, {'; '.join(self.identity.reasons)}"]
+        if self.coder is not None:
+            halves = "VAE" if self.coder.part == "both" else f"VAE's {self.coder.part}"
+            said.append(f"{halves} from {self.coder.id}")
+        return clean("; ".join(said))
 
 
 BUNDLED = "bundled:e2e-tiny-"
@@ -121,8 +128,15 @@ def bundled_id(task: str) -> str:
     return BUNDLED + _bundled(task)
 
 
-def _download(spec: str) -> Path:
-    """Folder of a hub id pinned to a commit; only configs, tokenizer files and safetensors are fetched."""
+def fetch_pinned(spec: str, *, local: bool = False) -> Path:
+    """Folder of a hub id pinned to a commit; only configs, tokenizer files and safetensors are fetched.
+
+    With ``local`` nothing is fetched: it was before.
+
+    Raises:
+        UsageError: it names no commit.
+        CheckpointError: it cannot be fetched, or is not here.
+    """
     match = _HUB_ID.match(spec)
     assert match is not None
     repo, revision = spec.partition("@")[0], match["revision"]
@@ -136,10 +150,12 @@ def _download(spec: str) -> Path:
         folder = hub.snapshot_download(
             repo,
             revision=revision,
+            local_files_only=local,
             allow_patterns=[
                 "*.json",
                 "*/*.json",
                 "tokenizer/*.txt",
+                f"{DIFFUSERS_STEM}*.safetensors",
                 "*/*.safetensors",
                 STORED_PROMPT,
             ],
@@ -149,7 +165,8 @@ def _download(spec: str) -> Path:
         first_line = (
             str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         )
-        raise CheckpointError(f"{spec} could not be fetched from the hub: {first_line}") from error
+        what = "is not on this machine" if local else "could not be fetched from the hub"
+        raise CheckpointError(f"{spec} {what}: {first_line}") from error
     return Path(folder)
 
 
@@ -168,7 +185,7 @@ def _find(text: str) -> Path:
     if os.path.isdir(text):  # whatever the text is, also one too long for a path
         return Path(text)
     if is_checkpoint_id(text):
-        return _download(text)
+        return fetch_pinned(text)
     raise CheckpointError(
         f"{text} is not a checkpoint: expected a diffusers folder or a hub id owner/name@<commit>"
     )
@@ -176,7 +193,7 @@ def _find(text: str) -> Path:
 
 def is_lone_unet(root: Path) -> bool:
     """Whether a folder holds a UNet and no pipeline, as GenPercept publishes its checkpoints."""
-    names = (f"{_DIFFUSERS_STEM}.safetensors", f"{_DIFFUSERS_STEM}.bin", "unet")
+    names = (f"{DIFFUSERS_STEM}.safetensors", f"{DIFFUSERS_STEM}.bin", "unet")
     # os.path's takes what may not be looked at, or is too long a name, for absent: others say that better.
     is_whole = any(os.path.exists(root / name) for name in ("model_index.json", "vae"))
     return not is_whole and any(os.path.exists(root / name) for name in names)
@@ -227,7 +244,7 @@ def _unet_folder(root: Path, there: frozenset[str], named: str | None) -> str:
 def _blocks(folder: Path) -> frozenset[str]:
     """First parts of the names of the UNet's weights; none where they cannot be read, which is said later."""
     try:
-        weights = find_weights(folder, _DIFFUSERS_STEM)
+        weights = find_weights(folder, DIFFUSERS_STEM)
     except CheckpointError:
         return frozenset()
     return frozenset(name.partition(".")[0] for name in weights.tensors)
@@ -316,7 +333,7 @@ def open_checkpoint(
     check_coder(root / "vae", configs["vae"], identity.outputs)
     folders = {part: root / part for part in (*parts, *extra_parts)} | {"unet": root / unet_folder}
     weights = {
-        part: find_weights(folder, _STEMS.get(part, _DIFFUSERS_STEM))
+        part: find_weights(folder, _STEMS.get(part, DIFFUSERS_STEM))
         for part, folder in folders.items()
     }
     files = {file: read_config(root, file) for file in identity.family.files}

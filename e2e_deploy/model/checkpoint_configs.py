@@ -160,6 +160,15 @@ def read_config(root: Path, name: str, *, like: str | None = None) -> dict[str, 
     return config
 
 
+def coder_levels(config: Mapping[str, Any]) -> int:
+    """Levels of a VAE: it halves a picture's sides once fewer."""
+    is_tiny = config.get("_class_name") == TINY_CODER
+    widths = config.get("decoder_block_out_channels" if is_tiny else "block_out_channels")
+    if widths is None:  # the library's default
+        return 4 if is_tiny else 1
+    return len(widths) if isinstance(widths, list) else 1
+
+
 def check_coder(folder: Path, config: Mapping[str, Any], outputs: Iterable[ResultKind]) -> None:
     """Refuse a small VAE that the model could not use as diffusers' pipelines do; others have only one form.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from e2e_deploy.errors import CheckpointError
 from e2e_deploy.model.checkpoint import Checkpoint
-from e2e_deploy.model.coders.coder import stride_of, walk_coder
+from e2e_deploy.model.coders.coder import TwoCoders, stride_of, walk_coder
 from e2e_deploy.model.families import DPT_HEAD, OWN_DECODER, STORED_PROMPT
 from e2e_deploy.model.networks.dpt_head import FUSION_CHANNELS, DPTHead, walk_head
 from e2e_deploy.model.networks.fourier import FourierUNet
@@ -89,14 +89,33 @@ def _single_step(checkpoint: Checkpoint) -> SingleStepModel:
 
 
 def _load_vae(checkpoint: Checkpoint) -> Any:
-    """The VAE, of the class that its config names, with the decoder of the checkpoint's own where it has one."""
+    """What encodes and decodes: the checkpoint's VAE, but for the halves that another has the place of."""
+    coder = checkpoint.coder
+    if coder is None:
+        return _own_vae(checkpoint)
+    configs, weights = {"vae": coder.config}, {"vae": coder.weights}
+    other = _read_vae(replace(checkpoint, configs=configs, weights=weights))
+    if coder.part == "both":
+        return other
+    own = _own_vae(checkpoint)
+    encodes = coder.gives("encoder")
+    return TwoCoders(other if encodes else own, own if encodes else other).eval()
+
+
+def _read_vae(checkpoint: Checkpoint) -> Any:
+    """The VAE, of the class that its config names."""
     classes = require("diffusers", "export")
     config = dict(checkpoint.configs["vae"])
     name = config.get("_class_name") or DEFAULT_CODER
     if name == TINY_CODER:  # which writes it, and warns of it when it is read again
         config.pop("block_out_channels", None)
     described = replace(checkpoint, configs={**checkpoint.configs, "vae": config})
-    vae = load_part(described, "vae", getattr(classes, name), walk=walk_coder)
+    return load_part(described, "vae", getattr(classes, name), walk=walk_coder)
+
+
+def _own_vae(checkpoint: Checkpoint) -> Any:
+    """The checkpoint's VAE, with the decoder of its own where it has one."""
+    vae = _read_vae(checkpoint)
     if checkpoint.identity.has(OWN_DECODER[0]):
         for folder in OWN_DECODER:
             name, weights = folder.removeprefix("vae_"), checkpoint.weights[folder]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from e2e_deploy.frames import FramePlan, plan_frame
 from e2e_deploy.kinds import KINDS, Kind
-from e2e_deploy.model.coders.coder import decode, encode_mean, end_of, stride_of
+from e2e_deploy.model.coders.coder import decode, decoding_factor, encode_mean, end_of, stride_of
 from e2e_deploy.model.families import Family
 from e2e_deploy.names import ResultKind, TaskName
 
@@ -102,7 +102,7 @@ class SingleStepModel(nn.Module):
 
     Attributes:
         unet: diffusers UNet2DConditionModel with 8 (rgb latent, then x_T) or 4 (rgb latent only) input channels.
-        vae: diffusers AutoencoderKL or AutoencoderTiny.
+        vae: diffusers AutoencoderKL or AutoencoderTiny, or TwoCoders.
         context_1LC: text encoding of the prompt, [1, L, C]; None where ``context`` takes it from the picture.
         class_labels_1D: what the UNet's class embedding is given, [1, D]; None where it has none.
         kinds: of the K results, in order; each is decoded from a latent of its own.
@@ -153,6 +153,11 @@ class SingleStepModel(nn.Module):
     def last_convolution(self) -> str:
         """Path of the module that gives the image, which stays in float32 in half precision."""
         return f"vae.decoder.{end_of(self.vae.decoder)}"
+
+    @property
+    def decoding_factor(self) -> float:
+        """What latents are divided by before they are decoded; the scaling factor unless two VAEs share the work."""
+        return decoding_factor(self.vae)
 
     @property
     def result_stride(self) -> int:
@@ -208,7 +213,7 @@ class SingleStepModel(nn.Module):
 
         [N, K, H, W] where the decoder has one channel.
         """
-        latents = each_alone(x0_NKhw / self.scaling_factor, len(self.kinds))
+        latents = each_alone(x0_NKhw / self.decoding_factor, len(self.kinds))
         return side_by_side(decode(self.vae, latents), len(self.kinds))
 
     def read(self, image_NKHW: Tensor) -> Tensor:

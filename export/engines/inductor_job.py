@@ -70,6 +70,8 @@ class InductorJob(Job):
             family=manifest.family,
             task=manifest.task,
             settings=manifest.settings,
+            vae="" if opened.coder is None else str(opened.coder.path.absolute()),
+            vae_part="both" if opened.coder is None else opened.coder.part,
             precision=manifest.precision,
             specialised=bool(manifest.passes),
             resolution=manifest.resolution,

@@ -18,7 +18,7 @@ from typing import Any
 
 from e2e_deploy.errors import E2EDeployError
 from e2e_deploy.export.engines.tensorrt import Progress
-from e2e_deploy.names import Precision, TaskName
+from e2e_deploy.names import Precision, TaskName, VaePart
 from e2e_deploy.nvidia.trt_messages import BuildError
 from e2e_deploy.system.child import Child, Parent
 from e2e_deploy.system.files import require_runnable
@@ -39,6 +39,8 @@ class Recipe:
 
     Attributes:
         checkpoint: path of the folder.
+        vae: path of the one in the place of its own; empty: its own.
+        vae_part: the half it has the place of.
         resolution, pad: as the manifest has them.
         device: cuda or cpu.
         cpu_target: what the code for the CPU is compiled for; empty leaves it to torch.
@@ -50,6 +52,8 @@ class Recipe:
     family: str
     task: TaskName
     settings: dict[str, str]
+    vae: str
+    vae_part: VaePart
     precision: Precision
     specialised: bool
     resolution: int
@@ -69,6 +73,7 @@ def compile_here(recipe: Recipe, file: Path, progress: Progress) -> None:
     from e2e_deploy.export.graph.prepare import prepare
     from e2e_deploy.export.subject import plan_subjects
     from e2e_deploy.model.checkpoint import open_checkpoint
+    from e2e_deploy.model.coders.swap import swap_coder
     from e2e_deploy.model.loading import load_model
 
     def say(step: str) -> None:
@@ -78,6 +83,8 @@ def compile_here(recipe: Recipe, file: Path, progress: Progress) -> None:
     opened = open_checkpoint(
         recipe.checkpoint, family=recipe.family, task=recipe.task, settings=recipe.settings
     )
+    if recipe.vae:
+        opened = swap_coder(opened, recipe.vae, recipe.vae_part)
     model = load_model(opened)
     (subject,) = plan_subjects(
         [recipe.frame_hw],

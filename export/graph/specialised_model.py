@@ -62,7 +62,7 @@ class SpecialisedModel(nn.Module):
         self.latent_channels = model.latent_channels
         self.latent_scale = model.scaling_factor
         self.zero_channels = model.in_channels - model.latent_channels
-        self.output_scale = model.x0_from_output / model.scaling_factor
+        self.output_scale = model.x0_from_output / model.decoding_factor
 
     @property
     def networks(self) -> tuple[Any, ...]:

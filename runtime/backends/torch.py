@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from e2e_deploy.bundle.bundle import Bundle
-from e2e_deploy.bundle.manifest import GraphEntry
+from e2e_deploy.bundle.manifest import GraphEntry, VaeEntry
 from e2e_deploy.errors import BundleError, CheckpointError, E2EDeployError, UsageError, failed
 from e2e_deploy.packages import require
 from e2e_deploy.runtime.backends.backend import OneAtATime
@@ -19,6 +19,10 @@ from e2e_deploy.system.text import clean
 
 if TYPE_CHECKING:
     from e2e_deploy.model.checkpoint import Checkpoint
+
+
+_ELSEWHERE = ("//", "\\\\")
+"""Beginnings of the name of another machine, which would be asked for it."""
 
 
 def original_checkpoint(bundle: Bundle) -> "Checkpoint":
@@ -35,8 +39,7 @@ def original_checkpoint(bundle: Bundle) -> "Checkpoint":
     spec, named = bundle.checkpoint, clean(manifest.checkpoint.id, 200)
     if spec is None:
         spec = manifest.checkpoint.id
-        # Two slashes: the name of another machine, which would be asked for it.
-        is_away = spec.startswith(("//", "\\\\")) or not Path(spec).is_dir()
+        is_away = spec.startswith(_ELSEWHERE) or not Path(spec).is_dir()
         if is_away and not spec.startswith(BUNDLED):
             raise CheckpointError(
                 f"the bundle names the checkpoint {named}, which is no folder here, and nothing is fetched because a "
@@ -49,7 +52,23 @@ def original_checkpoint(bundle: Bundle) -> "Checkpoint":
         raise CheckpointError(
             f"{clean(spec, 200)} is not the checkpoint this bundle was exported from: its SHA-256 differs"
         )
-    return checkpoint
+    return checkpoint if manifest.vae is None else _with_its_vae(checkpoint, manifest.vae)
+
+
+def _with_its_vae(checkpoint: "Checkpoint", entry: VaeEntry) -> "Checkpoint":
+    """The checkpoint with the VAE that the bundle was exported with, if that is on this machine."""
+    from e2e_deploy.model.coders.swap import swap_coder
+
+    named = clean(entry.id, 200)
+    if entry.id.startswith(_ELSEWHERE):
+        raise CheckpointError(f"the bundle names the VAE {named}, which is no folder here")
+    swapped = swap_coder(checkpoint, entry.id, entry.part, fetch=False)
+    assert swapped.coder is not None
+    if swapped.coder.sha256() != entry.sha256:
+        raise CheckpointError(
+            f"{named} is not the VAE this bundle was exported with: its SHA-256 differs"
+        )
+    return swapped
 
 
 class TorchBackend(OneAtATime):

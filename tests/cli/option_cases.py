@@ -269,6 +269,13 @@ CASES = {
             Refused(["export", "depth", "--triton", "m", "--batch", "2"], "--batch is for"),
             Refused(["export", "depth", "--triton", "depth"], "--triton is depth, which lies in"),
         ],
+        "--vae": called(EXPORTER, ["export"], "--vae", "small"),
+        "--vae-part": (
+            *called(EXPORTER, ["export", "--vae", "small"], "--vae-part", "decoder"),
+            Refused(
+                ["export", "--vae-part", "decoder"], "--vae-part is a half of what --vae names"
+            ),
+        ),
         "--task": called(EXPORTER, ["export"], "--task", "normals"),
         "--family": called(EXPORTER, ["export"], "--family", "marigold"),
         "--domain": [

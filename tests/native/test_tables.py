@@ -38,6 +38,7 @@ def table(text, name):
         ("graph_kinds", names.GRAPH_KINDS),
         ("graph_targets", names.GRAPH_TARGETS),
         ("plan_kinds", names.PLAN_KINDS),
+        ("vae_parts", names.VAE_PARTS),
         ("dtypes", ("uint8", "float32")),
     ],
 )

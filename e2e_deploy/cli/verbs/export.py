@@ -14,6 +14,7 @@ from e2e_deploy.names import (
     GRAPH_KINDS,
     PRECISIONS,
     STRETCHES,
+    VAE_PARTS,
     Domain,
     EngineChoice,
     FamilyName,
@@ -21,12 +22,22 @@ from e2e_deploy.names import (
     Precision,
     Stretch,
     TaskName,
+    VaePart,
 )
+from e2e_deploy.system.text import clean
 
 if TYPE_CHECKING:
     from e2e_deploy.bundle.bundle import Bundle
+    from e2e_deploy.bundle.manifest import VaeEntry
     from e2e_deploy.model.checkpoint import Checkpoint
 
+COSTS = (
+    ("AbsRel", "abs_rel"),
+    ("mean angle in degrees", "mean_angle_deg"),
+    ("mean difference", "mean_abs"),
+    ("relative error", "relative"),
+)
+"""What is said of a cost: the first that the kind of result has."""
 COMMANDLINE = ParameterSource.COMMANDLINE
 
 
@@ -151,6 +162,19 @@ COMMANDLINE = ParameterSource.COMMANDLINE
     help="Of StableNormal-turbo's noise, which is fixed in the graph.  [default: 0]",
 )
 @click.option(
+    "--vae",
+    default=None,
+    metavar="VAE",
+    help="A VAE in the place of the checkpoint's own, which is most of its work: a folder with a small one (diffusers' "
+    "AutoencoderTiny, such as TAESD), a folder with one in vae/, or owner/name@<commit>. What it costs is measured.",
+)
+@click.option(
+    "--vae-part",
+    type=click.Choice(VAE_PARTS),
+    default=None,
+    help="The half that --vae takes the place of.  [default: both]",
+)
+@click.option(
     "--triton",
     type=options.PATH,
     default=None,
@@ -179,6 +203,8 @@ def command(
     domain: Domain | None,
     stretch: Stretch | None,
     seed: int | None,
+    vae: str | None,
+    vae_part: VaePart | None,
     triton: Path | None,
 ) -> None:
     """Turn CHECKPOINT into a bundle: one graph from frame to result, verified before it is there.
@@ -203,6 +229,8 @@ def command(
         domain=domain,
         stretch=stretch,
         seed=seed,
+        vae=vae,
+        vae_part=vae_part,
         precision=precision,
         frame_sizes=frame_sizes,
         resolution=resolution,
@@ -230,9 +258,21 @@ def command(
             f"{'' if entry.passed else ', OUTSIDE ITS LIMIT'}",
             err=True,
         )
+    if bundle.manifest.vae is not None:
+        _say_costs(bundle.manifest.vae)
     click.echo(str(bundle.root))
     if triton is not None:
         _write_triton(bundle, triton)
+
+
+def _say_costs(vae: "VaeEntry") -> None:
+    for cost in vae.costs:
+        height, width = cost.frame_size
+        said = "the results hold NaN or infinity"
+        if cost.parity["finite"]:
+            words, key = next(pair for pair in COSTS if cost.parity[pair[1]] is not None)
+            said = f"{words} {cost.parity[key]:.3g} from what the checkpoint's own VAE gives"
+        click.echo(f"cost of {clean(vae.id)} {height}x{width}: {cost.output}, {said}", err=True)
 
 
 def _refuse_others(taken: str) -> None:

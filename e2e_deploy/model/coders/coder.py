@@ -30,6 +30,28 @@ def decode(vae: Any, latent_NChw: Tensor) -> Tensor:
     return image
 
 
+def decoding_factor(vae: Any) -> float:
+    """What a latent is divided by before it is decoded: the scaling factor of what decodes."""
+    return float(getattr(vae, "decoding_factor", vae.config.scaling_factor))
+
+
+class TwoCoders(nn.Module):
+    """The encoder of one VAE and the decoder of another, as ``encode_mean`` and ``decode`` take a VAE.
+
+    Attributes:
+        config: of the one that encodes.
+        decoding_factor: scaling factor of the other.
+    """
+
+    def __init__(self, encoding: Any, decoding: Any) -> None:
+        super().__init__()
+        self.config = encoding.config
+        self.decoding_factor = float(decoding.config.scaling_factor)
+        self.encoder, self.quant_conv = encoding.encoder, getattr(encoding, "quant_conv", None)
+        self.post_quant_conv = getattr(decoding, "post_quant_conv", None)
+        self.decoder = decoding.decoder
+
+
 def is_tiny(half: Any) -> bool:
     """Whether an encoder or decoder is of AutoencoderTiny's layout: one sequence of layers."""
     return isinstance(getattr(half, "layers", None), nn.Sequential)

@@ -126,12 +126,35 @@ Checked check_verification(Reader& reader, const Json& value, const std::string&
   return {};
 }
 
+Checked check_cost(Reader& reader, const Json& value, const std::string& name) {
+  Record record(reader, value, name + ".", {"frame_size", "output", "parity"});
+  Size frame_size;
+  std::string text;
+  size(record, reader, "frame_size", frame_size);
+  record.text("output", text);
+  record.field("parity", [&](const Json& parity, const std::string& at) {
+    reader.table(parity, at, [](const std::string&, const Json&, const std::string&) {});
+  });
+  return {};
+}
+
+Checked check_vae(Reader& reader, const Json& value, const std::string& name) {
+  Record record(reader, value, name + ".", {"id", "sha256", "part", "costs"});
+  std::string text;
+  std::vector<Checked> costs;
+  record.text("id", text);
+  record.sha256("sha256", text);
+  record.choice("part", text, names_of(vae_parts));
+  record.list("costs", costs, check_cost);
+  return {};
+}
+
 Manifest read_manifest(Reader& reader, const Json& value) {
   Manifest all;
   std::vector<Checked> others;
   int64_t read_schema;
   Record record(reader, value, "",
-                {"task", "outputs", "family", "settings", "checkpoint", "resolution", "pad", "precision", "fp32_ops",
+                {"task", "outputs", "family", "settings", "checkpoint", "vae", "resolution", "pad", "precision", "fp32_ops",
                  "opset", "graphs", "versions", "created", "passes", "plans", "verification", "notes", "files",
                  "schema"});
   record.choice("task", all.task, names_of(task_names));
@@ -143,6 +166,9 @@ Manifest read_manifest(Reader& reader, const Json& value) {
     entry.text("id", all.checkpoint_id);
     entry.sha256("sha256", all.checkpoint_sha256);
     entry.text("note", all.checkpoint_note);
+  });
+  record.field("vae", [&](const Json& vae, const std::string& at) {
+    if (!vae.is_null()) check_vae(reader, vae, at);
   });
   record.integer("resolution", all.resolution, 0, max_side_px);
   record.integer("pad", all.pad, 0, max_pad);
@@ -229,7 +255,12 @@ std::vector<const Kind*> Manifest::result_kinds() const {
 }
 
 Manifest parse_manifest(const std::string& text) {
-  const Json value = parse_json(text, manifest_name);
+  Json value = parse_json(text, manifest_name);
+  const auto before = value.find("schema");
+  if (before != value.end() && before->is_number() && *before == schema_before_vae) {
+    value.emplace("vae", nullptr);  // unless it is there
+    value["schema"] = schema;
+  }
   const auto said = value.find("schema");
   if (said == value.end() || !said->is_number() || *said != schema) {
     const Json found = said == value.end() ? Json(nullptr) : *said;

@@ -11,7 +11,8 @@
 
 namespace e2e {
 
-constexpr int schema = 6;
+constexpr int schema = 7;
+constexpr int schema_before_vae = 6;  // read too: its bundles have the checkpoint's own VAE
 constexpr int64_t max_batch = 64;
 constexpr int64_t free_side = -1;  // a side of a tensor that the graph leaves open
 constexpr int64_t max_side_px = 65536;

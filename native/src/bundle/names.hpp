@@ -12,6 +12,7 @@ constexpr const char* precisions[] = {"fp32", "fp16", "bf16", "int8"};
 constexpr const char* graph_kinds[] = {"frame", "core"};
 constexpr const char* graph_targets[] = {"onnxruntime-cuda"};
 constexpr const char* plan_kinds[] = {"tensorrt", "tensorrt-rtx", "inductor"};
+constexpr const char* vae_parts[] = {"both", "encoder", "decoder"};
 constexpr const char* dtypes[] = {"uint8", "float32"};
 
 }  // namespace e2e

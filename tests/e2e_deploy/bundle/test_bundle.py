@@ -16,6 +16,24 @@ from tests.plain_bundle import HW, edit_manifest, plain_model, rehash, write_pla
 GRAPH, REFERENCE = "model_24x32.onnx", "reference/24x32.npz"
 
 
+def test_a_bundle_written_before_vaes_were_told_opens(bundle):
+    def before(manifest):
+        assert manifest.pop("vae") is None
+        manifest["schema"] = 6
+
+    edit_manifest(bundle, before)
+    manifest = open_bundle(bundle).manifest
+    assert (manifest.schema, manifest.vae) == (7, None)
+
+
+def test_a_bundle_tells_its_vae(bundle):
+    cost = {"frame_size": list(HW), "output": "depth", "parity": {"abs_rel": 0.01}}
+    vae = {"id": "taesd", "sha256": "0" * 64, "part": "both", "costs": [cost]}
+    edit_manifest(bundle, lambda manifest: manifest.update(vae=vae))
+    told = open_bundle(bundle).manifest.vae
+    assert (told.id, told.part, told.costs[0].parity) == ("taesd", "both", {"abs_rel": 0.01})
+
+
 OUTSIDE = [
     "../secret",
     "a/../../secret",

@@ -42,6 +42,38 @@ def test_a_manifest_of_another_schema(refused, bundle, text):
     refused(bundle, r"has schema .*; this version reads \d+: export the bundle again")
 
 
+VAE = {
+    "id": "taesd",
+    "sha256": "0" * 64,
+    "part": "decoder",
+    "costs": [{"frame_size": [24, 32], "output": "depth", "parity": {"abs_rel": 0.01}}],
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda vae: vae.update(part="half"), "vae.part is 'half'; expected 'both' or 'encoder'"),
+        (lambda vae: vae.update(sha256="0"), "vae.sha256 is '0'; expected 64 hexadecimal digits"),
+        (lambda vae: vae.pop("costs"), "vae.costs is missing"),
+        (lambda vae: vae.update(more=1), "unknown key vae.more"),
+        (lambda vae: vae["costs"][0].pop("parity"), r"vae.costs\[0\].parity is missing"),
+        (lambda vae: vae["costs"][0].update(output=3), "expected a value of type"),
+        (lambda vae: vae["costs"][0].update(frame_size=[24]), "expected 2: height and width"),
+    ],
+)
+def test_a_vae_that_is_told_wrong(refused, bundle, change, match):
+    vae = VAE | {"costs": [dict(each) for each in VAE["costs"]]}
+    change(vae)
+    edit_manifest(bundle, lambda m: m.update(vae=vae))
+    refused(bundle, match)
+
+
+def test_a_vae_is_told_in_every_manifest_of_today(refused, bundle):
+    edit_manifest(bundle, lambda m: m.pop("vae"))
+    refused(bundle, "vae is missing")
+
+
 @pytest.mark.parametrize("text", ["[]", "3", "null", '"x"'])
 def test_a_manifest_that_is_no_object(refused, bundle, text):
     (bundle / MANIFEST).write_text(text)
