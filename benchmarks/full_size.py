@@ -1,6 +1,7 @@
 """A Stable-Diffusion-2-size checkpoint with random weights: the real architecture at its real size."""
 
 import argparse
+import json
 import math
 import multiprocessing
 import tempfile
@@ -18,6 +19,7 @@ from e2e_deploy.frames import parse_size
 from e2e_deploy.model import tiny
 from e2e_deploy.model.checkpoint import open_checkpoint
 from e2e_deploy.progress import Stages, peak_memory_gib
+from e2e_deploy.system.json_files import read_json
 
 UNET: dict[str, Any] = {
     "in_channels": 8,
@@ -70,6 +72,33 @@ def write_full_size(
         diffusers.DDIMScheduler(**SCHEDULER).save_pretrained(folder / "scheduler")
         tiny.write_text_parts(folder, TEXT_ENCODER)
     tiny.write_model_index(folder, task, resolution=768)
+    return folder
+
+
+TINY_CODER: dict[str, Any] = {
+    "encoder_block_out_channels": (64, 64, 64, 64),
+    "decoder_block_out_channels": (64, 64, 64, 64),
+    "num_encoder_blocks": (1, 3, 3, 3),
+    "num_decoder_blocks": (3, 3, 3, 1),
+    "out_channels": 1,
+}
+"""TAESD's size; its last layer gives a depth map, as distillation for one writes it."""
+
+
+def with_tiny_coder(folder: Path, checkpoint: Path, *, seed: int = 0) -> Path:
+    """Write a checkpoint with the parts of another and a random AutoencoderTiny for its VAE, unless it is there."""
+    import diffusers
+
+    if (folder / "model_index.json").is_file():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in ("unet", "text_encoder", "tokenizer", "scheduler"):
+        if not (folder / part).exists():
+            (folder / part).symlink_to((checkpoint / part).absolute())
+    torch.manual_seed(seed)
+    diffusers.AutoencoderTiny(**TINY_CODER).save_pretrained(folder / "vae")
+    index = read_json(checkpoint / "model_index.json") | {"vae": ["diffusers", "AutoencoderTiny"]}
+    (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
     return folder
 
 
