@@ -8,6 +8,7 @@ from e2e_deploy.export.graph.precision import Attend, Fp32Island, to_precision
 from e2e_deploy.export.graph.prepare import prepare
 from e2e_deploy.model.checkpoint import open_checkpoint
 from e2e_deploy.model.loading import load_model
+from tests.small_checkpoint import write_small
 
 
 @pytest.fixture
@@ -69,6 +70,22 @@ def test_types_are_where_they_should_be(small):
     for name, parameter in body.named_parameters():
         wanted = torch.float32 if id(parameter) in inside else torch.float16
         assert parameter.dtype == wanted, name
+
+
+@pytest.mark.parametrize("specialised", [True, False])
+def test_a_small_coder_ends_in_fp32_too(tmp_path, specialised):
+    rgb_13HW = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    model = load_model(open_checkpoint(write_small(tmp_path / "c", tiny={})))
+    with torch.no_grad():
+        expected = model(rgb_13HW)
+        body, _ = prepare(model, precision="fp16", specialised=specialised, sizes_hw=[(32, 48)])
+        result = body(rgb_13HW)
+    layers = body.model.vae.decoder.layers
+    assert isinstance(layers[-1], Fp32Island)
+    assert {p.dtype for p in layers[:-1].parameters()} == {torch.float16}
+    assert result.dtype == torch.float32
+    assert len(torch.unique(result)) > 0.9 * result.numel()  # no steps of fp16
+    assert (result - expected).norm() / expected.norm() < 1e-2
 
 
 @pytest.mark.parametrize(("precision", "bound"), [("fp16", 1e-2), ("bf16", 8e-2)])

@@ -139,6 +139,30 @@ def test_wide_layers_become_8_bits_and_the_others_stay(graph, rng):
         assert 1e-5 < error < 0.05
 
 
+def test_the_ends_of_a_small_coder_stay(rng, tmp_path):
+    """Which carry pictures and latents; its other layers have names of the same kind."""
+    shapes = {
+        "model.vae.encoder.layers.0": (16, 3, 3, 3),
+        "model.vae.encoder.layers.1": (16, 16, 3, 3),
+        "model.vae.encoder.layers.2": (4, 16, 3, 3),
+        "model.vae.decoder.layers.0": (16, 4, 3, 3),
+        "model.vae.decoder.layers.2.conv.0": (16, 16, 3, 3),
+        "model.vae.decoder.layers.3": (1, 16, 3, 3),
+    }
+    nodes = [
+        helper.make_node("Conv", [f"x{i}", name], [f"x{i + 1}"], name=f"{name}/Conv", pads=[1] * 4)
+        for i, name in enumerate(shapes)
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, channels, 8, 8])
+        for name, channels in (("x0", 3), ("x6", 1))
+    ]
+    weights = [numpy_helper.from_array(weight(rng, *shape), name) for name, shape in shapes.items()]
+    model = helper.make_model(helper.make_graph(nodes, "g", ends[:1], ends[1:], weights))
+    wide = ("model.vae.encoder.layers.1/Conv", "model.vae.decoder.layers.2.conv.0/Conv")
+    assert nodes_to_quantise(ir.from_proto(model)) == [*wide]
+
+
 def test_weights_in_a_file_of_their_own_on_both_sides(graph, rng):
     inputs = rng.standard_normal((2, 16, 8, 8)).astype(np.float32)
     inline, beside = graph.with_name("inline.onnx"), graph.with_name("beside.onnx")
