@@ -41,7 +41,8 @@ LIMITS: dict[tuple[str, str], Limit] = {
     for precision, limit in _BY_PRECISION.items()
 } | {
     # Eight bits are no excuse: who uses the depth does not care how it was computed.
-    ("onnxruntime", "int8"): _FP16
+    (backend, "int8"): _FP16
+    for backend in ("onnxruntime", "openvino")
 }
 
 

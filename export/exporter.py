@@ -76,7 +76,7 @@ def export_bundle(
             id pinned to a commit. What it costs beside the checkpoint's own goes into the manifest.
         vae_part: the half that it takes the place of: both (where it is None), encoder or decoder.
         precision: fp32, fp16, bf16 or int8. In 16 bits norm statistics, softmax logits and the last convolution stay
-            fp32. int8 is for ONNX Runtime on a CPU; its accuracy and its speed beside fp32 go into the manifest.
+            fp32. int8 is for CPUs; its accuracy and its speed beside fp32 go into the manifest.
         frame_sizes: (H, W) in pixels of the graphs to make; 480x640 if None.
         resolution: longest edge in pixels that the network sees, 0 for the frame's own size; the checkpoint's default
             if None.

@@ -65,7 +65,7 @@ class ExportOptions:
             )
         if self.precision == "int8" and (self.engine not in ("auto", "onnx") or self.targets):
             raise UsageError(
-                "no plan is built from int8 graphs, which are for ONNX Runtime on a CPU; leave out `engine` and "
+                "no plan is built from int8 graphs, which are for CPUs; leave out `engine` and "
                 "`targets`"
             )
         if self.engine == "inductor":

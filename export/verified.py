@@ -7,10 +7,12 @@ from torch import nn
 
 from e2e_deploy.bundle.bundle import open_bundle
 from e2e_deploy.bundle.manifest import VerificationEntry
-from e2e_deploy.errors import ParityError
+from e2e_deploy.errors import ParityError, UnavailableError
 from e2e_deploy.export.subject import Subject
 from e2e_deploy.names import Precision
+from e2e_deploy.packages import import_openvino, openvino_core
 from e2e_deploy.progress import Stages
+from e2e_deploy.runtime.backends.openvino.devices import CPU, precision_hint
 from e2e_deploy.runtime.checks.verify import Verdict, compare
 
 NO_CPU_KERNELS = ("bf16",)
@@ -32,6 +34,18 @@ def verify_in_onnxruntime(folder: Path, stages: Stages) -> list[Verdict]:
     """Verdicts of the graphs of the bundle in ``folder``, with its manifest but for them."""
     with stages("verify with ONNX Runtime (CPU)"):
         return compare(open_bundle(folder), "onnxruntime", "cpu")
+
+
+def verify_in_openvino(folder: Path, stages: Stages) -> list[Verdict]:
+    """Likewise with OpenVINO; none where it is not installed or this CPU has not what the bundle needs."""
+    bundle = open_bundle(folder)
+    try:
+        import_openvino()
+        precision_hint(openvino_core(), CPU, bundle.manifest.precision)
+    except UnavailableError:
+        return []
+    with stages("verify with OpenVINO (CPU)"):
+        return compare(bundle, "openvino", "cpu")
 
 
 def judged(verdicts: list[Verdict], *, accepted: bool) -> list[VerificationEntry]:

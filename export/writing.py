@@ -32,7 +32,12 @@ from e2e_deploy.export.onnx import for_cuda, quantise, trace
 from e2e_deploy.export.onnx.lint import require_clean, require_whole
 from e2e_deploy.export.options import ExportOptions
 from e2e_deploy.export.subject import Subject, plan_subjects
-from e2e_deploy.export.verified import judged, verify_in_onnxruntime, verify_in_torch
+from e2e_deploy.export.verified import (
+    judged,
+    verify_in_onnxruntime,
+    verify_in_openvino,
+    verify_in_torch,
+)
 from e2e_deploy.export.verified_packages import verified_packages
 from e2e_deploy.model.checkpoint import Checkpoint
 from e2e_deploy.model.loading import load_model
@@ -138,6 +143,8 @@ def write_bundle(
     manifest = replace(manifest, notes=notes, vae=vae)
     write_manifest(folder, manifest)
     verdicts = verdicts or verify_in_onnxruntime(folder, stages)
+    if is_int8:
+        verdicts += verify_in_openvino(folder, stages)
     manifest = replace(manifest, verification=judged(verdicts, accepted=options.accept_accuracy))
     if is_int8:
         with stages("compare speed with fp32"):

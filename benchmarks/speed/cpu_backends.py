@@ -32,7 +32,7 @@ from e2e_deploy.runtime.checks.verify import precision_of, worst
 from e2e_deploy.runtime.timing import summarise
 
 BACKENDS: tuple[BackendName, ...] = ("onnxruntime", "openvino", "inductor", "torch")
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
 BASELINE = "diffusers fp32"
 
 PAUSE_S = 0.5
@@ -49,7 +49,8 @@ def bundle_of(precision: Precision, hw: tuple[int, int], folder: Path, *, plans:
         precision=precision,
         frame_sizes=[hw],
         resolution=0,
-        engine="inductor" if plans and precision != "fp16" else "onnx",
+        engine="inductor" if plans and precision not in ("fp16", "int8") else "onnx",
+        accept_accuracy=precision == "int8",  # the table says whether it is inside its limit
     )
 
 

@@ -35,7 +35,7 @@ from e2e_deploy.system.files import whole_file
 NOT_BY_ITSELF = {
     "fp32": 'in fp32 TensorRT-RTX has no fused attention and a plan is twice as large: use `precision="fp16"`, '
     "or name the plan to have it all the same",
-    "int8": "this int8 graph is made for ONNX Runtime on a CPU",
+    "int8": "this int8 graph is made for a CPU",
 }
 """Precision: why ``auto`` builds no plan of it, unless a target was named."""
 

@@ -76,7 +76,7 @@ def _require_frames_of_floats(bundle: Bundle, graph: GraphEntry) -> None:
         raise UsageError("plans take frames, and this bundle holds a core graph")
     if bundle.manifest.precision == "int8":
         raise UsageError(
-            "no plan is built from int8 graphs, they are for ONNX Runtime on a CPU; export in fp16 for a plan"
+            "no plan is built from int8 graphs, they are for CPUs; export in fp16 for a plan"
         )
 
 

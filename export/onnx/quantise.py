@@ -1,5 +1,7 @@
 """int8 for CPUs: ONNX Runtime's own static quantiser on the fp32 graph, with ranges from real pictures.
 
+ONNX Runtime and OpenVINO run it, each with kernels of its own; each is judged, and timed beside its fp32.
+
 Weights get a scale a channel, activations a scale a tensor (unsigned); scales stand in the graph as pairs of
 QuantizeLinear and DequantizeLinear, which ONNX Runtime fuses into 8-bit kernels. On CPUs without 8-bit dot products
 (x86 without VNNI) sums saturate unless a session asks for precision, as ours do. What FP32_PARTS names stays fp32.
@@ -33,9 +35,10 @@ from e2e_deploy.bundle.reference import in_batches
 from e2e_deploy.errors import UnavailableError
 from e2e_deploy.export.onnx import trace
 from e2e_deploy.model.families import FAMILIES
+from e2e_deploy.names import BACKENDS, BackendName
 from e2e_deploy.nvidia.hardware import available_memory_bytes
 from e2e_deploy.packages import import_onnxruntime, require
-from e2e_deploy.runtime.backends.onnxruntime.backend import OrtBackend
+from e2e_deploy.runtime.backends import load_backend
 from e2e_deploy.runtime.checks.verify import as_given
 
 FP32_PARTS = (
@@ -218,25 +221,30 @@ def quantise(
     return len(nodes)
 
 
-def compare_speed(bundle: Bundle, graph: GraphEntry, fp32_onnx: str) -> dict[str, float]:
-    """Median milliseconds of ``graph`` (int8_ms) and of the file ``fp32_onnx`` of the bundle (fp32_ms), run in turn."""
+def compare_speed(
+    bundle: Bundle, graph: GraphEntry, fp32_onnx: str, backend: BackendName
+) -> dict[str, float]:
+    """Median milliseconds of ``graph`` (int8_ms) and of the file ``fp32_onnx`` of the bundle (fp32_ms), run in turn.
+
+    ``backend`` is onnxruntime or openvino, on the CPU.
+    """
     frames, _ = bundle.reference(graph)
     batches = [as_given(graph, frames, at) for at in in_batches(len(frames), graph.batch)]
     times: dict[str, list[float]] = {"fp32_ms": [], "int8_ms": []}
     with (
-        OrtBackend(bundle, replace(graph, onnx=fp32_onnx), "cpu") as fp32,
-        OrtBackend(bundle, graph, "cpu") as int8,
+        load_backend(backend, bundle, replace(graph, onnx=fp32_onnx), "cpu", {}) as fp32,
+        load_backend(backend, bundle, graph, "cpu", {}) as int8,
     ):
         for i in range(PAIRS + 1):
-            for name, backend in (("fp32_ms", fp32), ("int8_ms", int8)):
+            for name, runs in (("fp32_ms", fp32), ("int8_ms", int8)):
                 start = time.perf_counter()
-                backend(batches[i % len(batches)])
+                runs(batches[i % len(batches)])
                 times[name].append((time.perf_counter() - start) * 1e3)
     return {name: float(np.median(values[1:])) for name, values in times.items()}  # 0 warms up
 
 
 def _in_words(entry: VerificationEntry) -> str:
-    """Accuracy and speed of an int8 graph in one sentence."""
+    """Accuracy and speed of an int8 graph with one backend in a sentence."""
     fp32_ms, int8_ms = entry.speed["fp32_ms"], entry.speed["int8_ms"]
     angle, share = entry.parity["mean_angle_deg"], entry.parity["share_within_2pct"]
     if angle is not None:
@@ -246,8 +254,9 @@ def _in_words(entry: VerificationEntry) -> str:
     else:
         accuracy = f"mean difference {entry.parity['mean_abs']:.2%}"
     outside = "" if entry.passed else " (OUTSIDE ITS LIMIT, accepted by you)"
+    height, width = entry.frame_size
     return (
-        f"int8 at {entry.frame_size[0]}x{entry.frame_size[1]}: {entry.output}, {accuracy}{outside}; "
+        f"int8 with {entry.backend} at {height}x{width}: {entry.output}, {accuracy}{outside}; "
         f"{int8_ms:.1f} ms where fp32 takes "
         f"{fp32_ms:.1f} ({fp32_ms / int8_ms:.2f} times as fast on the CPU of the export)"
     )
@@ -261,12 +270,14 @@ def with_speed(bundle: Bundle, manifest: Manifest, fp32: str) -> Manifest:
         manifest: of it, verified.
         fp32: folder in it of the fp32 graphs.
     """
-    speeds = {
-        graph.frame_hw: compare_speed(bundle, graph, f"{fp32}/{graph.onnx}")
+    backends = [name for name in BACKENDS if name in {e.backend for e in manifest.verification}]
+    speeds: dict[tuple[str, int, int], dict[str, float]] = {
+        (backend, *graph.frame_hw): compare_speed(bundle, graph, f"{fp32}/{graph.onnx}", backend)
         for graph in manifest.graphs
+        for backend in backends
     }
     entries = [
-        replace(entry, speed=speeds[entry.frame_size[0], entry.frame_size[1]])
+        replace(entry, speed=speeds[entry.backend, entry.frame_size[0], entry.frame_size[1]])
         for entry in manifest.verification
     ]
     checkpoint = manifest.checkpoint

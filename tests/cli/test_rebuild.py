@@ -236,7 +236,7 @@ def as_int8(root):
     ("kind", "message"),
     [
         (as_core, "plans take frames, and this bundle holds a core graph"),
-        (as_int8, "no plan is built from int8 graphs, they are for ONNX Runtime on a CPU"),
+        (as_int8, "no plan is built from int8 graphs, they are for CPUs"),
     ],
 )
 def test_graphs_no_engine_is_built_from(cli, gpu, tmp_path, kind, message):

@@ -22,7 +22,7 @@ def normals(rng):
 
 def test_every_backend_and_precision_has_the_limits_of_the_design():
     floats = {(b, p) for b in BACKENDS for p in ("fp32", "fp16", "bf16")}
-    assert set(LIMITS) == floats | {("onnxruntime", "int8")}
+    assert set(LIMITS) == floats | {("onnxruntime", "int8"), ("openvino", "int8")}
     assert LIMITS["onnxruntime", "int8"] == LIMITS["onnxruntime", "fp16"]
     for backend in BACKENDS:
         assert LIMITS[backend, "fp32"].relative == 1e-4

@@ -115,5 +115,5 @@ def test_every_kind_of_graph_takes_three_at_once(small_normals, tmp_path, option
     bundle = export(small_normals, tmp_path / "b", batch=3, **options)
     (graph,) = bundle.manifest.graphs
     assert (graph.inputs[0].shape, graph.outputs[0].shape) == shapes
-    (entry,) = bundle.manifest.verification
-    assert entry.passed or bundle.manifest.precision == "int8"
+    entries = bundle.manifest.verification
+    assert all(entry.passed for entry in entries) or bundle.manifest.precision == "int8"

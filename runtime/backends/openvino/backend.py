@@ -28,7 +28,7 @@ class OpenVinoBackend(OneAtATime):
     """One ONNX graph, compiled by OpenVINO for one device.
 
     Args:
-        bundle: opened; fp32, fp16, or bf16 where the device has units for it.
+        bundle: opened; fp32, fp16, or bf16 and int8 where the device has units for them.
         graph: one of its graphs.
         device: auto and cpu are the CPU; intel-gpu, intel-gpu:N, npu.
         threads: of the CPU; None as OpenVINO has it: a core each, of those this process may use.
@@ -37,7 +37,8 @@ class OpenVinoBackend(OneAtATime):
     Raises:
         UnavailableError: openvino is not installed, the device is not here, has no units for the precision, or too
             little memory.
-        UsageError: an int8 bundle, a CUDA device, threads of another device, or a property that OpenVINO has not.
+        UsageError: an int8 bundle on another device than a CPU, a CUDA device, threads of another device, or a property
+            that OpenVINO has not.
         BundleError: OpenVINO refuses the graph, or it was changed since the bundle was opened.
         E2EDeployError: when called: OpenVINO fails while it computes.
     """

@@ -5,6 +5,7 @@ from typing import Any
 
 from e2e_deploy.errors import UnavailableError, UsageError
 from e2e_deploy.names import Precision
+from e2e_deploy.nvidia.hardware import cpu_features
 from e2e_deploy.runtime.backends.device import Device
 from e2e_deploy.system.text import clean
 
@@ -12,6 +13,9 @@ CPU = "CPU"
 _NAMES = {"auto": CPU, "cpu": CPU, "intel-gpu": "GPU", "npu": "NPU"}
 _HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 """OpenVINO's names of types. Without a hint it computes in 16 bits whatever the graph says, where it can."""
+
+INT8_UNITS = {"amx_int8": "AMX", "avx512_vnni": "AVX512-VNNI", "avx_vnni": "AVX-VNNI"}
+"""What the kernel calls units that add 8-bit products in 32 bits: their names for people. ARM's were not tried."""
 
 
 def find_device(core: Any, asked: Device) -> str:
@@ -42,15 +46,22 @@ def find_device(core: Any, asked: Device) -> str:
 def precision_hint(core: Any, device: str, precision: Precision) -> str:
     """The type a bundle of ``precision`` is computed in on a device.
 
-    fp16 bundles are computed in fp32 on a CPU, as ONNX Runtime does it there: what they keep in fp32 stays so.
+    fp16 bundles are computed in fp32 on a CPU, as ONNX Runtime does it there: what they keep in fp32 stays so, and so
+    does what int8 bundles keep in it.
 
     Raises:
         UnavailableError: the device has no units for it.
-        UsageError: int8.
+        UsageError: int8 on another device than a CPU.
     """
-    if precision == "int8":
+    if precision == "int8" and device != CPU:
         raise UsageError(
-            'int8 bundles are measured with ONNX Runtime, and openvino takes none: use `backend="onnxruntime"`'
+            f'int8 bundles are measured on CPUs, and {device} is none: use `device="cpu"`, or export fp16 for it'
+        )
+    if precision == "int8" and not set(INT8_UNITS) & set(cpu_features().split()):
+        # Pairs of 8-bit products are added in 16 bits there, and OpenVINO, unlike ONNX Runtime, offers no other way.
+        raise UnavailableError(
+            f"openvino needs a CPU with 8-bit dot products ({' or '.join(INT8_UNITS.values())}) for int8 bundles: "
+            'without them its sums saturate; use `backend="onnxruntime"`'
         )
     if device == CPU and precision != "bf16":
         return _HINTS["fp32"]

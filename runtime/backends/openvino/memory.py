@@ -1,10 +1,12 @@
 """What a graph takes, reckoned from its shapes before OpenVINO computes anything: it has no limit to be given."""
 
 import math
+from collections.abc import Set
 from typing import Any
 
 from e2e_deploy.errors import BundleError, UnavailableError
 from e2e_deploy.nvidia.hardware import available_memory_bytes
+from e2e_deploy.runtime.backends.openvino.norms import is_widened
 
 _MAY_FOLD_BYTES = 2**26
 """Of constants that are computed while a graph is loaded, beside weights that change their type."""
@@ -25,12 +27,15 @@ def needed_bytes(model: Any, onnx: str, shape: list[int]) -> int:
         model = model.clone()
         model.reshape(shape)
     fixed: set[str] = set()
+    narrow: set[str] = set()
     weights = folded = largest = 0
     for node in model.get_ordered_ops():
         size = sum(_bytes_of(output) for output in node.outputs())
         inputs = [value.get_node().get_friendly_name() for value in node.input_values()]
         if node.get_type_name() == "Constant":
             weights += size
+        elif _stays_narrow(node, narrow):
+            narrow.add(node.get_friendly_name())
         elif inputs and fixed.issuperset(inputs):
             folded += size
         else:
@@ -43,6 +48,17 @@ def needed_bytes(model: Any, onnx: str, shape: list[int]) -> int:
             "checkpoint again"
         )
     return weights + folded + largest
+
+
+def _stays_narrow(node: Any, narrow: Set[str]) -> bool:
+    """Whether it scales weights of 8 bits, which OpenVINO keeps and takes the scale into the product."""
+    if is_widened(node):
+        return True
+    if node.get_type_name() not in ("Subtract", "Multiply"):
+        return False
+    first = node.input_value(0)
+    is_weight = first.get_node().get_friendly_name() in narrow
+    return is_weight and node.get_output_partial_shape(0) == first.get_partial_shape()
 
 
 def _bytes_of(output: Any) -> int:

@@ -7,7 +7,7 @@ its channels. Its own GroupNormalization is cut in the same way, so naming it wo
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -46,11 +46,7 @@ def split_norms(model: Any) -> int:
     """
     if model.is_dynamic():
         return 0
-    passes = import_openvino("openvino.passes")
-    manager = passes.Manager()
-    manager.register_pass(passes.ConstantFolding())
-    manager.run_passes(model)
-    norms = find_norms(model)
+    norms = _norms_of_int8(model) if is_int8(model) else find_norms(_fold(model))
     ops = import_openvino("openvino.opset13")
     for norm in norms:
         split = _by_channels(ops, norm)
@@ -58,6 +54,51 @@ def split_norms(model: Any) -> int:
             reader.replace_source_output(split)
     model.validate_nodes_and_infer_types()
     return len(norms)
+
+
+def is_int8(model: Any) -> bool:
+    """Whether activations are rounded to 8 bits."""
+    return any(node.get_type_name() == "FakeQuantize" for node in model.get_ordered_ops())
+
+
+def _fold(model: Any) -> Any:
+    passes = import_openvino("openvino.passes")
+    manager = passes.Manager()
+    manager.register_pass(passes.ConstantFolding())
+    manager.run_passes(model)
+    return model
+
+
+def _norms_of_int8(model: Any) -> list[GroupNorm]:
+    """Found in a copy: folded, weights of 8 bits would be weights of 32 and their layers computed in fp32."""
+    ops = import_openvino("openvino.opset13")
+    copy = model.clone()
+    for node in copy.get_ordered_ops():
+        if is_widened(node):  # what is no constant is not folded
+            widened = ops.parameter(node.get_output_shape(0), node.get_output_element_type(0))
+            copy.add_parameters([widened])
+            for reader in node.output(0).get_target_inputs():
+                reader.replace_source_output(widened.output(0))
+    nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
+
+    def original(output: Any) -> Any:
+        node = nodes.get(output.get_node().get_friendly_name())
+        return None if node is None else node.output(output.get_index())
+
+    found = [
+        replace(norm, x=original(norm.x), result=original(norm.result))
+        for norm in find_norms(_fold(copy))
+    ]
+    return [norm for norm in found if norm.x is not None and norm.result is not None]
+
+
+def is_widened(node: Any) -> bool:
+    """Whether a node makes wider numbers of a constant of 8 bits."""
+    if node.get_type_name() != "Convert":
+        return False
+    source = node.input_value(0)
+    is_constant: bool = source.get_node().get_type_name() == "Constant"
+    return is_constant and source.get_element_type().bitwidth == 8
 
 
 def find_norms(model: Any) -> list[GroupNorm]:

@@ -221,7 +221,7 @@ class TestPlan:
         with pytest.raises(UnavailableError):
             plan_jobs(engine)
 
-    @pytest.mark.parametrize(("precision", "why"), [("fp32", "no fused"), ("int8", "on a CPU")])
+    @pytest.mark.parametrize(("precision", "why"), [("fp32", "no fused"), ("int8", "for a CPU")])
     def test_auto_builds_none_where_it_would_not_pay_unless_a_target_is_named(
         self, machine, tmp_path, monkeypatch, precision, why
     ):

@@ -102,12 +102,6 @@ def test_an_option_that_cannot_be_used(root, options, why):
     assert "src/" not in str(caught.value)  # where in OpenVINO's source it was raised
 
 
-def test_int8_is_for_onnx_runtime(root):
-    edit_manifest(root, lambda value: value.update(precision="int8"))
-    with pytest.raises(UsageError, match='use `backend="onnxruntime"`'):
-        load(root)
-
-
 class Machine:
     """OpenVINO's Core on another machine, as far as devices are asked for."""
 
@@ -184,6 +178,24 @@ class TestPrecision:
     def test_without_units_for_it(self, units, device, precision, why):
         with pytest.raises(UnavailableError, match=why):
             devices.precision_hint(Machine(units, GPU="Arc", NPU="n"), device, precision)
+
+    @pytest.mark.parametrize("flags", ["avx2 avx512_vnni", "avx2 avx_vnni", "amx_int8"])
+    def test_int8_where_sums_do_not_saturate(self, monkeypatch, flags):
+        monkeypatch.setattr(devices, "cpu_features", lambda: flags)
+        assert devices.precision_hint(Machine(), "CPU", "int8") == "f32"
+
+    @pytest.mark.parametrize("flags", ["avx2 avx512f avx512bw", "asimd", ""])
+    def test_int8_elsewhere(self, monkeypatch, flags):
+        """Without VNNI OpenVINO gave 24.7 for 48.8: ONEDNN_MAX_CPU_ISA=AVX2, ones times weights of 127 * 0.001."""
+        monkeypatch.setattr(devices, "cpu_features", lambda: flags)
+        with pytest.raises(UnavailableError, match="dot products .*AVX512-VNNI.*saturate; use `b"):
+            devices.precision_hint(Machine(), "CPU", "int8")
+
+    def test_int8_on_a_gpu(self):
+        with pytest.raises(
+            UsageError, match="int8 bundles are measured on CPUs, and GPU.0 is none"
+        ):
+            devices.precision_hint(Machine(), "GPU.0", "int8")
 
 
 class TestAutoOfBf16:

@@ -178,6 +178,47 @@ def test_all_of_ours_are_found_and_the_result_is_the_same(monkeypatch):
     assert np.linalg.norm(split - whole) <= 1e-5 * np.linalg.norm(whole)
 
 
+def after_8_bits(rng, groups, scale, bias):
+    """A group norm after a convolution whose weights and input are 8 bits wide."""
+    model = instances(groups, scale, bias)
+    constants = {
+        "weight": rng.integers(-127, 128, (C, C, 3, 3), dtype=np.int8),
+        "weight_scale": rng.uniform(0.001, 0.01, C).astype(np.float32),
+        "weight_zero": np.zeros(C, np.int8),
+        "step": np.float32(4 / 255),
+        "zero": np.uint8(0),
+    }
+    op = helper.make_node
+    model.graph.node[0].input[0] = "map"
+    before = [
+        op("QuantizeLinear", ["x", "step", "zero"], ["narrow"]),
+        op("DequantizeLinear", ["narrow", "step", "zero"], ["rounded"]),
+        op("DequantizeLinear", ["weight", "weight_scale", "weight_zero"], ["kernel"], axis=0),
+        op("Conv", ["rounded", "kernel"], ["map"], pads=[1, 1, 1, 1]),
+    ]
+    nodes = [*before, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()
+    )
+    return model
+
+
+def test_weights_of_8_bits_stay_what_they_are(rng, affine):
+    """As weights of 32 bits their layers ran in fp32: e2e-tiny took twice the time."""
+    model, whole = (read(after_8_bits(np.random.default_rng(3), 3, *affine)) for _ in range(2))
+    assert split_norms(model) == 1
+    constants = [n for n in model.get_ordered_ops() if n.get_type_name() == "Constant"]
+    found = [(n.get_element_type().to_string(), list(n.get_output_shape(0))) for n in constants]
+    assert ("i8", [C, C, 3, 3]) in found
+    assert ("f32", [C, C, 3, 3]) not in found
+    assert "MVN" not in {node.get_type_name() for node in model.get_ordered_ops()}
+    x = rng.uniform(0, 4, (N, C, H, W)).astype(np.float32)
+    kept = openvino_core().compile_model(whole, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([x])[0]
+    np.testing.assert_allclose(run(model, x), kept, rtol=1e-4, atol=1e-4)
+
+
 def test_in_16_bits_they_stay(root, monkeypatch):
     monkeypatch.setattr(compiled, "split_norms", lambda model: pytest.fail("split"))
     e2e.load(
