@@ -4,6 +4,11 @@ Every prediction comes from an exported fp32 bundle through ONNX Runtime. Held-o
 never seen in training. The cards also say what ``score_photo.py`` found before.
 
     python -m benchmarks.accuracy.score_e2e_tiny --data data/rendered
+
+With --model a depth model that is not packaged is compared with the packaged one and with the best plane, on the
+held-out scenes of every --data, and nothing is kept: two versions of the rendered scenes are two folders.
+
+    python -m benchmarks.accuracy.score_e2e_tiny --data old --data new --model runs/e2e_tiny_depth_photos/model
 """
 
 import argparse
@@ -21,6 +26,7 @@ from benchmarks.report import RESULTS, write_result
 from e2e_deploy.export.exporter import export_bundle
 from e2e_deploy.model.checkpoint import CARD as FACTS
 from e2e_deploy.model.checkpoint import bundled_checkpoint, open_checkpoint
+from e2e_deploy.runtime.engine import Engine
 from e2e_deploy.train.accuracy import Predict, measure_accuracy
 from e2e_deploy.train.data.folder import FolderDataset
 from e2e_deploy.train.data.sample import Sample
@@ -85,12 +91,29 @@ class Known:
         return mean_normal(self.last.normals, self.last.valid)
 
 
+def engine_of(folder: Path, data: Known, out: Path) -> Engine:
+    """The model of ``folder``, exported for pictures of the size of ``data``."""
+    sizes = [data.read(0).rgb.shape[:2]]
+    bundle = export_bundle(open_checkpoint(folder), out, frame_sizes=sizes)
+    return e2e.load(bundle, backend="onnxruntime", device="cpu")
+
+
+def compare(roots: list[Path], model: Path, work: Path) -> None:
+    """Print AbsRel and delta1 of the packaged depth model, of ``model`` and of the best plane."""
+    for number, root in enumerate(roots):
+        data = Known(FolderDataset(root, "test"), NUM_IMAGES)
+        rows = {"best plane": measured(data.plane, data, "depth")}
+        for name, folder in (("packaged", bundled_checkpoint("depth")), (f"{model}", model)):
+            with engine_of(folder, data, work / f"{number} {name.replace('/', ' ')}") as engine:
+                rows[name] = measured(engine.predict, data, "depth")
+        for name, found in rows.items():
+            numbers = f"AbsRel {found['abs_rel']:.4f}  delta1 {found['delta1']:.4f}"
+            print(f"{root} (test, {len(data)} scenes): {name}: {numbers}")
+
+
 def score(task: str, held_out: Known, seen: Known, work: Path) -> dict[str, Any]:
     """Metrics of one task's bundle and of what knows nothing."""
-    folder = bundled_checkpoint(task)
-    sizes = [held_out.read(0).rgb.shape[:2]]
-    bundle = export_bundle(open_checkpoint(folder), work / task, frame_sizes=sizes)
-    with e2e.load(bundle, backend="onnxruntime", device="cpu") as engine:
+    with engine_of(bundled_checkpoint(task), held_out, work / task) as engine:
         found: dict[str, Any] = {
             "held_out": measured(engine.predict, held_out, task),
             "seen_in_training": measured(engine.predict, seen, task),
@@ -145,9 +168,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, action="append")
+    parser.add_argument("--model", type=Path, help="a folder to compare with the packaged model")
     arguments = parser.parse_args()
-    splits = {split: FolderDataset(arguments.data, split) for split in ("test", "train")}
+    if arguments.model:
+        with tempfile.TemporaryDirectory() as work:
+            compare(arguments.data, arguments.model, Path(work))
+        return
+    if len(arguments.data) > 1:
+        parser.error("several --data are for --model")
+    splits = {split: FolderDataset(arguments.data[0], split) for split in ("test", "train")}
     test = Known(splits["test"], NUM_IMAGES)
     scores, images, cards = {}, {}, {}
     with tempfile.TemporaryDirectory() as work:
