@@ -23,15 +23,13 @@ from e2e_deploy.runtime.bulk.inputs.item import BulkItem, Read
 from e2e_deploy.runtime.bulk.inputs.listing import Listing, list_items
 from e2e_deploy.runtime.bulk.inputs.reading import read_items
 from e2e_deploy.runtime.bulk.ledger import Ledger
-from e2e_deploy.runtime.bulk.outputs.folder import store
 from e2e_deploy.runtime.bulk.outputs.layouts import LAYOUTS
 from e2e_deploy.runtime.bulk.parcel import Parcel, Table, from_table, to_orders
 from e2e_deploy.runtime.bulk.reading import read_shards
-from e2e_deploy.runtime.bulk.report import BulkReport, write_report
+from e2e_deploy.runtime.bulk.report import BulkReport, report_files
 from e2e_deploy.runtime.bulk.store import is_address
 from e2e_deploy.runtime.bulk.writing import ShardWriter
 from e2e_deploy.runtime.fit import best_size
-from e2e_deploy.system.files import remove_partials
 from e2e_deploy.system.text import clean
 
 SHARD = 16
@@ -75,8 +73,8 @@ def bulk(
             well. Or the address of a prefix of pictures, or of a list, in an object store (s3://, gs://, and what
             fsspec knows); lists may name addresses.
         bundles: folders or opened ones; of several each gives results of another name, such as depth and normals.
-        out: a folder: a new one, an empty one, or one of the same run that was not finished. On a cluster ``source``,
-            ``bundles`` and ``out`` lie where every machine sees them.
+        out: a folder, or the address of a prefix in an object store: a new one, an empty one, or one of the same run
+            that was not finished. On a cluster ``source``, ``bundles`` and ``out`` lie where every machine sees them.
         column: of a list, which holds the paths; ``path`` if None.
         topic: of logs and data sets of robots, whose pictures; None takes the only one there is.
         backend: what runs the bundles, as ``load``.
@@ -103,12 +101,11 @@ def bulk(
     _check(backend, device, format, workers=workers, cores=cores, shard=shard)
     require("ray", "bulk")
     opened = _opened(bundles)
-    target = Path(out)
     place: str | Path = source if is_address(source) else Path(source)
-    if isinstance(place, Path):
-        if os.path.exists(place):
-            place = place.absolute()  # workers may be at home in another folder
-        _check_apart(place, target)
+    target: str | Path = out if is_address(out) else Path(out)
+    if isinstance(place, Path) and os.path.exists(place):
+        place = place.absolute()  # workers may be at home in another folder
+    _check_apart(place, target)
     listing = list_items(place, column, topic)
     orders = [EngineOrder(str(b.root.resolve()), _frame_size(b, listing, shard)) for b in opened]
     plan = _plan(
@@ -128,7 +125,7 @@ def bulk(
         todo = [number for number in range(len(shards)) if number not in ledger.done]
         on_progress(report)
         if todo:
-            store(target, LAYOUTS[format].root)
+            ledger.output.write(LAYOUTS[format].root)
             with cluster(address, workers=workers, cores=cores, device=device) as (data, share):
                 report.workers = share.workers
                 writings = [(b.manifest, o.frame_size) for b, o in zip(opened, orders, strict=True)]
@@ -136,13 +133,13 @@ def bulk(
                     data,
                     _blocks(listing.items, shards, todo),
                     partial(EngineWorker, orders, backend, device, share.threads),
-                    ShardWriter(target.resolve(), writings, format),
+                    ShardWriter(ledger.output, writings, format),
                     share,
                 )
                 _collect(rows, ledger, report, on_progress)
             if not report.interrupted:
-                remove_partials(target)  # of workers that died
-        write_report(report, ledger.folder)
+                ledger.output.tidy()  # what workers that died left
+        ledger.output.write(report_files(report))
     return report
 
 
@@ -181,10 +178,13 @@ def _opened(given: str | Path | Bundle | Sequence[str | Path | Bundle]) -> list[
     return opened
 
 
-def _check_apart(source: Path, out: Path) -> None:
+def _check_apart(source: str | Path, out: str | Path) -> None:
     """Results among the pictures would be pictures of the next run."""
-    folder = source if source.is_dir() else None
-    if folder is not None and out.resolve().is_relative_to(folder.resolve()):
+    if isinstance(source, Path) and isinstance(out, Path):
+        within = source.is_dir() and out.resolve().is_relative_to(source.resolve())
+    else:
+        within = f"{out}/".startswith(f"{str(source).rstrip('/')}/")
+    if within:
         raise UsageError(
             f"`out` {out} lies in {source}, whose pictures are read; give another folder"
         )

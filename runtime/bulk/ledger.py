@@ -1,29 +1,31 @@
-"""What is done of a bulk run, on disk beside its results, so that a killed one goes on where it was.
+"""What is done of a bulk run, kept beside its results, so that a killed one goes on where it was.
 
     OUT/_bulk/plan.json            what is run: inputs, bundles, settings; written first, never changed
-    OUT/_bulk/ledger/000001.json   shards that were finished, with their failures; the rename is the commit
-    OUT/_bulk/lock                 held by the run that writes here
+    OUT/_bulk/ledger/000001.json   shards that were finished, with their failures; its appearance is the commit
+    OUT/_bulk/lock                 held by the run that writes here, in a folder
 
-One process writes it, the one that began the run. A shard that no file names is done again, to the same files.
+One process writes it, the one that began the run. A shard that no file names is done again, to the same files. In a
+store, where nothing can be locked, two runs may write: their files have names of their own, and a shard that both
+name counts once.
 """
 
-import fcntl
-import os
 import re
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from e2e_deploy.errors import E2EDeployError, InputError, UsageError
+from e2e_deploy.errors import InputError, UsageError
+from e2e_deploy.runtime.bulk.outputs.folder import BOOKS
+from e2e_deploy.runtime.bulk.outputs.output import output_of
 from e2e_deploy.runtime.bulk.parcel import Failure, Parcel
-from e2e_deploy.system.files import make_folder, whole_file
-from e2e_deploy.system.json_files import read_json, to_json
+from e2e_deploy.system.json_files import parse_json, to_json
 from e2e_deploy.system.records import CountOrZero, Limits, read_record
 
-FOLDER = "_bulk"
-_SEGMENT = re.compile(r"[0-9]{6,}\.json")
+_PLAN, _SEGMENTS = f"{BOOKS}/plan.json", f"{BOOKS}/ledger"
+_SEGMENT = re.compile(r"([0-9]{6,})(-[0-9a-f]{8})?\.json")
 _Seconds = Annotated[float, Limits(0.0)]
 MAX_FAILURES = (
     4096  # of a file, which holds one shard at least: what is written here must be read again
@@ -59,9 +61,10 @@ class Ledger:
     """The ledger of one output; open it as a block, in which no other run writes there.
 
     Args:
-        out: the output's folder.
+        out: the path of the output's folder, or as a text the address of its prefix in a store.
 
     Attributes:
+        output: where it is kept.
         done: numbers of the finished shards.
         written: pictures that have results.
         unknown: of their results those without a number.
@@ -69,9 +72,10 @@ class Ledger:
         seconds: of each stage, in all.
     """
 
-    def __init__(self, out: Path) -> None:
-        self.folder = out / FOLDER
-        self._out, self._segments = out, self.folder / "ledger"
+    def __init__(self, out: str | Path) -> None:
+        self.output = output_of(out)
+        self._plan: dict[str, Any] = {}
+        self._own = "" if self.output.has_lock else f"-{secrets.token_hex(4)}"
         self.done: set[int] = set()
         self.written = self.unknown = 0
         self.failures: dict[int, Failure] = {}
@@ -90,65 +94,40 @@ class Ledger:
             InputError: what is there is damaged.
             E2EDeployError: nothing can be written there.
         """
-        make_folder(self._out)
-        begun = self.folder / "plan.json"
-        if not self.folder.is_dir() and any(self._out.iterdir()):
-            raise UsageError(
-                f"{self._out} holds files that no bulk run wrote; give another folder as `out`"
-            )
-        make_folder(self._segments)
-        with self._alone():
-            files = self._files()
-            if begun.exists():
-                _require_same(self._out, read_json(begun), plan)
-                self._read(files)
-            elif files:
+        self.output.begin()
+        with self.output.alone():
+            names = [n for n in self.output.names(_SEGMENTS) if _SEGMENT.fullmatch(n)]
+            begun = self._begun()
+            if begun is not None:
+                self._plan = plan
+                _require_same(self.output.shown(), begun, plan)
+                self._read(names)
+            elif names:
                 raise InputError(
-                    f"{begun} is missing, which says of what {files[0]} tells; remove {self.folder}, and everything "
-                    "is done again"
+                    f"{self.output.shown(_PLAN)} is missing, which says of what {names[0]} tells; remove "
+                    f"{self.output.shown(BOOKS)}, and everything is done again"
                 )
             else:
-                _store(begun, plan)
+                self._store(_PLAN, plan)
+                self._plan = plan
             yield self
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        path = self.folder / "lock"
-        try:
-            lock = path.open("a")
-        except OSError as error:
-            raise E2EDeployError(f"{path} could not be written: {error.strerror}") from None
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UsageError(
-                    f"another bulk run writes to {self._out}; wait for its end"
-                ) from None
-            except OSError as error:
-                raise E2EDeployError(
-                    f"{path} cannot be locked ({error.strerror}), and two runs would not see each other; give an "
-                    "`out` on another file system"
-                ) from None
-            yield
+    def _begun(self) -> dict[str, Any] | None:
+        data = self.output.read(_PLAN, MAX_BYTES)
+        return None if data is None else parse_json(data, self.output.shown(_PLAN))
 
-    def _files(self) -> list[Path]:
-        """The ledger's files in order, without what a killed run left of one that was not whole yet."""
-        try:
-            return sorted(p for p in self._segments.iterdir() if _SEGMENT.fullmatch(p.name))
-        except OSError as error:
-            raise InputError(f"{self._segments} cannot be read: {error.strerror}") from None
-
-    def _read(self, files: list[Path]) -> None:
-        for path in files:
+    def _read(self, names: list[str]) -> None:
+        for name in names:
+            shown = self.output.shown(f"{_SEGMENTS}/{name}")
+            data = self.output.read(f"{_SEGMENTS}/{name}", MAX_BYTES)
             segment, problems = read_record(
-                _Segment, read_json(path, limit=MAX_BYTES), complete=True, clean_texts=True
+                _Segment, parse_json(data or b"", shown), complete=True, clean_texts=True
             )
             if segment is None:
                 raise InputError(
-                    f"{path} is damaged ({problems[0]}); remove it, and its shards are done again"
+                    f"{shown} is damaged ({problems[0]}); remove it, and its shards are done again"
                 )
-            self._count = max(self._count, int(path.stem))
+            self._count = max(self._count, int(name.partition(".")[0].partition("-")[0]))
             for entry in segment.shards:
                 self._add(entry)
 
@@ -163,22 +142,29 @@ class Ledger:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
     def commit(self, parcels: list[Parcel]) -> None:
-        """Say of shards, whose files are on the disk, that they are finished.
+        """Say of shards, whose files are there to stay, that they are finished.
 
         Raises:
             E2EDeployError: it cannot be written.
+            UsageError: another run has begun in the same place of a store, with something else.
         """
         entries = [
             ShardEntry(p.shard, p.written, p.unknown, p.failures, p.seconds)
             for p in parcels
             if p.shard not in self.done
         ]
+        if entries and not self.output.has_lock:
+            _require_same(self.output.shown(), self._begun() or {}, self._plan)
         for together in _by_failures(entries):
             self._count += 1
             shards = [asdict(entry) for entry in together]
-            _store(self._segments / f"{self._count:06d}.json", {"shards": shards})
+            self._store(f"{_SEGMENTS}/{self._count:06d}{self._own}.json", {"shards": shards})
             for entry in together:
                 self._add(entry)
+
+    def _store(self, name: str, table: dict[str, Any]) -> None:
+        text = to_json(table, indent=1) + "\n"
+        self.output.write([(name, text.encode("utf-8", "surrogatepass"))])
 
 
 def _by_failures(entries: list[ShardEntry]) -> Iterator[list[ShardEntry]]:
@@ -195,14 +181,7 @@ def _by_failures(entries: list[ShardEntry]) -> Iterator[list[ShardEntry]]:
         yield together
 
 
-def _store(path: Path, table: dict[str, Any]) -> None:
-    with whole_file(path) as partial, partial.open("wb") as stream:
-        stream.write((to_json(table, indent=1) + "\n").encode("utf-8", "surrogatepass"))
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _require_same(out: Path, begun: dict[str, Any], plan: dict[str, Any]) -> None:
+def _require_same(out: str, begun: dict[str, Any], plan: dict[str, Any]) -> None:
     """Raise a UsageError that names what is not as it was."""
     for name, value in plan.items():
         if begun.get(name) != value:
@@ -210,5 +189,5 @@ def _require_same(out: Path, begun: dict[str, Any], plan: dict[str, Any]) -> Non
             shown = f": it was {to_json(was)[:80]}, and is {to_json(value)[:80]}"
             raise UsageError(
                 f"{out} was begun with other {name}{shown if name in ('settings', 'pictures') else ''}; "
-                "give another folder as `out`, or what it was begun with"
+                "give another `out`, or what it was begun with"
             )

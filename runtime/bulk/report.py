@@ -1,14 +1,15 @@
 """What a bulk run tells: pictures, failures, and how busy its stages were; as an object, as JSON and as tables."""
 
 import csv
-from collections.abc import Iterable
+import io
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from e2e_deploy.packages import require
+from e2e_deploy.runtime.bulk.outputs.encoded import Files
+from e2e_deploy.runtime.bulk.outputs.folder import BOOKS
 from e2e_deploy.runtime.bulk.parcel import Failure
-from e2e_deploy.system.files import whole_file
 from e2e_deploy.system.json_files import to_json
 
 
@@ -26,12 +27,12 @@ class BulkReport:
         stage_seconds: that workers spent in each stage in this run, over all of them.
         workers: engines at work at once.
         notes: what has to be known of pictures, a sentence each.
-        out: the output's folder.
+        out: the output's folder, or its address in a store.
         interrupted: the user stopped it; a rerun goes on.
     """
 
     pictures: int
-    out: Path
+    out: str | Path
     workers: int = 0
     before: int = 0
     written: int = 0
@@ -79,33 +80,25 @@ class BulkReport:
         }
 
 
-def write_report(report: BulkReport, folder: Path) -> list[Path]:
-    """Write report.json, and the pictures without results as failed.csv and failed.parquet; the three paths.
-
-    Raises:
-        E2EDeployError: one cannot be written.
-    """
-    paths = [folder / name for name in ("report.json", "failed.csv", "failed.parquet")]
-    with whole_file(paths[0]) as partial:
-        partial.write_text(to_json(report.values(), indent=2) + "\n", encoding="utf-8")
+def report_files(report: BulkReport) -> Files:
+    """report.json, and the pictures without results as failed.csv and failed.parquet."""
     failures = sorted(report.failures, key=lambda failure: failure.index)
-    _write_csv(paths[1], failures)
     pa, parquet = require("pyarrow", "bulk"), require("pyarrow.parquet", "bulk")
     columns = {
         "index": pa.array([f.index for f in failures], pa.int64()),
         "path": pa.array([plain_text(f.path) for f in failures], pa.string()),
         "reason": pa.array([plain_text(f.reason) for f in failures], pa.string()),
     }
-    with whole_file(paths[2]) as partial:
-        parquet.write_table(pa.table(columns), partial)
-    return paths
-
-
-def _write_csv(path: Path, failures: Iterable[Failure]) -> None:
-    with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as stream:
-        rows = csv.writer(stream)
-        rows.writerow(("index", "path", "reason"))
-        rows.writerows((f.index, plain_text(f.path), plain_text(f.reason)) for f in failures)
+    table, rows = io.BytesIO(), io.StringIO(newline="")
+    parquet.write_table(pa.table(columns), table)
+    writer = csv.writer(rows)
+    writer.writerow(("index", "path", "reason"))
+    writer.writerows((f.index, plain_text(f.path), plain_text(f.reason)) for f in failures)
+    return [
+        (f"{BOOKS}/report.json", f"{to_json(report.values(), indent=2)}\n".encode()),
+        (f"{BOOKS}/failed.csv", rows.getvalue().encode()),
+        (f"{BOOKS}/failed.parquet", table.getvalue()),
+    ]
 
 
 def plain_text(text: str) -> str:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
@@ -12,8 +11,8 @@ from e2e_deploy.kinds import Kind
 from e2e_deploy.names import BulkFormat
 from e2e_deploy.runtime.backends.layout import Result, by_kind, changed
 from e2e_deploy.runtime.bulk.outputs.encoded import EncodedPicture, Made
-from e2e_deploy.runtime.bulk.outputs.folder import store
 from e2e_deploy.runtime.bulk.outputs.layouts import LAYOUTS
+from e2e_deploy.runtime.bulk.outputs.output import Output
 from e2e_deploy.runtime.bulk.parcel import Done, Parcel, Table, from_table, to_table
 from e2e_deploy.runtime.fit import Fit
 from e2e_deploy.runtime.sinks.sink import known_pixels
@@ -25,15 +24,15 @@ Writing = tuple[Manifest, tuple[int, int]]
 
 
 class ShardWriter:
-    """Writes the files of shards below ``out``, whole and safe on the disk before it says that they are done.
+    """Writes the files of shards to ``out``, whole and there to stay before it says that they are done.
 
     Args:
-        out: a folder on a disk that every machine of a cluster sees.
+        out: what every machine of a cluster sees.
         writings: one a bundle.
         layout: one of BULK_FORMATS.
     """
 
-    def __init__(self, out: Path, writings: Sequence[Writing], layout: BulkFormat) -> None:
+    def __init__(self, out: Output, writings: Sequence[Writing], layout: BulkFormat) -> None:
         self._out, self._writings, self._layout = out, writings, LAYOUTS[layout]
 
     def __call__(self, table: Table) -> Table:
@@ -48,7 +47,7 @@ class ShardWriter:
             parcel.unknown += unknown
             encoded.append(results)
         if encoded:
-            store(self._out, self._layout.files(parcel.shard, encoded))
+            self._out.write(self._layout.files(parcel.shard, encoded))
         parcel.written, parcel.done = len(parcel.done), []
         parcel.seconds[ENCODE] = time.perf_counter() - start
         return parcel

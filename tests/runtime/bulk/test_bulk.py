@@ -116,7 +116,9 @@ def test_workers_get_whole_paths(pictures, bundle, of_run, tmp_path, monkeypatch
     without_ray(monkeypatch, order=look)
     writer = bulk_module.ShardWriter
     monkeypatch.setattr(
-        bulk_module, "ShardWriter", lambda out, *given: seen.append(str(out)) or writer(out, *given)
+        bulk_module,
+        "ShardWriter",
+        lambda out, *given: seen.append(str(out.root)) or writer(out, *given),
     )
     monkeypatch.chdir(tmp_path)
     report = e2e.bulk(pictures.name, bundle.name, "out")

@@ -2,11 +2,11 @@
 
 import errno
 import fcntl
+import os
 
 import pytest
 
 from e2e_deploy.errors import E2EDeployError, InputError, UsageError
-from e2e_deploy.runtime.bulk import ledger as ledger_module
 from e2e_deploy.runtime.bulk.ledger import Ledger
 from e2e_deploy.runtime.bulk.parcel import Failure, Parcel
 
@@ -100,7 +100,7 @@ def test_what_could_not_be_written_is_not_done(tmp_path, monkeypatch):
 
     with Ledger(tmp_path).open(PLAN) as ledger:
         with monkeypatch.context() as patch, pytest.raises(E2EDeployError, match="No space"):
-            patch.setattr(ledger_module, "_store", full)
+            patch.setattr(ledger.output, "write", full)
             ledger.commit([parcel(0)])
         assert (ledger.done, ledger.written) == (set(), 0)
         ledger.commit([parcel(0, written=2)])
@@ -115,8 +115,12 @@ def test_files_of_the_ledger_are_on_the_disk_before_they_have_their_names(tmp_pa
     def fsync(descriptor):
         names.append(sorted(p.name for p in (tmp_path / "_bulk").rglob("*.json")))
 
-    monkeypatch.setattr(ledger_module.os, "fsync", fsync)
+    monkeypatch.setattr(os, "fsync", fsync)
     with Ledger(tmp_path).open(PLAN) as ledger:
         ledger.commit([parcel(0)])
-    assert len(names) == 2
-    assert [[n for n in each if n[0] != "."] for each in names] == [[], ["plan.json"]]
+    seen = [[n for n in each if n[0] != "."] for each in names]
+    assert [each for n, each in enumerate(seen) if n == 0 or each != seen[n - 1]] == [
+        [],
+        ["plan.json"],
+        ["000001.json", "plan.json"],
+    ]

@@ -1,6 +1,7 @@
 """What a run tells of itself: rates of this run alone, what its pictures had, failures in order."""
 
 import csv
+import io
 import json
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import e2e_deploy as e2e
 from e2e_deploy.runtime.bulk import bulk as bulk_module
 from e2e_deploy.runtime.bulk import writing
 from e2e_deploy.runtime.bulk.parcel import Failure, Parcel
-from e2e_deploy.runtime.bulk.report import BulkReport, write_report
+from e2e_deploy.runtime.bulk.report import BulkReport, report_files
 from tests.plain_bundle import write_plain_bundle
 from tests.runtime.bulk.serial import without_ray, write_pictures
 
@@ -53,15 +54,15 @@ def test_failures_are_in_order_and_any_name_is_written(tmp_path):
         Failure(2, "b", "c"),
     ]
     report.notes = ["a\udcff is turned"]
-    told, table, rows = write_report(report, tmp_path)
+    (_, told), (_, table), (_, rows) = report_files(report)
     expected = [
         {"index": 2, "path": "b", "reason": "c"},
         {"index": 7, "path": "a\\udcff\n.png", "reason": 'it is "damaged",\nreally'},
     ]
-    with table.open(newline="") as stream:
-        assert [row | {"index": int(row["index"])} for row in csv.DictReader(stream)] == expected
-    assert parquet.read_table(rows).to_pylist() == expected
-    assert json.loads(told.read_text())["failures"] == 2
+    found = csv.DictReader(io.StringIO(table.decode(), newline=""))
+    assert [row | {"index": int(row["index"])} for row in found] == expected
+    assert parquet.read_table(io.BytesIO(rows)).to_pylist() == expected
+    assert json.loads(told)["failures"] == 2
 
 
 @pytest.fixture

@@ -29,9 +29,9 @@ SHOWN_FAILURES = 5
 )
 @click.option(
     "--out",
-    type=options.PATH,
+    type=options.PLACE,
     required=True,
-    help="A new folder, or that of a run that was not finished, which goes on.",
+    help="A new folder, or that of a run that was not finished, which goes on; or an address in an object store.",
 )
 @click.option(
     "--column", default=None, help="Of a list: which column holds the paths.  [default: path]"
@@ -85,7 +85,7 @@ SHOWN_FAILURES = 5
 def command(
     source: str | Path,
     bundles: tuple[str, ...],
-    out: Path,
+    out: str | Path,
     backend: BackendChoice,
     as_json: bool,
     **arguments: Any,
@@ -115,7 +115,7 @@ def command(
     if as_json:
         click.echo(to_json(report.values(), indent=2))
     else:
-        click.echo(str(report.out / "_bulk" / "report.json"))
+        click.echo(f"{report.out}/_bulk/report.json")
     return INTERRUPTED if report.interrupted else int(not report.complete)
 
 
@@ -137,7 +137,7 @@ def _summarise(report: "BulkReport") -> None:
     for failure in report.failures[:SHOWN_FAILURES]:
         click.echo(f"no result: {failure.reason}", err=True)
     if report.failures:
-        table = report.out / "_bulk" / "failed.csv"
+        table = f"{report.out}/_bulk/failed.csv"
         click.echo(f"{len(report.failures)} pictures have no result; {table} says why", err=True)
     if report.unknown_results:
         click.echo(f"{report.unknown_results} results hold no number", err=True)

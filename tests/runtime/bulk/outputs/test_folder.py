@@ -6,8 +6,9 @@ import stat
 
 import pytest
 
+from e2e_deploy.errors import E2EDeployError
 from e2e_deploy.runtime.bulk.outputs import folder
-from e2e_deploy.runtime.bulk.outputs.folder import store
+from e2e_deploy.runtime.bulk.outputs.folder import FolderOutput
 
 FILES = [("a.png", b"one"), ("in/ner/b.json", b"two")]
 
@@ -21,7 +22,7 @@ def test_files_and_then_folders_are_flushed(tmp_path, monkeypatch):
         flushed.append((stat.S_ISDIR(told.st_mode) or told.st_size, there & {"a.png", "b.json"}))
 
     monkeypatch.setattr(folder.os, "fsync", fsync)
-    store(tmp_path, FILES)
+    FolderOutput(tmp_path).write(FILES)
     assert flushed[:2] == [(3, set()), (3, {"a.png"})]
     assert flushed[2:] == [(True, {"a.png", "b.json"})] * 3
     assert (tmp_path / "in/ner/b.json").read_bytes() == b"two"
@@ -35,8 +36,8 @@ def test_disks_whose_folders_cannot_be_flushed(tmp_path, monkeypatch, code, fail
 
     monkeypatch.setattr(folder.os, "fsync", fsync)
     if fails:
-        with pytest.raises(OSError, match="No space left"):
-            store(tmp_path, FILES)
+        with pytest.raises(E2EDeployError, match="No space left"):
+            FolderOutput(tmp_path).write(FILES)
     else:
-        store(tmp_path, FILES)
+        FolderOutput(tmp_path).write(FILES)
     assert (tmp_path / "a.png").read_bytes() == b"one"
