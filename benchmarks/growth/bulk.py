@@ -240,7 +240,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--work", type=Path)
-    parser.add_argument("--pictures", type=int, default=96)
+    parser.add_argument("--pictures", type=int, default=192)
     parser.add_argument("--shards", type=int, default=2000)
     parser.add_argument("--storage-mb-s", type=float, default=2000.0)
     parser.add_argument("--storage-files-s", type=float, default=10_000.0)

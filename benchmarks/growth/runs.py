@@ -16,6 +16,8 @@ from e2e_deploy.runtime.bulk.parcel import Parcel
 from e2e_deploy.runtime.sources.pattern import PatternSource
 
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+WARM, LAST, SHORTEST = 3, 2, 8
+"""Shards of each worker: at the beginning and at the end, which do not count, and of a whole run at least."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,11 @@ def write_empty(folder: Path, count: int) -> Path:
 
 def run(folder: Path, out: Path, *, workers: int, shard: int, cores: int = 1) -> Pace:
     """The pace of a bulk run with the packaged bundle."""
+    count = len(list(folder.iterdir()))
+    if count < SHORTEST * workers * shard:
+        raise SystemExit(
+            f"{count} pictures are too few for {workers} workers and shards of {shard}"
+        )
     marks: list[tuple[int, float, float, float, dict[str, float]]] = []
 
     def mark(report: e2e.BulkReport) -> None:
@@ -76,10 +83,8 @@ def run(folder: Path, out: Path, *, workers: int, shard: int, cores: int = 1) ->
     )
     if report.finished != report.pictures:
         raise SystemExit(f"the bulk run did {report.finished} of {report.pictures} pictures")
-    warm = 3 * workers * shard
-    steady = [m for m in marks if warm <= m[0] <= report.pictures - 2 * workers * shard]
-    if len(steady) < 3:
-        raise SystemExit(f"{report.pictures} pictures are too few for {workers} workers")
+    shards = workers * shard
+    steady = [m for m in marks if WARM * shards <= m[0] <= report.pictures - LAST * shards]
     first, last = steady[0], steady[-1]
     stages = {name: seconds - first[4].get(name, 0.0) for name, seconds in last[4].items()}
     return Pace(
