@@ -305,7 +305,11 @@ def _collect(
     except Exception as error:
         raise _plain(error, report) from error
     finally:
-        ledger.commit(waiting)
+        try:
+            ledger.commit(waiting)
+        except E2EDeployError as error:  # a full disk
+            _tell(report, ledger)
+            raise _again(type(error), str(error), report) from error
         _tell(report, ledger)
 
 

@@ -47,6 +47,7 @@ def without_ray(monkeypatch, *, before_write=lambda parcel: None, order=list):
         yield None, Share(1, 1, 0)
 
     def results(data, blocks, engine, writer, share):
+        assert engine.args[-1] == share.threads
         worker = EngineWorker(*engine.args)
         for table in order(list(blocks)):
             for read in read_shards(table):

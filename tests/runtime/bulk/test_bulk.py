@@ -16,6 +16,7 @@ import pytest
 import e2e_deploy as e2e
 from e2e_deploy.errors import E2EDeployError, SourceError, UsageError
 from e2e_deploy.runtime.bulk import bulk as bulk_module
+from e2e_deploy.runtime.bulk import ledger as ledger_module
 from e2e_deploy.runtime.bulk.cluster import Share
 from e2e_deploy.runtime.bulk.engine_worker import EngineWorker
 from e2e_deploy.runtime.bulk.parcel import from_orders
@@ -260,6 +261,29 @@ def test_what_cannot_be_written_ends_the_run_in_a_sentence(
     (out / "p020_depth.png").rmdir()
     e2e.bulk(pictures, bundle, out)
     assert results_of(out) == of_run
+
+
+def test_a_ledger_that_cannot_be_written_tells_what_is_done(
+    pictures, bundle, of_run, tmp_path, monkeypatch
+):
+    """A full disk: results are there that the ledger does not name, and they are done again."""
+    without_ray(monkeypatch)
+    monkeypatch.setattr(bulk_module, "COMMIT_SHARDS", 2)
+    store = ledger_module._store
+
+    def full(path, table):
+        if path.name not in ("plan.json", "000001.json"):
+            raise E2EDeployError(f"{path} could not be written: No space left on device")
+        store(path, table)
+
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(E2EDeployError, match=r"^\S+json could .* device; 8 of 30 .* are done"),
+    ):
+        patch.setattr(ledger_module, "_store", full)
+        e2e.bulk(pictures, bundle, tmp_path / "out", shard=4)
+    assert e2e.bulk(pictures, bundle, tmp_path / "out", shard=4).before == 8
+    assert results_of(tmp_path / "out") == of_run
 
 
 def test_too_narrow_a_picture_is_a_failure(pictures, bundle, tmp_path, monkeypatch):

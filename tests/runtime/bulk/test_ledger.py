@@ -38,6 +38,16 @@ def test_what_was_committed_is_there_again(tmp_path):
     ]
 
 
+def test_a_shard_in_two_files_counts_once(tmp_path):
+    with Ledger(tmp_path).open(PLAN) as ledger:
+        ledger.commit([parcel(0)])
+    segments = tmp_path / "_bulk" / "ledger"
+    (segments / "000002.json").write_bytes((segments / "000001.json").read_bytes())
+    again = Ledger(tmp_path)
+    with again.open(PLAN):
+        assert (again.done, again.written, again.seconds) == ({0}, 3, {"engine": 0.5})
+
+
 def test_one_run_at_a_time(tmp_path):
     with (
         Ledger(tmp_path).open(PLAN),
