@@ -123,7 +123,7 @@ def measure_reading(num_images: int = 40) -> dict[str, float]:
         stored = sum(file.stat().st_size for file in files) / (len(files) / 2)
         cv2.setNumThreads(1)
         data = MixedBatches(
-            [Part(FolderDataset(root, task="depth"), 1, TRAINED_HW)], batch_size=1, accumulation=1
+            [Part(FolderDataset(root, task="depth"), 1, TRAINED_HW)], batch_size=1, per_step=1
         )
         data.batch_at(0, 0)
         begun = time.process_time()

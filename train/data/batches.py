@@ -3,6 +3,7 @@
 Knows: folder data sets, training sizes, the batch's layout. Does not know: losses, the optimizer.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypedDict
@@ -67,7 +68,7 @@ class MixedBatches(Dataset[Batch]):
     Args:
         parts: the data sets and their shares.
         batch_size: images per micro-batch.
-        accumulation: micro-batches per optimizer step and process.
+        per_step: micro-batches per optimizer step, of all processes.
         seed: of order and flips.
         world: number of processes.
         rank: of this process.
@@ -85,7 +86,7 @@ class MixedBatches(Dataset[Batch]):
         parts: Sequence[Part],
         *,
         batch_size: int,
-        accumulation: int,
+        per_step: int,
         seed: int = 0,
         world: int = 1,
         rank: int = 0,
@@ -104,7 +105,7 @@ class MixedBatches(Dataset[Batch]):
             lengths=tuple(len(part.dataset) for part in parts),
             weights=tuple(part.weight for part in parts),
             batch_size=batch_size,
-            accumulation=accumulation,
+            per_step=per_step,
             seed=seed,
             world=world,
             rank=rank,
@@ -152,7 +153,7 @@ class MixedBatches(Dataset[Batch]):
             batch_size=None,
             sampler=range(first_step * accumulation, last_step * accumulation),
             num_workers=workers,
-            worker_init_fn=_one_thread,
+            worker_init_fn=_settle,
             pin_memory=torch.cuda.is_available(),
             # Spawned, because forking a process that has threads (CUDA, OpenCV) can hang.
             multiprocessing_context="spawn" if workers else None,
@@ -249,5 +250,7 @@ def _channels_first(images: npt.NDArray[Any]) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
 
 
-def _one_thread(_worker: int) -> None:
+def _settle(_worker: int) -> None:
+    """One thread, and out of reach of signals to the group: the run itself answers them when its state is whole."""
     cv2.setNumThreads(1)
+    os.setsid()  # torch ends readers whose run is gone

@@ -2,9 +2,9 @@
 
 Knows: exact ratios, epochs, shuffling, ranks, flips, where chance comes from. Does not know: files, tensors, workers.
 
-One optimizer step is ``accumulation * world`` micro-batches with consecutive global numbers; rank r
-takes every world-th. So all ranks together see what one process with ``world`` times the
-accumulation would see, and a run resumes at any step without replaying the ones before.
+One optimizer step is ``per_step`` micro-batches with consecutive global numbers; rank r takes every
+world-th, from the r-th on. So all ranks together see what one process alone would see, also where
+some have one more than others, and a run resumes at any step without replaying the ones before.
 """
 
 from dataclasses import dataclass, field
@@ -38,8 +38,8 @@ class MixingPlan:
     """Micro-batches of each data set in every run of ``sum(weights)`` micro-batches, e.g. (9, 1)."""
     batch_size: int
     """Images per micro-batch."""
-    accumulation: int
-    """Micro-batches per optimizer step and process."""
+    per_step: int
+    """Micro-batches per optimizer step, of all processes; each has one or more."""
     seed: int = 0
     world: int = 1
     rank: int = 0
@@ -53,13 +53,17 @@ class MixingPlan:
             raise ValueError(f"lengths {self.lengths} and weights {self.weights} must pair up")
         if min(self.lengths) < 1 or min(self.weights) < 1:
             raise ValueError(f"lengths {self.lengths} and weights {self.weights} must be 1 or more")
-        if self.batch_size < 1 or self.accumulation < 1:
+        if self.batch_size < 1 or self.per_step < self.world:
             raise ValueError(
-                f"batch_size {self.batch_size} and accumulation {self.accumulation} "
-                "must be 1 or more"
+                f"batch_size {self.batch_size} must be 1 or more, per_step {self.per_step} at least {self.world}"
             )
         if not 0 <= self.rank < self.world:
             raise ValueError(f"rank {self.rank} must be in 0..{self.world - 1}")
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches per optimizer step of this rank."""
+        return len(range(self.rank, self.per_step, self.world))
 
     def micro_batch_at(self, step: int, slot: int) -> MicroBatch:
         """Micro-batch ``slot`` (0 .. accumulation - 1) of optimizer step ``step`` of this rank."""
@@ -67,7 +71,7 @@ class MixingPlan:
             raise ValueError(
                 f"step {step}, slot {slot}: expected slot in 0..{self.accumulation - 1}"
             )
-        number = (step * self.accumulation + slot) * self.world + self.rank
+        number = step * self.per_step + slot * self.world + self.rank
         dataset, turn = self._turn(number)
         places = range(turn * self.batch_size, (turn + 1) * self.batch_size)
         return MicroBatch(

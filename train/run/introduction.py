@@ -44,8 +44,7 @@ def _of_training(stepper: Stepper) -> Iterator[str]:
     yield (
         f"training {' and '.join(stepper.forward.parts)} ({million:.1f} million weights) for "
         f"{config.task} on {stepper.device}, {config.model.precision}: "
-        f"{optim.steps} steps of {optim.effective_batch} images = {optim.micro_batch} x "
-        f"{stepper.accumulation} x {stepper.accelerator.num_processes} processes"
+        f"{optim.steps} steps of {optim.effective_batch} images = {_shares(stepper)}"
     )
     yield from (f"  {sentence}" for sentence in stepper.choices.sentences)
     if config.diffusion is not None:
@@ -54,3 +53,13 @@ def _of_training(stepper: Stepper) -> Iterator[str]:
         yield f"  the loss has the terms {', '.join(stepper.objective.names)}"
     if stepper.direction_weight:
         yield f"  and against inverted depth, with weight {stepper.direction_weight:g}"
+
+
+def _shares(stepper: Stepper) -> str:
+    """How the images of a step are shared by the processes."""
+    optim, world = stepper.config.optim, stepper.accelerator.num_processes
+    per_step = optim.effective_batch // optim.micro_batch
+    each, rest = divmod(per_step, world)
+    if rest:
+        return f"{optim.micro_batch} x {per_step} for {world} processes, {each} or {each + 1} each"
+    return f"{optim.micro_batch} x {each} x {world} processes"

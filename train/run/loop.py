@@ -339,7 +339,7 @@ def _batches(config: TrainConfig, stepper: Stepper) -> MixedBatches:
             for part in config.data
         ],
         batch_size=config.optim.micro_batch,
-        accumulation=stepper.accumulation,
+        per_step=config.optim.effective_batch // config.optim.micro_batch,
         seed=config.run.seed,
         world=stepper.accelerator.num_processes,
         rank=stepper.accelerator.process_index,

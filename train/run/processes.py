@@ -6,14 +6,17 @@ from typing import Any
 import torch
 
 from e2e_deploy.packages import require
+from e2e_deploy.train.run.meeting import meeting_address
 
 
 def join_processes() -> Any:
     """Accelerate's Accelerator, without mixed precision of its own."""
     accelerate = require("accelerate", "train")
     # What one process does alone, such as a download, must not end the others that wait for it.
-    patience = accelerate.utils.InitProcessGroupKwargs(timeout=timedelta(days=1))
-    return accelerate.Accelerator(mixed_precision="no", kwargs_handlers=[patience])
+    group = accelerate.utils.InitProcessGroupKwargs(
+        init_method=meeting_address(), timeout=timedelta(days=1)
+    )
+    return accelerate.Accelerator(mixed_precision="no", kwargs_handlers=[group])
 
 
 def agree(accelerator: Any, is_so: bool) -> bool:

@@ -23,3 +23,8 @@ def in_passes(batches: Iterable[Batch], most: int) -> Iterator[list[Batch]]:
             yield together
             together = []
     yield from ([each] for each in together)
+
+
+def num_passes(micro_batches: int, most: int) -> int:
+    """How many passes ``in_passes`` makes of micro-batches of one shape."""
+    return micro_batches // most + micro_batches % most

@@ -26,7 +26,7 @@ from e2e_deploy.train.step.compiled import compile_regions
 from e2e_deploy.train.step.forward import TrainingForward
 from e2e_deploy.train.step.half_weights import HalfWeights
 from e2e_deploy.train.step.objective import Decoded, Objective
-from e2e_deploy.train.step.passes import in_passes
+from e2e_deploy.train.step.passes import in_passes, num_passes
 from e2e_deploy.train.step.schedule import lr_factor
 from e2e_deploy.train.step.step_report import StepReport
 
@@ -49,12 +49,12 @@ class Stepper:
         choices: how the steps are done; None computes them one micro-batch at a time, not compiled.
 
     Attributes:
-        accumulation: micro-batches per step and process.
+        accumulation: micro-batches per step of this process; some may have one more than others.
         optimizer: AdamW with one group.
         last: the micro-batch that came last.
 
     Raises:
-        UsageError: the effective batch cannot be shared evenly by the processes.
+        UsageError: there are more processes than micro-batches in a step.
         UnavailableError: the precision does not run on this device.
     """
 
@@ -75,7 +75,10 @@ class Stepper:
         self.config, self.accelerator = config, accelerator
         self.objective = objective or Decoded(forward, config)
         self.device: torch.device = accelerator.device
-        self.accumulation = share_of_process(config, accelerator.num_processes)
+        self.accumulation = share_of_process(
+            config, accelerator.num_processes, accelerator.process_index
+        )
+        self._largest_share = share_of_process(config, accelerator.num_processes)
         self.choices = choices or Choices()
         check_precision(config.model.precision, self.device)
         self.forward = forward.to(self.device)
@@ -130,11 +133,11 @@ class Stepper:
         """
         world = self.accelerator.num_processes
         sums = _StepSums(self.device, self.objective.names)
-        nominal = float(self.accumulation)
+        nominal = float(self._largest_share)  # the same in all processes
         if self.config.loss.mean != "micro_batch":
             nominal *= self.config.optim.micro_batch * NOMINAL_PIXELS
         self.optimizer.zero_grad()
-        slot = 0
+        slot = done = 0
         with self._half_weights.in_use():
             passes = in_passes(
                 islice(batches, self.accumulation), self.choices.micro_batches_per_pass
@@ -144,9 +147,11 @@ class Stepper:
                 if world == 1 and should_stop():
                     return None
                 objective = self._objective(step, slot, together, sums)
-                scaled: Tensor = self.scaler.scale(objective / nominal)
-                scaled.backward()  # type: ignore[no-untyped-call]  # torch's
-                slot += len(together)
+                self._backward(objective / nominal)
+                slot, done = slot + len(together), done + 1
+            for _ in range(done, self._passes_of_all()):
+                nothing = _StepSums(self.device, self.objective.names)
+                self._backward(0 * self._objective(step, slot, [self.last], nothing))
         lr = self._set_lr(step)
         found = self._update(nominal, sums.over_processes(self.accelerator))
         total = dict(zip((*sums.names, "grad_norm"), found.tolist(), strict=True))
@@ -162,6 +167,21 @@ class Stepper:
             **{name: int(total[name]) for name in _StepSums.COUNTS},
             skipped=not (math.isfinite(loss) and math.isfinite(total["grad_norm"])),
         )
+
+    def _backward(self, objective: Tensor) -> None:
+        scaled: Tensor = self.scaler.scale(objective)
+        scaled.backward()  # type: ignore[no-untyped-call]  # torch's
+
+    def _passes_of_all(self) -> int:
+        """Passes that every process makes, as slices come together in each; 0 where nobody waits for another's.
+
+        Who has fewer micro-batches computes with its last one again, and changes nothing by it.
+        """
+        if self.sharding is None:
+            return 0
+        world, most = self.accelerator.num_processes, self.choices.micro_batches_per_pass
+        shares = [share_of_process(self.config, world, rank) for rank in (0, world - 1)]
+        return max(num_passes(share, most) for share in shares)
 
     def _objective(
         self, step: int, slot: int, together: Sequence[Batch], sums: "_StepSums"
@@ -311,20 +331,20 @@ def nonfinite_weight(parts: Mapping[str, nn.Module]) -> str | None:
     return None
 
 
-def share_of_process(config: TrainConfig, world: int) -> int:
-    """Micro-batches per step and process.
+def share_of_process(config: TrainConfig, world: int, rank: int = 0) -> int:
+    """Micro-batches per step of process ``rank`` of ``world``; the first has the most, the last the fewest.
 
     Raises:
-        UsageError: they cannot be shared evenly.
+        UsageError: there is not one for each.
     """
     optim = config.optim
-    share, rest = divmod(optim.effective_batch, optim.micro_batch * world)
-    if rest or not share:
+    per_step = optim.effective_batch // optim.micro_batch
+    if per_step < world:
         raise UsageError(
-            f"optim.effective_batch {optim.effective_batch} is not a multiple of micro_batch "
-            f"{optim.micro_batch} times {world} processes"
+            f"optim.effective_batch {optim.effective_batch} is {per_step} micro-batches of {optim.micro_batch}, which "
+            f"give {world} processes not one each: use fewer processes, or a smaller optim.micro_batch"
         )
-    return share
+    return len(range(rank, per_step, world))
 
 
 def check_precision(precision: str, device: torch.device) -> None:

@@ -22,7 +22,7 @@ def parts(tmp_path):
 
 
 def batches(parts, **changes):
-    return MixedBatches(parts, **({"batch_size": 2, "accumulation": 3, "seed": 1} | changes))
+    return MixedBatches(parts, **({"batch_size": 2, "per_step": 3, "seed": 1} | changes))
 
 
 def equal(one, other):
@@ -197,7 +197,7 @@ def test_an_image_without_truth_is_an_image_without_mask(parts):
 
 
 def test_ranks_share_one_step(parts):
-    alone = batches(parts, accumulation=4)
-    ranks = [batches(parts, accumulation=2, world=2, rank=rank) for rank in range(2)]
+    alone = batches(parts, per_step=4)
+    ranks = [batches(parts, per_step=4, world=2, rank=rank) for rank in range(2)]
     together = [rank.batch_at(3, slot)["paths"] for rank in ranks for slot in range(2)]
     assert sorted(together) == sorted(alone.batch_at(3, slot)["paths"] for slot in range(4))

@@ -8,7 +8,7 @@ from e2e_deploy.train.data.mixing import MixingPlan
 
 
 def plan(**changes):
-    numbers = {"lengths": (50, 7), "weights": (9, 1), "batch_size": 2, "accumulation": 4, "seed": 5}
+    numbers = {"lengths": (50, 7), "weights": (9, 1), "batch_size": 2, "per_step": 4, "seed": 5}
     return MixingPlan(**(numbers | changes))
 
 
@@ -55,14 +55,15 @@ def test_epochs_differ_and_seeds_differ():
     assert steps(one, 0, 5) != steps(plan(lengths=(40,), weights=(1,), seed=6), 0, 5)
 
 
-@pytest.mark.parametrize("world", [2, 3])
-def test_ranks_together_see_what_one_process_with_more_accumulation_sees(world):
-    alone = plan(accumulation=2 * world)
-    ranks = [plan(accumulation=2, world=world, rank=rank) for rank in range(world)]
+@pytest.mark.parametrize(("world", "per_step"), [(2, 4), (3, 6), (3, 8), (5, 7), (4, 4)])
+def test_ranks_together_see_what_one_process_sees(world, per_step):
+    alone = plan(per_step=per_step)
+    ranks = [plan(per_step=per_step, world=world, rank=rank) for rank in range(world)]
     for step in range(30):
-        together = [rank.micro_batch_at(step, slot) for rank in ranks for slot in range(2)]
-        expected = [alone.micro_batch_at(step, slot) for slot in range(2 * world)]
-        assert sorted(together) == sorted(expected)
+        expected = [alone.micro_batch_at(step, slot) for slot in range(per_step)]
+        for number, rank in enumerate(ranks):
+            mine = [rank.micro_batch_at(step, slot) for slot in range(rank.accumulation)]
+            assert mine == expected[number::world]
 
 
 def test_a_fresh_plan_resumes_exactly_at_any_step():
@@ -94,6 +95,7 @@ def test_half_of_the_images_are_mirrored_anew_each_epoch():
         ({"lengths": (5, 0)}, "must be 1 or more"),
         ({"weights": (1, 0)}, "must be 1 or more"),
         ({"batch_size": 0}, "batch_size 0"),
+        ({"world": 5}, "per_step 4 at least 5"),
         ({"world": 2, "rank": 2}, "rank 2"),
     ],
 )

@@ -21,9 +21,7 @@ from tests.train.fixtures import write_folder, write_pictures
 
 
 def batches_of(root, task="depth", size=(32, 40)):
-    return MixedBatches(
-        [Part(FolderDataset(root, task=task), 1, size)], batch_size=2, accumulation=1
-    )
+    return MixedBatches([Part(FolderDataset(root, task=task), 1, size)], batch_size=2, per_step=1)
 
 
 def assert_same(one, other, task="depth"):

@@ -32,7 +32,7 @@ def steps_of(root, chosen, steps=2, **sections):
     data = MixedBatches(
         [part],
         batch_size=config.optim.micro_batch,
-        accumulation=stepper.accumulation,
+        per_step=stepper.accumulation,
         task=config.task,
     )
     batches = iter(data.loader(0, steps))

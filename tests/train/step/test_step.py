@@ -19,7 +19,7 @@ def build(root, **sections):
     stepper = Stepper(forward, config, accelerate.Accelerator(mixed_precision="no"))
     part = Part(FolderDataset(config.data[0].root, task=config.task), 1, config.data[0].size)
     data = MixedBatches(
-        [part], batch_size=config.optim.micro_batch, accumulation=stepper.accumulation, seed=0
+        [part], batch_size=config.optim.micro_batch, per_step=stepper.accumulation, seed=0
     )
     return stepper, data
 
@@ -146,9 +146,14 @@ def test_a_stop_between_micro_batches_changes_nothing(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-def test_processes_share_evenly(tmp_path):
+def test_processes_share_the_micro_batches(tmp_path):
     config = small_config(tmp_path, optim={"micro_batch": 2, "effective_batch": 32})
     assert [share_of_process(config, world) for world in (1, 2, 8, 16)] == [16, 8, 2, 1]
-    for world in (3, 32):
-        with pytest.raises(UsageError, match=f"times {world} processes"):
-            share_of_process(config, world)
+    for world in range(1, 17):
+        shares = [share_of_process(config, world, rank) for rank in range(world)]
+        assert sum(shares) == 16
+        assert shares[0] == max(shares) <= shares[-1] + 1
+    with pytest.raises(
+        UsageError, match="is 16 micro-batches of 2, which give 17 processes not one"
+    ):
+        share_of_process(config, 17)
