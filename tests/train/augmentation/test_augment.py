@@ -35,7 +35,7 @@ class Drawn:
 
 def batches(root, change, **options):
     parts = [Part(FolderDataset(root), 1, (32, 40))]
-    made = {"batch_size": 2, "accumulation": 2, "seed": 5} | options
+    made = {"batch_size": 2, "per_step": 2, "seed": 5} | options
     return MixedBatches(parts, change=change, **made)
 
 
@@ -125,9 +125,7 @@ def test_what_is_drawn_is_that_of_the_image_and_its_epoch(tmp_path):
     for workers in (0, 2):  # processes that read, and a run that goes on at step 1
         got = list(alone.loader(1, 3, workers=workers))
         assert all(same(a, b) for a, b in zip(got, expected[2:], strict=True))
-    ranks = [
-        batches(root, Augmentation(EVERYTHING), accumulation=1, world=2, rank=r) for r in (0, 1)
-    ]
+    ranks = [batches(root, Augmentation(EVERYTHING), per_step=2, world=2, rank=r) for r in (0, 1)]
     assert all(same(ranks[r].batch_at(1, 0), alone.batch_at(1, r)) for r in (0, 1))
     pictures = {}
     for batch in expected:  # three epochs of four images
