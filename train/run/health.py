@@ -6,7 +6,7 @@ Knows: what NaN, idle steps and broken weights look like, what to do about each.
 from collections.abc import Callable
 
 from e2e_deploy.errors import E2EDeployError
-from e2e_deploy.train.run.processes import agree
+from e2e_deploy.train.processes.group import agree
 from e2e_deploy.train.run.resume import Progress
 from e2e_deploy.train.step.step import Stepper
 from e2e_deploy.train.step.step_report import StepReport

@@ -20,6 +20,7 @@ from e2e_deploy.train.data.batches import Batch, MixedBatches, Part
 from e2e_deploy.train.data.folder import FolderDataset
 from e2e_deploy.train.model_folder import write_model
 from e2e_deploy.train.pictures import Picture, comparison_row
+from e2e_deploy.train.processes.group import agree, join_processes
 from e2e_deploy.train.run.best import BestWeights
 from e2e_deploy.train.run.card import RecentDirection, training_facts
 from e2e_deploy.train.run.failures import failures_said
@@ -27,7 +28,6 @@ from e2e_deploy.train.run.health import Health
 from e2e_deploy.train.run.heldout import HeldOut, results_of
 from e2e_deploy.train.run.interruption import Interruption
 from e2e_deploy.train.run.introduction import introduction
-from e2e_deploy.train.run.processes import agree, join_processes
 from e2e_deploy.train.run.report import Reporter
 from e2e_deploy.train.run.resume import (
     DataState,

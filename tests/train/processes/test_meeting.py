@@ -7,7 +7,7 @@ import pytest
 from torch.distributed import HashStore, PrefixStore
 
 from e2e_deploy.errors import E2EDeployError
-from e2e_deploy.train.run.meeting import meet
+from e2e_deploy.train.processes.meeting import meet
 
 SOON = timedelta(seconds=20)
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from e2e_deploy.packages import require
-from e2e_deploy.train.run.meeting import meeting_address
+from e2e_deploy.train.processes.meeting import meeting_address
 
 
 def join_processes() -> Any:

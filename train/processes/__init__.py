@@ -1,0 +1,1 @@
+"""The processes of one run: how they find each other, and what they agree on."""
