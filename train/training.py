@@ -56,9 +56,9 @@ def train_model(
 
 def _only_distilled(config: TrainConfig, *, resume: bool) -> "TrainResult":
     """A run that ends with its distillation."""
+    from e2e_deploy.train.processes.group import join_processes
     from e2e_deploy.train.run.failures import failures_said
     from e2e_deploy.train.run.loop import TrainResult
-    from e2e_deploy.train.run.processes import join_processes
     from e2e_deploy.train.run.resume import Progress
     from e2e_deploy.train.start import load_start, prepared_in
 

@@ -8,13 +8,16 @@ Knows: how the living tell each other from what the dead left. Does not know: la
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from torch.distributed import PrefixStore, Store
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # public, as its __all__ says
 from torch.distributed.rendezvous import register_rendezvous_handler, rendezvous
 
 from e2e_deploy.errors import E2EDeployError
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
 
 SCHEME = "e2e-deploy"
 """Of the address by which torch is told to meet here."""
@@ -38,13 +41,13 @@ def meeting_address() -> str:
 _is_registered = False
 
 
-def _met(url: str, timeout: timedelta, **_: object) -> Iterator[tuple[Store, int, int]]:
-    found: Any = rendezvous(url.replace(SCHEME, "env", 1), timeout=PATIENCE)  # type: ignore[no-untyped-call]
+def _met(url: str, timeout: timedelta, **_: object) -> Iterator[tuple["Store", int, int]]:
+    found: Any = rendezvous(url.replace(SCHEME, "env", 1), timeout=PATIENCE)
     store, rank, world = next(found)
     yield meet(store, rank, world), rank, world
 
 
-def meet(store: Store, rank: int, world: int, patience: timedelta = PATIENCE) -> Store:
+def meet(store: "Store", rank: int, world: int, patience: timedelta = PATIENCE) -> "Store":
     """The part of ``store`` that the ``world`` processes living now have for themselves; all call it.
 
     The first process names a part that is new, the others write there that they came, and go on when they are answered:
@@ -57,7 +60,7 @@ def meet(store: Store, rank: int, world: int, patience: timedelta = PATIENCE) ->
     return _invite(store, world, end) if rank == 0 else _follow(store, rank, end)
 
 
-def _invite(store: Store, world: int, end: float) -> Store:
+def _invite(store: "Store", world: int, end: float) -> "Store":
     life = uuid4().hex
     part = PrefixStore(life, store)
     store.set(_LIFE, life)
@@ -79,7 +82,7 @@ def _invite(store: Store, world: int, end: float) -> Store:
     return part
 
 
-def _follow(store: Store, rank: int, end: float) -> Store:
+def _follow(store: "Store", rank: int, end: float) -> "Store":
     # The part may be one in which a process of the same number was answered once.
     name, life = uuid4().hex, ""
 
