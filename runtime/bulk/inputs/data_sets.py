@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,6 +19,7 @@ from e2e_deploy.runtime.sources.lerobot.source import is_data_set as is_data_set
 from e2e_deploy.runtime.sources.lerobot.tables import rows_from
 from e2e_deploy.runtime.sources.picture_file import Note
 from e2e_deploy.runtime.sources.source import BaseSource
+from e2e_deploy.system.text import clean
 
 MOST = 256  # frames of a stretch: one is sought in its video, those after it are decoded in order
 _COUNTED_BY = "episode_index"
@@ -34,7 +35,7 @@ class Stretch:
         fps: of the data set.
     """
 
-    episode: Episode
+    episode: Episode = field(repr=False)  # not where the data set lies today
     key: str
     fps: float
 
@@ -130,4 +131,4 @@ class _Noting(BaseSource):
 
     def note(self, text: str) -> None:
         """Hand a sentence on."""
-        self._tell(text)
+        self._tell(clean(text))

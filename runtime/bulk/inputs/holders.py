@@ -7,7 +7,7 @@ from e2e_deploy.errors import SourceError
 from e2e_deploy.runtime.bulk.inputs import data_sets, lists, logs, tars, videos
 from e2e_deploy.runtime.bulk.inputs.holder import Held
 from e2e_deploy.runtime.sources.bag.bag_source import is_log
-from e2e_deploy.runtime.sources.picture_file import is_picture
+from e2e_deploy.runtime.sources.picture_file import PICTURE_SUFFIXES, is_picture
 
 Lister = Callable[[Path, str | None], Held]
 """Of a path and the topic that was asked for."""
@@ -16,6 +16,8 @@ Lister = Callable[[Path, str | None], Held]
 def lister_of(path: Path) -> Lister | None:
     """What lists the items in a file or folder, by its name; None for a picture, and for all that is not read."""
     suffix = path.suffix.lower()
+    if suffix in PICTURE_SUFFIXES:  # nothing on the disk is asked for each of very many
+        return None
     if data_sets.is_data_set(path):
         return data_sets.list_data_set
     if suffix in tars.SUFFIXES:

@@ -10,6 +10,7 @@ from e2e_deploy.runtime.bulk.inputs.item import BulkItem, Missing, Moment, Part,
 from e2e_deploy.runtime.sources import video_stretches
 from e2e_deploy.runtime.sources.picture_file import Note
 from e2e_deploy.runtime.sources.video_source import VideoSource
+from e2e_deploy.system.text import clean
 
 SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg"),
@@ -76,4 +77,4 @@ class _Noting(VideoSource):
 
     def note(self, text: str) -> None:
         """Hand a sentence on."""
-        self._tell(text)
+        self._tell(clean(text))

@@ -22,6 +22,7 @@ KINDS = {
     "open.mkv": {"options": OPEN},
     "open.ts": {"options": OPEN},
     "turned.mov": {"options": CLOSED, "turn": 90},
+    "hdr.mkv": {"options": CLOSED, "colours": (9, 9, 16, 1)},
     "wide.mkv": {"options": CLOSED, "aspect": 2},
     "fields.mp4": {"options": {"g": "12", "bf": "2"}, "interlaced": True},
     "refresh.mp4": {"options": {"x264-params": "intra-refresh=1:keyint=12:bframes=0"}},

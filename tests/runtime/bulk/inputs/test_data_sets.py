@@ -57,6 +57,8 @@ def test_in_a_folder_a_data_set_is_one_and_its_files_are_none(videos_set, tmp_pa
     assert listing.digest != list_items(folder, None, CAMERAS[0]).digest
     with pytest.raises(UsageError, match="`topic` says which"):
         list_items(folder, None)
+    moved = folder.rename(tmp_path / "elsewhere")
+    assert listing.digest == list_items(moved, None, CAMERAS[1]).digest
 
 
 def test_a_damaged_picture_costs_itself_alone(images_set, bundle, tmp_path, monkeypatch):
