@@ -163,6 +163,7 @@ class _Maker:
             )
         if not any(not isinstance(item.part, Missing) for item in self._items):
             reasons = [i.part.reason for i in self._items if isinstance(i.part, Missing)]
+            reasons += self.notes
             raise SourceError(
                 "; ".join(
                     [
@@ -171,6 +172,8 @@ class _Maker:
                     ]
                 )
             )
+        if self.others:
+            self.notes.append(f"{self.others} files of {self._root} are not read, by their names")
         return Listing(self._root, self._items, self._digest.hexdigest(), self.others, self.notes)
 
 
@@ -183,6 +186,7 @@ def _add_folder(made: _Maker, root: Path) -> None:
     def refuse(error: OSError) -> None:
         raise SourceError(f"the folder {error.filename} cannot be read: {error.strerror}")
 
+    linked: list[str] = []
     for folder, folders, names in os.walk(root, onerror=refuse):
         place, inner = Path(folder), os.path.relpath(folder, root)
         inner = "" if inner == "." else inner
@@ -198,6 +202,12 @@ def _add_folder(made: _Maker, root: Path) -> None:
             made.open(path, lister, os.path.join(inner, path.name))
         made.others += len(seen) - len(paths) - sum(path in holding for path in seen)
         folders[:] = [name for name in below if place / name not in holding]
+        linked += [str(place / name) for name in folders if (place / name).is_symlink()]
+    if linked:  # one may lead back to where it lies
+        made.notes.append(
+            f"links to folders are not followed: {len(linked)} in {root}, such as {linked[0]}; a list may name what "
+            "is in them"
+        )
 
 
 def _holding(paths: Iterable[Path]) -> dict[Path, Lister]:
