@@ -11,6 +11,7 @@ from e2e_deploy.train.config.settings import (
     CoderName,
     DistilConfig,
     LossConfig,
+    ModelConfig,
     OptimConfig,
     SpeedConfig,
     TrainConfig,
@@ -101,8 +102,14 @@ def _without_truth(config: TrainConfig) -> list[str]:
         for name, (given, default) in idle.items()
         if given != default
     ]
-    if config.augment is not None and config.augment.smallest_view != 1:
-        problems.append(
-            "augment.smallest_view has no effect without a [[data]] table: distil has windows of its own"
-        )
-    return problems
+    keys: dict[str, bool] = {
+        "model.train": config.model.train != ModelConfig().train,
+        "model.gradient_checkpointing": config.model.gradient_checkpointing != "auto",
+        "eval.select": config.eval is not None and config.eval.select != "last",
+        "augment.smallest_view": config.augment is not None and config.augment.smallest_view != 1,
+    }
+    return problems + [
+        f"{key} has no effect without a [[data]] table: it is for what is trained after [distil]"
+        for key, is_given in keys.items()
+        if is_given
+    ]

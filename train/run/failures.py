@@ -12,7 +12,8 @@ from e2e_deploy.train.config.settings import TrainConfig
 
 _LESS_MEMORY = (
     "use a smaller optim.micro_batch (the effective batch stays the same) or data.size, or turn "
-    "model.gradient_checkpointing on, or give a smaller speed.images_per_pass"
+    "model.gradient_checkpointing on, or give a smaller speed.images_per_pass; "
+    "[distil] has a batch and a size of its own"
 )
 _SENTENCES = {
     r"DataLoader worker \(pid|shared memory object|^(Connection\w+|EOF|BrokenPipe)Error": (

@@ -225,7 +225,8 @@ BOTH = {"coder": "nano", "width": 8, "encoder_blocks": [0, 0, 1, 1], "decoder_bl
         ({"distil": SMALL, "task": "geometry"}, "distil is for a model of one result"),
         ({"distil": SMALL, "data": []}, "distil has nothing to look at"),
         ({"distil": SMALL, "data": []}, "\\[optim\\] has no effect without a \\[\\[data\\]\\]"),
-        ({"distil": SMALL, "data": [], "augment": {"smallest_view": 0.5}}, "windows of its own"),
+        ({"distil": SMALL, "data": [], "augment": {"smallest_view": 0.5}}, "augment.smallest_view"),
+        ({"distil": SMALL, "data": []}, "model.train has no effect"),
         ({"data": []}, "data is empty"),
     ],
 )
