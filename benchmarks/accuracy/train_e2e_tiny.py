@@ -5,7 +5,7 @@
 
 ``configs/e2e_tiny_<task>.toml`` is all there is to the training; it continues where it was stopped. --package writes
 e2e_deploy/assets/e2e-tiny-<task>; score_e2e_tiny.py measures it and writes its model card.
-``turbo`` is depth with a small VAE, distilled from the depth that is packaged; score_turbo.py measures it.
+``turbo`` is depth with a small VAE, distilled from the depth that is packaged; benchmarks/turbo.py measures it.
 """
 
 import argparse

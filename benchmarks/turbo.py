@@ -3,7 +3,7 @@
 Both are exported in fp32 and run by ONNX Runtime on the CPU. Accuracy is of the data set's test split, which neither
 has seen; latency of frames of 480x640, as the ready bundle takes them.
 
-    python -m benchmarks.accuracy.score_turbo --data data/rendered --model runs/e2e_tiny_turbo/model
+    python -m benchmarks.turbo --data data/rendered --model runs/e2e_tiny_turbo/model
         [--rounds 60] [--pictures turbo.png]
 
 --pictures draws colour, truth, teacher and distilled model of some scenes and of the packaged photos, to be looked at.
