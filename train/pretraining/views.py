@@ -26,6 +26,9 @@ from e2e_deploy.train.data.sample import depth_target
 SMALLEST_VIEW = 0.5
 """Least side of a view as a share of the picture's."""
 
+LEAST_DEPTH = 1 / 255
+"""Of a view, where its picture has 2: what is flatter stays flatter, since float16 has no more to show there."""
+
 
 class View(NamedTuple):
     """A window of a picture, perhaps mirrored, in pixels of the picture."""
@@ -48,13 +51,13 @@ def random_view(size_hw: tuple[int, int], generator: torch.Generator) -> View:
 
 @dataclass(frozen=True)
 class Pictures:
-    """A whole split in memory, every image in [-1, 1], uint8-quantised to save memory.
+    """A whole split in memory.
 
     Attributes:
         view_hw: (H', W') that views are resized to.
         rgb: uint8 [n, 3, H, W].
-        results: depth (repeated over three channels, 2 to 98 per cent quantiles to 0 and 255, invalid far) or normals,
-            uint8 [n, 3, H, W], by task.
+        results: by task; depth, 2 to 98 per cent quantiles to 0 and 1, invalid far, float16 [n, 1, H, W], because a
+            view of what is near has a small part of a street's depth; normals, -1 to 1 as 0 to 255, uint8 [n, 3, H, W].
         augmentation: what happens to the pictures of views, and to nothing else.
     """
 
@@ -87,7 +90,8 @@ class Pictures:
         """
         top, left, height, width, flip = view
         images = (self.rgb if kind == "rgb" else self.results[kind])[indices]
-        images = images[:, :, top : top + height, left : left + width].float() / 127.5 - 1.0
+        images = images[:, :, top : top + height, left : left + width].float()
+        images = images / 127.5 - 1.0 if kind != "depth" else 2.0 * images.repeat(1, 3, 1, 1) - 1.0
         if flip:
             images = images.flip(3)
             if kind == "normals":
@@ -97,7 +101,7 @@ class Pictures:
             images = F.normalize(images, dim=1)
         if kind == "depth":
             near, far = (f(images, dim=(1, 2, 3), keepdim=True) for f in (torch.amin, torch.amax))
-            images = (images - near) / (far - near).clamp(min=1 / 255) * 2.0 - 1.0
+            images = (images - near) / (far - near).clamp(min=LEAST_DEPTH) * 2.0 - 1.0
         if kind == "rgb" and generator is not None and self.augmentation is not None:
             images = _photographed(images, self.augmentation, generator)
         return images
@@ -134,7 +138,7 @@ def load_pictures(
     dataset = FolderDataset(root, split)
     if not (dataset.has_normals and dataset.spec.depth_format):
         raise DataError(f"{root} has depth or normals alone; pretraining needs both")
-    images: dict[str, list[npt.NDArray[np.uint8]]] = {"rgb": [], "depth": [], "normals": []}
+    images: dict[str, list[npt.NDArray[Any]]] = {"rgb": [], "depth": [], "normals": []}
     for index in spread_indices(len(dataset), limit):
         try:
             sample = fit(dataset.read(index), 2 * view_hw[0], 2 * view_hw[1])
@@ -148,8 +152,8 @@ def load_pictures(
         near, far = depth[valid].min(), depth[valid].max()
         unit = np.where(valid, (depth - near) / (far - near), 1.0)
         images["rgb"].append(sample.rgb)
-        images["depth"].append(_quantised(np.repeat(unit[..., None], 3, axis=2) * 255))
-        images["normals"].append(_quantised((sample.normals + 1.0) * 127.5))
+        images["depth"].append(unit[..., None].astype(np.float16))
+        images["normals"].append(np.rint((sample.normals + 1.0) * 127.5).astype(np.uint8))
     if not images["rgb"]:
         raise DataError(f"{root} ({split}): no sample with depth can be read")
     n3hw = {k: torch.from_numpy(np.stack(v).transpose(0, 3, 1, 2)) for k, v in images.items()}
@@ -165,8 +169,3 @@ def _photographed(images: Tensor, augmentation: Augmentation, generator: torch.G
     ]
     stacked = torch.from_numpy(np.stack(changed)).permute(0, 3, 1, 2).contiguous()
     return stacked.to(images.device).float() / 127.5 - 1.0
-
-
-def _quantised(image: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    quantised: npt.NDArray[np.uint8] = np.rint(image).astype(np.uint8)
-    return quantised

@@ -19,7 +19,8 @@ def pictures():
     normals = np.full((8, 3, 32, 32), 128.0)
     normals[:, 2] = 255
     rgb, normals = (torch.from_numpy(a.astype(np.uint8)) for a in (rgb, normals))
-    return Pictures((32, 32), rgb, {"depth": rgb.clone(), "normals": normals})
+    depth = (rgb[:, :1].float() / 255).half()
+    return Pictures((32, 32), rgb, {"depth": depth, "normals": normals})
 
 
 def test_a_flipped_batch_mirrors_pixels_and_the_x_of_normals(pictures):
@@ -74,9 +75,24 @@ def test_pictures_are_read_evenly_and_damaged_ones_left_out(tmp_path):
     pictures = load_pictures(root, (16, 16), limit=3, on_bad="skip")  # 0, 2 and 4
     assert pictures.rgb.shape == (2, 3, 32, 32)
     assert {k: v.dtype for k, v in pictures.results.items()} == {
-        "depth": torch.uint8,
+        "depth": torch.float16,
         "normals": torch.uint8,
     }
     bare = write_folder(tmp_path / "bare", num_samples=2, normals_format=None)
     with pytest.raises(DataError, match="pretraining needs both"):
         load_pictures(bare, (16, 16))
+
+
+def test_a_near_view_of_a_deep_picture_has_no_steps(tmp_path):
+    """A ramp over a hundredth of the picture's depth, which 256 levels would cut into three."""
+    depth = np.full((32, 32), 1.0, np.float16)
+    depth[:16, :16] = np.linspace(0, 0.01, 16)
+    rgb = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    normals = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    pictures = Pictures(
+        (16, 16), rgb, {"depth": torch.from_numpy(depth)[None, None], "normals": normals}
+    )
+    view = View(top=0, left=0, height=16, width=16, flip=False)
+    seen = pictures.batch("depth", torch.arange(1), view)
+    expected = torch.linspace(-1, 1, 16).expand(1, 3, 16, 16)
+    torch.testing.assert_close(seen, expected, atol=0.005, rtol=0)
