@@ -1,5 +1,6 @@
 """The model of bulk's growth: numbers by hand, what bounds what, and the page that quotes it."""
 
+import json
 import math
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
@@ -119,6 +120,7 @@ def test_the_whole_of_it_with_runs_that_keep_to_the_model(tmp_path, monkeypatch)
 
     monkeypatch.setattr(runs, "run", run)
     monkeypatch.setattr(runs, "beside", lambda: 1.0)
+    monkeypatch.setattr(runs, "ledger_s", lambda folder: 1e-6)
     found = bulk.measure(tmp_path, 4, 8)
     small = found["costs"]["480x640"]
     assert small["cpu_s"] == pytest.approx(0.15)
@@ -128,6 +130,14 @@ def test_the_whole_of_it_with_runs_that_keep_to_the_model(tmp_path, monkeypatch)
     # The driver's cost is its core's too; here it is in the 40 ms of each shard.
     assert max(abs(row["error"]) for row in found["checks"]) < 0.01
     assert {row["workers"] for row in found["checks"]} == {1, 2, 4, 8}
+    assumed = {"storage_mb_s": 1e6, "storage_files_s": 1000.0, "network_mb_s": 1e6}
+    rows = bulk.foretell(Costs(**small), assumed)
+    told = {"assumed": assumed, "rows": rows, "machine": {"cpu": "a CPU", "cores": 2}}
+    (tmp_path / "bulk_growth.json").write_text(json.dumps(found | told))
+    page = bulk.table(tmp_path)
+    assert "| 480x640, shards of 4 | 1 | 10.0 | engines | 10.0 | +0 % |" in page
+    assert "| 1,000 | 500 (files) | 500 (files) | 500 (files) | 500 (files) |" in page
+    assert "10.0 ms to decode, 100 ms in an engine" in page
 
 
 def test_cpu_time_of_the_ledger_and_of_what_was_begun(tmp_path):
