@@ -4,15 +4,17 @@ Both are exported in fp32 and run by ONNX Runtime on the CPU. Accuracy is of the
 has seen; latency of frames of 480x640, as the ready bundle takes them.
 
     python -m benchmarks.turbo --data data/rendered --model runs/e2e_tiny_turbo/model
-        [--rounds 60] [--pictures turbo.png]
+        [--rounds 60] [--pictures turbo.png] [--card]
 
---pictures draws colour, truth, teacher and distilled model of some scenes and of the packaged photos, to be looked at.
+--card writes the model's README.md from the numbers. --pictures draws colour, truth, teacher and distilled model
+of some scenes and of the packaged photos, to be looked at.
 """
 
 import argparse
 import tempfile
 import time
 from collections.abc import Iterator
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,11 @@ import numpy.typing as npt
 import e2e_deploy as e2e
 from benchmarks.accuracy.score_e2e_tiny import NUM_IMAGES, Known, measured
 from benchmarks.gain import gain, in_words
-from benchmarks.report import write_result
+from benchmarks.report import machine, write_result
 from e2e_deploy.assets.pictures import reference_frames
 from e2e_deploy.export.exporter import export_bundle
 from e2e_deploy.model.checkpoint import bundled_checkpoint, open_checkpoint
+from e2e_deploy.model.weights import find_weights
 from e2e_deploy.runtime.timing import summarise
 from e2e_deploy.train.data.files import write_picture
 from e2e_deploy.train.data.folder import FolderDataset
@@ -37,6 +40,28 @@ AT_LEAST, AT_MOST = 1.6, 1.03
 PAUSE_S = 0.1
 """Before each run: the other engine's threads spin for a while after theirs."""
 NUM_SCENES = 6
+
+CARD = """# e2e-tiny-turbo
+
+Affine-invariant depth from one picture in one step: e2e-tiny-depth with a small VAE (diffusers' `AutoencoderTiny`) in
+the place of its own, {millions:.1f} million parameters in all. `diffusers.MarigoldDepthPipeline` loads the folder.
+
+The small VAE learned from e2e-tiny-depth what its own encoder and decoder do, on pictures without their truth; then all
+of it was trained end to end, by `benchmarks/accuracy/train_e2e_tiny.py`. The exact settings, and what was distilled
+from what, are in `e2e_deploy.json`. Licence: Apache-2.0.
+
+It is made to try the tools and to test them, not to be relied on; see e2e-tiny-depth.
+
+| Measured on {count} held-out scenes, in one run | AbsRel | delta1 |
+|---|---|---|
+| e2e-tiny-turbo | {turbo[abs_rel]:.3f} | {turbo[delta1]:.3f} |
+| e2e-tiny-depth | {teacher[abs_rel]:.3f} | {teacher[delta1]:.3f} |
+
+Frames of {height}x{width} in turns with e2e-tiny-depth, both fp32 through ONNX Runtime on {cores} cores of {cpu}:
+{faster} as fast.
+
+Depth is affine-invariant: scale and shift are fitted to each picture's truth before it is measured.
+"""
 
 
 def timed(engines: dict[str, Any], rounds: int) -> dict[str, list[float]]:
@@ -86,6 +111,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--pictures", type=Path)
+    parser.add_argument("--card", action="store_true")
     arguments = parser.parse_args()
     test = FolderDataset(arguments.data, "test")
     held_out = Known(test, NUM_IMAGES)
@@ -122,6 +148,21 @@ def main() -> None:
             "gain": faster,
         },
     )
+    if arguments.card:  # after the result, whose commit it changes
+        weights = [
+            find_weights(arguments.model / part, "diffusion_pytorch_model")
+            for part in ("unet", "vae")
+        ]
+        text = CARD.format(
+            millions=sum(prod(t.shape) for each in weights for t in each.tensors.values()) / 1e6,
+            count=len(held_out),
+            **scores,
+            height=FRAME_HW[0],
+            width=FRAME_HW[1],
+            **{key: machine()[key] for key in ("cores", "cpu")},
+            faster=in_words(faster),
+        )
+        (arguments.model / "README.md").write_text(text, encoding="utf-8")
     print(f"AbsRel {worse:.3f} times the teacher's, at most {AT_MOST}")
     print(f"as fast: {in_words(faster)}, at least {AT_LEAST}x")
 
