@@ -93,9 +93,10 @@ def command(
     """Run every picture of INPUT through a bundle, or several, on one machine or a cluster of Ray.
 
     INPUT is a folder of pictures, with those in it, a list of paths (.parquet, .csv, .jsonl), a tar, a video, a
-    robot's log or a LeRobot data set; these may be in the folder or list, too. OUT gets the 16-bit PNGs and sidecars
-    that `run` writes, or files that hold them, and OUT/_bulk the report and the pictures that could not be read, with
-    their reasons. Repeat the same command after a crash: what is finished is not done again.
+    robot's log or a LeRobot data set; these may be in the folder or list, too. It may be the address of a prefix of
+    pictures or a list in an object store, such as s3://bucket/pictures, and OUT that of a prefix. OUT gets the 16-bit
+    PNGs and sidecars that `run` writes, or files that hold them, and OUT/_bulk the report and the pictures that could
+    not be read, with their reasons. Repeat the same command after a crash: what is finished is not done again.
     """
     from e2e_deploy.runtime.bulk.bulk import bulk
 
