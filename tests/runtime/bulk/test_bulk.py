@@ -269,18 +269,18 @@ def test_a_ledger_that_cannot_be_written_tells_what_is_done(
     """A full disk: results are there that the ledger does not name, and they are done again."""
     without_ray(monkeypatch)
     monkeypatch.setattr(bulk_module, "COMMIT_SHARDS", 2)
-    store = ledger_module._store
+    store = ledger_module.Ledger._store
 
-    def full(path, table):
-        if path.name not in ("plan.json", "000001.json"):
-            raise E2EDeployError(f"{path} could not be written: No space left on device")
-        store(path, table)
+    def full(self, name, table):
+        if not name.endswith(("plan.json", "000001.json")):
+            raise E2EDeployError(f"{name} could not be written: No space left on device")
+        store(self, name, table)
 
     with (
         monkeypatch.context() as patch,
         pytest.raises(E2EDeployError, match=r"^\S+json could .* device; 8 of 30 .* are done"),
     ):
-        patch.setattr(ledger_module, "_store", full)
+        patch.setattr(ledger_module.Ledger, "_store", full)
         e2e.bulk(pictures, bundle, tmp_path / "out", shard=4)
     assert e2e.bulk(pictures, bundle, tmp_path / "out", shard=4).before == 8
     assert results_of(tmp_path / "out") == of_run
