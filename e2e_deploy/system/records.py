@@ -79,8 +79,13 @@ def read_toml(path: Path) -> dict[str, Any]:
         OSError: it cannot be read, or is larger than MAX_TOML_BYTES.
         ValueError: it is not TOML, nested too deep, or holds a number of thousands of digits.
     """
+    return parse_toml(read_bytes(path, MAX_TOML_BYTES))
+
+
+def parse_toml(content: bytes) -> dict[str, Any]:
+    """The table in TOML; ValueError as of ``read_toml``."""
     try:
-        return tomllib.loads(read_bytes(path, MAX_TOML_BYTES).decode())
+        return tomllib.loads(content.decode())
     except RecursionError:
         raise ValueError("it is nested too deep") from None
 

@@ -20,6 +20,7 @@ from e2e_deploy.train.config.settings import (
 )
 from e2e_deploy.train.config.terms import TERMS, fitting_terms, weights_of
 from e2e_deploy.train.data.resize import STRIDE
+from e2e_deploy.train.shards.fetching import is_address
 
 RESULT_FAMILIES = ("marigold", "genpercept")
 """What a trained model can be."""
@@ -65,6 +66,11 @@ def _contradictions_of_run(config: TrainConfig) -> list[str]:
     problems = _optim_contradictions(config.optim)
     if not config.data and config.distil is None:
         problems.append("data is empty; expected at least one [[data]] table")
+    problems += [
+        f"data[{i}].cache_gb is for a data set at an address, and {part.root} is a folder"
+        for i, part in enumerate(config.data)
+        if part.cache_gb is not None and not is_address(part.root)
+    ]
     if not config.model.train or len(set(config.model.train)) < len(config.model.train):
         problems.append(
             f"model.train is {list(config.model.train)}; expected some of 'unet', 'vae', 'decoder' and 'head', "

@@ -96,7 +96,9 @@ class DataConfig:
     """One folder data set of the mix."""
 
     root: str
-    """Folder with ``dataset.toml``."""
+    """Folder with ``dataset.toml``, or the address of a packed data set: ``s3://bucket/prefix``, ``https://host/path``."""
+    cache_gb: Annotated[float, Limits(0, 10**6)] | None = None
+    """Of a data set at an address: how many GB of it are kept on each machine's disk; left out: 20."""
     split: str = "train"
     ratio: Annotated[int, Limits(1, 10_000)] = 1
     """Micro-batches out of every ``sum of ratios``: 9 and 1 mix Hypersim and Virtual KITTI 2."""

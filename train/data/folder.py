@@ -41,6 +41,7 @@ or, packed (``pack_data``), the same files in tars, WebDataset's shards::
     [split]                 # optional: split = folder; default train, val, test as present
     val = "validation"
 
+A packed set may also lie at an address, ``s3://bucket/prefix`` or ``https://host/path``.
 ``kind = "ray"`` needs ``[camera]``. Invalid depth: 0, negative, NaN, infinite, or 65535 in a 16-bit
 PNG (saturated). Unknown normals: the zero vector (black or mid grey in a PNG), NaN, infinite; all other
 lengths are normalised. Unknown in masks and mattes: NaN. Each truth counts by itself: normals where depth is unknown,
@@ -58,6 +59,7 @@ import numpy.typing as npt
 
 from e2e_deploy.errors import DataError, UsageError
 from e2e_deploy.names import TaskName
+from e2e_deploy.system.records import MAX_TOML_BYTES
 from e2e_deploy.train.data.encoding import decode_depth, decode_normals, decode_values
 from e2e_deploy.train.data.files import (
     decode_npy,
@@ -66,8 +68,16 @@ from e2e_deploy.train.data.files import (
     read_array,
     read_bytes,
 )
-from e2e_deploy.train.data.folder_spec import DEFAULT_SPLITS, FolderSpec, load_spec
+from e2e_deploy.train.data.folder_spec import (
+    DEFAULT_SPLITS,
+    SPEC_FILE,
+    FolderSpec,
+    load_spec,
+    parse_spec,
+)
 from e2e_deploy.train.data.sample import TRUTHS, Sample, ray_to_planar, valid_depth
+from e2e_deploy.train.shards.fetching import Address, check_address, fetch, is_address
+from e2e_deploy.train.shards.remote import RemoteShards
 from e2e_deploy.train.shards.tars import FOLDER as SHARDS
 from e2e_deploy.train.shards.tars import Shards
 
@@ -102,9 +112,10 @@ class FolderDataset:
     """One split of a folder data set, sorted by stem.
 
     Args:
-        root: the data set.
+        root: the data set: a folder, or the address of a packed one.
         split: its part.
         task: read the truth of this task alone, and need no other; None reads and needs all that the set stores.
+        cache_gb: of a set at an address, how many GB are kept on this machine's disk; None: 20.
 
     Attributes:
         stems: the complete samples, in reading order.
@@ -117,20 +128,42 @@ class FolderDataset:
 
     Raises:
         DataError: the spec is wrong, the split does not exist, or it holds no complete sample.
-        UsageError: the data set has no such split, or stores no truth for the task.
+        UsageError: the data set has no such split, or stores no truth for the task, or the address holds a password.
+        E2EDeployError: nobody answers at the address.
     """
 
     def __init__(
-        self, root: Path | str, split: str = "train", *, task: TaskName | None = None
+        self,
+        root: Path | str,
+        split: str = "train",
+        *,
+        task: TaskName | None = None,
+        cache_gb: float | None = None,
     ) -> None:
-        self.root = Path(root)
         self.split = split
-        self.spec = load_spec(self.root)
-        self.folder = split_folder(self.root, self.spec, split)
+        self._shards: Shards | RemoteShards | None = None
+        if isinstance(root, str) and is_address(root):
+            address = root.rstrip("/")
+            check_address(address)
+            self.root: Path = Address(address)
+            file = f"{address}/{SPEC_FILE}"
+            self.spec = parse_spec(fetch(file, limit=MAX_TOML_BYTES), Address(file))
+            if split not in (self.spec.splits or (split,)):
+                raise UsageError(
+                    f"{root} has no split {split!r}; it has {', '.join(sorted(self.spec.splits))}"
+                )
+            folder = self.spec.splits.get(split, split)
+            self.folder: Path = self.root / folder
+            self._shards = RemoteShards(f"{address}/{folder}/{SHARDS}", cache_gb=cache_gb)
+        else:
+            self.root = Path(root)
+            self.spec = load_spec(self.root)
+            self.folder = split_folder(self.root, self.spec, split)
+            shards = self.folder / SHARDS
+            if shards.is_dir() and not (self.folder / "rgb").exists():
+                self._shards = Shards(shards)
         self.has_normals = self.spec.normals_format is not None
-        shards = self.folder / SHARDS
-        self.is_packed = shards.is_dir() and not (self.folder / "rgb").exists()
-        self._shards = Shards(shards) if self.is_packed else None
+        self.is_packed = self._shards is not None
         self.suffixes = {"rgb": ".png"} | self._stored(task)
         found = {kind: self._list(kind) for kind in self.suffixes}
         every = set[str]().union(*found.values())

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from e2e_deploy.errors import DataError
-from e2e_deploy.system.records import Limits, read_record, read_toml
+from e2e_deploy.system.files import read_bytes
+from e2e_deploy.system.records import MAX_TOML_BYTES, Limits, parse_toml, read_record
 from e2e_deploy.train.data.encoding import Axes
 from e2e_deploy.train.data.files import write_bytes
 from e2e_deploy.train.data.sample import Camera
@@ -87,9 +88,16 @@ def load_spec(root: Path) -> FolderSpec:
     """
     path = root / SPEC_FILE
     try:
-        table = read_toml(path)
+        content = read_bytes(path, MAX_TOML_BYTES)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return parse_spec(content, path)
+
+
+def parse_spec(content: bytes, path: Path) -> FolderSpec:
+    """As ``load_spec``, of the ``content`` that messages call ``path``."""
+    try:
+        table = parse_toml(content)
     except ValueError as error:
         raise DataError(f"{path}: not valid TOML ({error})") from error
     tables, mistakes = read_record(_Tables, table)

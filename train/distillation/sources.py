@@ -91,7 +91,8 @@ class PicturesOfData:
 
     def __init__(self, config: TrainConfig) -> None:
         self._sets = [
-            FolderDataset(part.root, part.split, task=config.task) for part in config.data
+            FolderDataset(part.root, part.split, task=config.task, cache_gb=part.cache_gb)
+            for part in config.data
         ]
         self._ends = np.cumsum([len(each) for each in self._sets])
         self.name = ", ".join(f"{each.spec.name} ({each.split})" for each in self._sets)

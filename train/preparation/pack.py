@@ -5,8 +5,9 @@ Knows: what is copied, into which tar. Does not know: how tars are read.
 
 import io
 import tarfile
+import zlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from e2e_deploy.system.whole_folder import whole_folder
 from e2e_deploy.train.data.files import read_bytes
 from e2e_deploy.train.data.folder import FolderDataset, split_folders
 from e2e_deploy.train.data.folder_spec import load_spec, save_spec
-from e2e_deploy.train.shards.tars import FOLDER
+from e2e_deploy.train.shards.index import Entry, write_index
+from e2e_deploy.train.shards.tars import FOLDER, Shards
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,31 +71,46 @@ def pack_data(
         for split, data in sets.items():
             folder = partial / folders[split].relative_to(root) / FOLDER
             folder.mkdir(parents=True)
-            stems = deque(data.stems)
+            stems, checksums = deque(data.stems), dict[str, int]()
             while stems:
                 name = f"{len(list(folder.iterdir())):06d}.tar"
                 with tarfile.open(folder / name, "x", format=tarfile.PAX_FORMAT) as tar:
                     size = 0
                     while stems and size < shard_mb * 10**6:
-                        size += _add(tar, data, stems.popleft())
+                        size += _add(tar, data, stems.popleft(), checksums)
                         done += 1
                         if on_progress is not None:
                             on_progress(done, total)
                 written += size
                 shards += 1
+            _index(folder, checksums)
     return PackReport(num_samples=done, num_shards=shards, num_bytes=written)
 
 
-def _add(tar: tarfile.TarFile, data: FolderDataset, stem: str) -> int:
-    """Append the files of a sample; returns their bytes."""
+def _add(tar: tarfile.TarFile, data: FolderDataset, stem: str, checksums: dict[str, int]) -> int:
+    """Append the files of a sample, and note their checksums; returns their bytes."""
     size = 0
     for kind, suffix in data.suffixes.items():
         content = read_bytes(data.file(kind, stem))
         member = tarfile.TarInfo(f"{stem}.{kind}{suffix}")
         member.size, member.mode = len(content), 0o644
         tar.addfile(member, io.BytesIO(content))
+        checksums[member.name] = zlib.crc32(content)
         size += len(content)
     return size
+
+
+def _index(folder: Path, checksums: Mapping[str, int]) -> None:
+    """For those who read from afar; where the files lie is what any reader of the tars finds."""
+    sizes = {tar.name: tar.stat().st_size for tar in sorted(folder.glob("*.tar"))}
+    write_index(
+        folder,
+        sizes,
+        [
+            (name, Entry(member.tar.name, member.offset, member.size, checksums[name]))
+            for name, member in Shards(folder).members()
+        ],
+    )
 
 
 def _nothing(folder: Path) -> Sequence[str]:

@@ -335,7 +335,11 @@ class _Run:
 def _batches(config: TrainConfig, stepper: Stepper) -> MixedBatches:
     return MixedBatches(
         [
-            Part(FolderDataset(part.root, part.split, task=config.task), part.ratio, part.size)
+            Part(
+                FolderDataset(part.root, part.split, task=config.task, cache_gb=part.cache_gb),
+                part.ratio,
+                part.size,
+            )
             for part in config.data
         ],
         batch_size=config.optim.micro_batch,

@@ -8,6 +8,7 @@ Knows: the headers of tars, bounds. Does not know: pictures, tasks.
 
 import os
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,6 +60,10 @@ class Shards:
     def size(self, name: str) -> int:
         """Bytes of a member."""
         return self._members[name].size
+
+    def members(self) -> Iterator[tuple[str, Member]]:
+        """All members by name, a tar after the other."""
+        return iter(self._members.items())
 
     def read(self, name: str) -> bytes:
         """The content of a member; DataError if its tar is gone or has become shorter."""
