@@ -36,16 +36,19 @@ def verify_in_onnxruntime(folder: Path, stages: Stages) -> list[Verdict]:
         return compare(open_bundle(folder), "onnxruntime", "cpu")
 
 
-def verify_in_openvino(folder: Path, stages: Stages) -> list[Verdict]:
-    """Likewise with OpenVINO; none where it is not installed or this CPU has not what the bundle needs."""
+def verify_in_openvino(folder: Path, stages: Stages) -> tuple[list[Verdict], list[str]]:
+    """Verdicts of the graphs of an int8 bundle with OpenVINO, whose kernels are others than ONNX Runtime's.
+
+    Where it cannot run them here, none, and a sentence that says why.
+    """
     bundle = open_bundle(folder)
     try:
         import_openvino()
         precision_hint(openvino_core(), CPU, bundle.manifest.precision)
-    except UnavailableError:
-        return []
-    with stages("verify with OpenVINO (CPU)"):
-        return compare(bundle, "openvino", "cpu")
+        with stages("verify with OpenVINO (CPU)"):
+            return compare(bundle, "openvino", "cpu"), []
+    except UnavailableError as error:
+        return [], [f"int8 was not judged with openvino: {error}"]
 
 
 def judged(verdicts: list[Verdict], *, accepted: bool) -> list[VerificationEntry]:

@@ -143,8 +143,8 @@ def write_bundle(
     manifest = replace(manifest, notes=notes, vae=vae)
     write_manifest(folder, manifest)
     verdicts = verdicts or verify_in_onnxruntime(folder, stages)
-    if is_int8:
-        verdicts += verify_in_openvino(folder, stages)
+    more, unjudged = verify_in_openvino(folder, stages) if is_int8 else ([], [])
+    verdicts += more
     manifest = replace(manifest, verification=judged(verdicts, accepted=options.accept_accuracy))
     if is_int8:
         with stages("compare speed with fp32"):
@@ -163,7 +163,7 @@ def write_bundle(
     )
     manifest = write_manifest(folder, replace(manifest, plans=built.entries))
     manifest, notes = verified_packages(folder, manifest, options.engine, stages)
-    for note in (*manifest.notes, *built.notes, *notes):
+    for note in (*manifest.notes, *unjudged, *built.notes, *notes):
         on_note(note)
     write_manifest(folder, manifest)
 

@@ -9,6 +9,7 @@ from e2e_deploy.assets.pictures import reference_frames
 from e2e_deploy.bundle.bundle import open_bundle
 from e2e_deploy.bundle.onnx_paths import external_locations
 from e2e_deploy.errors import ParityError, UnavailableError, UsageError
+from e2e_deploy.export import verified
 from e2e_deploy.export.exporter import export_bundle
 from e2e_deploy.export.graph.multi_head import DOMAIN, settle_attention
 from e2e_deploy.export.onnx import quantise as quantise_module
@@ -23,8 +24,10 @@ from e2e_deploy.export.verified import judged
 from e2e_deploy.limits import LIMITS, measure_parity
 from e2e_deploy.model.checkpoint import open_checkpoint
 from e2e_deploy.packages import import_openvino
+from e2e_deploy.progress import Stages
 from e2e_deploy.runtime.backends.openvino import devices
 from e2e_deploy.runtime.checks.verify import Verdict, compare
+from tests.plain_bundle import write_plain_bundle
 from tests.small_checkpoint import edit_weights, write_small
 
 HW = (32, 48)
@@ -257,6 +260,21 @@ def test_an_inaccurate_graph_is_refused_unless_it_is_accepted(small, tmp_path, t
     assert "OUTSIDE ITS LIMIT" in notes[0]
     (verdict,) = compare(bundle, "onnxruntime")
     assert verdict.failures
+
+
+@pytest.mark.parametrize("missing", ["the package", "the CPU", "memory"])
+def test_without_openvino_a_note_says_why(tmp_path, monkeypatch, missing):
+    def refuse(*_):
+        raise UnavailableError(f"{missing} is missing")
+
+    name = {"the package": "import_openvino", "the CPU": "precision_hint", "memory": "compare"}
+    for each in ("import_openvino", "openvino_core", "precision_hint", "compare"):
+        monkeypatch.setattr(verified, each, lambda *_: [])
+    root = write_plain_bundle(tmp_path / "b")
+    assert verified.verify_in_openvino(root, Stages(quiet=True)) == ([], [])
+    monkeypatch.setattr(verified, name[missing], refuse)
+    said = [f"int8 was not judged with openvino: {missing} is missing"]
+    assert verified.verify_in_openvino(root, Stages(quiet=True)) == ([], said)
 
 
 def test_a_result_that_is_no_number_is_never_accepted():
