@@ -57,6 +57,7 @@ def _onnxruntime() -> tuple[bool, str, str]:
 
 def _openvino() -> tuple[bool, str, str]:
     from e2e_deploy.packages import import_openvino, openvino_core
+    from e2e_deploy.runtime.backends.openvino.devices import has_int8_units
 
     try:
         openvino = import_openvino()
@@ -65,7 +66,9 @@ def _openvino() -> tuple[bool, str, str]:
     core = openvino_core()
     units = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     bf16 = "runs bf16 bundles" if "BF16" in units else "no units for bf16 on this CPU"
-    return True, f"{openvino.__version__} on {', '.join(core.available_devices)}; {bf16}", ""
+    int8 = "runs int8 bundles" if has_int8_units() else "no 8-bit dot products for int8"
+    where = ", ".join(core.available_devices)
+    return True, f"{openvino.__version__} on {where}; {bf16}; {int8}", ""
 
 
 def _cuda() -> tuple[bool, str, str]:

@@ -18,6 +18,11 @@ INT8_UNITS = {"amx_int8": "AMX", "avx512_vnni": "AVX512-VNNI", "avx_vnni": "AVX-
 """What the kernel calls units that add 8-bit products in 32 bits: their names for people. ARM's were not tried."""
 
 
+def has_int8_units() -> bool:
+    """Whether this CPU is known to have one of INT8_UNITS."""
+    return not set(INT8_UNITS).isdisjoint(cpu_features().split())
+
+
 def find_device(core: Any, asked: Device) -> str:
     """OpenVINO's name of a device: CPU, GPU.0, GPU.1 or NPU.
 
@@ -57,7 +62,7 @@ def precision_hint(core: Any, device: str, precision: Precision) -> str:
         raise UsageError(
             f'int8 bundles are measured on CPUs, and {device} is none: use `device="cpu"`, or export fp16 for it'
         )
-    if precision == "int8" and not set(INT8_UNITS) & set(cpu_features().split()):
+    if precision == "int8" and not has_int8_units():
         # Pairs of 8-bit products are added in 16 bits there, and OpenVINO, unlike ONNX Runtime, offers no other way.
         raise UnavailableError(
             f"openvino needs a CPU with 8-bit dot products ({' or '.join(INT8_UNITS.values())}) for int8 bundles: "
