@@ -52,8 +52,8 @@ class Recipe:
     family: str
     task: TaskName
     settings: dict[str, str]
-    vae: str
-    vae_part: VaePart
+    vae: str = ""
+    vae_part: VaePart = "both"
     precision: Precision
     specialised: bool
     resolution: int

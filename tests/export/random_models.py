@@ -5,6 +5,7 @@ import warnings
 
 import torch
 
+from e2e_deploy.model.coders.coder import TwoCoders
 from e2e_deploy.model.families import FAMILIES
 from e2e_deploy.model.schedule import x0_coefficients
 from e2e_deploy.model.single_step import SingleStepModel
@@ -65,34 +66,35 @@ def random_model(
     unet=(),
     vae=(),
     tiny=None,
+    part="both",
     seed=0,
 ) -> SingleStepModel:
     """A float64 model in eval mode; ``unet`` and ``vae`` change the configs above. Stride 2.
 
-    ``tiny`` changes TINY, whose AutoencoderTiny then takes the VAE's place.
+    ``tiny`` changes TINY, whose AutoencoderTiny then takes the place of that ``part`` of the VAE.
     """
     import diffusers
 
     generator = torch.Generator().manual_seed(seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        networks = (
-            diffusers.UNet2DConditionModel(**(UNET | dict(unet))).double(),
-            diffusers.AutoencoderKL(**(VAE | dict(vae))).double()
-            if tiny is None
-            else diffusers.AutoencoderTiny(**(TINY | dict(tiny))).double(),
-        )
-    for network in networks:
-        randomise(network, generator)
-    if tiny is None:
-        networks[1].decoder.conv_out.weight.data *= 0.7  # most of the image stays inside [-1, 1]
-    else:
-        networks[1].decoder.layers[-1].bias.data += 0.5
-    width = networks[0].config.cross_attention_dim
+        network = diffusers.UNet2DConditionModel(**(UNET | dict(unet))).double()
+        coder = diffusers.AutoencoderKL(**(VAE | dict(vae))).double()
+        small = diffusers.AutoencoderTiny(**(TINY | dict(tiny or {}))).double()
+    for each in (network, coder, small):  # in this order: the first two are as they are without it
+        randomise(each, generator)
+    coder.decoder.conv_out.weight.data *= 0.7  # most of the image stays inside [-1, 1]
+    small.decoder.layers[-1].weight.data *= 0.35
+    small.decoder.layers[-1].bias.data.mul_(0.3).add_(0.5)
+    if tiny is not None:
+        halves = {"both": small, "encoder": TwoCoders(small, coder)}
+        coder = halves.get(part) or TwoCoders(coder, small)
+    width = network.config.cross_attention_dim
     from_xt, from_output = x0_coefficients(prediction_type, alpha_bar)
     return (
         SingleStepModel(
-            *networks,
+            network,
+            coder,
             # far apart, so that attention to them is far from uniform
             3.0 * torch.randn(1, tokens, width, generator=generator, dtype=torch.float64),
             task=task,

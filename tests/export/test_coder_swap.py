@@ -1,5 +1,7 @@
 """Bundles whose VAE was exchanged: verified with it, and beside the checkpoint's own."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from e2e_deploy.model.checkpoint import open_checkpoint
 from e2e_deploy.model.coders.swap import swap_coder
 from e2e_deploy.model.loading import load_model
 from e2e_deploy.model.single_step import FrameModel
+from tests.plain_bundle import edit_manifest
 from tests.small_checkpoint import edit_json, tiny_coder
 
 HW = (32, 48)
@@ -85,6 +88,13 @@ def test_a_vae_that_changed_or_went_is_said(exported, coder, tmp_path):
         if not coder.exists():
             (tmp_path / "elsewhere").rename(coder)
         config.write_bytes(before)
+
+
+def test_the_name_of_another_machine_is_not_asked_for(exported, tmp_path):
+    root = shutil.copytree(exported[0], tmp_path / "bundle")
+    edit_manifest(root, lambda manifest: manifest["vae"].update(id="//host/share/vae"))
+    with pytest.raises(CheckpointError, match="names the VAE //host/share/vae, which is no folder"):
+        e2e.verify_bundle(root, "torch", "cpu")
 
 
 def test_a_half_of_nothing(small, tmp_path):

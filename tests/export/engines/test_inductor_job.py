@@ -16,8 +16,10 @@ from e2e_deploy.errors import UnavailableError, UsageError
 from e2e_deploy.export.engines import build as engines
 from e2e_deploy.export.engines import inductor_job as module
 from e2e_deploy.export.engines.build import build_plans, opset_for
+from e2e_deploy.export.engines.cache import PlanCache
 from e2e_deploy.export.engines.inductor_job import compiler, inductor_job
 from e2e_deploy.model.checkpoint import open_checkpoint
+from e2e_deploy.model.coders.swap import swap_coder
 from e2e_deploy.nvidia.cuda_driver import Gpu
 from e2e_deploy.nvidia.trt_messages import BuildError
 from e2e_deploy.system.cpu_targets import CPU_TARGETS
@@ -210,6 +212,15 @@ class TestPackages:
         )
         build(passes=[entry])
         assert compiled[0].specialised
+
+    def test_the_vae_that_was_put_in_is_compiled(self, machine, compiled, root, cache, small):
+        machine()
+        manifest = parse_manifest((root / "manifest.json").read_text())
+        for part in ("decoder", "both"):
+            opened = swap_coder(open_checkpoint(small), small, part)
+            options = {"engine": "inductor", "checkpoint": opened}
+            build_plans(root, manifest, **options, cache=PlanCache(cache.folder / part))
+            assert (compiled[-1].vae, compiled[-1].vae_part) == (str(small / "vae"), part)
 
     @pytest.mark.parametrize("what", ["torch", "gpu", "level", "package", "precision"])
     def test_anything_else_is_compiled_again(self, machine, compiled, build, monkeypatch, what):

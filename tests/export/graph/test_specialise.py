@@ -63,6 +63,8 @@ VARIANTS = {
     "small coder, one channel": {"tiny": {"out_channels": 1}},
     "small coder, normals": {"tiny": {"upsample_fn": "bilinear"}, "task": "normals"},
     "small coder, silu": {"tiny": {"act_fn": "silu", "decoder_block_out_channels": (16, 16)}},
+    "small encoder": {"tiny": {}, "part": "encoder", "task": "normals"},
+    "small decoder": {"tiny": {}, "part": "decoder", "alpha_bar": SD2_ALPHA_BAR},
     "5x5 ends, three levels": {
         "unet": {
             "block_out_channels": (32, 64, 64),
