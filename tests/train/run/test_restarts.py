@@ -58,13 +58,13 @@ def test_torchrun_starts_a_killed_process_again(tmp_path, speed):
 def started(table, root, *launcher):
     file = root / "table.json"
     file.write_text(json.dumps(table))
-    said = (root / f"said-{len(list(root.iterdir()))}.txt").open("w")
-    return subprocess.Popen(
-        [sys.executable, *launcher, str(SCRIPT), str(file)],
-        stdout=said,
-        stderr=said,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
-    )
+    with (root / f"said-{len(list(root.iterdir()))}.txt").open("w") as said:
+        return subprocess.Popen(
+            [sys.executable, *launcher, str(SCRIPT), str(file)],
+            stdout=said,
+            stderr=said,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        )
 
 
 def wait_for_steps(out, number, seconds=600):
