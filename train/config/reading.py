@@ -93,10 +93,19 @@ def _is_lower(new: str | None, old: str | None) -> bool:
     return all(isinstance(value, float) for value in values) and values == sorted(values)
 
 
+def _without_cache(part: object) -> object:
+    """A data set as far as its samples go; where they are kept changes none of them."""
+    if not isinstance(part, Mapping):
+        return part
+    return {key: value for key, value in part.items() if key != "cache_gb"}
+
+
 def _flat(table: Mapping[str, Any]) -> dict[str, str]:
     flat: dict[str, str] = {}
     for key, value in table.items():
-        if isinstance(value, Mapping):
+        if key == "data" and isinstance(value, list | tuple):
+            flat[key] = json.dumps([_without_cache(part) for part in value])
+        elif isinstance(value, Mapping):
             flat |= {f"{key}.{inner}": text for inner, text in _flat(value).items()}
         else:
             flat[key] = json.dumps(value)

@@ -200,6 +200,9 @@ def test_a_run_trains_from_an_address_as_from_the_folder(tmp_path, served):
         train_model(parse_config(table))
         steps.append(logged(tmp_path / name))
     assert steps[0] == steps[1]
+    table["data"][0]["cache_gb"] = 0.001  # such a run may go on
+    table["optim"]["steps"] = 3
+    assert train_model(parse_config(table)).progress.step == 3
     table["data"][0] |= {"root": str(tmp_path / "files"), "cache_gb": 1.0}
     with pytest.raises(UsageError, match=r"data\[0\].cache_gb is for a data set at an address"):
         parse_config(table)
