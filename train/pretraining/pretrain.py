@@ -194,7 +194,7 @@ def learn(
 
     Raises:
         CheckpointError: the newest checkpoint cannot be used.
-        E2EDeployError: a file cannot be written, or the loss is NaN.
+        E2EDeployError: a file cannot be written, or loss or gradient is NaN.
         KeyboardInterrupt: interrupted; a checkpoint is written.
     """
     trained = _Trained(name, module.requires_grad_(True).train(), root)
@@ -206,17 +206,20 @@ def learn(
             on_step(step)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=in_bf16):
                 loss = loss_of(_generator(seed, step))
-            trained.step(loss, lr=lr * _factor(step, steps))
-            losses.append(loss.detach())
-            done = step + 1
+            norm = trained.step(loss, lr=lr * _factor(step, steps))
+            losses.append(torch.where(norm.isfinite(), loss.detach(), math.nan))
+            done, is_interrupted = step + 1, interruption.requested
             count(done, steps)
             if done * NUM_LINES // steps > step * NUM_LINES // steps:
                 count.say(
-                    f"{work} of the {name}: step {done}/{steps}  loss {_taken(losses, work):.4f}"
+                    f"{work} of the {name}: step {done}/{steps}  loss {_mean(losses, work):.4f}"
                 )
-            if interruption.requested or done % save_every == 0 or done == steps:
+                losses.clear()
+            if is_interrupted or done % save_every == 0 or done == steps:
+                if losses:  # before the last good checkpoint gives way
+                    _mean(losses, work)
                 trained.save(done, facts or {})
-            if interruption.requested:
+            if is_interrupted:
                 count.say(f"interrupted; step {done} of the {name} is saved")
                 raise KeyboardInterrupt
     module.requires_grad_(False).eval()
@@ -241,25 +244,27 @@ class _Trained:
         load_weights(folders[-1], self.parts, self.named, self.optimizer)
         return progress.step
 
-    def step(self, loss: Tensor, *, lr: float) -> None:
+    def step(self, loss: Tensor, *, lr: float) -> Tensor:
+        """The norm of the gradient, before it is clipped."""
         self.optimizer.param_groups[0]["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch's
-        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
+        return norm
 
     def save(self, step: int, facts: Mapping[str, Any]) -> None:
         progress = Progress(step=step)
         save_checkpoint(self.root, progress, facts, self.parts, self.named, self.optimizer, keep=1)
 
 
-def _taken(losses: list[Tensor], work: str) -> float:
-    """Mean of the losses, which are forgotten; they stay on their device until here, so that no step waits."""
+def _mean(losses: list[Tensor], work: str) -> float:
+    """Of the losses, which stay on their device until here, so that no step waits."""
     mean = float(torch.stack(losses).mean())
-    losses.clear()
     if not math.isfinite(mean):
         raise E2EDeployError(
-            f"the loss of the {work} is NaN or infinite: look at the data with `check_data`"
+            f"the loss or gradient of the {work} is NaN or infinite, and nothing of it is saved: look at the data with "
+            "`check_data`, or lower the learning rate"
         )
     return mean
 

@@ -154,10 +154,11 @@ def test_an_interrupted_distillation_goes_on_to_the_same_bits(tmp_path, monkeypa
     step, seen = pretrain._Trained.step, []
 
     def stepping(self, loss, *, lr):
-        step(self, loss, lr=lr)
+        norm = step(self, loss, lr=lr)
         seen.append(lr)
         if len(seen) in (4, 9):  # in either half
             signal.raise_signal(signal.SIGTERM)
+        return norm
 
     monkeypatch.setattr(pretrain._Trained, "step", stepping)
     root = tmp_path / "out" / "distil"

@@ -6,7 +6,7 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from e2e_deploy.errors import UsageError
+from e2e_deploy.errors import E2EDeployError, UsageError
 from e2e_deploy.model import tiny
 from e2e_deploy.model.checkpoint import open_checkpoint
 from e2e_deploy.model.loading import load_model
@@ -96,10 +96,11 @@ def test_an_interrupted_pretraining_goes_on_to_the_same_bits(tmp_path, monkeypat
     step, seen = pretrain._Trained.step, []
 
     def stepping(self, loss, *, lr):
-        step(self, loss, lr=lr)
+        norm = step(self, loss, lr=lr)
         seen.append(lr)
         if len(seen) in (4, 9):  # in either part
             signal.raise_signal(signal.SIGTERM)
+        return norm
 
     monkeypatch.setattr(pretrain._Trained, "step", stepping)
     root = tmp_path / "out" / "pretrain"
@@ -116,6 +117,34 @@ def test_an_interrupted_pretraining_goes_on_to_the_same_bits(tmp_path, monkeypat
     assert len(seen) == 12
     assert equal(weights(folder), expected)
     assert sorted(path.name for path in root.iterdir()) == ["autoencoder", "start", "unet"]
+
+
+@pytest.mark.parametrize("broken", ["loss", "gradient"])
+def test_nan_leaves_the_last_good_checkpoint(tmp_path, broken):
+    """It comes between two lines of the loss, and each step is a checkpoint."""
+    module, steps = torch.nn.Linear(1, 1), []
+
+    def loss_of(generator):
+        steps.append(None)
+        weight = module.weight.sum()
+        if len(steps) < 4:
+            return weight.square()
+        return weight * torch.nan if broken == "loss" else (weight - weight.detach()).sqrt()
+
+    with pytest.raises(E2EDeployError, match="loss or gradient of the pretraining is NaN"):
+        pretrain.learn("unet", module, loss_of, tmp_path, steps=200, lr=1e-3, save_every=1)
+    (folder,) = checkpoint_folders(tmp_path)
+    assert (folder.name, len(steps)) == ("step-00000003", 4)
+    good = torch.nn.Linear(1, 1)
+    with pytest.raises(KeyboardInterrupt):  # what is there is what the next run loads
+        pretrain.learn("unet", good, lambda _: _stop(good), tmp_path, steps=200, lr=1e-3)
+    assert checkpoint_folders(tmp_path)[-1].name == "step-00000004"
+    assert all(bool(parameter.isfinite().all()) for parameter in good.parameters())
+
+
+def _stop(module):
+    signal.raise_signal(signal.SIGTERM)
+    return module.weight.square().sum()
 
 
 @pytest.mark.parametrize(
