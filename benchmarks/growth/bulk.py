@@ -2,7 +2,8 @@
 
     python -m benchmarks.growth.bulk [--work DIR] [--storage-mb-s 2000] [--storage-files-s 10000] [--network-mb-s 3000]
 
-The model (model.py) is held against runs of 1, 2 and 4 workers on this machine, of which it knows only that with one.
+The model (model.py) is held against runs of 1, 2 and 4 workers on this machine, of which it knows only that with one,
+and what a shard costs the driver, which it has from runs with nothing to do.
 Of clusters, the storage, the network and the machines are assumed; nothing was run on one. The time of an engine on a
 GPU is that of benchmarks/gpu/speed.py.
 """

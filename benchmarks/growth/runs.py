@@ -92,14 +92,20 @@ def run(folder: Path, out: Path, *, workers: int, shard: int, cores: int = 1) ->
     )
 
 
+def _text(path: Path) -> str:
+    """Empty for a process that has just ended."""
+    with contextlib.suppress(OSError):
+        return path.read_text()
+    return ""
+
+
 def descendants_s() -> float:
     """CPU seconds of all processes that this one began, and those that they began, with those that have ended."""
     total, look = 0, [os.getpid()]
     while look:
         for task in Path(f"/proc/{look.pop()}/task").glob("*/children"):
-            with contextlib.suppress(OSError):  # it has just ended
-                for child in task.read_text().split():
-                    told = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+            for child in _text(task).split():
+                if told := _text(Path(f"/proc/{child}/stat")).rpartition(")")[2].split():
                     total += sum(map(int, told[11:15]))
                     look.append(int(child))
     return total * TICK_S

@@ -23,10 +23,11 @@ from e2e_deploy.runtime.bulk.inputs.item import BulkItem, Read
 from e2e_deploy.runtime.bulk.inputs.listing import Listing, list_items
 from e2e_deploy.runtime.bulk.inputs.reading import read_items
 from e2e_deploy.runtime.bulk.ledger import Ledger
+from e2e_deploy.runtime.bulk.outputs.folder import BOOKS
 from e2e_deploy.runtime.bulk.outputs.layouts import LAYOUTS
 from e2e_deploy.runtime.bulk.parcel import Parcel, Table, from_table, to_orders
 from e2e_deploy.runtime.bulk.reading import read_shards
-from e2e_deploy.runtime.bulk.report import BulkReport, report_files
+from e2e_deploy.runtime.bulk.report import REPORT, BulkReport, report_files
 from e2e_deploy.runtime.bulk.store import is_address
 from e2e_deploy.runtime.bulk.writing import ShardWriter
 from e2e_deploy.runtime.fit import best_size
@@ -39,6 +40,10 @@ RETRIES = 3  # of a shard whose worker died
 RESTARTS = 10  # of one engine's worker
 COMMIT_S, COMMIT_SHARDS = 2.0, 256
 MAX_NOTES = 100
+DIED = (
+    f"a worker died of the same pictures {RETRIES + 1} times; what was left was tried in processes apart first, and "
+    "what ended those is among the failures"
+)
 
 OnProgress = Callable[[BulkReport], None]
 DEVICES = ("auto", "cpu", "cuda")
@@ -105,6 +110,7 @@ def bulk(
     target: str | Path = out if is_address(out) else Path(out)
     if isinstance(place, Path) and os.path.exists(place):
         place = place.absolute()  # workers may be at home in another folder
+    ledger = Ledger(target)  # refuses an address with credentials, before anything names it
     _check_apart(place, target)
     listing = list_items(place, column, topic)
     orders = [EngineOrder(str(b.root.resolve()), _frame_size(b, listing, shard)) for b in opened]
@@ -115,31 +121,36 @@ def bulk(
         format=format,
         shard=shard,
     )
-    ledger = Ledger(target)
     with ledger.open(plan):
         report = BulkReport(len(listing.items), target)
         _tell(report, ledger)
         report.before = report.finished
         report.notes += listing.notes[:MAX_NOTES]
         shards = listing.shards(shard)
-        todo = [number for number in range(len(shards)) if number not in ledger.done]
+        todo = ledger.left(len(shards))
         on_progress(report)
         if todo:
             ledger.output.write(LAYOUTS[format].root)
             with cluster(address, workers=workers, cores=cores, device=device) as (data, share):
+                ledger.check()  # once more: in a store another may have begun meanwhile
                 report.workers = share.workers
                 writings = [(b.manifest, o.frame_size) for b, o in zip(opened, orders, strict=True)]
-                rows = _results(
-                    data,
-                    _blocks(listing.items, shards, todo),
-                    partial(EngineWorker, orders, backend, device, share.threads),
-                    ShardWriter(ledger.output, writings, format),
-                    share,
-                )
-                _collect(rows, ledger, report, on_progress)
+                for tries_first in (False, True):
+                    rows = _results(
+                        data,
+                        _blocks(listing.items, shards, ledger.left(len(shards))),
+                        partial(EngineWorker, orders, backend, device, share.threads),
+                        ShardWriter(ledger.output, writings, format),
+                        share,
+                        tries_first=tries_first,
+                    )
+                    if _collect(rows, ledger, report, on_progress, may_die=not tries_first):
+                        break
+                    report.notes.append(DIED)
             if not report.interrupted:
                 ledger.output.tidy()  # what workers that died left
-        ledger.output.write(report_files(report))
+        if todo or REPORT not in ledger.output.names(BOOKS):  # that of the run that did it stays
+            ledger.output.write(report_files(report))
     return report
 
 
@@ -249,6 +260,8 @@ def _results(
     engine: "partial[EngineWorker]",
     writer: ShardWriter,
     share: Share,
+    *,
+    tries_first: bool,
 ) -> Iterator[list[Parcel]]:
     """Ray's pipeline, as parcels that were written, in any order."""
     pool = data.ActorPoolStrategy(size=share.workers)
@@ -257,6 +270,7 @@ def _results(
         data.from_arrow(list(blocks))
         .map_batches(
             read_shards,
+            fn_kwargs={"tries_first": tries_first},
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=1,
@@ -285,10 +299,19 @@ def _results(
 
 
 def _collect(
-    rows: Iterator[list[Parcel]], ledger: Ledger, report: BulkReport, on_progress: OnProgress
-) -> None:
-    """Put into the ledger what was written, until all is or something stops it."""
-    start_s = committed_s = time.monotonic()
+    rows: Iterator[list[Parcel]],
+    ledger: Ledger,
+    report: BulkReport,
+    on_progress: OnProgress,
+    *,
+    may_die: bool,
+) -> bool:
+    """Put into the ledger what was written, until all is or something stops it.
+
+    False where workers died of one shard again and again, which is an error unless it ``may_die``.
+    """
+    committed_s = time.monotonic()
+    start_s = committed_s - report.seconds
     waiting: list[Parcel] = []
     try:
         for parcels in rows:
@@ -303,6 +326,8 @@ def _collect(
     except KeyboardInterrupt:
         report.interrupted = True
     except Exception as error:
+        if may_die and _is_death(error):
+            return False
         raise _plain(error, report) from error
     finally:
         try:
@@ -311,6 +336,13 @@ def _collect(
             _tell(report, ledger)
             raise _again(type(error), str(error), report) from error
         _tell(report, ledger)
+    return True
+
+
+def _is_death(error: BaseException) -> bool:
+    """Whether a task's process ended, and not the task in an error of its own."""
+    crashed = require("ray.exceptions", "bulk").WorkerCrashedError
+    return isinstance(error, crashed) or isinstance(getattr(error, "cause", None), crashed)
 
 
 def _count(report: BulkReport, parcels: list[Parcel]) -> None:

@@ -69,7 +69,6 @@ class Ledger:
         written: pictures that have results.
         unknown: of their results those without a number.
         failures: of the finished shards, by index.
-        seconds: of each stage, in all.
     """
 
     def __init__(self, out: str | Path) -> None:
@@ -79,7 +78,6 @@ class Ledger:
         self.done: set[int] = set()
         self.written = self.unknown = 0
         self.failures: dict[int, Failure] = {}
-        self.seconds: dict[str, float] = {}
         self._count = 0
 
     @contextmanager
@@ -138,8 +136,19 @@ class Ledger:
         self.written += entry.written
         self.unknown += entry.unknown
         self.failures |= {failure.index: failure for failure in entry.failures}
-        for stage, seconds in entry.seconds.items():
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
+    def left(self, count: int) -> list[int]:
+        """Numbers of the shards below ``count`` that are not finished."""
+        return [number for number in range(count) if number not in self.done]
+
+    def check(self) -> None:
+        """See that no other run has begun in the same place, where nothing can be locked.
+
+        Raises:
+            UsageError: one has, with something else.
+        """
+        if not self.output.has_lock:
+            _require_same(self.output.shown(), self._begun() or {}, self._plan)
 
     def commit(self, parcels: list[Parcel]) -> None:
         """Say of shards, whose files are there to stay, that they are finished.
@@ -153,8 +162,8 @@ class Ledger:
             for p in parcels
             if p.shard not in self.done
         ]
-        if entries and not self.output.has_lock:
-            _require_same(self.output.shown(), self._begun() or {}, self._plan)
+        if entries:
+            self.check()
         for together in _by_failures(entries):
             self._count += 1
             shards = [asdict(entry) for entry in together]

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from e2e_deploy.packages import require
 from e2e_deploy.runtime.backends.layout import Outcome
 from e2e_deploy.runtime.bulk.inputs.item import BulkItem, Moment
+from e2e_deploy.system.text import clean
 
 Table = Any
 """pyarrow.Table: PyArrow is an optional package."""
@@ -81,9 +82,9 @@ class Parcel:
     unknown: int = 0
 
     def note(self, text: str) -> None:
-        """Keep a sentence."""
+        """Keep a sentence, without what a hostile name would do to a terminal."""
         if len(self.notes) < MAX_SHARD_NOTES:
-            self.notes.append(text)
+            self.notes.append(clean(text))
 
 
 def to_table(parcels: Sequence[Parcel]) -> Table:

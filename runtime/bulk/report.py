@@ -12,6 +12,8 @@ from e2e_deploy.runtime.bulk.outputs.folder import BOOKS
 from e2e_deploy.runtime.bulk.parcel import Failure
 from e2e_deploy.system.json_files import to_json
 
+REPORT = "report.json"
+
 
 @dataclass
 class BulkReport:
@@ -23,7 +25,7 @@ class BulkReport:
         written: that have results now.
         failures: that have none, with their reasons.
         unknown_results: results in which no pixel is a number.
-        seconds: of this run, from the first shard to the last.
+        seconds: of this run, from when Ray was asked to the last shard; engines load in them.
         stage_seconds: that workers spent in each stage in this run, over all of them.
         workers: engines at work at once.
         notes: what has to be known of pictures, a sentence each.
@@ -81,7 +83,7 @@ class BulkReport:
 
 
 def report_files(report: BulkReport) -> Files:
-    """report.json, and the pictures without results as failed.csv and failed.parquet."""
+    """The pictures without results as failed.csv and failed.parquet, and last report.json."""
     failures = sorted(report.failures, key=lambda failure: failure.index)
     pa, parquet = require("pyarrow", "bulk"), require("pyarrow.parquet", "bulk")
     columns = {
@@ -95,9 +97,9 @@ def report_files(report: BulkReport) -> Files:
     writer.writerow(("index", "path", "reason"))
     writer.writerows((f.index, plain_text(f.path), plain_text(f.reason)) for f in failures)
     return [
-        (f"{BOOKS}/report.json", f"{to_json(report.values(), indent=2)}\n".encode()),
         (f"{BOOKS}/failed.csv", rows.getvalue().encode()),
         (f"{BOOKS}/failed.parquet", table.getvalue()),
+        (f"{BOOKS}/{REPORT}", f"{to_json(report.values(), indent=2)}\n".encode()),
     ]
 
 

@@ -20,7 +20,7 @@ from e2e_deploy.runtime.sources.picture_file import PICTURE_SUFFIXES
 from e2e_deploy.runtime.sources.picture_source import result_names
 from e2e_deploy.system.addresses import masked
 
-MAX_ITEMS = 100_000_000
+MAX_ITEMS = 20_000_000  # 8 GB of memory
 MAX_LIST = 2**30  # bytes of a list in a store, which is copied
 
 
@@ -29,14 +29,12 @@ class Listing:
     """All items of a bulk run.
 
     Attributes:
-        root: what was given.
         items: in order.
         digest: SHA-256 over paths, sizes and places; another one is another input.
         others: files of the folder that are not read, by their names.
         notes: what has to be known of them, a sentence each.
     """
 
-    root: str | Path
     items: list[BulkItem]
     digest: str
     others: int = 0
@@ -174,7 +172,7 @@ class _Maker:
             )
         if self.others:
             self.notes.append(f"{self.others} files of {self._root} are not read, by their names")
-        return Listing(self._root, self._items, self._digest.hexdigest(), self.others, self.notes)
+        return Listing(self._items, self._digest.hexdigest(), self.others, self.notes)
 
 
 def _add_folder(made: _Maker, root: Path) -> None:
@@ -220,6 +218,7 @@ def _add_list(made: _Maker, source: Path, column: str, base: str = "") -> None:
     ``base`` is the address that relative paths begin at, of a list that is a copy of one in a store.
     """
     paths: list[str] = []
+    is_told = False
     for given in lists.paths_of(source, column):
         if len(paths) == MAX_ITEMS:
             raise SourceError(f"{source} names more than {MAX_ITEMS:,} pictures; split it")
@@ -228,6 +227,10 @@ def _add_list(made: _Maker, source: Path, column: str, base: str = "") -> None:
             Store(given.rpartition("/")[0])  # what is none is known before the run
             paths.append(given)
         else:
+            begin = base or str(source.parent)
+            if not (is_told or os.path.isabs(given)):  # the same names elsewhere are other pictures
+                made.tell(begin)
+                is_told = True
             relative = base and not given.startswith("/")
             paths.append(f"{base}/{given}" if relative else str(source.parent / given))
     if not paths:

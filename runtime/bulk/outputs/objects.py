@@ -28,6 +28,7 @@ class StoreOutput:
 
     def __init__(self, address: str) -> None:
         self._store = Store(address)
+        self._known: set[str] = set()  # what was listed: nothing of a run is ever removed
 
     def __reduce__(self) -> tuple[type["StoreOutput"], tuple[str]]:
         """Its address alone: each process finds the credentials itself."""
@@ -51,12 +52,14 @@ class StoreOutput:
 
     def names(self, folder: str) -> list[str]:
         """As ``Output``."""
-        return [name for name, _ in self._store.folder(folder).files]
+        found = [name for name, _ in self._store.folder(folder).files]
+        self._known |= {f"{folder}/{name}" for name in found}
+        return found
 
     def read(self, name: str, limit: int) -> bytes | None:
         """As ``Output``."""
         folder, _, last = name.rpartition("/")
-        if last not in self.names(folder):
+        if name not in self._known and last not in self.names(folder):
             return None
         return self._store.read(name, limit)
 

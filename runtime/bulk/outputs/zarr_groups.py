@@ -23,6 +23,7 @@ from e2e_deploy.runtime.bulk.report import plain_text
 from e2e_deploy.runtime.sinks.sink import UNKNOWN, SixteenBits, about
 
 STORE = "results.zarr"
+MAX_STAMP_NS = 2**63 - 1
 _META = "zarr.json"
 ROOT: Files = [
     (f"{STORE}/{_META}", b'{"zarr_format": 3, "node_type": "group", "attributes": {}}\n')
@@ -73,7 +74,10 @@ def _fill(group: Any, size: str, pictures: list[EncodedPicture]) -> None:
         known["pts_s"] = np.array([np.nan if t is None else t for t in times], np.float64)
     stamps = [picture.frame.stamp_ns for picture in pictures]
     if any(stamp is not None for stamp in stamps):
-        known["stamp_ns"] = np.array([-1 if s is None else s for s in stamps], np.int64)
+        # A log's stamps have 64 bits without a sign, and one beyond the year 2262 is none.
+        known["stamp_ns"] = np.array(
+            [-1 if s is None or s > MAX_STAMP_NS else s for s in stamps], np.int64
+        )
     # xarray takes these for what rows are known by, and not for more results.
     inner = group.create_group(size, attributes={"coordinates": " ".join(known)})
     for name, values in known.items():

@@ -78,7 +78,7 @@ def rows(path: Path, columns: Sequence[str], *, at_once: int) -> Iterator[dict[s
 def rows_from(
     path: Path, columns: Sequence[str], first: int, *, counted_by: str, at_once: int
 ) -> Iterator[dict[str, Any]]:
-    """The rows from the one with that number on; of those before it one column of numbers is read at most.
+    """The rows from the one with that number on; of the row groups before it one column of numbers is read at most.
 
     Args:
         path: of the file.

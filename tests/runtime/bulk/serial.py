@@ -46,11 +46,11 @@ def without_ray(monkeypatch, *, before_write=lambda parcel: None, order=list):
     def cluster(address, **asked):
         yield None, Share(1, 1, 0)
 
-    def results(data, blocks, engine, writer, share):
+    def results(data, blocks, engine, writer, share, *, tries_first):
         assert engine.args[-1] == share.threads
         worker = EngineWorker(*engine.args)
         for table in order(list(blocks)):
-            for read in read_shards(table):
+            for read in read_shards(table, tries_first=tries_first):
                 done = worker(read)
                 for parcel in from_table(done):
                     before_write(parcel)

@@ -193,6 +193,39 @@ def test_a_finished_run_does_nothing(pictures, bundle, tmp_path, monkeypatch):
     again = e2e.bulk(pictures, bundle, tmp_path / "out")
     assert (again.finished, again.before, again.written) == (COUNT, COUNT, first.written)
     assert {p: p.stat().st_mtime_ns for p in files} == files
+    told = tmp_path / "out" / "_bulk" / "report.json"
+    assert json.loads(told.read_text())["before"] == 0, "the report of the run that did it stays"
+    told.unlink()  # it died before it was written
+    e2e.bulk(pictures, bundle, tmp_path / "out")
+    assert json.loads(told.read_text())["finished"] == COUNT
+
+
+def test_workers_that_die_of_pictures_are_tried_apart(
+    pictures, bundle, of_run, tmp_path, monkeypatch
+):
+    ray = pytest.importorskip("ray")
+    tried = []
+    without_ray(monkeypatch)
+    results = bulk_module._results
+
+    def dying(*given, tries_first):
+        tried.append(tries_first)
+        found = results(*given, tries_first=False)
+        yield next(found)
+        if not tries_first or always:
+            raise ray.exceptions.WorkerCrashedError
+        yield from found
+
+    monkeypatch.setattr(bulk_module, "_results", dying)
+    always = False
+    report = e2e.bulk(pictures, bundle, tmp_path / "out", shard=4)
+    assert tried == [False, True]
+    assert report.finished == COUNT
+    assert report.notes[-1] == bulk_module.DIED
+    assert results_of(tmp_path / "out") == of_run
+    always = True
+    with pytest.raises(E2EDeployError, match=f"8 of {COUNT} pictures are done"):
+        e2e.bulk(pictures, bundle, tmp_path / "again", shard=4)
 
 
 def test_ctrl_c_keeps_what_was_done(pictures, bundle, tmp_path, monkeypatch):
@@ -369,10 +402,15 @@ def test_ray_is_asked_for_bounded_retries():
     data = Data()
     engine = partial(EngineWorker, [], "auto", "cpu", 2)
     assert (
-        list(bulk_module._results(data, iter([]), engine, lambda table: table, Share(3, 2, 0)))
+        list(
+            bulk_module._results(
+                data, iter([]), engine, lambda table: table, Share(3, 2, 0), tries_first=True
+            )
+        )
         == []
     )
     decode, engines, encode = data.stages
+    assert decode["fn_kwargs"] == {"tries_first": True}
     assert 1 <= decode["max_retries"] <= 5
     assert 1 <= encode["max_retries"] <= 5
     assert 1 <= engines["max_restarts"] <= 20

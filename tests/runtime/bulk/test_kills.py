@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ import e2e_deploy as e2e
 from e2e_deploy.errors import E2EDeployError
 from e2e_deploy.runtime.bulk import bulk as bulk_module
 from tests.plain_bundle import write_plain_bundle
+from tests.runtime.bulk.deadly import deadly_decoder, make_deadly
 from tests.runtime.bulk.processes import below
 from tests.runtime.bulk.serial import DAMAGED, results_of, write_pictures
 
@@ -122,7 +124,7 @@ def test_a_run_that_is_ended_goes_on_and_leaves_no_process(inputs, tmp_path, num
 def test_what_kills_its_worker_each_time_ends_the_run_in_a_sentence(inputs, tmp_path, monkeypatch):
     tries = tmp_path / "tries"
 
-    def deadly(table):
+    def deadly(table, tries_first):
         with tries.open("a") as stream:
             stream.write("x")
         os.kill(os.getpid(), signal.SIGKILL)
@@ -135,4 +137,23 @@ def test_what_kills_its_worker_each_time_ends_the_run_in_a_sentence(inputs, tmp_
     print(said)
     assert "0 of 1 pictures are done" in said
     assert "\n" not in said
-    assert tries.read_text() == "x" * (1 + bulk_module.RETRIES)
+    assert tries.read_text() == "x" * 2 * (1 + bulk_module.RETRIES)
+
+
+def test_pictures_that_end_their_decoder_are_failures(inputs, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(deadly_decoder(tmp_path / "site")))
+    make_deadly(inputs / "in" / "p017.png", tmp_path / "in" / "p017.png")
+    for name in ("p016.png", "p018.png", "p020.png"):
+        shutil.copy(inputs / "in" / name, tmp_path / "in" / name)
+    report = e2e.bulk(
+        tmp_path / "in", inputs / "depth", tmp_path / "out", workers=1, cores=1, shard=2
+    )
+    assert [(f.path, f.reason) for f in report.failures] == [
+        (str(tmp_path / "in" / "p017.png"), "its decoder ended the process (SIGABRT)")
+    ]
+    assert bulk_module.DIED in report.notes
+    for name in ("p016", "p018", "p020"):
+        found, wanted = (
+            folder / f"{name}_depth.png" for folder in (tmp_path / "out", inputs / "ref")
+        )
+        assert found.read_bytes() == wanted.read_bytes()

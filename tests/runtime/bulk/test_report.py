@@ -54,7 +54,7 @@ def test_failures_are_in_order_and_any_name_is_written(tmp_path):
         Failure(2, "b", "c"),
     ]
     report.notes = ["a\udcff is turned"]
-    (_, told), (_, table), (_, rows) = report_files(report)
+    (_, table), (_, rows), (_, told) = report_files(report)
     expected = [
         {"index": 2, "path": "b", "reason": "c"},
         {"index": 7, "path": "a\\udcff\n.png", "reason": 'it is "damaged",\nreally'},
@@ -86,3 +86,9 @@ def test_results_without_a_number_are_counted_and_stay_so(run, monkeypatch):
     monkeypatch.setattr(writing, "known_pixels", lambda result: np.zeros(result.shape[:2], bool))
     assert (run().unknown_results, run().unknown_results) == (3, 3)
     assert not run().complete
+
+
+def test_notes_and_reasons_are_safe_to_print():
+    parcel = Parcel(0)
+    parcel.note("a\x1b]0;owned\x07.png is odd")
+    assert parcel.notes == ["a\ufffd]0;owned\ufffd.png is odd"]

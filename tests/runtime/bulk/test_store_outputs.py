@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -224,3 +225,40 @@ def test_results_in_s3_by_ray_of_a_run_that_is_killed(inputs, tmp_path):
     assert found == results_of(tmp_path / "ref")
     assert json.loads(contents["_bulk/report.json"])["finished"] == COUNT + 202
     assert not [name for name, data in contents.items() if s3.SECRET.encode() in data]
+
+
+def test_who_begins_while_ray_does_is_seen_before_the_first_result(inputs, kept, monkeypatch):
+    without_ray(monkeypatch)
+    plain = bulk_module.cluster
+
+    @contextmanager
+    def slow(*given, **asked):
+        with plain(*given, **asked) as here:
+            kept.pipe("/bucket/out/_bulk/plan.json", json.dumps(PLAN).encode())
+            yield here
+
+    monkeypatch.setattr(bulk_module, "cluster", slow)
+    with pytest.raises(UsageError, match="begun with other"):
+        e2e.bulk(*inputs, OUT, shard=4)
+    assert not objects(kept)
+
+
+def test_a_long_ledger_is_listed_once(kept, monkeypatch):
+    with Ledger(OUT).open(PLAN) as ledger:
+        for shard in range(6):
+            ledger.commit([Parcel(shard, written=1)])
+    looked = []
+    folder = module.Store.folder
+    monkeypatch.setattr(
+        module.Store, "folder", lambda self, name="": looked.append(name) or folder(self, name)
+    )
+    again = Ledger(OUT)
+    with again.open(PLAN):
+        assert again.written == 6
+    assert looked.count("_bulk/ledger") == 1
+
+
+def test_an_address_with_credentials_is_not_shown(inputs):
+    with pytest.raises(UsageError) as caught:
+        e2e.bulk("s3://KEY:SECRET@bucket/p", inputs[1], "s3://KEY:SECRET@bucket/p/out")
+    assert "SECRET" not in str(caught.value)

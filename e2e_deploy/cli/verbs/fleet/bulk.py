@@ -11,6 +11,7 @@ from e2e_deploy.cli import INTERRUPTED, options
 from e2e_deploy.names import BULK_FORMATS, BackendChoice
 from e2e_deploy.progress import Count
 from e2e_deploy.system.json_files import to_json
+from e2e_deploy.system.text import clean
 
 if TYPE_CHECKING:
     from e2e_deploy.runtime.bulk.report import BulkReport
@@ -51,7 +52,7 @@ SHOWN_FAILURES = 5
 )
 @click.option(
     "--workers",
-    type=options.WORKERS,
+    type=click.IntRange(1, 100_000),
     default=None,
     help="Engines at once.  [default: one a GPU, or one for every --cores]",
 )
@@ -123,7 +124,7 @@ def command(
 def _summarise(report: "BulkReport") -> None:
     """The end, for people, on stderr."""
     for note in report.notes:
-        click.echo(note, err=True)
+        click.echo(clean(note), err=True)
     new = report.finished - report.before
     rate = f", {report.per_second:.1f} pictures/s" if new else ""
     click.echo(
@@ -136,7 +137,7 @@ def _summarise(report: "BulkReport") -> None:
             err=True,
         )
     for failure in report.failures[:SHOWN_FAILURES]:
-        click.echo(f"no result: {failure.reason}", err=True)
+        click.echo(f"no result: {clean(failure.reason)}", err=True)
     if report.failures:
         table = f"{report.out}/_bulk/failed.csv"
         click.echo(f"{len(report.failures)} pictures have no result; {table} says why", err=True)

@@ -126,3 +126,20 @@ def test_a_long_list_is_handed_on_in_few_small_pieces(tmp_path):
     assert all(
         [i.index for i in p.items] == list(range(4 * p.shard, 4 * p.shard + 4)) for p in parcels
     )
+
+
+def test_the_same_list_elsewhere_is_another_input(tmp_path):
+    """Relative paths begin at the list's own folder: there the same names are other pictures."""
+    for day, path in (
+        ("one", "a.png"),
+        ("two", "a.png"),
+        ("three", "/data/a.png"),
+        ("four", "/data/a.png"),
+    ):
+        (tmp_path / day).mkdir()
+        (tmp_path / day / "l.csv").write_text(f"path\n{path}\n")
+    one, two, three, four = (
+        list_items(tmp_path / day / "l.csv", None).digest for day in ("one", "two", "three", "four")
+    )
+    assert one != two
+    assert three == four

@@ -128,7 +128,7 @@ def test_without_a_number_and_with_a_time(tmp_path):
     manifest = open_bundle(write_plain_bundle(tmp_path / "depth")).manifest
     values = np.array([[0.0, np.nan], [1.0, np.inf]], np.float32)
     pictures = []
-    for index, time_s, stamp in ((7, None, None), (8, 0.25, 12)):
+    for index, time_s, stamp in ((7, None, None), (8, 0.25, 12), (9, 0.5, 2**63)):
         frame = SourceFrame(np.empty((2, 2, 0), np.uint8), index, time_s, "a", stamp_ns=stamp)
         codes = zarr_groups.encode(Made(manifest, manifest.kinds[0], frame, values, False))
         item = BulkItem(index, "in/a\udcff.png", "", "a\udcff", index)
@@ -138,6 +138,6 @@ def test_without_a_number_and_with_a_time(tmp_path):
         (tmp_path / name).write_bytes(data)
     group = zarr.open_group(tmp_path / "results.zarr", mode="r")["shard-000000/2x2"]
     np.testing.assert_array_equal(group["depth"][0], [[1, 0], [65535, 0]])
-    np.testing.assert_array_equal(group["pts_s"][:], [np.nan, 0.25])
-    assert group["stamp_ns"][:].tolist() == [-1, 12]
+    np.testing.assert_array_equal(group["pts_s"][:], [np.nan, 0.25, 0.5])
+    assert group["stamp_ns"][:].tolist() == [-1, 12, -1]
     assert str(group["name"][0]) == r"a\udcff"
