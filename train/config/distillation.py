@@ -10,9 +10,11 @@ from e2e_deploy.train.config.settings import (
     RANDOM,
     CoderName,
     DistilConfig,
+    EvalConfig,
     LossConfig,
     ModelConfig,
     OptimConfig,
+    RunConfig,
     SpeedConfig,
     TrainConfig,
 )
@@ -61,6 +63,10 @@ def contradictions_of_distillation(config: TrainConfig) -> list[str]:
             f"distil.coder = {distil.coder!r} has no effect beside width, encoder_blocks and decoder_blocks; leave it "
             "out"
         )
+    if config.model.precision == "fp16":
+        problems.append(
+            'distil learns without a gradient scaler, which fp16 needs: use model.precision = "bf16" or "fp32"'
+        )
     if any(side % STRIDE for side in distil.size):
         problems.append(
             f"distil.size is {list(distil.size)}; both sides must be multiples of {STRIDE}"
@@ -102,10 +108,16 @@ def _without_truth(config: TrainConfig) -> list[str]:
         for name, (given, default) in idle.items()
         if given != default
     ]
+    run, unset = config.run, RunConfig(out="")
     keys: dict[str, bool] = {
         "model.train": config.model.train != ModelConfig().train,
         "model.gradient_checkpointing": config.model.gradient_checkpointing != "auto",
+        "model.noise": config.model.noise in ("gaussian", "pyramid"),
         "eval.select": config.eval is not None and config.eval.select != "last",
+        "eval.every": config.eval is not None and config.eval.every != EvalConfig(root="").every,
+        "run.keep": run.keep != unset.keep,
+        "run.log_every": run.log_every != unset.log_every,
+        "run.panel_every": run.panel_every != unset.panel_every,
         "augment.smallest_view": config.augment is not None and config.augment.smallest_view != 1,
     }
     return problems + [

@@ -37,16 +37,16 @@ def read_bytes(path: Path) -> bytes:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def read_picture(path: Path) -> Array:
+def read_picture(path: Path, *, drop_alpha: bool = False) -> Array:
     """PNG or JPEG as stored: uint8 or uint16, [H, W] or RGB [H, W, 3].
 
     Raises:
-        DataError: missing, damaged, or neither one nor three channels.
+        DataError: missing, damaged, or neither one nor three channels, beside alpha if ``drop_alpha`` says so.
     """
-    return decode_picture(path, read_bytes(path))
+    return decode_picture(path, read_bytes(path), drop_alpha=drop_alpha)
 
 
-def decode_picture(path: Path, content: bytes) -> Array:
+def decode_picture(path: Path, content: bytes, *, drop_alpha: bool = False) -> Array:
     """As ``read_picture``, of the ``content`` that messages call ``path``."""
     picture = None
     try:
@@ -63,6 +63,8 @@ def decode_picture(path: Path, content: bytes) -> Array:
         raise DataError(f"{path}: not a readable picture ({len(content)} bytes, truncated?)")
     if picture.ndim == 2:
         return picture
+    if drop_alpha and picture.shape[2] == 4:
+        picture = picture[..., :3]
     if picture.shape[2] != 3:
         raise DataError(f"{path}: has {picture.shape[2]} channels, expected 1 or 3")
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)

@@ -235,9 +235,7 @@ class FolderDataset:
         Raises:
             DataError: a file is missing or damaged, or sizes or types do not fit.
         """
-        stem = self.stems[index]
-        rgb_path = self.file("rgb", stem)
-        rgb = decode_rgb(rgb_path, self._content("rgb", stem))
+        stem, rgb = self.stems[index], self.read_rgb(index)
         depth_m, normals = np.zeros(rgb.shape[:2], np.float32), None
         if "depth" in self.suffixes:
             depth_m = self._read_depth(stem, rgb.shape[:2])
@@ -254,10 +252,19 @@ class FolderDataset:
             depth_m=np.where(valid, depth_m, np.float32(0)),
             normals=normals,
             valid=valid,
-            path=str(rgb_path),
+            path=str(self.file("rgb", stem)),
             mask=pictures.get("mask"),
             matte=pictures.get("matte"),
         )
+
+    def read_rgb(self, index: int) -> npt.NDArray[np.uint8]:
+        """The picture of sample ``index``, uint8 RGB [H, W, 3]; its truths stay unread.
+
+        Raises:
+            DataError: it is missing or damaged.
+        """
+        stem = self.stems[index]
+        return decode_rgb(self.file("rgb", stem), self._content("rgb", stem))
 
     def _list(self, kind: str) -> set[str]:
         suffix = self.suffixes[kind]

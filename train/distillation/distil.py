@@ -29,13 +29,23 @@ from e2e_deploy.train.distillation.answers import Answers, Rounds, answers_of
 from e2e_deploy.train.distillation.coder import with_small_coder
 from e2e_deploy.train.distillation.losses import decoder_loss, encoder_loss
 from e2e_deploy.train.distillation.measured import Chain, Found, HeldOutPictures
-from e2e_deploy.train.distillation.sources import Views, divided, pictures_of
+from e2e_deploy.train.distillation.sources import (
+    HELD_OUT_EVERY,
+    Unreadable,
+    Views,
+    divided,
+    pictures_of,
+)
 from e2e_deploy.train.model_folder import write_model
 from e2e_deploy.train.pretraining.pretrain import learn
 from e2e_deploy.train.step.forward import keep_float32
 from e2e_deploy.train.step.step import check_precision
 
 FOLDER = "distil"
+_ON_UNREADABLE = {
+    "pictures": "pictures that cannot be read: {count}; others took their place (the first: {first})",
+    "held_out": "held-out pictures that cannot be read: {count}; they are not measured (the first: {first})",
+}
 
 
 def distilled(
@@ -79,6 +89,7 @@ class _Distillation:
         self.in_bf16 = config.model.precision != "fp32"
         self.pictures = pictures_of(config)
         learned, held = divided(len(self.pictures), hold_out=config.eval is None)
+        self.learned = len(learned)
         self.views = Views(
             self.pictures,
             learned,
@@ -88,19 +99,21 @@ class _Distillation:
             augmentation=None if config.augment is None else Augmentation(config.augment),
         )
         self.held_out = HeldOutPictures(config, self.pictures, held)
+        self.said = dict.fromkeys(_ON_UNREADABLE, 0)
         facts = {
             "teacher": Path(start.id).name,
             "teacher_sha256": start.sha256(),
             "coder": asdict(shape_of(self.settings)),
             "distil": {k: v for k, v in asdict(self.settings).items() if k != "pictures"},
-            "pictures": {"name": self.pictures.name, "images": len(learned)},
+            "pictures": {"name": self.pictures.name, "images": len(self.pictures)},
             "pictures_sha256": self.pictures.fingerprint(),
             "augment": None if config.augment is None else asdict(config.augment),
             "seed": config.run.seed,
             "precision": config.model.precision,
         }
         self.facts: dict[str, Any] = json.loads(json.dumps(facts))
-        """What two distillations that give the same weights have in common, as JSON gives it back."""
+        """What a model that is done and this run have in common, as JSON gives it back. Not how many pictures were
+        learned from, which follows from [eval]: that may change, and then the model stays as it is."""
 
     def finish(self) -> Path:
         """Do what is left."""
@@ -109,7 +122,8 @@ class _Distillation:
             return self.model
         teacher = self.teacher.to(self.device).eval()
         student = with_small_coder(teacher, shape_of(self.settings), seed=self.config.run.seed)
-        keep_float32(student.get_submodule(student.last_convolution))
+        for model in (teacher, student):
+            keep_float32(model.get_submodule(model.last_convolution))
         measured = {"teacher": self._measured("teacher", None)}
         for name, learn_half, first in (
             ("decoder", self._learn_decoder, teacher),
@@ -117,12 +131,19 @@ class _Distillation:
         ):
             learn_half(student)
             measured[name] = self._measured(name, Chain(first, student))
+            self._say_unreadable()
         write_model(
             self.model,
             student.cpu(),
             self.start,
             resolution=self.config.model.resolution or self.start.resolution,
-            trained={"distilled": {"settings": self.facts, "held_out": measured}},
+            trained={
+                "distilled": {
+                    "settings": self.facts,
+                    "held_out": measured,
+                    "unreadable": {name: len(each) for name, each in self._unreadable.items()},
+                }
+            },
             note=self.start.note,
         )
         for name in ("decoder", "encoder"):
@@ -148,6 +169,30 @@ class _Distillation:
                 f"{folder} was distilled with other settings, pictures or teacher: restore them, delete it, or name "
                 "another run.out"
             )
+
+    def _check_steps(self, folder: Path, facts: object) -> None:
+        """Of a half that goes on, which must learn from the pictures it began with."""
+        known = dict(facts) if isinstance(facts, dict) else {}
+        learned = known.pop("learned", None)
+        self._check_same(folder, known)
+        if learned != self.learned:
+            raise UsageError(
+                f"{folder} learned from {learned} pictures, and this run would from {self.learned}: every "
+                f"{HELD_OUT_EVERY}th is held out where there is no [eval]; leave [eval] as it was until the "
+                f"distillation is done, delete {self.root}, or name another run.out"
+            )
+
+    @property
+    def _unreadable(self) -> dict[str, Unreadable]:
+        return {"pictures": self.views.unreadable, "held_out": self.held_out.unreadable}
+
+    def _say_unreadable(self) -> None:
+        """What was not said before."""
+        for name, each in self._unreadable.items():
+            if len(each) > self.said[name]:
+                self.said[name] = len(each)
+                with Count(name, tenths=False) as count:
+                    count.say(_ON_UNREADABLE[name].format(count=len(each), first=each.first))
 
     def _learn_decoder(self, student: SingleStepModel) -> None:
         rounds = self._rounds(decodes=True)
@@ -213,8 +258,8 @@ class _Distillation:
             seed=config.run.seed,
             in_bf16=self.in_bf16,
             save_every=config.run.checkpoint_every,
-            facts=self.facts,
-            check_same=self._check_same,
+            facts=self.facts | {"learned": self.learned},
+            check_same=self._check_steps,
             work="distillation",
             on_step=rounds.go_to,
         )

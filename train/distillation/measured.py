@@ -18,7 +18,7 @@ from e2e_deploy.names import ResultKind
 from e2e_deploy.train.accuracy import Measurement, spread_indices
 from e2e_deploy.train.config.settings import TrainConfig
 from e2e_deploy.train.data.sample import Sample
-from e2e_deploy.train.distillation.sources import Pictures, Rgb, window
+from e2e_deploy.train.distillation.sources import Pictures, Rgb, Unreadable, window
 from e2e_deploy.train.run.heldout import HeldOut
 
 Found = dict[str, float]
@@ -46,6 +46,9 @@ class Chain:
 class HeldOutPictures:
     """What a distillation is measured on: the held-out split of the config, or pictures that nothing learns from.
 
+    Attributes:
+        unreadable: those that were not measured.
+
     Raises:
         DataError, UsageError: as of ``HeldOut``.
     """
@@ -55,6 +58,7 @@ class HeldOutPictures:
         self._pictures, self._held, self._size_hw = pictures, held, config.distil.size
         self._on_bad = config.run.on_bad
         self._data = HeldOut(config.eval, config.task) if config.eval else None
+        self.unreadable = Unreadable()
 
     def measure(self, teacher: SingleStepModel, chain: Chain | None = None) -> Found:
         """Mean difference of ``chain`` from the teacher, and its accuracy by the published protocol.
@@ -100,9 +104,10 @@ class HeldOutPictures:
                     yield index, data.read(index)
                 else:
                     yield index, window(self._pictures.read(index), self._size_hw)
-            except DataError:
+            except DataError as error:
                 if self._on_bad == "stop":
                     raise
+                self.unreadable.add(index, error)
 
 
 def _difference(result: Result, wanted: Result, kind: Kind) -> float:

@@ -70,8 +70,8 @@ class PictureFolder:
         return len(self._files)
 
     def read(self, index: int) -> Rgb:
-        """As of ``Pictures``; grey becomes RGB, 16 bits become 8."""
-        picture = read_picture(self._files[index])
+        """As of ``Pictures``; grey becomes RGB, 16 bits become 8, and alpha is dropped, as where results are made."""
+        picture = read_picture(self._files[index], drop_alpha=True)
         if picture.dtype == np.uint16:
             picture = picture >> 8
         if picture.ndim == 2:
@@ -104,7 +104,7 @@ class PicturesOfData:
         """As of ``Pictures``."""
         number = int(np.searchsorted(self._ends, index, side="right"))
         before = int(self._ends[number - 1]) if number else 0
-        return self._sets[number].read(index - before).rgb
+        return self._sets[number].read_rgb(index - before)
 
     def fingerprint(self) -> str:
         """Of the data sets."""
@@ -131,6 +131,25 @@ def divided(length: int, *, hold_out: bool) -> tuple[list[int], list[int]]:
     return learned, held[:: -(-len(held) // MOST_HELD_OUT)] if held else []
 
 
+class Unreadable:
+    """Pictures that could not be read, each counted once; from any thread."""
+
+    def __init__(self) -> None:
+        self._reasons: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._reasons)
+
+    @property
+    def first(self) -> str:
+        """Reason of the one with the lowest number; there must be one."""
+        return self._reasons[min(self._reasons)]
+
+    def add(self, number: int, error: DataError) -> None:
+        """Picture ``number`` cannot be read because of ``error``."""
+        self._reasons[number] = str(error)
+
+
 class Views:
     """Random views of pictures.
 
@@ -141,6 +160,9 @@ class Views:
         workers: threads that read.
         on_bad: the next picture instead of one that cannot be read, or stop.
         augmentation: what happens to views; its windows are not used.
+
+    Attributes:
+        unreadable: those that others took the place of.
     """
 
     def __init__(
@@ -156,6 +178,7 @@ class Views:
         self._pictures, self._learned, self._size_hw = pictures, learned, size_hw
         self._workers, self._on_bad = max(1, workers), on_bad
         self._augmentation = augmentation
+        self.unreadable = Unreadable()
 
     def draw(self, generator: torch.Generator, count: int) -> torch.Tensor:
         """uint8 [count, 3, H, W]: windows of the view's aspect, every second one mirrored.
@@ -181,12 +204,14 @@ class Views:
 
     def _readable(self, place: int) -> Rgb:
         for offset in range(len(self._learned)):
+            number = self._learned[(place + offset) % len(self._learned)]
             try:
-                return self._pictures.read(self._learned[(place + offset) % len(self._learned)])
+                return self._pictures.read(number)
             except DataError as error:
                 if self._on_bad == "stop":
                     raise
                 last = error
+                self.unreadable.add(number, error)
         raise DataError(f"none of the {len(self._learned)} pictures can be read: {last}")
 
 

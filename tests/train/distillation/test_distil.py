@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import signal
+from unittest.mock import patch
 
 import cv2
 import diffusers
@@ -17,7 +18,9 @@ from e2e_deploy.model.loading import load_model
 from e2e_deploy.train.config.distillation import CODERS, shape_of
 from e2e_deploy.train.config.reading import parse_config
 from e2e_deploy.train.config.settings import DistilConfig
-from e2e_deploy.train.distillation.sources import divided
+from e2e_deploy.train.distillation import distil
+from e2e_deploy.train.distillation.answers import answers_of
+from e2e_deploy.train.distillation.sources import PictureFolder, divided, pictures_of
 from e2e_deploy.train.pretraining import pretrain
 from e2e_deploy.train.run.resume import checkpoint_folders
 from e2e_deploy.train.step.forward import TrainingForward
@@ -53,7 +56,10 @@ def alone(root, distil=(), **sections):
             cv2.imwrite(str(folder / ("more" if number % 2 else ".") / f"{number}.jpg"), picture)
         cv2.imwrite(str(folder / "grey.png"), coarse[..., 0].astype(np.uint16) * 257)
     made = table(root, {"pictures": str(folder), **dict(distil)}, **sections)
-    return {key: value for key, value in made.items() if key not in ("data", "optim", "model")}
+    for key in ("log_every", "panel_every"):
+        del made["run"][key]
+    made["model"] = sections.get("model", {})
+    return {key: value for key, value in made.items() if key not in ("data", "optim")}
 
 
 def test_a_folder_of_pictures_is_enough(tmp_path, capsys):
@@ -70,9 +76,13 @@ def test_a_folder_of_pictures_is_enough(tmp_path, capsys):
     card = json.loads((result.model / "e2e_deploy.json").read_text())
     facts = card["trained"]["distilled"]
     assert facts["settings"]["teacher"] == "start"
-    assert facts["settings"]["pictures"] == {"name": "pictures", "images": 4}  # one is held out
+    assert facts["settings"]["pictures"] == {
+        "name": "pictures",
+        "images": 5,
+    }  # one of them held out
     assert facts["settings"]["coder"]["width"] == 8
     assert set(facts["held_out"]["encoder"]) == {"abs_rel_from_teacher"}
+    assert facts["unreadable"] == {"pictures": 0, "held_out": 0}
     assert card["note"] == "untrained weights"  # of the teacher, and so of this one
     checkpoint = open_checkpoint(result.model)
     model = load_model(checkpoint)
@@ -174,16 +184,96 @@ def test_an_interrupted_distillation_goes_on_to_the_same_bits(tmp_path, monkeypa
     assert not list(root.iterdir())
 
 
-def test_a_damaged_picture_is_left_out_or_ends_it(tmp_path):
+def test_a_damaged_picture_is_left_out_or_ends_it(tmp_path, capsys):
     made = alone(tmp_path)
     damaged = tmp_path / "pictures" / "1.png"
     damaged.write_bytes(b"no picture")
-    train_model(parse_config(made))
+    result = train_model(parse_config(made))
+    told = capsys.readouterr().err
+    assert told.count("pictures that cannot be read: 1; others took their place (the first: ") == 1
+    assert told.count("1.png: not a readable picture") == 1
+    facts = json.loads(_card(result.model))["trained"]["distilled"]
+    assert facts["unreadable"] == {"pictures": 1, "held_out": 0}
     stop = alone(tmp_path, run={"on_bad": "stop", "out": str(tmp_path / "stop")})
     with pytest.raises(Exception, match="1.png: not a readable picture"):
         train_model(parse_config(stop))
     with pytest.raises(InputError, match="no PNG or JPEG picture"):
         train_model(parse_config(alone(tmp_path, {"pictures": str(tmp_path / "start")})))
+
+
+def test_a_damaged_held_out_picture_is_told(tmp_path, capsys):
+    made = parse_config(alone(tmp_path))
+    for number in range(20):
+        (tmp_path / "pictures" / f"2{number:02}.png").write_bytes(b"no picture")
+    first = sorted((tmp_path / "pictures").rglob("*.*"))[0]
+    assert divided(25, hold_out=True)[1] == [0, 20]
+    result = train_model(made)
+    files = sorted((tmp_path / "pictures").rglob("*.*"))
+    assert files[0] == first
+    assert (
+        f"held-out pictures that cannot be read: 1; they are not measured (the first: {files[20]}"
+        in (capsys.readouterr().err)
+    )
+    facts = json.loads(_card(result.model))["trained"]["distilled"]
+    assert facts["unreadable"]["held_out"] == 1
+
+
+def test_an_eval_table_comes_and_goes(tmp_path):
+    """It changes what is measured, and not a model that is there."""
+    made = alone(tmp_path)
+    write_folder(tmp_path / "data", num_samples=2)
+    with_eval = made | {
+        "eval": {"root": str(tmp_path / "data"), "split": "train", "size": [32, 40]}
+    }
+    result = train_model(parse_config(made))
+    before = weights(result.model, "vae")
+    assert equal(weights(train_model(parse_config(with_eval)).model, "vae"), before)
+    # Half done, other pictures would be learned from.
+    other = tmp_path / "other"
+    half = made | {"run": made["run"] | {"out": str(other)}}
+    with (
+        patch.object(distil.HeldOutPictures, "measure", side_effect=[{}, KeyboardInterrupt]),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        train_model(parse_config(half))
+    with pytest.raises(UsageError, match="learned from 4 pictures, and this run would from 5"):
+        train_model(parse_config(half | {"eval": with_eval["eval"]}))
+    assert equal(weights(train_model(parse_config(half)).model, "vae"), before)
+
+
+def test_targets_are_in_float32_also_under_autocast(tmp_path):
+    made = parse_config(alone(tmp_path, model={"precision": "bf16"}))
+    dtypes = []
+
+    def asked(teacher, rgb, **settings):
+        last = teacher.get_submodule(teacher.last_convolution)
+        hook = last.register_forward_hook(lambda _layer, _given, out: dtypes.append(out.dtype))
+        found = answers_of(teacher, rgb, **settings)
+        hook.remove()
+        return found
+
+    with patch.object(distil, "answers_of", asked):
+        train_model(made)
+    assert set(dtypes) == {torch.float32}
+
+
+def test_no_truth_is_read(tmp_path):
+    """Of [[data]] the pictures are enough."""
+    made = parse_config(table(tmp_path))
+    for file in (tmp_path / "data").rglob("depth/*"):
+        file.write_bytes(b"no depth")
+    pictures = pictures_of(made)
+    assert len(pictures) == 6
+    assert pictures.read(0).shape == (48, 64, 3)
+
+
+def test_alpha_is_dropped(tmp_path):
+    rgba = np.random.default_rng(0).integers(0, 255, (8, 9, 4), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "8.png"), cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA))
+    cv2.imwrite(str(tmp_path / "16.png"), cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA) * np.uint16(257))
+    pictures = PictureFolder(tmp_path)
+    for number in range(2):
+        assert np.array_equal(pictures.read(number), rgba[..., :3])
 
 
 def test_checkpointed_activations_change_nothing(small_models):
@@ -228,6 +318,12 @@ BOTH = {"coder": "nano", "width": 8, "encoder_blocks": [0, 0, 1, 1], "decoder_bl
         ({"distil": SMALL, "data": []}, "\\[optim\\] has no effect without a \\[\\[data\\]\\]"),
         ({"distil": SMALL, "data": [], "augment": {"smallest_view": 0.5}}, "augment.smallest_view"),
         ({"distil": SMALL, "data": []}, "model.train has no effect"),
+        ({"distil": SMALL, "data": [], "model": {"noise": "pyramid"}}, "model.noise has no effect"),
+        ({"distil": SMALL, "data": [], "eval": {"root": "a", "every": 7}}, "eval.every has no eff"),
+        ({"distil": SMALL, "data": [], "run": {"out": "a", "keep": 7}}, "run.keep has no effect"),
+        ({"distil": SMALL, "data": []}, "run.log_every has no effect"),
+        ({"distil": SMALL, "data": []}, "run.panel_every has no effect"),
+        ({"distil": SMALL, "model": {"precision": "fp16"}}, "which fp16 needs"),
         ({"data": []}, "data is empty"),
     ],
 )
