@@ -65,10 +65,10 @@ PASSES: tuple[Pass, ...] = (
     Pass("features of noise", keep_features_of_noise),
     # the first convolution of all results but one
     Pass("first convolution", share_first_convolution),
+    # four multiplications and additions of each pixel around the layers of an AutoencoderTiny; leaves a latent scale
+    Pass("small coder", fold_tiny_coder),
     # x0 and latent scales, quant and post-quant convolutions, log variance, the channel mean of depth
     Pass("latent scales", fold_latent_scales),
-    # four multiplications and additions of each pixel around the layers of an AutoencoderTiny
-    Pass("small coder", fold_tiny_coder),
     # two of the four projections of each attention in the VAE
     Pass("single-head attention", merge_single_head_attention),
     # three quarters of the 1x1 projections of a DPT head

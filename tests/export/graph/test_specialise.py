@@ -117,6 +117,7 @@ def test_all_passes_are_exact(variant):
     special, reports = specialise(copy.deepcopy(model))
     assert distance(special, expected) < LIMIT
     assert [report.name for report in reports] == [step.name for step in PASSES]
+    assert (special.latent_scale, special.output_scale) == (1.0, 1.0)
 
 
 @functools.cache
