@@ -56,15 +56,17 @@ class Entry:
     Attributes:
         load: imports its framework and loads a graph of a bundle, so that a robot needs only the one it uses.
         options: what it takes beside bundle, graph and device.
+        cuda: whether it reaches NVIDIA's GPUs, where its framework was built for them.
     """
 
     load: Callable[..., Backend]
     options: tuple[str, ...] = ()
+    cuda: bool = True
 
 
 ENTRIES: dict[BackendName, Entry] = {
     "onnxruntime": Entry(_onnxruntime, ("threads", "provider_options", "session_options")),
-    "openvino": Entry(_openvino, ("threads", "provider_options")),
+    "openvino": Entry(_openvino, ("threads", "provider_options"), cuda=False),
     "torch": Entry(_torch, ("threads", "checkpoint")),
     "tensorrt": Entry(_tensorrt),
     "tensorrt-rtx": Entry(_tensorrt_rtx),

@@ -17,7 +17,7 @@ from e2e_deploy.bundle.bundle import Bundle, open_bundle, sha256_of
 from e2e_deploy.errors import E2EDeployError, UsageError
 from e2e_deploy.names import BACKEND_CHOICES, BULK_FORMATS, BackendChoice, BulkFormat
 from e2e_deploy.packages import require
-from e2e_deploy.runtime.bulk.cluster import Share, cluster
+from e2e_deploy.runtime.bulk.cluster import Asked, Share, cluster
 from e2e_deploy.runtime.bulk.engine_worker import EngineOrder, EngineWorker
 from e2e_deploy.runtime.bulk.inputs.item import BulkItem, Read
 from e2e_deploy.runtime.bulk.inputs.listing import Listing, list_items
@@ -131,7 +131,7 @@ def bulk(
         on_progress(report)
         if todo:
             ledger.output.write(LAYOUTS[format].root)
-            with cluster(address, workers=workers, cores=cores, device=device) as (data, share):
+            with cluster(address, Asked(workers, cores, device, backend)) as (data, share):
                 ledger.check()  # once more: in a store another may have begun meanwhile
                 report.workers = share.workers
                 writings = [(b.manifest, o.frame_size) for b, o in zip(opened, orders, strict=True)]
@@ -139,7 +139,7 @@ def bulk(
                     rows = _results(
                         data,
                         _blocks(listing.items, shards, ledger.left(len(shards))),
-                        partial(EngineWorker, orders, backend, device, share.threads),
+                        partial(EngineWorker, orders, backend, share.device, share.threads),
                         ShardWriter(ledger.output, writings, format),
                         share,
                         tries_first=tries_first,

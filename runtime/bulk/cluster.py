@@ -19,12 +19,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from e2e_deploy.errors import UnavailableError, UsageError
+from e2e_deploy.names import BackendChoice
 from e2e_deploy.packages import environment, require
+from e2e_deploy.runtime.backends import ENTRIES
 from e2e_deploy.system.addresses import masked
 from e2e_deploy.system.text import clean
 
 HELPERS = 2
 """Tasks that read and write beside the engines of one machine; they wait more than they compute."""
+CORES = 4
+"""Of an engine on a CPU, where nobody says and there are as many."""
 MAX_ROOM = 107 - len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
 """Bytes of a folder's name in which Ray can begin: a socket's has 107 at most."""
 _SETTINGS = {
@@ -46,6 +50,23 @@ _TOKEN = secrets.token_hex(32)  # one a process: Ray reads it once
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What a user asks for engines.
+
+    Attributes:
+        workers: engines at once; None takes every GPU, or on CPUs what ``cores`` leave room for.
+        cores: of an engine on a CPU; None takes 4, or what there is.
+        device: auto, cpu or cuda; auto takes GPUs where there are some and ``backend`` reaches them.
+        backend: of the engines.
+    """
+
+    workers: int | None = None
+    cores: int | None = None
+    device: str = "auto"
+    backend: BackendChoice = "auto"
+
+
+@dataclass(frozen=True)
 class Share:
     """What the engines of a run get of a cluster.
 
@@ -64,22 +85,36 @@ class Share:
         """Of an engine on a CPU; a GPU's takes none."""
         return None if self.gpus else self.cores
 
+    @property
+    def device(self) -> str:
+        """Where engines are loaded: on what Ray counts for them, or not at all."""
+        return "cuda" if self.gpus else "cpu"
+
+
+@dataclass(frozen=True)
+class Node:
+    """What Ray counts on one machine."""
+
+    cpus: int
+    gpus: int = 0
+
+    def holds(self, share: Share) -> int:
+        """How many of these engines it has room for."""
+        room = self.cpus // share.cores
+        return min(room, self.gpus) if share.gpus else room
+
 
 @contextmanager
-def cluster(
-    address: str | None, *, workers: int | None, cores: int | None, device: str
-) -> Iterator[tuple[Any, Share]]:
+def cluster(address: str | None, asked: Asked) -> Iterator[tuple[Any, Share]]:
     """Ray's data package, connected, and the share of a run.
 
     Args:
         address: of a cluster, ``auto`` for the one of this machine; None begins one here, for as long as the block.
-        workers: engines; None takes every GPU, or on CPUs what ``cores`` leave room for.
-        cores: of an engine on a CPU; None takes 4, or what there is.
-        device: auto, cpu or cuda.
+        asked: for its engines.
 
     Raises:
-        UnavailableError: Ray is not installed, the cluster is not there, or it has no GPU and ``device`` names one.
-        UsageError: ``cores`` for engines on GPUs, or an ``address`` that is none.
+        UnavailableError: Ray is not installed, the cluster is not there, or it has no GPU and one was asked for.
+        UsageError: cores for engines on GPUs, engines for which there is no room, or an ``address`` that is none.
     """
     _require_there(address)
     with (
@@ -96,10 +131,13 @@ def cluster(
         reaches_others = constants.ENABLE_RAY_CLUSTER
         constants.ENABLE_RAY_CLUSTER = reaches_others and address is not None
         here = len(os.sched_getaffinity(0))
-        wanted = (workers or 1) * (cores or min(4, here))
+        usual: int | None = None
         given: dict[str, Any] = {"address": address}
         if address is None:
-            given = {"address": "local", "num_cpus": max(here, wanted) + HELPERS, "_temp_dir": room}
+            # Ray is told of more CPUs than there are, where more are asked for: what it counts is no measure any more.
+            usual = min(CORES, here)
+            counted = max(here, (asked.workers or 1) * (asked.cores or usual)) + HELPERS
+            given = {"address": "local", "num_cpus": counted, "_temp_dir": room}
             given |= {"include_dashboard": False}
         try:
             try:
@@ -114,9 +152,8 @@ def cluster(
                 ) from None
             _quieten(data)
             found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            cpus = [int(each.get("CPU", 0)) for each in found]
-            gpus = int(sum(each.get("GPU", 0) for each in found))
-            yield data, _share(gpus, cpus, workers, cores, device)
+            nodes = [Node(int(each.get("CPU", 0)), int(each.get("GPU", 0))) for each in found]
+            yield data, _share(nodes, asked, usual)
         finally:
             ray.shutdown()
             constants.ENABLE_RAY_CLUSTER = reaches_others
@@ -175,35 +212,58 @@ def _signals_kept() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _share(
-    gpus: int, cpus: list[int], workers: int | None, cores: int | None, device: str
-) -> Share:
-    """What engines get, of all GPUs and each machine's CPUs, of which some are left for those that read and write."""
-    share = _engines(gpus, [max(0, each - HELPERS) for each in cpus], workers, cores, device)
-    taken = share.workers * share.cores
-    if taken >= sum(cpus):
+def _share(nodes: list[Node], asked: Asked, usual: int | None = None) -> Share:
+    """What engines get of these machines, of whose CPUs some are left for those that read and write.
+
+    Args:
+        nodes: the machines.
+        asked: by the user.
+        usual: cores of an engine on a CPU, where nobody says; None for what the machines have.
+    """
+    if not nodes:
+        raise UnavailableError("this cluster of Ray has no node that is alive; begin one")
+    share = _engines(nodes, asked, usual)
+    taken, cpus = share.workers * share.cores, sum(node.cpus for node in nodes)
+    if taken >= cpus:
         raise UsageError(
-            f"`workers`, {share.workers} with {share.cores} CPUs each, take {taken} of {sum(cpus)} CPUs, and none is "
+            f"`workers`, {share.workers} with {share.cores} CPUs each, take {taken} of {cpus} CPUs, and none is "
             "left to read and write; ask for fewer"
+        )
+    # Ray would wait for room without end, and say nothing.
+    room, largest = sum(node.holds(share) for node in nodes), max(node.cpus for node in nodes)
+    if room < share.workers and share.gpus:
+        raise UsageError(
+            f"`workers` is {share.workers}, and these nodes have a CPU beside a GPU for {room}; ask for fewer, or give "
+            "CPUs to the nodes with GPUs"
+        )
+    if not room:
+        raise UsageError(
+            f"`cores` is {share.cores}, and the largest node has {largest} CPUs; ask for fewer"
+        )
+    if room < share.workers:
+        raise UsageError(
+            f"`workers` is {share.workers}, with {share.cores} CPUs each, and these nodes, of which the largest has "
+            f"{largest} CPUs, have room for {room}; ask for fewer, or for fewer `cores`"
         )
     return share
 
 
-def _engines(
-    gpus: int, cpus: list[int], workers: int | None, cores: int | None, device: str
-) -> Share:
-    if device == "cuda" and not gpus:
+def _engines(nodes: list[Node], asked: Asked, usual: int | None) -> Share:
+    gpus = sum(node.gpus for node in nodes)
+    if asked.device == "cuda" and not gpus:
         raise UnavailableError('`device="cuda"`, and Ray finds no GPU here')
-    if gpus and device != "cpu":
-        if cores is not None:
+    reaches = asked.backend == "auto" or ENTRIES[asked.backend].cuda
+    if gpus and (asked.device == "cuda" or (asked.device == "auto" and reaches)):
+        if asked.cores is not None:
             raise UsageError("`cores` is of engines on a CPU, and these run on GPUs")
-        if workers is not None and workers > gpus:
+        if asked.workers is not None and asked.workers > gpus:
             raise UsageError(
-                f"`workers` is {workers}, and there are {gpus} GPUs, one for each engine"
+                f"`workers` is {asked.workers}, and there are {gpus} GPUs, one for each engine"
             )
-        return Share(workers or gpus, 1, 1)
-    each = cores or min(4, max(1, *cpus))
-    return Share(workers or max(1, sum(count // each for count in cpus)), each, 0)
+        return Share(asked.workers or gpus, 1, 1)
+    free = [max(0, node.cpus - HELPERS) for node in nodes]
+    each = asked.cores or usual or min(CORES, max(1, *free))
+    return Share(asked.workers or max(1, sum(count // each for count in free)), each, 0)
 
 
 def _quieten(data: Any) -> None:

@@ -7,8 +7,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from e2e_deploy.errors import UsageError
+from e2e_deploy.errors import E2EDeployError, UsageError
 from e2e_deploy.names import BackendChoice
+from e2e_deploy.runtime.backends import ENTRIES
 from e2e_deploy.runtime.backends.layout import Outcome
 from e2e_deploy.runtime.bulk.parcel import (
     Done,
@@ -46,14 +47,14 @@ class EngineOrder:
 class EngineWorker:
     """Engines of one worker; called with rows of pictures, it gives rows of results.
 
+    Engines that cannot be loaded are an error of the first call: of what an actor raises where it is made, Ray keeps
+    the traceback and not the error.
+
     Args:
         orders: one a bundle, each applied to every picture.
         backend: as ``load``.
-        device: as ``load``.
+        device: cpu or cuda, which Ray has counted for it.
         threads: of a CPU; None on a GPU.
-
-    Raises:
-        E2EDeployError: as ``load``.
     """
 
     def __init__(
@@ -63,20 +64,37 @@ class EngineWorker:
         device: str,
         threads: int | None,
     ) -> None:
-        self._engines = [
-            load(
-                order.bundle,
-                backend=backend,
-                device=device,
-                frame_size=order.frame_size,
-                threads=threads,
-            )
-            for order in orders
-        ]
+        self._engines: list[Engine] = []
+        self._refusal: E2EDeployError | None = None
+        # One that has no threads to bound says better itself what it needs.
+        bounded = backend == "auto" or "threads" in ENTRIES[backend].options
+        try:
+            for order in orders:
+                engine = load(
+                    order.bundle,
+                    backend=backend,
+                    device=device,
+                    frame_size=order.frame_size,
+                    threads=threads if bounded else None,
+                )
+                self._engines.append(engine)
+        except E2EDeployError as error:
+            self._refusal = error
+        self._untold = [_choice(engine) for engine in self._engines]
 
     def __call__(self, table: Table) -> Table:
-        """Rows of pictures as rows of results at the engines' frame sizes."""
-        return to_table([self._worked(parcel) for parcel in from_table(table)])
+        """Rows of pictures as rows of results at the engines' frame sizes.
+
+        Raises:
+            E2EDeployError: as ``load``, or the backend fails.
+        """
+        if self._refusal is not None:
+            raise self._refusal
+        parcels = from_table(table)
+        if parcels:
+            parcels[0].notes[:0] = self._untold
+            self._untold = []
+        return to_table([self._worked(parcel) for parcel in parcels])
 
     def _worked(self, parcel: Parcel) -> Parcel:
         start = time.perf_counter()
@@ -100,6 +118,11 @@ class EngineWorker:
             parcel.failures.append(Failure(picture.item.index, shown, f"{shown}: {error}"))
             return False
         return True
+
+
+def _choice(engine: Engine) -> str:
+    """What runs a bundle and why, for the report; the same of workers on machines of one kind."""
+    return f"{' and '.join(engine.outputs)}: {engine.describe()}"
 
 
 def _results(engine: Engine, pictures: list[Picture]) -> list[Outcome]:

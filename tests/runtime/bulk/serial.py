@@ -43,11 +43,11 @@ def without_ray(monkeypatch, *, before_write=lambda parcel: None, order=list):
     """
 
     @contextmanager
-    def cluster(address, **asked):
+    def cluster(address, asked):
         yield None, Share(1, 1, 0)
 
     def results(data, blocks, engine, writer, share, *, tries_first):
-        assert engine.args[-1] == share.threads
+        assert engine.args[-2:] == (share.device, share.threads)
         worker = EngineWorker(*engine.args)
         for table in order(list(blocks)):
             for read in read_shards(table, tries_first=tries_first):

@@ -12,7 +12,7 @@ import pytest
 
 import e2e_deploy as e2e
 from e2e_deploy.errors import UnavailableError
-from e2e_deploy.runtime.bulk.cluster import cluster
+from e2e_deploy.runtime.bulk.cluster import Asked, cluster
 from tests.plain_bundle import write_plain_bundle
 from tests.runtime.bulk.serial import results_of, write_pictures
 
@@ -121,7 +121,7 @@ def test_where_nobody_listens_is_a_sentence_at_once():
     address, start = f"127.0.0.1:{free_port()}", time.monotonic()
     with (
         pytest.raises(UnavailableError, match=f"at {address}: nobody answers there"),
-        cluster(address, workers=1, cores=1, device="cpu"),
+        cluster(address, Asked(1, 1, "cpu")),
     ):
         pass
     assert time.monotonic() - start < 60  # Ray itself asks again and again, for minutes
@@ -133,6 +133,6 @@ def test_what_is_no_address_is_a_sentence(address):
 
     with (
         pytest.raises(UsageError, match="expected auto, or host:port"),
-        cluster(address, workers=1, cores=1, device="cpu"),
+        cluster(address, Asked(1, 1, "cpu")),
     ):
         pass
