@@ -50,18 +50,27 @@ def original_checkpoint(bundle: Bundle) -> "Checkpoint":
     )
     if checkpoint.sha256() != manifest.checkpoint.sha256:
         raise CheckpointError(
-            f"{clean(spec, 200)} is not the checkpoint this bundle was exported from: its SHA-256 differs"
+            f"{clean(spec, 200)} is not the checkpoint this bundle was exported from: its SHA-256 differs; name the "
+            "one it was exported from with `checkpoint`"
         )
     return checkpoint if manifest.vae is None else _with_its_vae(checkpoint, manifest.vae)
 
 
 def _with_its_vae(checkpoint: "Checkpoint", entry: VaeEntry) -> "Checkpoint":
     """The checkpoint with the VAE that the bundle was exported with, if that is on this machine."""
-    from e2e_deploy.model.coders.swap import swap_coder
+    from e2e_deploy.model.coders.swap import coder_folder, swap_coder
 
     named = clean(entry.id, 200)
-    if entry.id.startswith(_ELSEWHERE):
-        raise CheckpointError(f"the bundle names the VAE {named}, which is no folder here")
+    try:
+        if entry.id.startswith(_ELSEWHERE):
+            raise CheckpointError("it is another machine's")
+        coder_folder(entry.id, fetch=False)
+    except (CheckpointError, UsageError) as error:
+        raise CheckpointError(
+            f"the bundle names the VAE {named}, which is not on this machine (a folder is looked for from the current "
+            "one), and nothing is fetched because a bundle names it: put it there, or export again with the `vae` at "
+            "hand"
+        ) from error
     swapped = swap_coder(checkpoint, entry.id, entry.part, fetch=False)
     assert swapped.coder is not None
     if swapped.coder.sha256() != entry.sha256:

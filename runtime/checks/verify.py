@@ -11,7 +11,7 @@ import numpy.typing as npt
 from e2e_deploy.bundle.bundle import Bundle, open_bundle
 from e2e_deploy.bundle.manifest import GraphEntry, Manifest
 from e2e_deploy.bundle.reference import in_batches
-from e2e_deploy.errors import CheckpointError, InputError, UnavailableError, UsageError
+from e2e_deploy.errors import InputError, UnavailableError, UsageError
 from e2e_deploy.kinds import KINDS
 from e2e_deploy.limits import LIMITS, Limit, Parity, measure_parity
 from e2e_deploy.names import (
@@ -177,8 +177,7 @@ def verify_bundle(
             # ONNX Runtime, which came with us, unless the bundle is in a precision that it has not on a CPU.
             if backend != "auto" or (name == "onnxruntime" and opened.manifest.precision != "bf16"):
                 raise
-            way_out = " (`checkpoint`)" if isinstance(error, CheckpointError) else ""
-            left_out.append(NotCompared(name, f"{error}{way_out}"))
+            left_out.append(NotCompared(name, str(error)))
     # PyTorch runs the checkpoint and not the bundle.
     if backend == "auto" and not {verdict.backend for verdict in verdicts} - {"torch"}:
         reasons = {each.backend: each.reason for each in left_out}

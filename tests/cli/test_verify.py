@@ -135,7 +135,7 @@ def test_the_checkpoint_is_the_users_to_name(cli, tiny_depth, bundle_copy):
     assert (
         "torch: not compared: the bundle names the checkpoint owner/name@0123456789abcdef" in stderr
     )
-    assert "(--checkpoint)" in stderr
+    assert "name what it was exported from with --checkpoint" in stderr
     code, stdout, stderr = cli("verify", bundle_copy, "--checkpoint", tiny_depth)
     assert code == 0
     assert "torch (CPU" in stdout

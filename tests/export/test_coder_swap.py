@@ -82,8 +82,14 @@ def test_a_vae_that_changed_or_went_is_said(exported, coder, tmp_path):
         with pytest.raises(CheckpointError, match="is not the VAE this bundle was exported with"):
             e2e.verify_bundle(root, "torch", "cpu")
         coder.rename(tmp_path / "elsewhere")
-        with pytest.raises(CheckpointError, match="is no VAE: expected a folder"):
+        with pytest.raises(CheckpointError, match=f"names the VAE {coder}, which is not on this"):
             e2e.verify_bundle(root, "torch", "cpu")
+        # Among others, what to do is told, and not what would not help.
+        (left_out,) = (
+            each.reason for each in e2e.verify_bundle(root).not_compared if each.backend == "torch"
+        )
+        assert "put it there, or export again with the `vae` at hand" in left_out
+        assert "`checkpoint`" not in left_out
     finally:
         if not coder.exists():
             (tmp_path / "elsewhere").rename(coder)
@@ -93,7 +99,19 @@ def test_a_vae_that_changed_or_went_is_said(exported, coder, tmp_path):
 def test_the_name_of_another_machine_is_not_asked_for(exported, tmp_path):
     root = shutil.copytree(exported[0], tmp_path / "bundle")
     edit_manifest(root, lambda manifest: manifest["vae"].update(id="//host/share/vae"))
-    with pytest.raises(CheckpointError, match="names the VAE //host/share/vae, which is no folder"):
+    with pytest.raises(CheckpointError, match="names the VAE //host/share/vae, which is not on"):
+        e2e.verify_bundle(root, "torch", "cpu")
+
+
+@pytest.mark.parametrize(
+    "named", ["runs/taesd", "bundled:e2e-tiny-depth/x", "", f"owner/v@{'0' * 40}"]
+)
+def test_a_vae_that_is_not_here_is_one_sentence(exported, tmp_path, named):
+    root = shutil.copytree(exported[0], tmp_path / "bundle")
+    edit_manifest(root, lambda manifest: manifest["vae"].update(id=named))
+    with pytest.raises(
+        CheckpointError, match=f"names the VAE {named}, which is not on this machine"
+    ):
         e2e.verify_bundle(root, "torch", "cpu")
 
 

@@ -13,9 +13,11 @@ from typing import Any
 
 from e2e_deploy.errors import CheckpointError, UsageError
 from e2e_deploy.model.checkpoint import (
+    BUNDLED,
     DEFAULT_LATENT_CHANNELS,
     DIFFUSERS_STEM,
     Checkpoint,
+    bundled_checkpoint,
     fetch_pinned,
     is_checkpoint_id,
 )
@@ -76,7 +78,7 @@ def swap_coder(
     has_head = checkpoint.identity.has(DPT_HEAD)
     if part == "decoder" and has_head:
         raise UsageError('`vae_part="decoder"` has no effect: a DPT head has the decoder\'s place')
-    folder = _find(str(vae), fetch)
+    folder = coder_folder(str(vae), fetch=fetch)
     config = read_config(folder, "config.json", like="vae/config.json")
     weights = find_weights(folder, DIFFUSERS_STEM)
     check_layers(config, weights)
@@ -98,10 +100,17 @@ def _require_same(folder: Path, what: str, found: int | None, wanted: int | None
         )
 
 
-def _find(text: str, fetch: bool) -> Path:
-    """The folder of config.json and weights."""
+def coder_folder(text: str, *, fetch: bool = True) -> Path:
+    """The folder of config.json and weights; arguments as ``vae`` and ``fetch`` of ``swap_coder``.
+
+    Raises:
+        CheckpointError: it names nothing, or what is not here and cannot be fetched.
+        UsageError: a hub id without a commit, or a packaged checkpoint that does not exist.
+    """
     if os.path.isdir(text):
         folder = Path(text)
+    elif text.startswith(BUNDLED):
+        folder = bundled_checkpoint(text.removeprefix(BUNDLED))
     elif is_checkpoint_id(text):
         folder = fetch_pinned(text, local=not fetch)
     else:

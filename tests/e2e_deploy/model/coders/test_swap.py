@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from e2e_deploy.errors import CheckpointError, UsageError
 from e2e_deploy.model.checkpoint import open_checkpoint
-from e2e_deploy.model.coders.swap import swap_coder
+from e2e_deploy.model.coders.swap import coder_folder, swap_coder
 from e2e_deploy.model.loading import load_model
 from tests.small_checkpoint import edit_json, tiny_coder, write_small
 
@@ -82,6 +82,13 @@ def test_a_hub_id_needs_a_commit_and_is_fetched_only_where_it_may_be(small):
     assert "could not be fetched from the hub" in refused(small, spec)
     with pytest.raises(CheckpointError, match="is not on this machine"):
         swap_coder(open_checkpoint(small), spec, fetch=False)
+
+
+def test_the_vae_of_a_packaged_checkpoint(small):
+    found = coder_folder("bundled:e2e-tiny-depth")
+    assert (found / "config.json").is_file()
+    assert found.name == "vae"
+    assert "no checkpoint in the package" in refused(small, "bundled:e2e-tiny-x", error=UsageError)
 
 
 def test_a_pickle(small, coder):
