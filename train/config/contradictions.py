@@ -66,10 +66,13 @@ def _contradictions_of_run(config: TrainConfig) -> list[str]:
     problems = _optim_contradictions(config.optim)
     if not config.data and config.distil is None:
         problems.append("data is empty; expected at least one [[data]] table")
+    kept = [(f"data[{i}]", part.root, part.cache_gb) for i, part in enumerate(config.data)]
+    if config.eval is not None:
+        kept.append(("eval", config.eval.root, config.eval.cache_gb))
     problems += [
-        f"data[{i}].cache_gb is for a data set at an address, and {part.root} is a folder"
-        for i, part in enumerate(config.data)
-        if part.cache_gb is not None and not is_address(part.root)
+        f"{name}.cache_gb is for a data set at an address, and {root} is a folder"
+        for name, root, cache_gb in kept
+        if cache_gb is not None and not is_address(root)
     ]
     if not config.model.train or len(set(config.model.train)) < len(config.model.train):
         problems.append(

@@ -271,6 +271,9 @@ class EvalConfig:
     """Held-out pictures that are measured during the run."""
 
     root: str
+    """A folder or an address, as in the data."""
+    cache_gb: Annotated[float, Limits(0, 10**6)] | None = None
+    """As in the data."""
     split: str = "val"
     every: Count = 1000
     """Steps between evaluations; the last step is always evaluated."""

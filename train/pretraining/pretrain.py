@@ -74,7 +74,7 @@ class _Pretraining:
         self.config, self.settings, self.device = config, config.pretrain, device
         self.root = Path(config.run.out) / FOLDER
         (self.data,) = config.data
-        dataset = FolderDataset(self.data.root, self.data.split)
+        dataset = FolderDataset(self.data.root, self.data.split, cache_gb=self.data.cache_gb)
         self.facts: dict[str, Any] = {
             "pretrain": asdict(config.pretrain),
             "data": {"name": dataset.spec.name, "split": self.data.split},
@@ -129,6 +129,7 @@ class _Pretraining:
             limit=limit,
             on_bad=on_bad,
             augmentation=augmentation,
+            cache_gb=data.cache_gb,
         )
         return pictures.to(self.device)
 

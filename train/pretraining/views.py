@@ -120,6 +120,7 @@ def load_pictures(
     limit: int | None = None,
     on_bad: OnBad = "stop",
     augmentation: Augmentation | None = None,
+    cache_gb: float | None = None,
 ) -> Pictures:
     """Read a split of a folder data set into memory, at twice the size of its views.
 
@@ -130,12 +131,13 @@ def load_pictures(
         limit: at most so many pictures, evenly spread.
         on_bad: leave damaged samples out, or stop at the first.
         augmentation: of the pictures of views; its windows are not used.
+        cache_gb: as of ``FolderDataset``.
 
     Raises:
         DataError: the split has no sample with depth, the set has depth or normals alone, or ``on_bad`` is stop.
         UsageError: no such split.
     """
-    dataset = FolderDataset(root, split)
+    dataset = FolderDataset(root, split, cache_gb=cache_gb)
     if not (dataset.has_normals and dataset.spec.depth_format):
         raise DataError(f"{root} has depth or normals alone; pretraining needs both")
     images: dict[str, list[npt.NDArray[Any]]] = {"rgb": [], "depth": [], "normals": []}

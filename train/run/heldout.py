@@ -31,7 +31,7 @@ class HeldOut:
 
     def __init__(self, config: EvalConfig, task: TaskName) -> None:
         self.config = config
-        self.dataset = FolderDataset(config.root, config.split, task=task)
+        self.dataset = FolderDataset(config.root, config.split, task=task, cache_gb=config.cache_gb)
 
     def __len__(self) -> int:
         return len(self.dataset)

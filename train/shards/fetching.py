@@ -1,6 +1,7 @@
 """Bytes from an address: http and https by themselves, other stores through fsspec.
 
-A connection that is lost is tried again some times, and is then one sentence; what is not there is another.
+A connection that is lost is tried again some times, and is then one sentence; what is not there is another. Only that
+is the data's fault: a server that refuses would refuse every sample, and none of them is bad.
 Knows: parts of files, patience, how much. Does not know: what is read.
 """
 
@@ -29,6 +30,9 @@ SILENT_S, LONGEST_S = 30, 300
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
 """Answers of a server that may be another the next time."""
+_ABSENT = {404, 410}
+
+_WHEN_READABLE = "run it again once it can be read, to go on from the newest checkpoint"
 
 _PIECE = 2**20
 
@@ -65,7 +69,7 @@ def fetch(address: str, *, limit: int, part: tuple[int, int] | None = None) -> b
     Raises:
         DataError: it is not there, is larger than ``limit``, or shorter than the part.
         UnavailableError: a package that speaks to its store is missing.
-        E2EDeployError: nobody answers, or the connection is lost, time after time.
+        E2EDeployError: it may not be read, or not in parts; nobody answers, or the connection is lost, time after time.
     """
     read = _by_http if urlsplit(address).scheme in ("http", "https") else _by_store
     pause_s = FIRST_PAUSE_S
@@ -93,27 +97,34 @@ def _by_http(address: str, limit: int, part: tuple[int, int] | None) -> bytes:
     try:
         with urllib.request.urlopen(request, timeout=SILENT_S) as answer:
             if part is not None and answer.status != http.HTTPStatus.PARTIAL_CONTENT:
-                raise DataError(
+                raise E2EDeployError(
                     f"{address}: the server sends whole files alone, without ranges of them"
                 )
-            return _bounded(answer, address, limit, part)
+            told = answer.length if part is None else part[1]
+            return _bounded(answer, address, limit, told)
     except urllib.error.HTTPError as error:
         with error:
-            if error.code in _PASSING:
-                raise _LostError(f"the server answers {error.code} {error.reason}") from None
-        raise DataError(f"{address}: the server answers {error.code} {error.reason}") from None
+            told_us = f"the server answers {error.code} {clean(str(error.reason), 100)}"
+        if error.code in _PASSING:
+            raise _LostError(told_us) from None
+        if error.code in _ABSENT:
+            raise DataError(f"{address}: {told_us}") from None
+        raise E2EDeployError(f"{address}: {told_us}; {_WHEN_READABLE}") from None
 
 
-def _bounded(stream: BinaryIO, address: str, limit: int, part: tuple[int, int] | None) -> bytes:
-    most = limit if part is None else part[1]
+def _bounded(stream: BinaryIO, address: str, limit: int, told: int | None) -> bytes:
+    """The ``told`` bytes of ``stream``, at most ``limit``; None: to its end."""
+    most = limit + 1 if told is None else min(told, limit + 1)
+    # What has come by now: read() would wait for a whole piece, however slowly it comes.
+    read = getattr(stream, "read1", stream.read)
     content, end = bytearray(), time.monotonic() + LONGEST_S
-    while len(content) <= most and (piece := stream.read(min(_PIECE, most + 1 - len(content)))):
+    while len(content) < most and (piece := read(min(_PIECE, most - len(content)))):
         content += piece
-        if time.monotonic() > end:
+        if len(content) < most and time.monotonic() > end:
             raise _LostError(f"it takes longer than {LONGEST_S} s")
-    if len(content) > most:
-        raise DataError(f"{address} has more than {most:,} bytes")
-    if part is not None and len(content) < most:
+    if len(content) > limit:
+        raise DataError(f"{address} has more than {limit:,} bytes")
+    if told is not None and len(content) < told:
         raise _LostError("the connection ended early")
     return bytes(content)
 
@@ -123,12 +134,13 @@ def _by_store(address: str, limit: int, part: tuple[int, int] | None) -> bytes:
     try:
         if part is None:
             with store.open(path, "rb") as stream:
-                return _bounded(stream, address, limit, None)
+                return _bounded(stream, address, limit, getattr(stream, "size", None))
         content: bytes = store.cat_file(path, start=part[0], end=sum(part))
     except FileNotFoundError:
         raise DataError(f"{address} is not there") from None
     except PermissionError as error:
-        raise DataError(f"{address} may not be read: {clean(str(error), 200)}") from None
+        why = clean(str(error), 200)
+        raise E2EDeployError(f"{address} may not be read: {why}; {_WHEN_READABLE}") from None
     except (DataError, OSError, _LostError):
         raise
     except Exception as error:  # drivers of stores raise almost anything

@@ -1,13 +1,15 @@
 """Samples in tars at an address, each read by its place, so in any order; some are kept on this machine's disk.
 
 Which are kept follows from the index alone: the first ones, as many as the bound allows. So the bound holds for any
-number of processes, and a second epoch finds what the first one kept.
+number of processes, and a second epoch finds what the first one kept. What a larger bound kept is removed at once.
 Knows: what is kept, whether it is whole. Does not know: how bytes come, pictures.
 """
 
 import hashlib
+import os
 import shutil
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 from e2e_deploy.errors import DataError, E2EDeployError
@@ -41,8 +43,11 @@ class RemoteShards:
             int((DEFAULT_GB if cache_gb is None else cache_gb) * 10**9)
         )
         self._folder: Path | None = None
-        if self._kept_until is not None:
+        if self._kept_until is None:
+            _forget(address)
+        else:
             self._folder = _folder_for(address, content)
+            _remove_beyond(self._kept_until, self._folder)
 
     def names(self, ending: str) -> set[str]:
         """What stands before ``.<ending>`` in the names that end so."""
@@ -57,15 +62,22 @@ class RemoteShards:
         """The content of a member.
 
         Raises:
-            DataError: its tar is gone, or is not the one that was indexed.
-            E2EDeployError: the connection is lost, time after time, or what came cannot be kept.
+            DataError: it is not what was indexed.
+            E2EDeployError: its tar is gone or may not be read, the connection is lost, time after time, or what came
+                cannot be kept.
         """
         entry = self._entries[name]
         kept = self._place(entry)
         if kept is not None and (content := _whole(kept, entry)) is not None:
             return content
         tar = f"{self.address}/{entry.tar}"
-        content = fetch(tar, limit=entry.size, part=(entry.offset, entry.size))
+        try:
+            content = fetch(tar, limit=entry.size, part=(entry.offset, entry.size))
+        except DataError as error:
+            # No bad sample: the others of this tar are gone, too, and perhaps all tars.
+            raise E2EDeployError(
+                f"{error}, though the index names it; bring it back or pack the data set again"
+            ) from error
         if zlib.crc32(content) != entry.crc32:
             raise DataError(f"{tar}: {name} is not what the index says; pack the data set again")
         if kept is not None:
@@ -73,7 +85,7 @@ class RemoteShards:
                 with whole_file(kept) as partial:
                     partial.write_bytes(content)
             except E2EDeployError as error:
-                raise E2EDeployError(f"{error}; free space, or set data.cache_gb lower") from error
+                raise E2EDeployError(f"{error}; free space, or set its cache_gb lower") from error
         return content
 
     def _last_kept(self, most: int) -> tuple[str, int] | None:
@@ -94,13 +106,33 @@ class RemoteShards:
 
 def _folder_for(address: str, index: bytes) -> Path:
     """Where what this index names is kept; what an earlier one of the same address left is removed."""
-    place = private_folder(default_folder()) / "shards" / _short(address.encode())
+    private_folder(default_folder())
+    place = _place_of(address)
     folder = place / _short(index)
     private_folder(folder)
     for other in place.iterdir():
         if other != folder:
             shutil.rmtree(other, ignore_errors=True)
     return folder
+
+
+def _forget(address: str) -> None:
+    """Remove all that was kept of an address, if this user has a cache."""
+    with suppress(E2EDeployError):
+        shutil.rmtree(_place_of(address), ignore_errors=True)
+
+
+def _remove_beyond(last: tuple[str, int], folder: Path) -> None:
+    for tar, _, names in os.walk(folder):
+        for name in names:
+            # Others may remove it meanwhile; hidden files are being written.
+            if name.isdecimal() and (os.path.basename(tar), int(name)) > last:
+                with suppress(OSError):
+                    os.unlink(os.path.join(tar, name))
+
+
+def _place_of(address: str) -> Path:
+    return default_folder() / "shards" / _short(address.encode())
 
 
 def _short(content: bytes) -> str:

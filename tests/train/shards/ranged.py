@@ -2,15 +2,16 @@
 
 import re
 import threading
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Served:
-    """What was asked for, and how many of the next answers fail, and how."""
+    """What was asked for, how many of the next answers fail, and how; bytes of slow answers."""
 
     def __init__(self):
-        self.asked, self.failures, self.how = [], 0, "cut"
+        self.asked, self.failures, self.how, self.trickled = [], 0, "cut", 0
         self.address = ""
 
 
@@ -45,7 +46,14 @@ def files_served(folder):
                 self.send_response(200)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
-            self.wfile.write(content)
+            if served.how != "slow":
+                self.wfile.write(content)
+                return
+            with suppress(OSError):  # nobody waits any longer
+                for byte in content[:40]:
+                    self.wfile.write(bytes([byte]))
+                    served.trickled += 1
+                    time.sleep(0.05)
 
         def log_message(self, *_):
             pass

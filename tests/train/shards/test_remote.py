@@ -11,6 +11,9 @@ from e2e_deploy.errors import DataError, E2EDeployError, UnavailableError, Usage
 from e2e_deploy.train.config.reading import parse_config
 from e2e_deploy.train.data.batches import MixedBatches, Part
 from e2e_deploy.train.data.folder import FolderDataset
+from e2e_deploy.train.pretraining.pretrain import _Pretraining
+from e2e_deploy.train.pretraining.views import load_pictures
+from e2e_deploy.train.run.heldout import HeldOut
 from e2e_deploy.train.shards import fetching
 from e2e_deploy.train.shards.fetching import fetch
 from e2e_deploy.train.training import train_model
@@ -77,6 +80,21 @@ def test_what_is_kept_is_bounded(tmp_path, served, share):
     assert len(served.asked) == num + (0 if share else 3)
 
 
+def test_a_smaller_bound_frees_what_a_larger_one_kept(tmp_path, served):
+    data = FolderDataset(served.address)
+    for index in range(7):
+        data.read(index)
+    sizes = {path: path.stat().st_size for path in kept(tmp_path)}
+    bound = sum(sizes.values()) // 2
+    FolderDataset(served.address, cache_gb=bound / 1e9)
+    left = {path: sizes[path] for path in kept(tmp_path)}
+    assert bound / 2 < sum(left.values()) <= bound
+    first = sorted(sizes, key=lambda path: int(path.name))[: len(left)]
+    assert set(left) == set(first)
+    FolderDataset(served.address, cache_gb=0)
+    assert kept(tmp_path) == []
+
+
 def test_what_is_damaged_on_disk_is_read_again_and_another_index_begins_anew(tmp_path, served):
     FolderDataset(served.address).read(0)
     whole = {path: path.read_bytes() for path in kept(tmp_path)}
@@ -114,10 +132,54 @@ def test_nobody_there_is_said(served):
         FolderDataset(served.address + "/elsewhere")
     with pytest.raises(DataError, match="test/shards/index.json: the server answers 404"):
         FolderDataset(served.address, "test")
-    served.how = "whole"
-    data = FolderDataset(served.address)
-    with pytest.raises(DataError, match="sends whole files alone"):
+
+
+@pytest.mark.parametrize("how", ["401", "403", "416", "501", "whole", "gone"])
+def test_what_may_no_longer_be_read_ends_the_run_and_is_no_bad_sample(tmp_path, served, how):
+    batches = batches_of(served.address)
+    batches.parts[0].dataset.read(0)  # kept, so it could be taken in the place of others
+    told = "the server answers " + how
+    if how == "whole":
+        served.how, told = how, "sends whole files alone"
+    elif how == "gone":
+        next((tmp_path / "tars" / "train" / "shards").glob("*.tar")).unlink()
+        told = "000000.tar: the server answers 404 Not Found, though the index names it"
+    else:
+        served.how, served.failures = how, 99
+    num = len(served.asked)
+    with pytest.raises(E2EDeployError, match=told) as error:
+        for step in range(4):
+            batches.batch_at(step, 0)
+    assert not isinstance(error.value, DataError)
+    assert len(served.asked) == num + 1
+
+
+def test_a_file_that_was_cut_is_not_taken_for_whole(tmp_path, served):
+    served.failures = 1  # "half", where 1000 bytes are announced
+    whole = (tmp_path / "tars" / "dataset.toml").read_bytes()
+    assert fetch(f"{served.address}/dataset.toml", limit=9999) == whole
+    served.failures = 5
+    with pytest.raises(E2EDeployError, match="in 5 tries: the connection ended early"):
+        FolderDataset(served.address)
+
+
+def test_what_trickles_in_is_given_up_in_time(served, monkeypatch):
+    monkeypatch.setattr(fetching, "LONGEST_S", 0.1)
+    data, served.how = FolderDataset(served.address, cache_gb=0), "slow"
+    with pytest.raises(E2EDeployError, match=r"in 5 tries: it takes longer than 0\.1 s"):
         data.read(0)
+    assert 5 <= served.trickled < 5 * 40  # bytes that five tries would have brought
+
+
+def test_what_came_whole_is_not_late(served, monkeypatch):
+    monkeypatch.setattr(fetching, "LONGEST_S", 0)
+    index = f"{served.address}/dataset.toml"
+    assert fetch(index, limit=9999, part=(0, 4)) == fetch(index, limit=9999)[:4]
+
+
+def test_a_file_larger_than_its_bound_is_refused(served):
+    with pytest.raises(DataError, match="has more than 10 bytes"):
+        fetch(f"{served.address}/dataset.toml", limit=10)
 
 
 def test_other_stores_are_fsspecs(tmp_path, served, monkeypatch):
@@ -128,6 +190,8 @@ def test_other_stores_are_fsspecs(tmp_path, served, monkeypatch):
         def cat_file(self, path, start, end):
             if path.endswith("gone"):
                 raise RuntimeError("its driver's")
+            if path.endswith("secret"):
+                raise PermissionError("ExpiredToken")
             with self.open(path, "rb") as file:
                 file.seek(start)
                 return file.read(end - start)
@@ -140,6 +204,9 @@ def test_other_stores_are_fsspecs(tmp_path, served, monkeypatch):
         FolderDataset("made://bucket/none")
     with pytest.raises(E2EDeployError, match="in 5 tries: RuntimeError: its driver's"):
         fetch("made://bucket/gone", limit=9, part=(0, 9))
+    with pytest.raises(E2EDeployError, match="secret may not be read: ExpiredToken; run") as told:
+        fetch("made://bucket/secret", limit=9, part=(0, 9))
+    assert not isinstance(told.value, DataError)
 
 
 def test_stores_that_cannot_be_spoken_to_are_named():
@@ -205,4 +272,23 @@ def test_a_run_trains_from_an_address_as_from_the_folder(tmp_path, served):
     assert train_model(parse_config(table)).progress.step == 3
     table["data"][0] |= {"root": str(tmp_path / "files"), "cache_gb": 1.0}
     with pytest.raises(UsageError, match=r"data\[0\].cache_gb is for a data set at an address"):
+        parse_config(table)
+
+
+def test_held_out_pictures_and_pretraining_keep_to_their_bounds(tmp_path, served):
+    table = run_table(tmp_path, eval={"root": served.address, "split": "train", "cache_gb": 0.0})
+    HeldOut(parse_config(table).eval, "depth").read(0)
+    load_pictures(served.address, (16, 16), limit=1, cache_gb=0)
+    assert kept(tmp_path) == []
+    HeldOut(parse_config(table | {"eval": table["eval"] | {"cache_gb": 1.0}}).eval, "depth").read(0)
+    assert len(kept(tmp_path)) == 2
+    pretrain = {"autoencoder_steps": 1, "unet_steps": 1, "images": 1}
+    data = {"root": served.address, "size": [16, 16], "cache_gb": 0.0}
+    run = parse_config(
+        table | {"start": {"checkpoint": "random"}, "pretrain": pretrain, "data": [data]}
+    )
+    assert len(_Pretraining(run, torch.device("cpu")).pictures.rgb) == 1
+    assert kept(tmp_path) == []
+    table["eval"]["root"] = str(tmp_path)
+    with pytest.raises(UsageError, match=r"eval.cache_gb is for a data set at an address"):
         parse_config(table)
