@@ -8,13 +8,13 @@ import torch
 
 from e2e_deploy import pack_data
 from e2e_deploy.errors import DataError, E2EDeployError, UnavailableError, UsageError
-from e2e_deploy.train.config.reading import parse_config
+from e2e_deploy.train.config.reading import config_table, parse_config
 from e2e_deploy.train.data.batches import MixedBatches, Part
 from e2e_deploy.train.data.folder import FolderDataset
 from e2e_deploy.train.pretraining.pretrain import _Pretraining
 from e2e_deploy.train.pretraining.views import load_pictures
 from e2e_deploy.train.run.heldout import HeldOut
-from e2e_deploy.train.shards import fetching
+from e2e_deploy.train.shards import fetching, remote
 from e2e_deploy.train.shards.fetching import fetch
 from e2e_deploy.train.training import train_model
 from tests.train.fixtures import write_folder
@@ -275,9 +275,10 @@ def test_a_run_trains_from_an_address_as_from_the_folder(tmp_path, served):
         parse_config(table)
 
 
-def test_held_out_pictures_and_pretraining_keep_to_their_bounds(tmp_path, served):
+def test_held_out_pictures_and_pretraining_keep_to_their_bounds(tmp_path, served, monkeypatch):
     table = run_table(tmp_path, eval={"root": served.address, "split": "train", "cache_gb": 0.0})
     HeldOut(parse_config(table).eval, "depth").read(0)
+    assert kept(tmp_path) == []
     load_pictures(served.address, (16, 16), limit=1, cache_gb=0)
     assert kept(tmp_path) == []
     HeldOut(parse_config(table | {"eval": table["eval"] | {"cache_gb": 1.0}}).eval, "depth").read(0)
@@ -289,6 +290,13 @@ def test_held_out_pictures_and_pretraining_keep_to_their_bounds(tmp_path, served
     )
     assert len(_Pretraining(run, torch.device("cpu")).pictures.rgb) == 1
     assert kept(tmp_path) == []
+    monkeypatch.setattr(remote, "DEFAULT_GB", 0)  # which would remove what is kept
+    data["cache_gb"] = 1.0
+    run = parse_config(config_table(run) | {"data": [data]})
+    for asked in (True, False):
+        num = len(served.asked)
+        assert len(_Pretraining(run, torch.device("cpu")).pictures.rgb) == 1
+        assert any(part for _, part in served.asked[num:]) == asked
     table["eval"]["root"] = str(tmp_path)
     with pytest.raises(UsageError, match=r"eval.cache_gb is for a data set at an address"):
         parse_config(table)
