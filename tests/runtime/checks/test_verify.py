@@ -84,7 +84,7 @@ def test_every_backend_here_is_tried_and_what_was_not_compared_is_said(tmp_path)
     assert {*compared, *reasons} == set(BACKENDS)
     assert {"torch", "tensorrt", "tensorrt-rtx", "inductor"} <= reasons.keys()
     assert "which is no folder here" in reasons["torch"]
-    assert reasons["torch"].endswith("(`checkpoint`)")
+    assert reasons["torch"].endswith("name what it was exported from with `checkpoint`")
     change_reference(root, lambda results: results.__imul__(1.001))
     failures = e2e.verify_bundle(root, device="cpu").failures
     assert len(failures) == len(compared)
