@@ -28,7 +28,7 @@ class BulkReport:
         seconds: of this run, from when Ray was asked to the last shard; engines load in them.
         stage_seconds: that workers spent in each stage in this run, over all of them.
         workers: engines at work at once.
-        notes: what has to be known of pictures, a sentence each.
+        notes: what has to be known of pictures, and what runs each bundle, a sentence each.
         out: the output's folder, or its address in a store.
         interrupted: the user stopped it; a rerun goes on.
     """
