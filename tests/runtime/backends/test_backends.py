@@ -351,7 +351,9 @@ def test_running_leaves_the_floating_point_rules_of_the_process_alone(depth_bund
 def test_nothing_is_fetched_because_a_bundle_names_it(tmp_path, monkeypatch, named):
     """A hub, or the machine that two slashes name, would learn who opened the bundle."""
     asked = []
-    monkeypatch.setattr("e2e_deploy.model.checkpoint._download", asked.append)
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda *given, **how: asked.append(given)
+    )
     named = named.format(folder=tmp_path)
     root = write_plain_bundle(tmp_path / "b")
     edit_manifest(root, lambda m: m["checkpoint"].update(id=named))

@@ -208,7 +208,7 @@ def test_a_bomb_is_damage_and_takes_no_memory(tmp_path, rgbs):
 def test_what_is_small_in_a_file_and_large_in_memory_is_refused(tmp_path, rgbs, monkeypatch):
     empty = [(TOPIC, START_NS, ("sensor_msgs/msg/Image", b""))] * 30
     path = write_mcap(tmp_path / "a.mcap", [*bags.stream(rgbs[:1]), *empty])
-    monkeypatch.setattr(mcap_file, "_MAX_MESSAGES", 20)
+    monkeypatch.setattr(mcap_file, "MAX_MESSAGES", 20)
     log, found, said = read(path)
     assert (len(log.topics), found) == (1, [])
     assert "more than 20 messages" in said[0]
