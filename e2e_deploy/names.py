@@ -145,6 +145,10 @@ BulkFormat = Literal["png16", "parquet", "webdataset", "zarr"]
 """What a bulk run writes: files of every picture, or a file or group of every shard that holds them."""
 BULK_FORMATS: tuple[BulkFormat, ...] = get_args(BulkFormat)
 
+BulkDevice = Literal["auto", "cpu", "cuda"]
+"""Where a bulk run's engines compute; Ray says which GPU is whose."""
+BULK_DEVICES: tuple[BulkDevice, ...] = get_args(BulkDevice)
+
 Colormap = Literal["spectral", "inferno", "turbo"]
 COLORMAPS: tuple[Colormap, ...] = get_args(Colormap)
 

@@ -133,8 +133,8 @@ def _inductor_to_run() -> tuple[bool, str, str]:
         return works, found, remedy
     import torch
 
+    from e2e_deploy.bundle.cpu_targets import cpu_targets
     from e2e_deploy.nvidia.hardware import cpu_features
-    from e2e_deploy.system.cpu_targets import cpu_targets
 
     on_cpu = f"CPU ({', '.join(cpu_targets(cpu_features())) or 'no known level'})"
     on_gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from e2e_deploy.bundle.cpu_targets import cpu_targets
 from e2e_deploy.bundle.plan_files import package_metadata
 from e2e_deploy.errors import UnavailableError, UsageError
 from e2e_deploy.export.engines.inductor_process import Recipe, compile_apart
@@ -13,7 +14,6 @@ from e2e_deploy.nvidia.cuda_driver import Gpu
 from e2e_deploy.nvidia.hardware import cpu_features, cpu_name
 from e2e_deploy.packages import cpp_compiler as compiler
 from e2e_deploy.packages import cuda_toolkit, require
-from e2e_deploy.system.cpu_targets import cpu_targets
 from e2e_deploy.version import __version__
 
 AUTOTUNED = 5

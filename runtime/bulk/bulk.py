@@ -15,7 +15,14 @@ from typing import Any
 
 from e2e_deploy.bundle.bundle import Bundle, open_bundle, sha256_of
 from e2e_deploy.errors import E2EDeployError, UsageError
-from e2e_deploy.names import BACKEND_CHOICES, BULK_FORMATS, BackendChoice, BulkFormat
+from e2e_deploy.names import (
+    BACKEND_CHOICES,
+    BULK_DEVICES,
+    BULK_FORMATS,
+    BackendChoice,
+    BulkDevice,
+    BulkFormat,
+)
 from e2e_deploy.packages import require
 from e2e_deploy.runtime.bulk.cluster import Asked, Share, cluster
 from e2e_deploy.runtime.bulk.engine_worker import EngineOrder, EngineWorker
@@ -46,7 +53,6 @@ DIED = (
 )
 
 OnProgress = Callable[[BulkReport], None]
-DEVICES = ("auto", "cpu", "cuda")
 
 
 def bulk(
@@ -57,7 +63,7 @@ def bulk(
     column: str | None = None,
     topic: str | None = None,
     backend: BackendChoice = "auto",
-    device: str = "auto",
+    device: BulkDevice = "auto",
     workers: int | None = None,
     cores: int | None = None,
     format: BulkFormat = "png16",
@@ -159,9 +165,9 @@ def _check(backend: str, device: str, layout: str, *, shard: int, **counts: int 
         raise UsageError(
             f"unknown `backend` {backend!r}; the backends are {', '.join(BACKEND_CHOICES)}"
         )
-    if device not in DEVICES:
+    if device not in BULK_DEVICES:
         raise UsageError(
-            f"`device` is {device!r}; of a bulk run it is one of {', '.join(DEVICES)}: Ray says which GPU is whose"
+            f"`device` is {device!r}; of a bulk run it is one of {', '.join(BULK_DEVICES)}: Ray says which GPU is whose"
         )
     if layout not in BULK_FORMATS:
         raise UsageError(f"unknown `format` {layout!r}; the formats are {', '.join(BULK_FORMATS)}")

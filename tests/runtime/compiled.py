@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from e2e_deploy.bundle.bundle import open_bundle
+from e2e_deploy.bundle.cpu_targets import cpu_targets
 from e2e_deploy.nvidia.cuda_driver import current_gpu
 from e2e_deploy.nvidia.hardware import cpu_features
-from e2e_deploy.system.cpu_targets import cpu_targets
 from tests.runtime.packages import list_package, says
 
 COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")

@@ -3,7 +3,7 @@
     <split>/shards/<number>.tar     <stem>.rgb.png  <stem>.depth.png  ... of a sample one after the other
 
 Reading is by offset, so a run draws from packed sets in the order of unpacked ones, wherever it begins.
-Knows: the headers of tars, bounds. Does not know: pictures, tasks.
+Knows: which members are whose. Does not know: pictures, tasks.
 """
 
 import os
@@ -14,12 +14,10 @@ from typing import NamedTuple
 
 from e2e_deploy.errors import DataError
 from e2e_deploy.system.files import open_regular
+from e2e_deploy.system.tars import tar_entries
 
 FOLDER = "shards"
 MAX_MEMBER = 2**30
-_BLOCK = 512
-_LONG = 2**16
-"""Bytes of a header that only holds a name or times."""
 
 
 class Member(NamedTuple):
@@ -79,45 +77,16 @@ class Shards:
 
     def _index(self, tar: Path) -> None:
         with open_regular(tar) as stream:
-            total, at, long_name = os.fstat(stream.fileno()).st_size, 0, ""
-            while at + _BLOCK <= total:
-                stream.seek(at)
-                block = stream.read(_BLOCK)
-                if not block.strip(b"\0"):
-                    return
-                info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-                at += _BLOCK
-                if not 0 <= info.size <= min(MAX_MEMBER, total - at):
-                    raise ValueError(f"{info.name!r} is cut off or too large")
-                if info.type in (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME):
-                    if info.size > _LONG:
-                        raise ValueError(f"a header of {info.size:,} bytes")
-                    long_name = _name_in(info.type, stream.read(info.size)) or long_name
-                elif info.isreg():
-                    self._add(long_name or info.name, Member(tar, at, info.size))
-                    long_name = ""
-                elif not info.isdir():
-                    raise ValueError(f"{info.name!r} is no file")
-                at += -(-info.size // _BLOCK) * _BLOCK
-        raise ValueError("its end is missing")
+            for entry in tar_entries(stream):
+                if entry.size > MAX_MEMBER:
+                    raise ValueError(f"{entry.name!r} is too large")
+                if entry.is_file:
+                    self._add(entry.name, Member(tar, entry.offset, entry.size))
+                elif entry.kind != tarfile.DIRTYPE:
+                    raise ValueError(f"{entry.name!r} is no file")
 
     def _add(self, path: str, member: Member) -> None:
         name = path.rpartition("/")[2]
         if name in self._members:
             raise ValueError(f"{name!r} is there before")
         self._members[name] = member
-
-
-def _name_in(kind: bytes, content: bytes) -> str:
-    """The name that a GNU or PAX header gives the file behind it, or nothing."""
-    if kind == tarfile.GNUTYPE_LONGNAME:
-        return content.rstrip(b"\0").decode("utf-8", "surrogateescape")
-    while content:
-        length = int(content.partition(b" ")[0])
-        if not 0 < length <= len(content):
-            raise ValueError("a header that is damaged")
-        key, _, value = content[:length].partition(b" ")[2].rstrip(b"\n").partition(b"=")
-        if key == b"path" and kind == tarfile.XHDTYPE:
-            return value.decode("utf-8", "surrogateescape")
-        content = content[length:]
-    return ""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from e2e_deploy.bundle.bundle import Bundle
+from e2e_deploy.bundle.cpu_targets import cpu_targets
 from e2e_deploy.bundle.manifest import GraphEntry, PlanEntry
 from e2e_deploy.bundle.plan_files import PACKAGE_GRAPH, PACKAGE_TENSORS, rebuild_call
 from e2e_deploy.errors import E2EDeployError, PlanDamagedError, PlanMismatchError, failed
@@ -28,7 +29,6 @@ from e2e_deploy.runtime.backends.plans import (
     read_plan,
     require_built_from,
 )
-from e2e_deploy.system.cpu_targets import cpu_targets
 from e2e_deploy.system.files import require_runnable
 from e2e_deploy.system.json_files import parse_json
 

@@ -9,6 +9,7 @@ import pytest
 
 import e2e_deploy as e2e
 from e2e_deploy.bundle.bundle import open_bundle, sha256_of
+from e2e_deploy.bundle.cpu_targets import CPU_TARGETS
 from e2e_deploy.bundle.manifest import PassEntry, parse_manifest
 from e2e_deploy.bundle.new_bundle import write_manifest
 from e2e_deploy.bundle.plan_files import PACKAGE_GRAPH, PACKAGE_TENSORS
@@ -22,7 +23,6 @@ from e2e_deploy.model.checkpoint import open_checkpoint
 from e2e_deploy.model.coders.swap import swap_coder
 from e2e_deploy.nvidia.cuda_driver import Gpu
 from e2e_deploy.nvidia.trt_messages import BuildError
-from e2e_deploy.system.cpu_targets import CPU_TARGETS
 from tests.plain_bundle import write_plain_bundle
 
 GPU = Gpu("NVIDIA H200", "sm90", (13, 0))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from e2e_deploy.cli import INTERRUPTED, options
-from e2e_deploy.names import BULK_FORMATS, BackendChoice
+from e2e_deploy.names import BULK_DEVICES, BULK_FORMATS, BackendChoice
 from e2e_deploy.progress import Count
 from e2e_deploy.system.json_files import to_json
 from e2e_deploy.system.text import clean
@@ -45,7 +45,7 @@ SHOWN_FAILURES = 5
 @options.backend
 @click.option(
     "--device",
-    type=click.Choice(("auto", "cpu", "cuda")),
+    type=click.Choice(BULK_DEVICES),
     default="auto",
     show_default=True,
     help="Where engines run; each gets a GPU of its own.",

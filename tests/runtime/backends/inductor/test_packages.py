@@ -11,6 +11,7 @@ import torch
 
 import e2e_deploy as e2e
 from e2e_deploy.bundle.bundle import open_bundle
+from e2e_deploy.bundle.cpu_targets import CPU_TARGETS
 from e2e_deploy.errors import (
     BundleError,
     E2EDeployError,
@@ -23,7 +24,6 @@ from e2e_deploy.nvidia.cuda_driver import Gpu
 from e2e_deploy.runtime.backends.inductor import backend as inductor_backend
 from e2e_deploy.runtime.backends.inductor import on_cpu, package
 from e2e_deploy.runtime.backends.inductor.backend import inspect_package
-from e2e_deploy.system.cpu_targets import CPU_TARGETS
 from tests import fake_gpu
 from tests.fake_cuda import GPU, FakeDriver
 from tests.fake_torch import FakeTorch

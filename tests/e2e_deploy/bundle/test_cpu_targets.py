@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from e2e_deploy.bundle.cpu_targets import CPU_TARGETS, cpu_targets
 from e2e_deploy.nvidia.hardware import cpu_features
-from e2e_deploy.system.cpu_targets import CPU_TARGETS, cpu_targets
 
 HASWELL = (
     "fpu vme de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush mmx fxsr sse sse2 ss ht syscall "
