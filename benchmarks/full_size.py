@@ -85,10 +85,17 @@ TINY_CODER: dict[str, Any] = {
 """TAESD's size; its last layer gives a depth map, as distillation for one writes it."""
 
 
-def with_tiny_coder(folder: Path, checkpoint: Path, *, seed: int = 0) -> Path:
-    """Write a checkpoint with the parts of another and a random AutoencoderTiny for its VAE, unless it is there."""
+def tiny_coder() -> Any:
+    """That AutoencoderTiny with random weights, for inference."""
     import diffusers
 
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return diffusers.AutoencoderTiny(**TINY_CODER).eval().requires_grad_(False)
+
+
+def with_tiny_coder(folder: Path, checkpoint: Path, *, seed: int = 0) -> Path:
+    """Write a checkpoint with the parts of another and a random AutoencoderTiny for its VAE, unless it is there."""
     if (folder / "model_index.json").is_file():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -96,7 +103,7 @@ def with_tiny_coder(folder: Path, checkpoint: Path, *, seed: int = 0) -> Path:
         if not (folder / part).exists():
             (folder / part).symlink_to((checkpoint / part).absolute())
     torch.manual_seed(seed)
-    diffusers.AutoencoderTiny(**TINY_CODER).save_pretrained(folder / "vae")
+    tiny_coder().save_pretrained(folder / "vae")
     index = read_json(checkpoint / "model_index.json") | {"vae": ["diffusers", "AutoencoderTiny"]}
     (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
     return folder

@@ -10,7 +10,6 @@ The floor of a device is that of benchmarks/gpu/roofline.py, in fp16. ``--small`
 import argparse
 import shutil
 import tempfile
-import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -48,12 +47,9 @@ PLAIN, TURBO = "large VAE", "turbo"
 
 def counted_model(name: str) -> SingleStepModel:
     """The full-size model with that VAE, on the meta device, in the precision of the floors."""
-    import diffusers
-
     model = full_size_model(2, "meta")
-    with torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        small = diffusers.AutoencoderTiny(**full_size.TINY_CODER).eval().requires_grad_(False)
+    with torch.device("meta"):
+        small = full_size.tiny_coder()
     large = model.vae
     model.vae = {
         "large": large,

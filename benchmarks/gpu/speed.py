@@ -90,8 +90,11 @@ def entries(case: Case, device: Device, plan: FramePlan, example: Tensor) -> lis
             make = partial(build, recipe, bodies, plan, example)
             found.append(Entry(recipe.name, make, recipe.seconds))
 
-    def bundled(make: Callable[..., Contender], *arguments: Any, **options: Any) -> Contender:
-        bundle = make_bundle(case.work, case.frame_hw, precision=device.precision, small=case.small)
+    def bundled(
+        make: Callable[..., Contender], *arguments: Any, turbo: bool = False, **options: Any
+    ) -> Contender:
+        how: dict[str, Any] = {"precision": device.precision, "small": case.small, "turbo": turbo}
+        bundle = make_bundle(case.work, case.frame_hw, **how)
         return make(bundle, *arguments, **options)
 
     def checked(check: Callable[..., object], *arguments: Any) -> None:
@@ -109,6 +112,10 @@ def entries(case: Case, device: Device, plan: FramePlan, example: Tensor) -> lis
         check = partial(checked, require_backend, "inductor", "cuda")
         # The second finds what the first has compiled.
         found.append(Entry(name, make, SECONDS if on_host else COMPILING_S, check))
+    if "inductor_turbo_from_host" in case.only:
+        make = partial(bundled, build_inductor, on_host=True, work="turbo", turbo=True)
+        check = partial(checked, require_backend, "inductor", "cuda")
+        found.append(Entry("inductor_turbo_from_host", make, COMPILING_S, check))
     for library in LIBRARIES:
         check = partial(checked, require_backend, library, device.name)
         make = partial(bundled, build_plan, library)

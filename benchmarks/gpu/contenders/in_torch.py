@@ -18,6 +18,7 @@ from benchmarks.gpu.contenders.models import BODIES, Staged, make_model
 from benchmarks.gpu.timing import Call, Device
 from e2e_deploy.errors import UnavailableError
 from e2e_deploy.frames import FramePlan
+from e2e_deploy.model.single_step import FrameModel
 
 CUDA_ONLY = "compiled and recorded contenders run on a CUDA device only"
 
@@ -67,6 +68,14 @@ RECIPES = (
         channels_last=True,
         compiled="default",
         graph=True,
+    ),
+    Recipe(
+        "turbo_channels_last_compiled_graph",
+        "turbo",
+        channels_last=True,
+        compiled="default",
+        graph=True,
+        by_default=False,
     ),
     Recipe(
         "without_upsampling_pass_channels_last_compiled_graph",
@@ -177,6 +186,17 @@ class Bodies:
         mode = None if compiled == "default" else compiled
         return {name: torch.compile(s, dynamic=False, mode=mode) for name, s in stages.items()}
 
+    def own_result(
+        self, kind: str, plan: FramePlan, frames_NHW3: Tensor
+    ) -> tuple[Tensor, Any] | None:
+        """Frames and the fp32 model's depth [N, H, W], where the weights are not the others'."""
+        change = BODIES[kind].model
+        if change is None:
+            return None
+        model = change(make_model(self.device.name, small=self.small))
+        whole = FrameModel(model, plan, ("depth",)).eval().to(self.device.name)
+        return frames_NHW3, whole(frames_NHW3).cpu().numpy()
+
     def stages(self, recipe: Recipe, plan: FramePlan) -> dict[str, Call]:
         """The recipe's three calls for frames of that plan, not recorded yet."""
         return self._stages(recipe.body, recipe.channels_last, recipe.compiled, plan)
@@ -203,6 +223,7 @@ def build(recipe: Recipe, bodies: Bodies, plan: FramePlan, example_NHW3: Tensor)
         weights_of(bodies.get(recipe.body, recipe.channels_last)),
         bodies.device.reserved() - before if recipe.graph else 0,
         BODIES[recipe.body].work,
+        owns=bodies.own_result(recipe.body, plan, example_NHW3),
     )
 
 

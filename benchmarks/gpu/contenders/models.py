@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.export.specialise import full_size_model
+from benchmarks.full_size import tiny_coder
 from benchmarks.gpu.timing import Call, Device
 from e2e_deploy.assets.pictures import reference_frames
 from e2e_deploy.export.graph.precision import LastConvolution, to_precision
@@ -107,8 +108,18 @@ def half(body: Any, dtype: torch.dtype) -> Any:
     """
     body.to(dtype)
     if dtype != torch.float32:
-        body.vae.decoder.conv_out = LastConvolution(body.vae.decoder.conv_out)
+        path = body.last_convolution
+        body.set_submodule(path, LastConvolution(body.get_submodule(path)))
     return body
+
+
+def with_small_vae(model: SingleStepModel) -> SingleStepModel:
+    """The model with an AutoencoderTiny for its VAE; changed in place, the same random weights every time."""
+    device = model.unet.device
+    torch.manual_seed(0)
+    with torch.device(device):
+        model.vae = tiny_coder()
+    return model
 
 
 def _exported(model: SingleStepModel, device: Device) -> Any:
@@ -118,10 +129,17 @@ def _exported(model: SingleStepModel, device: Device) -> Any:
 
 @dataclass(frozen=True)
 class Body:
-    """How a network is made of the fp32 model, and whose work it does (a key of WORK)."""
+    """How a network is made of the fp32 model.
+
+    Attributes:
+        make: the network.
+        work: whose work it does, a key of WORK.
+        model: changes the fp32 model first, where the weights are not the others'.
+    """
 
     make: Callable[[SingleStepModel, Device], Any]
     work: str
+    model: Callable[[SingleStepModel], SingleStepModel] | None = None
 
 
 BODIES = {
@@ -134,13 +152,19 @@ BODIES = {
         "not_upsampled",
     ),
     "exported": Body(_exported, "specialised"),
+    "turbo": Body(
+        lambda model, device: half(specialise(with_small_vae(model))[0], device.dtype),
+        "turbo",
+        with_small_vae,
+    ),
 }
-"""All passes, all but the upsampling pass, and with the types of an export."""
+"""All passes, all but the upsampling pass, with the types of an export, and all passes with a small VAE."""
 
 WORK: dict[str, Callable[[SingleStepModel], Any]] = {
     "plain": lambda model: model,
     "specialised": lambda model: specialise(model)[0],
     "not_upsampled": lambda model: specialise(model, upsample=False)[0],
+    "turbo": lambda model: specialise(with_small_vae(model))[0],
 }
 """The functions whose operations are counted."""
 

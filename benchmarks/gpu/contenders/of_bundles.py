@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import e2e_deploy as e2e
-from benchmarks.full_size import full_size_checkpoint
+from benchmarks.full_size import full_size_checkpoint, with_tiny_coder
 from benchmarks.gpu.contenders.in_torch import Contender
 from benchmarks.gpu.timing import Call
 from e2e_deploy.bundle.bundle import Bundle, open_bundle
@@ -86,16 +86,22 @@ def make_bundle(
     small: bool,
     task: str = "depth",
     resolution: int = 0,
+    turbo: bool = False,
 ) -> Bundle:
-    """The bundle of the full-size random checkpoint, or of e2e-tiny, for one frame size; kept below ``work``."""
+    """The bundle of the full-size random checkpoint, or of e2e-tiny, for one frame size; kept below ``work``.
+
+    ``turbo``: with a random AutoencoderTiny in the place of the VAE.
+    """
     size = f"{frame_hw[0]}x{frame_hw[1]}"
-    root = work / f"{'tiny' if small else 'full'}-{task}-{precision}-{size}"
+    vae = "-turbo" if turbo else ""
+    root = work / f"{'tiny' if small else 'full'}{vae}-{task}-{precision}-{size}"
     if (root / "manifest.json").is_file():
         return open_bundle(root)
     work.mkdir(parents=True, exist_ok=True)
-    checkpoint: Checkpoint = open_checkpoint(
-        bundled_checkpoint(task) if small else full_size_checkpoint(work)
-    )
+    folder = bundled_checkpoint(task) if small else full_size_checkpoint(work)
+    if turbo:
+        folder = with_tiny_coder(work / f"{root.name}-checkpoint", folder)
+    checkpoint: Checkpoint = open_checkpoint(folder)
     return export_bundle(
         checkpoint,
         root,
@@ -126,7 +132,7 @@ def build_onnxruntime(bundle: Bundle, *, on_host: bool) -> Contender:
     return _loaded(bundle, "onnxruntime", weights, on_host=on_host)
 
 
-def build_inductor(bundle: Bundle, *, on_host: bool) -> Contender:
+def build_inductor(bundle: Bundle, *, on_host: bool, work: str = "specialised") -> Contender:
     """AOTInductor's package as a user loads it, compiled for this GPU unless the user's cache has it.
 
     Raises:
@@ -139,10 +145,17 @@ def build_inductor(bundle: Bundle, *, on_host: bool) -> Contender:
     with suppress(ParityError):
         verify_apart(bundle.root, "cuda")
     weights = sum(bundle.manifest.files[plan.file].bytes for plan in bundle.manifest.plans)
-    return _loaded(bundle, "inductor", weights, on_host=on_host)
+    return _loaded(bundle, "inductor", weights, on_host=on_host, work=work)
 
 
-def _loaded(bundle: Bundle, backend: BackendName, weights: int, *, on_host: bool) -> Contender:
+def _loaded(
+    bundle: Bundle,
+    backend: BackendName,
+    weights: int,
+    *,
+    on_host: bool,
+    work: str = "specialised",
+) -> Contender:
     """A backend on arrays of the GPU, or from host to host, where it is recorded."""
     engine = e2e.load(bundle, backend=backend, device="cuda")
     if on_host:
@@ -157,7 +170,7 @@ def _loaded(bundle: Bundle, backend: BackendName, weights: int, *, on_host: bool
     return Contender(
         call,
         weights_bytes=weights,
-        work="specialised",
+        work=work,
         owns=_reference(bundle),
         close=engine.close,
     )

@@ -1,5 +1,6 @@
 """Kernels of the compiled stages, one stage compiled in several ways, and group norms by inductor and by hand."""
 
+import copy
 import time
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
@@ -17,6 +18,7 @@ from benchmarks.gpu.profiling.kernels import profiled, table
 from benchmarks.gpu.results import Result
 from benchmarks.gpu.roofline import copy_gb_s
 from benchmarks.gpu.timing import Call, Device, exact_and_tuned, in_turns, in_words, summary
+from e2e_deploy.export.graph.norms import by_channel
 from e2e_deploy.frames import FramePlan
 
 
@@ -72,10 +74,11 @@ WAYS: dict[str, Result] = {
     "descent": {"coordinate_descent_tuning": True},
     "own layout": {"layout_optimization": False},
     "norms by hand": {},
+    "norms by channel": {},
     "plain upsampling": {},
     "convolutions tuned": {"max_autotune": True, "max_autotune_conv_backends": "ATEN,TRITON"},
 }
-"""Options of inductor, quick ones first; two ways are another network instead, see ``_body_of``."""
+"""Options of inductor, quick ones first; three ways are another network instead, see ``_body_of``."""
 
 
 def _body_of(way: str, bodies: Bodies, row: Result) -> Any:
@@ -85,6 +88,9 @@ def _body_of(way: str, bodies: Bodies, row: Result) -> Any:
     body = bodies.get("specialised", True)
     if way == "norms by hand":
         body, row["norms"] = with_hand_norms(body)
+    if way == "norms by channel":
+        body = copy.deepcopy(body)
+        by_channel(body)
     return body
 
 
