@@ -53,7 +53,7 @@ class ChannelGroupNorm(nn.Module):
 
     They are of the distance to the channel's first pixel, because a mean of squares less the square of the mean loses
     what is small beside the mean. Means and squares of parts are combined as Chan, Golub and LeVeque do (1983).
-    N batch, C channels, G groups, P pixels or tokens.
+    N batch, C channels, G groups.
     """
 
     def __init__(self, norm: nn.GroupNorm | ShortSumGroupNorm) -> None:
@@ -65,19 +65,22 @@ class ChannelGroupNorm(nn.Module):
         """[N, C, H, W], or [N, C, tokens]."""
         N, C = x_NCHW.shape[:2]
         G = self.num_groups
-        x_NCP = x_NCHW.flatten(2)
-        first = x_NCP[:, :, :1]
-        distance = x_NCP - first
-        mean = distance.mean(dim=2)
-        squares = (distance.square().mean(dim=2) - mean.square()).clamp_min(0)
-        means = (mean + first.squeeze(2)).view(N, G, C // G)
-        group_mean = means.mean(dim=2, keepdim=True)
-        between = (means - group_mean).square()
+        pixels = tuple(
+            range(2, x_NCHW.ndim)
+        )  # not flattened: that copies a map in channels-last order
+        first = x_NCHW
+        for axis in pixels:
+            first = first.narrow(axis, 0, 1)
+        distance = x_NCHW - first
+        mean = distance.mean(dim=pixels, keepdim=True)
+        squares = (distance.square().mean(dim=pixels, keepdim=True) - mean.square()).clamp_min(0)
+        means_NGC = (mean + first).view(N, G, C // G)
+        group_mean = means_NGC.mean(dim=2, keepdim=True)
+        between = (means_NGC - group_mean).square()
         variance = (squares.view(N, G, C // G) + between).mean(dim=2, keepdim=True)
         factor = self.weight.view(1, G, C // G) * torch.rsqrt(variance + self.eps)
         addend = self.bias.view(1, G, C // G) - group_mean * factor
-        per_channel = (N, C, *(1,) * (x_NCHW.ndim - 2))
-        return x_NCHW * factor.reshape(per_channel) + addend.reshape(per_channel)
+        return x_NCHW * factor.reshape(mean.shape) + addend.reshape(mean.shape)
 
 
 def _replace(model: nn.Module, of: type[nn.Module], by: Callable[[Any], nn.Module]) -> None:
