@@ -1,4 +1,4 @@
-"""The small VAE that ``[distil]`` describes, and what cannot be meant beside it.
+"""The small VAE that ``[distil]`` describes, which settings are the UNet's, and what cannot be meant beside it.
 
 Knows: the settings. Does not know: the teacher, torch.
 """
@@ -41,6 +41,9 @@ CODERS: dict[CoderName, CoderShape] = {
 """``turbo`` is TAESD's. ``nano`` has a quarter of its width, and no block where pixels are as many as in the picture,
 whose work is most of that of all."""
 
+UNET_SETTINGS = ("unet_layers", "unet_steps", "unet_lr")
+"""Of the UNet's own part, which is there only with the first."""
+
 
 def shape_of(distil: DistilConfig) -> CoderShape:
     """The VAE that is asked for: the named one, with what is given instead."""
@@ -63,6 +66,13 @@ def contradictions_of_distillation(config: TrainConfig) -> list[str]:
             f"distil.coder = {distil.coder!r} has no effect beside width, encoder_blocks and decoder_blocks; leave it "
             "out"
         )
+    if distil.unet_layers is None:
+        unset = DistilConfig(size=distil.size)
+        problems += [
+            f"distil.{name} has no effect without distil.unet_layers, which says what the UNet keeps"
+            for name in UNET_SETTINGS
+            if getattr(distil, name) != getattr(unset, name)
+        ]
     if config.model.precision == "fp16":
         problems.append(
             'distil learns without a gradient scaler, which fp16 needs: use model.precision = "bf16" or "fp32"'

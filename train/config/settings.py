@@ -57,6 +57,7 @@ class PretrainConfig:
 
 CoderName = Literal["turbo", "nano"]
 NumBlocks = Annotated[int, Limits(0, 64)]
+NumLayers = Annotated[int, Limits(1, 64)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +66,7 @@ class DistilConfig:
 
     Its decoder learns the results of the teacher's decoder from the teacher's own x0, then its encoder the teacher's
     latents; no truth is read. The steps of ``optim`` follow with the small VAE; without a ``[[data]]`` table none do.
+    With ``unet_layers`` the UNet loses layers too, and learns between the two what the teacher's makes of its latents.
     """
 
     size: Size
@@ -83,6 +85,12 @@ class DistilConfig:
     encoder_steps: Count = 10_000
     decoder_lr: Positive = 1e-3
     encoder_lr: Positive = 1e-3
+    unet_layers: tuple[NumLayers, ...] | None = None
+    """Layers that each level of the UNet keeps, the finest first: Stable Diffusion has 2, 2, 2, 2, and one more on the
+    way up, as this has. Left out: all of them."""
+    unet_steps: Count = 10_000
+    unet_lr: Positive = 5e-5
+    """BK-SDM's (arXiv 2305.15798)."""
     x0_weight: Weight = 1.0
     """Of the error that the encoder makes in x0, beside that in the latent; 0 spares the passes through the UNet."""
     batch: Annotated[int, Limits(1, 4096)] = 8

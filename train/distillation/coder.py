@@ -13,8 +13,10 @@ STRIDE = 8
 """Of four levels."""
 
 
-def with_small_coder(teacher: SingleStepModel, shape: CoderShape, *, seed: int) -> SingleStepModel:
-    """The teacher's UNet, the same object, between the halves of a VAE with random weights; on its device.
+def with_small_coder(
+    teacher: SingleStepModel, shape: CoderShape, *, seed: int, unet: Any = None
+) -> SingleStepModel:
+    """``unet`` between the halves of a VAE with random weights, on the teacher's device; None: the teacher's, itself.
 
     One channel comes out of the decoder where the result is a map, whose mean over three the last layer spares.
 
@@ -40,7 +42,7 @@ def with_small_coder(teacher: SingleStepModel, shape: CoderShape, *, seed: int) 
             scaling_factor=1.0,
         )
     student = SingleStepModel(
-        teacher.unet,
+        teacher.unet if unet is None else unet,
         vae.requires_grad_(False).eval(),
         teacher.context_1LC,
         task=teacher.task,

@@ -1,8 +1,11 @@
-"""The model of a run with a small VAE in the place of its own, in two parts that a killed run continues.
+"""The model of a run with a small VAE in the place of its own, in parts that a killed run continues.
 
-    <out>/distil/decoder-steps/   the newest checkpoint of each half, also once it is done
+    <out>/distil/decoder-steps/   the newest checkpoint of each part, also once it is done
+                 unet-steps/      where the UNet gets fewer layers
                  encoder-steps/
-                 model/           with both: what the run after it starts from; the two others are deleted then
+                 model/           with all: what the run after it starts from; the others are deleted then
+
+The UNet learns from the teacher's latents, and the encoder after it, whose x0 is then that of the UNet it will have.
 
 Knows: the order, folders, what is measured when. Does not know: what is learned (``losses``), the run that follows.
 """
@@ -23,11 +26,11 @@ from e2e_deploy.model.single_step import SingleStepModel
 from e2e_deploy.progress import Count
 from e2e_deploy.system.json_files import read_json
 from e2e_deploy.train.augmentation.augment import Augmentation
-from e2e_deploy.train.config.distillation import shape_of
-from e2e_deploy.train.config.settings import TrainConfig
+from e2e_deploy.train.config.distillation import UNET_SETTINGS, shape_of
+from e2e_deploy.train.config.settings import DistilConfig, TrainConfig
 from e2e_deploy.train.distillation.answers import Answers, Rounds, answers_of
 from e2e_deploy.train.distillation.coder import with_small_coder
-from e2e_deploy.train.distillation.losses import decoder_loss, encoder_loss
+from e2e_deploy.train.distillation.losses import decoder_loss, encoder_loss, unet_loss
 from e2e_deploy.train.distillation.measured import Chain, Found, HeldOutPictures
 from e2e_deploy.train.distillation.sources import (
     HELD_OUT_EVERY,
@@ -36,6 +39,7 @@ from e2e_deploy.train.distillation.sources import (
     divided,
     pictures_of,
 )
+from e2e_deploy.train.distillation.unet import thinned
 from e2e_deploy.train.model_folder import write_model
 from e2e_deploy.train.pretraining.pretrain import learn
 from e2e_deploy.train.step.forward import keep_float32
@@ -63,7 +67,8 @@ def distilled(
 
     Raises:
         UnavailableError: the precision does not run on ``device``.
-        UsageError: the folder holds another distillation, or the teacher's VAE has another stride.
+        UsageError: the folder holds another distillation, the teacher's VAE has another stride, or its UNet has not
+            the layers that ``distil.unet_layers`` would keep.
         InputError: ``distil.pictures`` holds none.
         DataError: a picture is damaged and ``run.on_bad`` is stop, or none can be read.
         E2EDeployError: a file cannot be written, or a loss is NaN.
@@ -104,7 +109,7 @@ class _Distillation:
             "teacher": Path(start.id).name,
             "teacher_sha256": start.sha256(),
             "coder": asdict(shape_of(self.settings)),
-            "distil": {k: v for k, v in asdict(self.settings).items() if k != "pictures"},
+            "distil": _learned_by(self.settings),
             "pictures": {"name": self.pictures.name, "images": len(self.pictures)},
             "pictures_sha256": self.pictures.fingerprint(),
             "augment": None if config.augment is None else asdict(config.augment),
@@ -121,16 +126,19 @@ class _Distillation:
             self._check_same(self.model, _settings_of(self.model))
             return self.model
         teacher = self.teacher.to(self.device).eval()
-        student = with_small_coder(teacher, shape_of(self.settings), seed=self.config.run.seed)
+        layers, shape = self.settings.unet_layers, shape_of(self.settings)
+        unet = None if layers is None else thinned(teacher.unet, layers)
+        student = with_small_coder(teacher, shape, seed=self.config.run.seed, unet=unet)
         for model in (teacher, student):
             keep_float32(model.get_submodule(model.last_convolution))
+        parts = {"decoder": (self._learn_decoder, Chain(teacher, teacher, student))}
+        if unet is not None:
+            parts["unet"] = (self._learn_unet, Chain(teacher, student, student))
+        parts["encoder"] = (self._learn_encoder, Chain(student, student, student))
         measured = {"teacher": self._measured("teacher", None)}
-        for name, learn_half, first in (
-            ("decoder", self._learn_decoder, teacher),
-            ("encoder", self._learn_encoder, student),
-        ):
-            learn_half(student)
-            measured[name] = self._measured(name, Chain(first, student))
+        for name, (learn_part, chain) in parts.items():
+            learn_part(student)
+            measured[name] = self._measured(name, chain)
             self._say_unreadable()
         write_model(
             self.model,
@@ -146,7 +154,7 @@ class _Distillation:
             },
             note=self.start.note,
         )
-        for name in ("decoder", "encoder"):
+        for name in parts:
             shutil.rmtree(self._steps(name), ignore_errors=True)
         return self.model
 
@@ -171,7 +179,7 @@ class _Distillation:
             )
 
     def _check_steps(self, folder: Path, facts: object) -> None:
-        """Of a half that goes on, which must learn from the pictures it began with."""
+        """Of a part that goes on, which must learn from the pictures it began with."""
         known = dict(facts) if isinstance(facts, dict) else {}
         learned = known.pop("learned", None)
         self._check_same(folder, known)
@@ -203,6 +211,17 @@ class _Distillation:
             rounds,
             steps=self.settings.decoder_steps,
             lr=self.settings.decoder_lr,
+        )
+
+    def _learn_unet(self, student: SingleStepModel) -> None:
+        rounds = self._rounds(decodes=False)
+        self._learn(
+            "unet",
+            student.unet,
+            lambda: unet_loss(self.teacher, student, rounds.now),
+            rounds,
+            steps=self.settings.unet_steps,
+            lr=self.settings.unet_lr,
         )
 
     def _learn_encoder(self, student: SingleStepModel) -> None:
@@ -240,7 +259,7 @@ class _Distillation:
     def _learn(
         self,
         name: str,
-        half: nn.Module,
+        part: nn.Module,
         loss: Callable[[], Tensor],
         rounds: Rounds,
         *,
@@ -250,7 +269,7 @@ class _Distillation:
         config = self.config
         learn(
             name,
-            half,
+            part,
             lambda _generator: loss(),
             self._steps(name),
             steps=steps,
@@ -263,6 +282,12 @@ class _Distillation:
             work="distillation",
             on_step=rounds.go_to,
         )
+
+
+def _learned_by(settings: DistilConfig) -> dict[str, Any]:
+    """What decides the weights, pictures apart; nothing of the UNet where it stays as it is."""
+    unread = {"pictures", *(UNET_SETTINGS if settings.unet_layers is None else ())}
+    return {key: value for key, value in asdict(settings).items() if key not in unread}
 
 
 def _settings_of(folder: Path) -> object:

@@ -1,4 +1,8 @@
-"""How far the halves of a small VAE are from what the teacher says."""
+"""How far the halves of a small VAE, and a UNet with fewer layers, are from what the teacher says."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,3 +37,38 @@ def encoder_loss(student: SingleStepModel, answers: Answers, *, x0_weight: float
         context = student.context(answers.rgb_B3HW)
     x0 = student.predict_x0(z, context_NLC=context)
     return error + x0_weight * F.smooth_l1_loss(x0.float(), answers.x0_B4hw)
+
+
+def unet_loss(teacher: SingleStepModel, student: SingleStepModel, answers: Answers) -> Tensor:
+    """Error of the x0 of the teacher's latent, and of what each block of the UNet hands on there.
+
+    Of the blocks it is the mean over both ways of the squared error, as a share of the teacher's own mean square.
+    """
+    z, x0_wanted = answers.z_B4hw, answers.x0_B4hw
+    with torch.no_grad(), _handed_on(teacher.unet) as wanted:
+        context = teacher.context(answers.rgb_B3HW)
+        teacher.predict_x0(z, context_NLC=context)
+    with _handed_on(student.unet) as found:
+        x0 = student.predict_x0(z, context_NLC=context)
+    shares = [
+        F.mse_loss(mine.float(), its.float()) / its.float().square().mean().clamp(min=1e-12)
+        for mine, its in zip(found, wanted, strict=True)
+    ]
+    error: Tensor = F.smooth_l1_loss(x0.float(), x0_wanted) + torch.stack(shares).mean()
+    return error
+
+
+@contextmanager
+def _handed_on(unet: Any) -> Iterator[list[Tensor]]:
+    """What the blocks of a UNet give to the next one in the passes within, in the order that they run."""
+    outputs: list[Tensor] = []
+
+    def keep(_block: Any, _given: Any, output: Any) -> None:
+        outputs.append(output[0] if isinstance(output, tuple) else output)
+
+    hooks = [block.register_forward_hook(keep) for block in (*unet.down_blocks, *unet.up_blocks)]
+    try:
+        yield outputs
+    finally:
+        for hook in hooks:
+            hook.remove()

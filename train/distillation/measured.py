@@ -1,6 +1,6 @@
-"""How good a small VAE is on held-out pictures: against its teacher, and against the truth where there is one.
+"""How good a distilled model is on held-out pictures: against its teacher, and the truth where there is one.
 
-Knows: which halves of two models make a result. Does not know: how they learned.
+Knows: which parts of models make a result together. Does not know: how they learned.
 """
 
 from collections.abc import Iterator
@@ -26,20 +26,22 @@ Result = npt.NDArray[np.float32]
 
 
 class Chain:
-    """A frame's result by the encoder of one model and the decoder of another, which share a UNet."""
+    """A frame's result by the encoder of one model, the UNet of another and the decoder of a third."""
 
-    def __init__(self, first: SingleStepModel, last: SingleStepModel) -> None:
-        self._first, self._last = first, last
+    def __init__(
+        self, encoder: SingleStepModel, unet: SingleStepModel, decoder: SingleStepModel
+    ) -> None:
+        self._encoder, self._unet, self._decoder = encoder, unet, decoder
 
     def __call__(self, frame: Rgb) -> Result:
         """[H, W] in [0, 1] or [H, W, 3] of uint8 [H, W, 3], whose sides are multiples of the stride; float32."""
-        first, last = self._first, self._last
-        device = next(first.unet.parameters()).device
+        device = next(self._unet.unet.parameters()).device
         rgb = torch.from_numpy(np.ascontiguousarray(frame.transpose(2, 0, 1)))[None].to(device)
         with torch.no_grad():
             rgb = rgb.float() / 127.5 - 1.0
-            x0 = first.predict_x0(first.encode(rgb), context_NLC=first.context(rgb))
-            result = last.read(last.decode(x0))[0].permute(1, 2, 0).cpu().numpy()
+            context = self._unet.context(rgb)
+            x0 = self._unet.predict_x0(self._encoder.encode(rgb), context_NLC=context)
+            result = self._decoder.read(self._decoder.decode(x0))[0].permute(1, 2, 0).cpu().numpy()
         return result[..., 0] if result.shape[2] == 1 else result
 
 
@@ -71,7 +73,7 @@ class HeldOutPictures:
         """
         (kind,) = teacher.kinds
         measurement = self._measurement(kind.name)
-        teaching, differences = Chain(teacher, teacher), list[float]()
+        teaching, differences = Chain(teacher, teacher, teacher), list[float]()
         for index, sample in self._samples():
             rgb = sample if isinstance(sample, np.ndarray) else sample.rgb
             wanted = teaching(rgb)

@@ -59,6 +59,7 @@ VARIANTS = {
     "time activation": {"unet": {"time_embedding_act_fn": "silu", "resnet_skip_time_act": True}},
     "only cross attention": {"unet": {"only_cross_attention": (True, False)}},
     "dropout": {"unet": {"dropout": 0.5}},
+    "layers removed": {"unet": {"layers_per_block": (2, 1)}},
     "small coder": {"tiny": {}, "alpha_bar": SD2_ALPHA_BAR, "prediction_type": "epsilon"},
     "small coder, one channel": {"tiny": {"out_channels": 1}},
     "small coder, normals": {"tiny": {"upsample_fn": "bilinear"}, "task": "normals"},

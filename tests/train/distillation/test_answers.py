@@ -1,5 +1,6 @@
 """What a step learns from: the teacher's own words, each several times, the same when a run goes on."""
 
+from contextlib import ExitStack
 from unittest.mock import patch
 
 import numpy as np
@@ -126,18 +127,21 @@ def test_a_teacher_that_learns_from_itself_has_nothing_to_learn(tmp_path, task):
     assert apart[2] - apart[1] == pytest.approx(apart[1] - apart[0])
     with torch.no_grad():
         expected = teacher(rgb[:1])[0].permute(1, 2, 0).numpy()
-    result = Chain(teacher, teacher)(frames[0])
+    result = Chain(teacher, teacher, teacher)(frames[0])
     # Lengths below one make an error of vectors larger.
     np.testing.assert_allclose(result.reshape(expected.shape), expected, atol=2e-4)
 
 
-def test_halves_of_two_models_make_a_chain(tmp_path):
-    one, other = (
-        load_model(open_checkpoint(write_start(tmp_path / str(seed), seed=seed))) for seed in (0, 1)
-    )
+def test_parts_of_three_models_make_a_chain(tmp_path):
+    parts = ("encode", "predict_x0", "decode")
+    models = [
+        load_model(open_checkpoint(write_start(tmp_path / str(seed), seed=seed)))
+        for seed in range(3)
+    ]
     frame = np.random.default_rng(0).integers(0, 255, (32, 40, 3), dtype=np.uint8)
-    with (
-        patch.object(other, "encode", side_effect=AssertionError),
-        patch.object(one, "decode", side_effect=AssertionError),
-    ):
-        assert Chain(one, other)(frame).shape == (32, 40)
+    with ExitStack() as refused:
+        for own, model in zip(parts, models, strict=True):
+            for part in parts:
+                if part != own:
+                    refused.enter_context(patch.object(model, part, side_effect=AssertionError))
+        assert Chain(*models)(frame).shape == (32, 40)
