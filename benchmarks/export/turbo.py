@@ -1,5 +1,7 @@
 """A small VAE in the place of the large one, at SD2 size with random weights: operations, floors, sizes, CPU times.
 
+Counted with fewer layers in the UNet too.
+
     python -m benchmarks.export.turbo                        counts on shapes alone, a minute
     python -m benchmarks.export.turbo --time [--rounds 9]    also ONNX sizes, and both graphs timed in turn on the CPU
     python -m benchmarks.export.turbo --plans sm89           also TensorRT-RTX plans in fp16; needs no GPU
@@ -30,6 +32,7 @@ from e2e_deploy.model.checkpoint import bundled_checkpoint, open_checkpoint
 from e2e_deploy.model.coders.coder import TwoCoders
 from e2e_deploy.model.single_step import SingleStepModel
 from e2e_deploy.progress import Stages
+from e2e_deploy.train.distillation.unet import thinned
 
 HW = (768, 768)
 """Picture size of the counts."""
@@ -41,12 +44,18 @@ ROOFS = {
 }
 """fp16 with fp32 sums, without sparsity; the first from benchmarks/results/gpu_speed_576x768_batch1.json."""
 
-VAES = ("large", "small encoder", "small decoder", "turbo")
+LAYERS = (1, 1, 1, 1)
+"""Of the levels of a UNet with fewer, which has two at each."""
+
+MODELS = (
+    *("large", "small encoder", "small decoder", "turbo"),
+    *("large, UNet with fewer layers", "turbo, UNet with fewer layers"),
+)
 PLAIN, TURBO = "large VAE", "turbo"
 
 
 def counted_model(name: str) -> SingleStepModel:
-    """The full-size model with that VAE, on the meta device, in the precision of the floors."""
+    """The full-size model of that name, on the meta device."""
     model = full_size_model(2, "meta")
     with torch.device("meta"):
         small = full_size.tiny_coder()
@@ -56,12 +65,14 @@ def counted_model(name: str) -> SingleStepModel:
         "small encoder": TwoCoders(small, large),
         "small decoder": TwoCoders(large, small),
         "turbo": small,
-    }[name]
+    }[name.partition(",")[0]]
+    if "fewer" in name:
+        model.unet = thinned(model.unet, LAYERS)
     return model
 
 
 def counts(name: str, size_hw: tuple[int, int]) -> dict[str, Any]:
-    """Of the specialised model with that VAE: parameters, multiply-adds by part, floors in fp16."""
+    """Of the specialised model of that name: parameters, multiply-adds by part, floors in fp16."""
     plain = count_macs(counted_model(name), size_hw)[""]
     special, _ = specialise(counted_model(name), sizes_hw=[size_hw])
     macs = count_macs(special, size_hw)
@@ -158,12 +169,14 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     frame_hw, edge = parse_size(arguments.frame_size), 0 if arguments.small else 768
-    rows = {name: counts(name, HW) for name in VAES}
+    rows = {name: counts(name, HW) for name in MODELS}
     result: dict[str, Any] = {
         "weights": "random",
         "picture_hw": HW,
         "counts": rows,
-        "times_fewer_macs": rows["large"]["macs"] / rows["turbo"]["macs"],
+        "times_fewer_macs": {
+            name: rows["large"]["macs"] / rows[name]["macs"] for name in MODELS[1:]
+        },
         "frame_size": frame_hw,
     }
     if arguments.time:
