@@ -17,6 +17,8 @@ from e2e_deploy.model.loading import load_model
 from e2e_deploy.train.config.reading import parse_config
 from e2e_deploy.train.distillation.answers import Answers
 from e2e_deploy.train.distillation.losses import unet_loss
+from e2e_deploy.train.distillation.measured import Chain, HeldOutPictures
+from e2e_deploy.train.distillation.sources import pictures_of
 from e2e_deploy.train.distillation.unet import thinned
 from e2e_deploy.train.pretraining import pretrain
 from e2e_deploy.train.run.resume import checkpoint_folders
@@ -165,8 +167,8 @@ def test_the_unet_learns_between_the_two_and_is_trained_on(tmp_path, capsys):
     steps = {"unet_steps": 60} | LEARNED
     held_out = {"root": str(tmp_path / "data"), "split": "train", "size": [32, 40], "num_images": 2}
     optim = {"steps": 2, "decay_steps": 2}
-    made = table(start(tmp_path), FEWER | steps, eval=held_out, optim=optim)
-    result = train_model(parse_config(made))
+    config = parse_config(table(start(tmp_path), FEWER | steps, eval=held_out, optim=optim))
+    result = train_model(config)
     told = capsys.readouterr().err
     order = re.findall(r"distillation of the (\w+): held-out: abs_rel_from_teacher", told)
     assert order == ["decoder", "unet", "encoder"]
@@ -176,6 +178,14 @@ def test_the_unet_learns_between_the_two_and_is_trained_on(tmp_path, capsys):
     found = card(distilled)
     assert found["settings"]["distil"]["unet_layers"] == [1, 1]
     assert list(found["held_out"]) == ["teacher", "decoder", "unet", "encoder"]
+    teacher, model = (load_model(open_checkpoint(each)) for each in (tmp_path / "start", distilled))
+    for part, parts in (
+        ("decoder", (teacher, teacher, model)),
+        ("unet", (teacher, model, model)),
+        ("encoder", (model, model, model)),
+    ):
+        measured = HeldOutPictures(config, pictures_of(config), []).measure(teacher, Chain(*parts))
+        assert measured == pytest.approx(found["held_out"][part], rel=1e-4)
     assert card(result.model) == found
     before, after = (weights(folder) for folder in (distilled, result.model))
     assert len(logged(tmp_path / "out")) == 2
