@@ -4,6 +4,8 @@ Unlike NVIDIA's builders it reads no ONNX: the module is made again from the che
 bundles, manifests or caches.
 """
 
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,16 +32,33 @@ def fit(body: nn.Module) -> nn.Module:
     return body
 
 
+def cpp_library() -> list[str]:
+    """The libstdc++ that torch has loaded, as inductor names what to link with; nothing where it has none.
+
+    A compiler may link its own copy into the package. The two then number the parts of a locale differently, and the
+    first regular expression, with which a package reads the name of its device, calls the wrong part: a segmentation
+    fault or a bad cast while it loads, seen with GCC 12 to 14.
+    """
+    maps = Path("/proc/self/maps")
+    for line in maps.read_text().splitlines() if maps.exists() else []:
+        found = re.search(r"(/.*)/(libstdc\+\+\.so\.6[.0-9]*)$", line)
+        if found:
+            # There is no setting for the folder; inductor writes -l and this, and splits it as a shell does.
+            return [f":{found[2]} -L{shlex.quote(found[1])}"]
+    return []
+
+
 def _configs(target: str, metadata: dict[str, str], *, autotune: bool) -> dict[str, Any]:
     """Settings of inductor.
 
     Weights are mapped from behind the library, as torch itself does above 2 GB. As a section of it, 1.7 GB of them were
-    not loaded within 50 s on a GPU, and once ended in a segmentation fault; its cause is not known, as on a CPU 1.7 GB
-    load either way. Mapped, no address of the code is beyond 2 GB of another, and what is not read costs no memory.
+    not loaded within 50 s on a GPU. Mapped, no address of the code is beyond 2 GB of another, and what is not read
+    costs no memory.
     """
     configs: dict[str, Any] = {
         "aot_inductor.metadata": metadata,
         "aot_inductor.force_mmap_weights": True,
+        "aot_inductor.custom_op_libs": cpp_library(),
         # Else the number of threads of this machine is written into the loops.
         "cpp.dynamic_threads": True,
     }

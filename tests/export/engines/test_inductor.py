@@ -1,9 +1,14 @@
 """How a module is fitted for AOTInductor; what compiles it is in test_inductor_packages.py."""
 
+import shlex
+import shutil
+import subprocess
+import sys
+
 import pytest
 import torch
 
-from e2e_deploy.export.engines.inductor import fit
+from e2e_deploy.export.engines.inductor import cpp_library, fit
 from e2e_deploy.export.graph.prepare import prepare
 from tests.export.random_models import random_model
 
@@ -49,3 +54,31 @@ def test_no_constant_is_without_dimensions_and_weights_are_channels_last():
     assert len(wide) > 5
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in wide)
     assert not any(p.requires_grad for p in held.parameters())
+
+
+REGEX = """
+#include <regex>
+extern "C" bool matches(const char* text) {
+  return std::regex_match(text, std::regex("(cpu|cuda)(:([0-9]+))?"));
+}
+"""
+"""What every package does first: it reads the name of its device."""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or shutil.which("g++") is None, reason="a matter of GCC on Linux"
+)
+def test_a_package_shares_the_cpp_library_of_torch(tmp_path):
+    """Linked by a compiler that would put a copy of its own into the package, which does not work beside torch's."""
+    linked = ["g++", "-shared", "-fPIC", "-static-libstdc++", "-o", "x.so", "x.cpp"]
+    (tmp_path / "x.cpp").write_text(REGEX)
+    if subprocess.run(linked, cwd=tmp_path, capture_output=True).returncode:
+        pytest.skip("this compiler has no static C++ library")
+    library = [part for name in cpp_library() for part in shlex.split(f"-l{name}")]
+    subprocess.run([*linked, *library], cwd=tmp_path, check=True)
+    code = (
+        "import ctypes, torch; f = ctypes.CDLL('./x.so').matches; f.restype = ctypes.c_bool; "
+        "print(f(b'cuda:0'), f(b'cuda:'))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (0, "True False\n"), run.stderr
