@@ -45,6 +45,34 @@ LOOPS = {
 }
 
 
+def turbo_rows() -> list[str]:
+    """A small VAE in the place of the large one: the bundled model, and operations at full size."""
+    lines = []
+    if r := load("e2e_tiny_turbo"):
+        ms = {name: each["p50_ms"] for name, each in r["latency"].items()}
+        abs_rel = {name: each["abs_rel"] for name, each in r["scores"].items()}
+        height, width = r["frame_size"]
+        lines.append(
+            f"| e2e-tiny-turbo, e2e-tiny's depth with a small VAE, {height}x{width}, one frame, CPU, fp32 | "
+            f"{ms['turbo']:.0f} ms, e2e-tiny {ms['teacher']:.0f} ms: {in_words(r['gain'], 1)}, in turn; AbsRel "
+            f"{abs_rel['turbo']:.3f} and {abs_rel['teacher']:.3f} on {r['held_out_images']} held-out scenes "
+            f"| {where(r)} |"
+        )
+    if r := load("turbo_full_size"):
+        fewer, (height, width) = r["times_fewer_macs"], r["picture_hw"]
+        tflop = {
+            name: f"{each['floors']['H200, measured']['tflop']:.1f}"
+            for name, each in r["counts"].items()
+        }
+        thin = "turbo, UNet with fewer layers"
+        lines.append(
+            f"| operations of SD2 depth, {height}x{width}, specialised, counted | {tflop['large']} TFLOP; with a small "
+            f"VAE {tflop['turbo']} (**{fewer['turbo']:.1f}x** fewer), with one layer a level in its UNet, too, "
+            f"{tflop[thin]} (**{fewer[thin]:.1f}x**) | {where(r)} |"
+        )
+    return lines
+
+
 def numbers() -> str:
     """The table of measurements."""
     lines = ["| what | result | measured on |", "|---|---|---|"]
@@ -55,6 +83,7 @@ def numbers() -> str:
             f"pipeline at one step {theirs:.0f} ms: {in_words(r['gain'], 1)}, medians of {r['rounds']}, in "
             f"turn | {where(r)} |"
         )
+    lines += turbo_rows()
     if r := load("cpu_backends"):
         best = {
             precision: min(

@@ -1,6 +1,6 @@
 """Trains the bundled e2e-tiny by its config, and puts the result into the package as fp16 weights.
 
-    e2e-deploy data render data/rendered --train 2400
+    e2e-deploy data render data/rendered --train 2400      # as the config says
     python -m benchmarks.accuracy.train_e2e_tiny [--task depth|normals|turbo] [--package]
 
 ``configs/e2e_tiny_<task>.toml`` is all there is to the training; it continues where it was stopped. --package writes
@@ -36,8 +36,10 @@ def package(model: Path, task: str, facts: dict[str, Any]) -> Path:
         file.chmod(0o644)  # safetensors writes for the owner alone
     card = json.loads((target / CARD).read_text(encoding="utf-8"))
     found = card["trained"]
-    kept = {"distilled": found["distilled"]} if found.get("distilled") else {}
-    known = card | {"trained": {"images": found["data"][0]["images"], **kept, **facts}}
+    distilled = found.get("distilled")
+    data = distilled["settings"]["pictures"] if distilled else found["data"][0]
+    kept = {"distilled": distilled} if distilled else {}
+    known = card | {"trained": {"images": data["images"], **kept, **facts}}
     (target / CARD).write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
     return target
 

@@ -10,10 +10,15 @@ from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
 _BLOCK = 512
-_MAX_HEADER = 2**16
+_MAX_HEADER = 2**20
 """Bytes of a header that only holds a name, times and the like."""
 _HEADERS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
+_WITHOUT_CONTENT = (
+    *(tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE),
+    *(tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE),
+)
+"""Nothing follows their header, whatever size it tells: of a link, that of what it leads to."""
 
 
 class TarEntry(NamedTuple):
@@ -63,7 +68,7 @@ def tar_entries(stream: BinaryIO) -> Iterator[TarEntry]:
             if info.type in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME):
                 told |= _told(info.type, stream.read(size))
         else:
-            size = int(told.get("size", size))
+            size = 0 if info.type in _WITHOUT_CONTENT else int(told.get("size", size))
             if not 0 <= size <= total - at:
                 raise ValueError(f"{info.name[:80]!r} is cut off")
             has_holes = any(key.startswith("GNU.sparse") for key in told)

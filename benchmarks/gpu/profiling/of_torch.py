@@ -12,13 +12,13 @@ from torch.nn import functional as F
 
 from benchmarks.gpu.contenders.in_torch import RECIPES, Bodies, Recipe, build_diffusers
 from benchmarks.gpu.contenders.models import STAGES, Staged, make_model, own_size
+from benchmarks.gpu.profiling.channel_norms import by_channel
 from benchmarks.gpu.profiling.hand_norms import with_hand_norms
 from benchmarks.gpu.profiling.job import Job
 from benchmarks.gpu.profiling.kernels import profiled, table
 from benchmarks.gpu.results import Result
 from benchmarks.gpu.roofline import copy_gb_s
 from benchmarks.gpu.timing import Call, Device, exact_and_tuned, in_turns, in_words, summary
-from e2e_deploy.export.graph.norms import by_channel
 from e2e_deploy.frames import FramePlan
 
 
@@ -90,7 +90,7 @@ def _body_of(way: str, bodies: Bodies, row: Result) -> Any:
         body, row["norms"] = with_hand_norms(body)
     if way == "norms by channel":
         body = copy.deepcopy(body)
-        by_channel(body)
+        row["norms"] = by_channel(body)
     return body
 
 

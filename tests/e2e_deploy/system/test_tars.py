@@ -67,6 +67,27 @@ def test_folders_links_and_files_with_holes_are_no_files(tmp_path):
     assert [e.name for e in entries(path) if e.is_file] == ["file"]
 
 
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE])
+def test_nothing_follows_a_link_whatever_size_it_tells(tmp_path, kind):
+    path = tmp_path / "a.tar"
+    link, file = tarfile.TarInfo("link"), tarfile.TarInfo("file")
+    link.type, link.size, file.size = kind, 512, 3
+    path.write_bytes(link.tobuf() + file.tobuf() + b"abc" + b"\0" * (509 + 1024))
+    with tarfile.open(path) as tar:
+        expected = [(m.name, m.offset_data) for m in tar]
+    assert [(e.name, e.offset) for e in entries(path)] == expected
+    assert [name for name, _ in expected] == ["link", "file"]
+
+
+def test_a_header_of_many_attributes_is_read(tmp_path):
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo("file")
+        info.pax_headers = {"SCHILY.xattr.user.note": "n" * 2**17}
+        tar.addfile(info)
+    assert [e.name for e in entries(path)] == ["file"]
+
+
 def test_a_header_that_never_ends_is_not_read(tmp_path):
     info = tarfile.TarInfo("x")
     info.type, info.size = tarfile.XHDTYPE, 2**33

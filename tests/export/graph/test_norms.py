@@ -7,12 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from e2e_deploy.export.graph import norms
-from e2e_deploy.export.graph.norms import (
-    ChannelGroupNorm,
-    ShortSumGroupNorm,
-    by_channel,
-    shorten_sums,
-)
+from e2e_deploy.export.graph.norms import ShortSumGroupNorm, shorten_sums
 from e2e_deploy.export.onnx.trace import save, trace
 
 
@@ -42,44 +37,6 @@ def test_equals_group_norm(groups, height, width, limit):
     torch.testing.assert_close(result, norm(x), atol=1e-10, rtol=1e-10)
 
 
-@settings(max_examples=30, deadline=None)
-@given(
-    groups=st.sampled_from([1, 2, 4, 8]),
-    height=st.integers(1, 9),
-    width=st.integers(2, 9),
-    offset=st.sampled_from([0.0, 5.0, -1e4]),
-    order=st.sampled_from([torch.contiguous_format, torch.channels_last]),
-)
-def test_by_channel_equals_group_norm(groups, height, width, offset, order):
-    norm = _norm(groups, 8)
-    x = torch.randn(2, 8, height, width, dtype=torch.float64) * 3 + offset
-    result = ChannelGroupNorm(norm)(x.contiguous(memory_format=order))
-    torch.testing.assert_close(result, norm(x), atol=1e-8, rtol=1e-8)
-
-
-def test_by_channel_takes_tokens():
-    norm = _norm(2, 8)
-    x_NCT = torch.randn(3, 8, 10, dtype=torch.float64)
-    torch.testing.assert_close(ChannelGroupNorm(norm)(x_NCT), norm(x_NCT))
-
-
-@pytest.mark.parametrize("offset", [0.0, 1000.0])
-def test_by_channel_is_as_exact_in_fp32_as_torch_far_from_zero(offset):
-    norm = _norm(4, 32)
-    x = torch.randn(1, 32, 96, 128, dtype=torch.float64) + offset * torch.randn(1, 32, 1, 1)
-    x = x.float()
-    exact = norm(x.double())
-    ours = ChannelGroupNorm(norm.float())(x).double()
-    error, torchs = ((each - exact).norm() / exact.norm() for each in (ours, norm(x).double()))
-    assert error < max(2 * torchs, 1e-6)
-
-
-def test_by_channel_of_a_flat_map_is_its_bias():
-    norm = _norm(2, 8)
-    x = torch.full((1, 8, 4, 4), 7.0, dtype=torch.float64)
-    torch.testing.assert_close(ChannelGroupNorm(norm)(x), norm(x))
-
-
 def test_tokens_pass_through():
     norm = _norm(2, 8)
     x_NCT = torch.randn(1, 8, 10, dtype=torch.float64)
@@ -92,15 +49,6 @@ def test_every_group_norm_is_replaced_and_keeps_its_weights():
     shorten_sums(model)
     assert isinstance(model[1][0], ShortSumGroupNorm)
     assert model[1][0].weight is weight
-
-
-def test_by_channel_replaces_both_forms():
-    model = nn.Sequential(nn.GroupNorm(2, 8), nn.Sequential(ShortSumGroupNorm(_norm(2, 8))))
-    weights = model[0].weight, model[1][0].weight
-    by_channel(model)
-    for norm, weight in zip((model[0], model[1][0]), weights, strict=True):
-        assert isinstance(norm, ChannelGroupNorm)
-        assert norm.weight is weight
 
 
 @pytest.mark.slow
