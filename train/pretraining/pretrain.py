@@ -97,12 +97,19 @@ class _Pretraining:
             before, folder = folder, self.root / name
             if folder.is_dir():
                 self._check_same(folder, read_json(folder / CARD).get("trained"))
-                continue
-            start = open_checkpoint(before)
-            model = load_model(start).to(self.device)
-            train(model)
-            facts = self.facts
-            write_model(folder, model.cpu(), start, resolution=RESOLUTION, trained=facts, note=note)
+            else:
+                start = open_checkpoint(before)
+                model = load_model(start).to(self.device)
+                train(model)
+                write_model(
+                    folder,
+                    model.cpu(),
+                    start,
+                    resolution=RESOLUTION,
+                    trained=self.facts,
+                    note=note,
+                )
+            # Also where the model is there: it may have been killed in between.
             shutil.rmtree(self._steps(name), ignore_errors=True)
         return folder
 
@@ -180,7 +187,7 @@ def learn(
 
     Args:
         name: of the work, for people and of the weights' file.
-        module: on its device; trains, and is frozen afterwards.
+        module: on its device; trains, and is frozen afterwards, without gradients.
         loss_of: of one step.
         root: folder of the checkpoints.
         steps: in all.
@@ -223,6 +230,7 @@ def learn(
             if is_interrupted:
                 count.say(f"interrupted; step {done} of the {name} is saved")
                 raise KeyboardInterrupt
+    trained.optimizer.zero_grad(set_to_none=True)
     module.requires_grad_(False).eval()
 
 

@@ -116,6 +116,10 @@ def test_an_interrupted_pretraining_goes_on_to_the_same_bits(tmp_path, monkeypat
     folder = pretrained(run, torch.device("cpu"))
     assert len(seen) == 12
     assert equal(weights(folder), expected)
+    for name in ("autoencoder", "unet"):  # killed before they were removed
+        (root / f"{name}-steps" / "step-00000006").mkdir(parents=True)
+    assert pretrained(run, torch.device("cpu")) == folder
+    assert len(seen) == 12
     assert sorted(path.name for path in root.iterdir()) == ["autoencoder", "start", "unet"]
 
 
@@ -140,6 +144,19 @@ def test_nan_leaves_the_last_good_checkpoint(tmp_path, broken):
         pretrain.learn("unet", good, lambda _: _stop(good), tmp_path, steps=200, lr=1e-3)
     assert checkpoint_folders(tmp_path)[-1].name == "step-00000004"
     assert all(bool(parameter.isfinite().all()) for parameter in good.parameters())
+
+
+def test_what_has_learned_keeps_no_gradients(tmp_path):
+    module = torch.nn.Linear(1, 1)
+    before = module.weight.detach().clone()
+
+    def loss_of(_generator):
+        return module.weight.square().sum()
+
+    pretrain.learn("unet", module, loss_of, tmp_path, steps=2, lr=1e-3)
+    assert not torch.equal(module.weight, before)
+    assert module.weight.grad is None
+    assert not module.weight.requires_grad
 
 
 def _stop(module):
