@@ -103,6 +103,12 @@ def _of_the_task(config: TrainConfig) -> list[str]:
     return problems
 
 
+def _has_gradients_of_unet(config: TrainConfig) -> bool:
+    """Whether something that is distilled keeps activations of the UNet."""
+    distil = config.distil
+    return distil is not None and (distil.unet_layers is not None or distil.x0_weight > 0)
+
+
 def _without_truth(config: TrainConfig) -> list[str]:
     """What nothing reads where the run ends with the distillation."""
     if config.data:
@@ -121,7 +127,8 @@ def _without_truth(config: TrainConfig) -> list[str]:
     run, unset = config.run, RunConfig(out="")
     keys: dict[str, bool] = {
         "model.train": config.model.train != ModelConfig().train,
-        "model.gradient_checkpointing": config.model.gradient_checkpointing != "auto",
+        "model.gradient_checkpointing": config.model.gradient_checkpointing != "auto"
+        and not _has_gradients_of_unet(config),
         "model.noise": config.model.noise in ("gaussian", "pyramid"),
         "eval.select": config.eval is not None and config.eval.select != "last",
         "eval.every": config.eval is not None and config.eval.every != EvalConfig(root="").every,

@@ -96,7 +96,8 @@ class DistilConfig:
     batch: Annotated[int, Limits(1, 4096)] = 8
     """Images a step."""
     uses: Annotated[int, Limits(1, 1000)] = 4
-    """Steps that see each answer of the teacher, which costs far more than they do."""
+    """Steps that see each answer of the teacher, which costs far more than they do. While the UNet learns, an answer is
+    a latent alone, and the teacher's UNet runs in every step."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,7 +162,8 @@ class ModelConfig:
     """Autocast; weights, optimizer, last convolution and loss stay in float32. fp16 needs a GPU."""
     gradient_checkpointing: Switch = "auto"
     """Recompute activations of UNet and VAE in the backward pass: less memory, a third more time. ``auto``: where they
-    would not fit; the memory is counted as the run begins, and said."""
+    would not fit; the memory is counted as the run begins, and said. ``[distil]`` counts nothing: there it is on where
+    it is ``true``, and of the UNet alone."""
     resolution: Annotated[int, Limits(0, 16_384)] = 0
     """Default processing resolution written into the result; 0 keeps the start's."""
 

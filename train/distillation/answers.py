@@ -28,15 +28,17 @@ class Answers:
     """float32 in [-1, 1]"""
     z_B4hw: Tensor
     """The scaled latent of the picture."""
-    x0_B4hw: Tensor
-    """The scaled latent of the result."""
+    x0_B4hw: Tensor | None
+    """The scaled latent of the result; None where it was not asked for."""
     result_BCHW: Tensor | None
-    """A map in [-1, 1], unit vectors, or a picture in [-1, 1]; None where it was not asked for."""
+    """A map in [-1, 1], unit vectors, or a picture in [-1, 1]; likewise."""
 
     def of(self, chosen: Tensor) -> "Answers":
         """Those of the images ``chosen``."""
-        result = None if self.result_BCHW is None else self.result_BCHW[chosen]
-        return Answers(self.rgb_B3HW[chosen], self.z_B4hw[chosen], self.x0_B4hw[chosen], result)
+        x0, result = (
+            None if each is None else each[chosen] for each in (self.x0_B4hw, self.result_BCHW)
+        )
+        return Answers(self.rgb_B3HW[chosen], self.z_B4hw[chosen], x0, result)
 
 
 def as_learned(model: SingleStepModel, image_BCHW: Tensor) -> Tensor:
@@ -46,23 +48,34 @@ def as_learned(model: SingleStepModel, image_BCHW: Tensor) -> Tensor:
 
 
 def answers_of(
-    teacher: SingleStepModel, rgb_B3HW: Tensor, *, batch: int, decodes: bool, in_bf16: bool
+    teacher: SingleStepModel,
+    rgb_B3HW: Tensor,
+    *,
+    batch: int,
+    predicts: bool,
+    decodes: bool,
+    in_bf16: bool,
 ) -> Answers:
-    """What the teacher says, ``batch`` images at a time, without gradients."""
+    """What the teacher says, ``batch`` images at a time, without gradients.
+
+    Its x0 only where it ``predicts`` or ``decodes``, its result only where it ``decodes``.
+    """
     is_vector = teacher.kinds[0].form == "vectors"
     found: list[tuple[Tensor, ...]] = []
     device = rgb_B3HW.device.type
     with torch.no_grad(), torch.autocast(device, dtype=torch.bfloat16, enabled=in_bf16):
         for rgb in rgb_B3HW.split(batch):  # type: ignore[no-untyped-call]  # torch's
             z = teacher.encode(rgb)
-            x0 = teacher.predict_x0(z, context_NLC=teacher.context(rgb))
-            one: tuple[Tensor, ...] = (z.float(), x0.float())
+            one: tuple[Tensor, ...] = (z.float(),)
+            if predicts or decodes:
+                x0 = teacher.predict_x0(z, context_NLC=teacher.context(rgb))
+                one = (*one, x0.float())
             if decodes:
                 image = as_learned(teacher, teacher.decode(x0).float()).clamp(-1.0, 1.0)
                 one = (*one, unit_length(image) if is_vector else image)
             found.append(one)
-    z_B4hw, x0_B4hw, *result = (torch.cat(each) for each in zip(*found, strict=True))
-    return Answers(rgb_B3HW, z_B4hw, x0_B4hw, result[0] if result else None)
+    z, x0, result, *_ = (*(torch.cat(each) for each in zip(*found, strict=True)), None, None)
+    return Answers(rgb_B3HW, z, x0, result)
 
 
 class Rounds:

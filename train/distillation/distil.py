@@ -5,7 +5,8 @@
                  encoder-steps/
                  model/           with all: what the run after it starts from; the others are deleted then
 
-The UNet learns from the teacher's latents, and the encoder after it, whose x0 is then that of the UNet it will have.
+The UNet learns from the teacher's latents. The encoder comes after it, because the x0 that it learns by, where
+``x0_weight`` is not 0, is then made by the UNet it will have.
 
 Knows: the order, folders, what is measured when. Does not know: what is learned (``losses``), the run that follows.
 """
@@ -46,6 +47,8 @@ from e2e_deploy.train.step.forward import keep_float32
 from e2e_deploy.train.step.step import check_precision
 
 FOLDER = "distil"
+PARTS = ("decoder", "unet", "encoder")
+"""In their order; without the second where the UNet stays."""
 _ON_UNREADABLE = {
     "pictures": "pictures that cannot be read: {count}; others took their place (the first: {first})",
     "held_out": "held-out pictures that cannot be read: {count}; they are not measured (the first: {first})",
@@ -124,6 +127,7 @@ class _Distillation:
         """Do what is left."""
         if (self.model / "model_index.json").is_file():
             self._check_same(self.model, _settings_of(self.model))
+            self._remove_steps()  # killed before it could
             return self.model
         teacher = self.teacher.to(self.device).eval()
         layers, shape = self.settings.unet_layers, shape_of(self.settings)
@@ -131,6 +135,9 @@ class _Distillation:
         student = with_small_coder(teacher, shape, seed=self.config.run.seed, unet=unet)
         for model in (teacher, student):
             keep_float32(model.get_submodule(model.last_convolution))
+        # Also where it is the teacher's own, whose passes have no gradients.
+        if self.config.model.gradient_checkpointing is True:
+            student.unet.enable_gradient_checkpointing()
         parts = {"decoder": (self._learn_decoder, Chain(teacher, teacher, student))}
         if unet is not None:
             parts["unet"] = (self._learn_unet, Chain(teacher, student, student))
@@ -154,12 +161,15 @@ class _Distillation:
             },
             note=self.start.note,
         )
-        for name in parts:
-            shutil.rmtree(self._steps(name), ignore_errors=True)
+        self._remove_steps()
         return self.model
 
     def _steps(self, name: str) -> Path:
         return self.root / f"{name}-steps"
+
+    def _remove_steps(self) -> None:
+        for name in PARTS:
+            shutil.rmtree(self._steps(name), ignore_errors=True)
 
     def _measured(self, name: str, chain: Chain | None) -> Found:
         """Of the model so far, and said."""
@@ -203,7 +213,7 @@ class _Distillation:
                     count.say(_ON_UNREADABLE[name].format(count=len(each), first=each.first))
 
     def _learn_decoder(self, student: SingleStepModel) -> None:
-        rounds = self._rounds(decodes=True)
+        rounds = self._rounds(predicts=True, decodes=True)
         self._learn(
             "decoder",
             student.vae.decoder,
@@ -214,7 +224,7 @@ class _Distillation:
         )
 
     def _learn_unet(self, student: SingleStepModel) -> None:
-        rounds = self._rounds(decodes=False)
+        rounds = self._rounds(predicts=False, decodes=False)  # the loss asks the teacher
         self._learn(
             "unet",
             student.unet,
@@ -225,7 +235,8 @@ class _Distillation:
         )
 
     def _learn_encoder(self, student: SingleStepModel) -> None:
-        rounds, weight = self._rounds(decodes=False), self.settings.x0_weight
+        weight = self.settings.x0_weight
+        rounds = self._rounds(predicts=weight > 0, decodes=False)
         self._learn(
             "encoder",
             student.vae.encoder,
@@ -235,7 +246,7 @@ class _Distillation:
             lr=self.settings.encoder_lr,
         )
 
-    def _rounds(self, *, decodes: bool) -> Rounds:
+    def _rounds(self, *, predicts: bool, decodes: bool) -> Rounds:
         settings = self.settings
 
         def answer(rgb_B3HW: Tensor) -> Answers:
@@ -243,6 +254,7 @@ class _Distillation:
                 self.teacher,
                 rgb_B3HW,
                 batch=settings.batch,
+                predicts=predicts,
                 decodes=decodes,
                 in_bf16=self.in_bf16,
             )

@@ -16,6 +16,7 @@ from e2e_deploy.train.step.forward import clamp_inward
 
 def decoder_loss(student: SingleStepModel, answers: Answers) -> Tensor:
     """Absolute error of the result of the teacher's x0, and of the differences between neighbours in it."""
+    assert answers.x0_B4hw is not None
     assert answers.result_BCHW is not None
     image = clamp_inward(as_learned(student, student.decode(answers.x0_B4hw).float()))
     if student.kinds[0].form == "vectors":
@@ -33,6 +34,7 @@ def encoder_loss(student: SingleStepModel, answers: Answers, *, x0_weight: float
     error = F.smooth_l1_loss(z.float(), answers.z_B4hw)
     if not x0_weight:
         return error
+    assert answers.x0_B4hw is not None
     with torch.no_grad():
         context = student.context(answers.rgb_B3HW)
     x0 = student.predict_x0(z, context_NLC=context)
@@ -42,12 +44,13 @@ def encoder_loss(student: SingleStepModel, answers: Answers, *, x0_weight: float
 def unet_loss(teacher: SingleStepModel, student: SingleStepModel, answers: Answers) -> Tensor:
     """Error of the x0 of the teacher's latent, and of what each block of the UNet hands on there.
 
-    Of the blocks it is the mean over both ways of the squared error, as a share of the teacher's own mean square.
+    Of the blocks it is the mean over both ways of the squared error, as a share of the teacher's own mean square. The
+    teacher's UNet runs here, for what its blocks hand on would be too much to keep: its x0 comes along.
     """
-    z, x0_wanted = answers.z_B4hw, answers.x0_B4hw
+    z = answers.z_B4hw
     with torch.no_grad(), _handed_on(teacher.unet) as wanted:
         context = teacher.context(answers.rgb_B3HW)
-        teacher.predict_x0(z, context_NLC=context)
+        x0_wanted = teacher.predict_x0(z, context_NLC=context).float()
     with _handed_on(student.unet) as found:
         x0 = student.predict_x0(z, context_NLC=context)
     shares = [

@@ -116,7 +116,7 @@ def test_a_teacher_that_learns_from_itself_has_nothing_to_learn(tmp_path, task):
     teacher = load_model(open_checkpoint(write_start(tmp_path / "start", task)))
     frames = np.random.default_rng(0).integers(0, 255, (3, 32, 40, 3), dtype=np.uint8)
     rgb = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
-    found = answers_of(teacher, rgb, batch=2, decodes=True, in_bf16=False)
+    found = answers_of(teacher, rgb, batch=2, predicts=True, decodes=True, in_bf16=False)
     # Vectors are divided by their length twice, and a batch may round otherwise than its parts.
     assert float(decoder_loss(teacher, found)) < 1e-5
     assert float(encoder_loss(teacher, found, x0_weight=1.0)) < 1e-9

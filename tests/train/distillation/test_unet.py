@@ -15,6 +15,7 @@ from e2e_deploy.export.exporter import export_bundle
 from e2e_deploy.model.checkpoint import open_checkpoint
 from e2e_deploy.model.loading import load_model
 from e2e_deploy.train.config.reading import parse_config
+from e2e_deploy.train.distillation import distil
 from e2e_deploy.train.distillation.answers import Answers
 from e2e_deploy.train.distillation.losses import unet_loss
 from e2e_deploy.train.distillation.measured import Chain, HeldOutPictures
@@ -125,7 +126,8 @@ def test_the_loss_is_of_x0_and_of_what_blocks_hand_on():
     rgb = random_rgb(2, 3, 24, 16)
     with torch.no_grad():
         z = teacher.encode(rgb)
-        answers = Answers(rgb, z, teacher.predict_x0(z).float(), None)
+        of_teacher = teacher.predict_x0(z).float()
+    answers = Answers(rgb, z, None, None)
     student = random_model(unet={"layers_per_block": 2})
     assert float(unet_loss(teacher, student, answers)) < 1e-12
     with torch.no_grad():
@@ -143,10 +145,34 @@ def test_the_loss_is_of_x0_and_of_what_blocks_hand_on():
             x0 = model.predict_x0(z)
         hook.remove()
     share = float((last[1] - last[0]).square().mean() / last[0].square().mean()) / 4
-    of_x0 = float(torch.nn.functional.smooth_l1_loss(x0.float(), answers.x0_B4hw))
+    of_x0 = float(torch.nn.functional.smooth_l1_loss(x0.float(), of_teacher))
     assert share > 1e-5
     assert float(unet_loss(teacher, student, answers)) == pytest.approx(of_x0 + share, rel=1e-4)
     assert not student.unet.up_blocks[1]._forward_hooks
+
+
+def test_activations_computed_again_change_no_gradient():
+    """The hooks on blocks see each of them once."""
+    teacher = random_model(unet={"layers_per_block": 2})
+    rgb = random_rgb(2, 3, 24, 16)
+    with torch.no_grad():
+        answers = Answers(rgb, teacher.encode(rgb), None, None)
+    found = []
+    for again in (False, True):
+        student, passes = random_model(unet={"layers_per_block": 2}), []
+        student.unet = thinned(teacher.unet, (1, 1)).requires_grad_(True)
+        if again:
+            student.unet.enable_gradient_checkpointing()
+        layer = student.unet.up_blocks[0].resnets[0]
+        layer.register_forward_pre_hook(lambda *_, passes=passes: passes.append(None))
+        loss = unet_loss(teacher, student, answers)
+        loss.backward()
+        gradients = {name: weight.grad for name, weight in student.unet.named_parameters()}
+        found.append((float(loss.detach()), gradients, len(passes)))
+    (loss, gradients, once), (the_same, again, twice) = found
+    assert (once, twice) == (1, 2)
+    assert the_same == loss > 1e-3
+    assert equal(again, gradients)
 
 
 FEWER = {"unet_layers": [1, 1], "unet_steps": 6, "unet_lr": 1e-3}
@@ -257,6 +283,48 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, monkeypatch, caps
     teacher = weights(tmp_path / "start")
     moved = weights(result)
     assert not torch.equal(moved["conv_in.weight"], teacher["conv_in.weight"])
+
+
+def test_less_memory_and_fewer_passes_of_the_teacher(tmp_path, monkeypatch):
+    seen = {}
+
+    def spy(name):
+        loss_of = getattr(distil, name)
+
+        def asked(*given, **settings):
+            student, answers = given[-2:]
+            seen[name] = (student.unet.is_gradient_checkpointing, answers.x0_B4hw is not None)
+            return loss_of(*given, **settings)
+
+        monkeypatch.setattr(distil, name, asked)
+
+    for name in ("decoder_loss", "unet_loss", "encoder_loss"):
+        spy(name)
+    start(tmp_path)
+    models = []
+    for on, weight in ((False, 1.0), (True, 1.0), (True, 0.0)):
+        made = alone(
+            tmp_path,
+            FEWER | {"x0_weight": weight},
+            model={"gradient_checkpointing": on},
+            run={"out": str(tmp_path / f"{on}-{weight}")},
+        )
+        models.append(train_model(parse_config(made)).model)
+        assert seen == {
+            "decoder_loss": (on, True),
+            "unet_loss": (on, False),
+            "encoder_loss": (on, weight > 0),
+        }
+    for part in ("unet", "vae"):
+        assert equal(weights(models[0], part), weights(models[1], part))
+
+
+def test_where_checkpointing_has_an_effect(tmp_path):
+    on = {"gradient_checkpointing": True}
+    for changes in (FEWER | {"x0_weight": 0.0}, {}):
+        assert parse_config(alone(start(tmp_path), changes, model=on)).model.gradient_checkpointing
+    with pytest.raises(UsageError, match=r"model.gradient_checkpointing has no effect without"):
+        parse_config(alone(tmp_path, {"x0_weight": 0.0}, model=on))
 
 
 def test_the_list_is_told_before_anything_is_learned(tmp_path):
