@@ -17,12 +17,13 @@ from torch import Tensor
 from benchmarks.gpu.contenders.in_torch import RECIPES, Bodies, Contender, build, build_diffusers
 from benchmarks.gpu.contenders.models import WORK, make_inputs, make_model, own_size, shapes_only
 from benchmarks.gpu.contenders.of_bundles import (
-    COMPILING_S,
     LIBRARIES,
     SECONDS,
     build_inductor,
     build_onnxruntime,
     build_plan,
+    bundle_root,
+    compiling_s,
     make_bundle,
     require_backend,
 )
@@ -111,11 +112,13 @@ def entries(case: Case, device: Device, plan: FramePlan, example: Tensor) -> lis
         make = partial(bundled, build_inductor, on_host=on_host)
         check = partial(checked, require_backend, "inductor", "cuda")
         # The second finds what the first has compiled.
-        found.append(Entry(name, make, SECONDS if on_host else COMPILING_S, check))
+        root = bundle_root(case.work, case.frame_hw, device.precision, small=case.small)
+        found.append(Entry(name, make, SECONDS if on_host else compiling_s(root), check))
     if "inductor_turbo_from_host" in case.only:
         make = partial(bundled, build_inductor, on_host=True, work="turbo", turbo=True)
         check = partial(checked, require_backend, "inductor", "cuda")
-        found.append(Entry("inductor_turbo_from_host", make, COMPILING_S, check))
+        root = bundle_root(case.work, case.frame_hw, device.precision, small=case.small, turbo=True)
+        found.append(Entry("inductor_turbo_from_host", make, compiling_s(root), check))
     for library in LIBRARIES:
         check = partial(checked, require_backend, library, device.name)
         make = partial(bundled, build_plan, library)

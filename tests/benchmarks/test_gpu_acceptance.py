@@ -5,14 +5,28 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 import torch
 
 from benchmarks.gpu import acceptance
+from benchmarks.gpu.contenders.of_bundles import (
+    COMPILING_S,
+    PREPARED_S,
+    bundle_root,
+    compiling_s,
+    make_bundle,
+)
 from benchmarks.gpu.parity import RANDOM_WEIGHTS
+from benchmarks.gpu.speed import SMALL_HW
+from benchmarks.gpu.timing import find_device
 from benchmarks.report import RESULTS
+from e2e_deploy.assets import READY_BUNDLE
+from e2e_deploy.bundle.bundle import open_bundle, sha256_of
+from e2e_deploy.bundle.manifest import FileEntry, PlanEntry
 from e2e_deploy.limits import LIMITS, Parity
 from e2e_deploy.names import PLAN_KINDS
 
@@ -188,3 +202,40 @@ def test_the_files_with_gpu_tests_are_found_and_no_others(monkeypatch):
     names = {Path(file).name for file in acceptance.gpu_tests()}
     assert {"test_cuda_driver.py", "test_engine.py", "test_transfers.py"} <= names
     assert not {Path(__file__).name, "test_render.py"} & names
+
+
+def test_what_was_prepared_is_found(tmp_path):
+    words = ["-m", "benchmarks.gpu.prepare", "--small", "--what", "full", "loop"]
+    subprocess.run([sys.executable, *words, "--work", str(tmp_path)], cwd=ROOT, check=True)
+    for precision in {find_device().precision, "fp32"}:
+        root = bundle_root(tmp_path, SMALL_HW, precision, small=True)
+        made = (root / "manifest.json").stat().st_mtime_ns
+        bundle = make_bundle(tmp_path, SMALL_HW, precision=precision, small=True)
+        assert (bundle.root, (root / "manifest.json").stat().st_mtime_ns) == (root, made)
+
+
+def test_what_is_prepared_takes_less(tmp_path):
+    root = bundle_root(tmp_path, SMALL_HW, "fp16", small=True)
+    assert compiling_s(root) == COMPILING_S
+    copytree(READY_BUNDLE, root)
+    assert compiling_s(root) == COMPILING_S
+    manifest = open_bundle(root).manifest
+    plan = PlanEntry(
+        file="plans/p.plan",
+        backend="inductor",
+        version="2",
+        target="sm90",
+        gpu="a GPU",
+        cuda=13,
+        frame_size=manifest.graphs[0].frame_size,
+        precision="fp32",
+        options={},
+        seconds=1.0,
+        layers={},
+    )
+    (root / "plans").mkdir()
+    (root / plan.file).write_bytes(b"p")
+    files = manifest.files | {plan.file: FileEntry(bytes=1, sha256=sha256_of(root / plan.file))}
+    held = replace(manifest, plans=[plan], files=dict(sorted(files.items())))
+    (root / "manifest.json").write_text(json.dumps(asdict(held)))
+    assert compiling_s(root) == PREPARED_S

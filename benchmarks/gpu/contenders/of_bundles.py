@@ -24,13 +24,16 @@ from e2e_deploy.names import PLAN_KINDS, BackendName, Precision, TrtKind
 from e2e_deploy.nvidia.hardware import cuda_device_count
 from e2e_deploy.nvidia.trt_api import find_api
 from e2e_deploy.packages import import_onnxruntime
+from e2e_deploy.progress import Stages
 from e2e_deploy.runtime.backends.onnxruntime.provider import GpuProvider, find_gpu_provider
 
 LIBRARIES: tuple[TrtKind, ...] = ("tensorrt", "tensorrt-rtx")
 SECONDS = 240.0
 """What an export of the full size and an engine may take."""
-COMPILING_S = 420.0
-"""The same with a package: an export took 138 s, compilation 240."""
+COMPILING_S = 480.0
+"""The same with a package: an export took 168 s, compilation 281."""
+PREPARED_S = 60.0
+"""With a package that is there: copied, hashed, verified in a process of its own, loaded."""
 
 
 def find_provider(precision: Precision) -> GpuProvider:
@@ -67,7 +70,7 @@ def require_backend(name: str, device: str) -> None:
         raise UnavailableError("torch sees no CUDA device")
 
 
-def with_plan(bundle: Bundle, name: str, device: str) -> Bundle:
+def with_plan(bundle: Bundle, name: str, device: str, *, stages: Stages | None = None) -> Bundle:
     """The bundle with a plan for that device, where the backend runs plans; of AOTInductor for GPUs alone.
 
     On a CPU a package takes minutes to compile, and its backend then says that the bundle has none.
@@ -75,7 +78,28 @@ def with_plan(bundle: Bundle, name: str, device: str) -> Bundle:
     kind = next((kind for kind in PLAN_KINDS if kind == name), None)
     if kind is None or (kind == "inductor" and device != "cuda"):
         return bundle
-    return replace_plan(bundle, bundle.manifest.graphs[0], kind)
+    return replace_plan(bundle, bundle.manifest.graphs[0], kind, stages=stages)
+
+
+def bundle_root(
+    work: Path,
+    frame_hw: tuple[int, int],
+    precision: Precision,
+    *,
+    small: bool,
+    task: str = "depth",
+    turbo: bool = False,
+) -> Path:
+    """Where ``make_bundle`` has its bundle."""
+    model, vae = "tiny" if small else "full", "-turbo" if turbo else ""
+    return work / f"{model}{vae}-{task}-{precision}-{frame_hw[0]}x{frame_hw[1]}"
+
+
+def compiling_s(root: Path) -> float:
+    """What a contender with a package may take to make, whose bundle is to be in ``root``."""
+    made = (root / "manifest.json").is_file() and open_bundle(root, hash_check=False)
+    held = made and any(plan.backend == "inductor" for plan in made.manifest.plans)
+    return PREPARED_S if held else COMPILING_S
 
 
 def make_bundle(
@@ -92,9 +116,7 @@ def make_bundle(
 
     ``turbo``: with a random AutoencoderTiny in the place of the VAE.
     """
-    size = f"{frame_hw[0]}x{frame_hw[1]}"
-    vae = "-turbo" if turbo else ""
-    root = work / f"{'tiny' if small else 'full'}{vae}-{task}-{precision}-{size}"
+    root = bundle_root(work, frame_hw, precision, small=small, task=task, turbo=turbo)
     if (root / "manifest.json").is_file():
         return open_bundle(root)
     work.mkdir(parents=True, exist_ok=True)
