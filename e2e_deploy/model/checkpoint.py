@@ -1,7 +1,7 @@
 """A checkpoint on disk: which files it must have, what it is, and whether its weights are whole. No torch here.
 
 A checkpoint is a diffusers folder (model_index.json, unet/, vae/, scheduler/, text_encoder/, tokenizer/), a hub id
-pinned to a commit, ``owner/name@<40 hex digits>``, or the small one of a task in the package,
+pinned to a commit, ``owner/name@<40 hex digits>``, or a small one in the package,
 ``bundled:e2e-tiny-depth``. Weights are safetensors only: a pickle can run code when it is read.
 """
 
@@ -104,6 +104,8 @@ class Checkpoint:
 
 BUNDLED = "bundled:e2e-tiny-"
 BUNDLED_TASKS = ("depth", "normals")
+BUNDLED_NAMES = (*BUNDLED_TASKS, "turbo")
+"""``turbo`` is depth with a small VAE, distilled from ``depth``."""
 
 
 def _bundled(task: str) -> str:
@@ -114,13 +116,20 @@ def _bundled(task: str) -> str:
     return task
 
 
-def bundled_checkpoint(task: str = "depth") -> Path:
-    """The packaged folder of the small checkpoint for ``task``, trained on rendered scenes (its README has scores).
+def bundled_checkpoint(name: str = "depth") -> Path:
+    """The packaged folder of a small checkpoint, trained on rendered scenes (its README has scores).
+
+    Args:
+        name: the task that it does, or one of BUNDLED_NAMES besides.
 
     Raises:
-        UsageError: none of the packaged ones does it.
+        UsageError: none of the packaged ones is called so.
     """
-    return Path(str(files("e2e_deploy.assets"))) / f"e2e-tiny-{_bundled(task)}"
+    if name not in BUNDLED_NAMES:
+        raise UsageError(
+            f"no checkpoint in the package is called {name!r}; they are {', '.join(BUNDLED_NAMES)}"
+        )
+    return Path(str(files("e2e_deploy.assets"))) / f"e2e-tiny-{name}"
 
 
 def bundled_id(task: str) -> str:

@@ -17,7 +17,6 @@ from e2e_deploy.assets.pictures import reference_frames
 from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.colormap import colour_depth
 from e2e_deploy.metrics import DepthMetrics, depth_from_disparity, depth_metrics
-from e2e_deploy.names import TaskName
 from e2e_deploy.runtime.engine import Engine
 from e2e_deploy.runtime.loop import run_source
 from e2e_deploy.runtime.sinks.sink import Painter
@@ -105,18 +104,18 @@ def constant_abs_rel(scene: Motorcycle) -> float:
     return depth_metrics(np.zeros(scene.depth_m.shape), scene.depth_m, scene.valid).abs_rel
 
 
-def contact_sheet(engines: Mapping[TaskName, Engine], scene: Motorcycle | None, path: Path) -> Path:
-    """Rows of picture and results as one PNG; the photo's row comes first and ends with its true depth."""
+def contact_sheet(engines: Mapping[str, Engine], scene: Motorcycle | None, path: Path) -> Path:
+    """Rows of picture and named results as one PNG; the photo's row comes first and ends with its true depth."""
     pictures = [*([scene.rgb] if scene else []), *reference_frames((480, 640))]
     painters = {
-        task: Painter(engine.manifest, "spectral", is_video=False)
-        for task, engine in engines.items()
+        name: Painter(engine.manifest, "spectral", is_video=False)
+        for name, engine in engines.items()
     }
     rows = []
     for index, rgb in enumerate(pictures):
         tiles = [_label(_tile(rgb), "picture")]
-        for task, engine in engines.items():
-            tiles.append(_label(painters[task](_tile(engine.predict(rgb)), {}), task))
+        for name, engine in engines.items():
+            tiles.append(_label(painters[name](_tile(engine.predict(rgb)), {}), name))
         if scene is not None:
             tiles.append(_true_depth(scene) if index == 0 else np.full_like(tiles[0], 255))
         rows.append(np.concatenate(tiles, axis=1))

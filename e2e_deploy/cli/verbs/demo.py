@@ -22,13 +22,14 @@ def command(out: Path) -> None:
 
     report = demo(out, on_note=lambda note: click.echo(f"note: {note}", err=True), stages=Stages())
     print_verdicts(report.verdicts)
-    note = report.bundles["depth"].manifest.checkpoint.note
-    if report.score is not None:
-        click.echo(
-            "Motorcycle photo, after least-squares alignment: "
-            f"AbsRel {report.score.abs_rel:.3f}, delta1 {report.score.delta1:.3f} "
-            f"(a constant depth: AbsRel {report.constant_abs_rel:.3f}){f' [{note}]' if note else ''}"
-        )
+    for name, latency_ms in report.latency_ms.items():
+        said = f"{name}: {latency_ms:.0f} ms a frame of 480x640"
+        if score := report.scores.get(name):
+            said += (
+                f"; Motorcycle photo, after least-squares alignment: AbsRel {score.abs_rel:.3f}, "
+                f"delta1 {score.delta1:.3f} (a constant depth: AbsRel {report.constant_abs_rel:.3f})"
+            )
+        click.echo(said)
     click.echo(f"clip: {report.frames_per_s:.1f} frames/s")
     for path in (report.sheet, report.video):
         click.echo(str(path))

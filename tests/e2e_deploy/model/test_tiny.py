@@ -95,7 +95,10 @@ def test_the_bundled_checkpoints_have_names_without_a_path():
         "bundled:e2e-tiny-normals",
         bundled_checkpoint("normals"),
     )
-    with pytest.raises(UsageError, match="no checkpoint in the package does '../x'"):
+    turbo = open_checkpoint("bundled:e2e-tiny-turbo")
+    assert (turbo.path, turbo.identity.task) == (bundled_checkpoint("turbo"), "depth")
+    assert turbo.configs["vae"]["_class_name"] == "AutoencoderTiny"
+    with pytest.raises(UsageError, match="no checkpoint in the package is called '../x'"):
         open_checkpoint("bundled:e2e-tiny-../x")
 
 
