@@ -21,6 +21,7 @@ from e2e_deploy.assets import READY_BUNDLE
 from e2e_deploy.assets.pictures import NAMES
 from e2e_deploy.bundle.bundle import open_bundle
 from e2e_deploy.cli import VERBS
+from e2e_deploy.model.checkpoint import BUNDLED_NAMES
 from e2e_deploy.nvidia.trt_api import LIBRARIES
 
 ROOT = Path(__file__).parents[1]
@@ -51,7 +52,15 @@ def test_files_that_are_no_code_are_installed_too():
     ready = (
         f"assets/{READY_BUNDLE.name}/{name}" for name in ("manifest.json", *bundle.manifest.files)
     )
-    for name in ("py.typed", *(f"assets/{name}" for name in NAMES), *ready):
+    top = ROOT / "e2e_deploy"
+    checkpoints = [
+        str(file.relative_to(top))
+        for name in BUNDLED_NAMES
+        for file in (top / "assets" / f"e2e-tiny-{name}").rglob("*")
+        if file.is_file()
+    ]
+    assert len(checkpoints) > 10 * len(BUNDLED_NAMES)
+    for name in ("py.typed", *(f"assets/{name}" for name in NAMES), *ready, *checkpoints):
         assert ROOT / "e2e_deploy" / name in listed
         assert (files("e2e_deploy") / name).is_file()
 

@@ -15,25 +15,33 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.full_size import full_size_checkpoint
-from benchmarks.gpu.contenders.of_bundles import make_bundle, with_plan
-from benchmarks.gpu.loop import FULL_HW, TINY_RESOLUTION
+from benchmarks.gpu.contenders.of_bundles import bundle_root, make_bundle, with_plan
+from benchmarks.gpu.loop import FULL_HW, SMALL_RESOLUTION, TINY_RESOLUTION
+from benchmarks.gpu.loop import SMALL_HW as LOOP_SMALL_HW
 from benchmarks.gpu.speed import SIZES, SMALL_HW
-from benchmarks.gpu.timing import find_device
+from benchmarks.gpu.timing import Device, find_device
 from e2e_deploy.progress import Stages
 
-WHAT: dict[str, dict[str, Any]] = {
-    "full": {},
-    "turbo": {"turbo": True},
-    "loop": {"small": True, "precision": "fp32", "resolution": TINY_RESOLUTION},
-}
+WHAT = ("full", "turbo", "loop")
 """Of the comparison at its first size, the same with a small VAE, and e2e-tiny for the loop's clip."""
+
+
+def bundle_of(name: str, device: Device, *, small: bool) -> tuple[tuple[int, int], dict[str, Any]]:
+    """Frame size and options of one of WHAT, as the benchmark that runs it has them."""
+    precision = device.precision
+    if name == "loop":
+        frame_hw, resolution = (
+            (LOOP_SMALL_HW, SMALL_RESOLUTION) if small else (FULL_HW, TINY_RESOLUTION)
+        )
+        return frame_hw, {"small": True, "precision": "fp32", "resolution": resolution}
+    how = {"small": small, "precision": precision, "turbo": name == "turbo"}
+    return SMALL_HW if small else SIZES[0], how
 
 
 def prepare(name: str, work: Path, small: bool) -> None:
     """One of WHAT, and how long it took on stderr."""
     start, device = time.perf_counter(), find_device()
-    frame_hw = SMALL_HW if small else FULL_HW if name == "loop" else SIZES[0]
-    how: dict[str, Any] = {"precision": device.precision, "small": small} | WHAT[name]
+    frame_hw, how = bundle_of(name, device, small=small)
     bundle = make_bundle(work, frame_hw, **how)
     made = time.perf_counter()
     with_plan(bundle, "inductor", device.name, stages=Stages())
@@ -46,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--what", nargs="+", choices=list(WHAT), default=list(WHAT))
+    parser.add_argument("--what", nargs="+", choices=WHAT, default=list(WHAT))
     parser.add_argument("--small", action="store_true", help="e2e-tiny and small frames")
     parser.add_argument(
         "--work", type=Path, default=Path(tempfile.gettempdir()) / "e2e-gpu", help="checkpoints"
@@ -54,10 +62,15 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.small:
         full_size_checkpoint(arguments.work)  # of several, which would make it at once
-    spawn = multiprocessing.get_context("spawn")
+    spawn, device = multiprocessing.get_context("spawn"), find_device()
+    roots = {}  # e2e-tiny's for two of them may be one
+    for name in arguments.what:
+        frame_hw, how = bundle_of(name, device, small=arguments.small)
+        kind = {key: value for key, value in how.items() if key in ("small", "turbo")}
+        roots[bundle_root(arguments.work, frame_hw, how["precision"], **kind)] = name
     making = [
         spawn.Process(target=prepare, args=(name, arguments.work, arguments.small))
-        for name in arguments.what
+        for name in roots.values()
     ]
     for process in making:
         process.start()

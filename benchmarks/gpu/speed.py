@@ -70,12 +70,19 @@ class Case:
 
 @dataclass(frozen=True)
 class Entry:
-    """A contender that may be made: its name, how, how long that may take, and what can be asked before."""
+    """A contender that may be made: its name, how, how long that may take, and what can be asked before.
+
+    What depends on the others before it is asked when its turn comes.
+    """
 
     name: str
     make: Callable[[], Contender]
-    seconds: float = 5.0
+    seconds: float | Callable[[], float] = 5.0
     check: Callable[[], object] = lambda: None
+
+    def needed(self) -> float:
+        """Seconds that making it may take now."""
+        return self.seconds() if callable(self.seconds) else self.seconds
 
 
 def entries(case: Case, device: Device, plan: FramePlan, example: Tensor) -> list[Entry]:
@@ -111,20 +118,20 @@ def entries(case: Case, device: Device, plan: FramePlan, example: Tensor) -> lis
     for name, on_host in (("inductor_bound", False), ("inductor_from_host", True)):
         make = partial(bundled, build_inductor, on_host=on_host)
         check = partial(checked, require_backend, "inductor", "cuda")
-        # The second finds what the first has compiled.
         root = bundle_root(case.work, case.frame_hw, device.precision, small=case.small)
-        found.append(Entry(name, make, SECONDS if on_host else compiling_s(root), check))
+        # The second finds what the first has compiled.
+        found.append(Entry(name, make, partial(compiling_s, root), check))
     if "inductor_turbo_from_host" in case.only:
         make = partial(bundled, build_inductor, on_host=True, work="turbo", turbo=True)
         check = partial(checked, require_backend, "inductor", "cuda")
         root = bundle_root(case.work, case.frame_hw, device.precision, small=case.small, turbo=True)
-        found.append(Entry("inductor_turbo_from_host", make, compiling_s(root), check))
+        found.append(Entry("inductor_turbo_from_host", make, partial(compiling_s, root), check))
     for library in LIBRARIES:
         check = partial(checked, require_backend, library, device.name)
         make = partial(bundled, build_plan, library)
         found.append(Entry(library.replace("-", "_"), make, SECONDS, check))
     chosen = [entry for entry in found if not case.only or entry.name in case.only]
-    return sorted(chosen, key=lambda entry: entry.seconds)
+    return sorted(chosen, key=lambda entry: entry.needed())
 
 
 def counted(
@@ -234,9 +241,9 @@ def run_case(case: Case, device: Device, say: Callable[[str], None]) -> dict[str
         try:
             entry.check()
             left = case.until - time.monotonic()
-            if left < entry.seconds:
+            if left < (needed := entry.needed()):
                 raise UnavailableError(
-                    f"it may take {entry.seconds:.0f} s to make, and {max(0, left):.0f} s are left"
+                    f"it may take {needed:.0f} s to make, and {max(0, left):.0f} s are left"
                 )
             contenders[entry.name], rows[entry.name] = warmed(entry, device, inputs, reference)
         except (UnavailableError, ImportError) as error:

@@ -35,7 +35,7 @@ class DemoReport:
 
     Attributes:
         bundles: of depth, normals and turbo, which is depth with a small VAE; depth alone where torch is not installed.
-        verdicts: parity of each bundle with its reference on this machine.
+        verdicts: parity of each bundle with its reference on this machine, by the bundle's name.
         latency_ms: median of a frame of 480x640 with depth and with turbo, in turns.
         scores: accuracy of the two on the Motorcycle photo; empty where scikit-image, which has it, is not installed.
         constant_abs_rel: AbsRel of the best constant depth on that photo.
@@ -45,7 +45,7 @@ class DemoReport:
     """
 
     bundles: dict[str, Bundle]
-    verdicts: list[Verdict]
+    verdicts: dict[str, list[Verdict]]
     latency_ms: dict[str, float]
     scores: dict[str, DepthMetrics]
     constant_abs_rel: float | None
@@ -119,9 +119,7 @@ def demo(
         bundles = {name: _export(name, folder / name, on_note, stages) for name in BUNDLED_NAMES}
     else:
         bundles = {"depth": _copy_ready(folder / "depth", on_note)}
-    verdicts = [
-        verdict for bundle in bundles.values() for verdict in compare(bundle, "onnxruntime")
-    ]
+    verdicts = {name: compare(bundle, "onnxruntime") for name, bundle in bundles.items()}
     motorcycle = show.find_motorcycle()
     with stages("pictures"), ExitStack() as stack:
         engines = {name: stack.enter_context(load(bundle)) for name, bundle in bundles.items()}

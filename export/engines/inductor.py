@@ -6,6 +6,7 @@ bundles, manifests or caches.
 
 import re
 import shlex
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,24 +33,31 @@ def fit(body: nn.Module) -> nn.Module:
     return body
 
 
-def cpp_library() -> list[str]:
+def cpp_library(folder: Path) -> list[str]:
     """The libstdc++ that torch has loaded, as inductor names what to link with; nothing where it has none.
 
     A compiler may link its own copy into the package. The two then number the parts of a locale differently, and the
     first regular expression, with which a package reads the name of its device, calls the wrong part: a segmentation
     fault or a bad cast while it loads, seen with GCC 12 to 14.
+
+    Args:
+        folder: gets a link to the library, so that no other is found beside it.
     """
     maps = Path("/proc/self/maps")
     for line in maps.read_text().splitlines() if maps.exists() else []:
-        found = re.search(r"(/.*)/(libstdc\+\+\.so\.6[.0-9]*)$", line)
+        found = re.search(r"(/.*/(libstdc\+\+\.so\.6[.0-9]*))$", line)
         if found:
+            link = folder / found[2]
+            link.symlink_to(found[1])
             # There is no setting for the folder; inductor writes -l and this, and splits it as a shell does.
-            return [f":{found[2]} -L{shlex.quote(found[1])}"]
+            return [f":{link.name} -L{shlex.quote(str(folder))}"]
     return []
 
 
-def _configs(target: str, metadata: dict[str, str], *, autotune: bool) -> dict[str, Any]:
-    """Settings of inductor.
+def configs_for(
+    target: str, metadata: dict[str, str], libraries: list[str], *, autotune: bool
+) -> dict[str, Any]:
+    """Settings of inductor; arguments as of ``compile_package``, and ``libraries`` to link with first.
 
     Weights are mapped from behind the library, as torch itself does above 2 GB. As a section of it, 1.7 GB of them were
     not loaded within 50 s on a GPU. Mapped, no address of the code is beyond 2 GB of another, and what is not read
@@ -58,7 +66,7 @@ def _configs(target: str, metadata: dict[str, str], *, autotune: bool) -> dict[s
     configs: dict[str, Any] = {
         "aot_inductor.metadata": metadata,
         "aot_inductor.force_mmap_weights": True,
-        "aot_inductor.custom_op_libs": cpp_library(),
+        "aot_inductor.custom_op_libs": libraries,
         # Else the number of threads of this machine is written into the loops.
         "cpp.dynamic_threads": True,
     }
@@ -97,7 +105,11 @@ def compile_package(
     """
     program = torch.export.export(module, (example,), strict=False)
     on_compile()
-    configs = _configs(cpu_target, metadata, autotune=autotune)
-    # As the package will be run: cuDNN's kernels chosen by trial, and fp32 stays fp32.
-    with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
+    with (
+        tempfile.TemporaryDirectory(prefix="e2e-deploy-") as folder,
+        # As the package will be run: cuDNN's kernels chosen by trial, and fp32 stays fp32.
+        torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False),
+    ):
+        libraries = cpp_library(Path(folder))
+        configs = configs_for(cpu_target, metadata, libraries, autotune=autotune)
         aoti_compile_and_package(program, package_path=str(file), inductor_configs=configs)

@@ -19,6 +19,9 @@ from e2e_deploy.version import __version__
 AUTOTUNED = 5
 """The level at which every kernel is chosen by trial; any other leaves the choice to inductor's rules."""
 
+LINKED = "with torch's libstdc++"
+"""How a package is linked; one in the cache that was linked in another way may crash as it is loaded."""
+
 COMPILED_FOR = ("x86-64-v3", "armv8-a")
 """CPUs that code is compiled for. Not the best of each: x86-64-v4 took as long on a CPU that has it (e2e-tiny in fp32),
 where convolutions and products are oneDNN's, which looks at the CPU when it runs."""
@@ -36,7 +39,7 @@ class InductorJob(Job):
 
     def facts(self) -> dict[str, Any]:
         """The module is made by this package, and not of the ONNX graph."""
-        return {"e2e-deploy": __version__, "cpu": self.cpu_target}
+        return {"e2e-deploy": __version__, "cpu": self.cpu_target, "linked": LINKED}
 
     def require_level(self, level: int) -> None:
         """Refuse a level that changes nothing.

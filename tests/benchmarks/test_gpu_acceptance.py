@@ -27,8 +27,10 @@ from benchmarks.report import RESULTS
 from e2e_deploy.assets import READY_BUNDLE
 from e2e_deploy.bundle.bundle import open_bundle, sha256_of
 from e2e_deploy.bundle.manifest import FileEntry, PlanEntry
+from e2e_deploy.export.engines.build import job_for
 from e2e_deploy.limits import LIMITS, Parity
 from e2e_deploy.names import PLAN_KINDS
+from e2e_deploy.nvidia.cuda_driver import current_gpu
 
 ROOT = Path(__file__).parents[2]
 ON = "cuda" if torch.cuda.is_available() else "cpu"
@@ -212,6 +214,7 @@ def test_what_was_prepared_is_found(tmp_path):
         made = (root / "manifest.json").stat().st_mtime_ns
         bundle = make_bundle(tmp_path, SMALL_HW, precision=precision, small=True)
         assert (bundle.root, (root / "manifest.json").stat().st_mtime_ns) == (root, made)
+        assert bundle.manifest.resolution == 0
 
 
 def test_what_is_prepared_takes_less(tmp_path):
@@ -220,13 +223,14 @@ def test_what_is_prepared_takes_less(tmp_path):
     copytree(READY_BUNDLE, root)
     assert compiling_s(root) == COMPILING_S
     manifest = open_bundle(root).manifest
+    job, _ = job_for("inductor", current_gpu())
     plan = PlanEntry(
         file="plans/p.plan",
         backend="inductor",
-        version="2",
-        target="sm90",
-        gpu="a GPU",
-        cuda=13,
+        version=job.version,
+        target=job.target,
+        gpu="",
+        cuda=0,
         frame_size=manifest.graphs[0].frame_size,
         precision="fp32",
         options={},
@@ -239,3 +243,6 @@ def test_what_is_prepared_takes_less(tmp_path):
     held = replace(manifest, plans=[plan], files=dict(sorted(files.items())))
     (root / "manifest.json").write_text(json.dumps(asdict(held)))
     assert compiling_s(root) == PREPARED_S
+    elsewhere = replace(held, plans=[replace(plan, target="sm1")])
+    (root / "manifest.json").write_text(json.dumps(asdict(elsewhere)))
+    assert compiling_s(root) == COMPILING_S

@@ -34,7 +34,8 @@ def test_without_torch_the_packaged_bundle_is_run(cli, short, without, tmp_path)
     assert code == 0, stderr
     assert "pip install 'e2e-deploy[export]'" in stderr
     table = stdout.splitlines()
-    assert table[1].endswith("pass")
+    assert table[0] == "depth:"
+    assert table[2].endswith("pass")
     assert "Motorcycle" not in stdout
     assert table[-2:] == [str(tmp_path / "demo" / name) for name in ("sheet.png", "depth.mp4")]
     # Two photos beside their depth, and a clip whose frames stand beside theirs.
@@ -42,6 +43,19 @@ def test_without_torch_the_packaged_bundle_is_run(cli, short, without, tmp_path)
     frames = list(VideoSource(tmp_path / "demo" / "depth.mp4"))
     assert [frame.hw for frame in frames] == [(240, 640)] * 3
     assert open_bundle(tmp_path / "demo" / "depth").manifest.task == "depth"
+
+
+@pytest.mark.slow
+def test_turbo_stands_beside_depth(short, monkeypatch, tmp_path):
+    monkeypatch.setattr(verb, "BUNDLED_NAMES", ("depth", "turbo"))
+    monkeypatch.setattr(verb, "ROUNDS", 1)
+    report = verb.demo(tmp_path / "demo")
+    assert list(report.bundles) == list(report.latency_ms) == ["depth", "turbo"]
+    assert all(v.failures == [] for verdicts in report.verdicts.values() for v in verdicts)
+    assert min(report.latency_ms.values()) > 0
+    if show.find_motorcycle() is not None:
+        assert max(score.abs_rel for score in report.scores.values()) < report.constant_abs_rel
+    assert cv2.imread(str(report.sheet)).shape[1] % 320 == 0
 
 
 def test_the_pan_moves_without_a_jump(tmp_path):

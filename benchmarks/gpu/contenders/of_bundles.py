@@ -16,11 +16,13 @@ from benchmarks.gpu.contenders.in_torch import Contender
 from benchmarks.gpu.timing import Call
 from e2e_deploy.bundle.bundle import Bundle, open_bundle
 from e2e_deploy.errors import ParityError, UnavailableError
+from e2e_deploy.export.engines.build import job_for
 from e2e_deploy.export.engines.replace_plan import replace_plan
 from e2e_deploy.export.exporter import export_bundle
 from e2e_deploy.export.verified_packages import verify_apart
 from e2e_deploy.model.checkpoint import Checkpoint, bundled_checkpoint, open_checkpoint
 from e2e_deploy.names import PLAN_KINDS, BackendName, Precision, TrtKind
+from e2e_deploy.nvidia.cuda_driver import current_gpu
 from e2e_deploy.nvidia.hardware import cuda_device_count
 from e2e_deploy.nvidia.trt_api import find_api
 from e2e_deploy.packages import import_onnxruntime
@@ -96,10 +98,16 @@ def bundle_root(
 
 
 def compiling_s(root: Path) -> float:
-    """What a contender with a package may take to make, whose bundle is to be in ``root``."""
-    made = (root / "manifest.json").is_file() and open_bundle(root, hash_check=False)
-    held = made and any(plan.backend == "inductor" for plan in made.manifest.plans)
-    return PREPARED_S if held else COMPILING_S
+    """What a contender with a package for this device may take to make, whose bundle is to be in ``root``."""
+    if not (root / "manifest.json").is_file():
+        return COMPILING_S
+    try:
+        job, _ = job_for("inductor", current_gpu())
+    except UnavailableError:
+        return COMPILING_S
+    plans = open_bundle(root, hash_check=False).manifest.plans
+    held = {(plan.backend, plan.version, plan.target) for plan in plans}
+    return PREPARED_S if ("inductor", job.version, job.target) in held else COMPILING_S
 
 
 def make_bundle(

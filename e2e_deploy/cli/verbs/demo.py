@@ -21,7 +21,9 @@ def command(out: Path) -> None:
     from e2e_deploy.verbs.demo import demo
 
     report = demo(out, on_note=lambda note: click.echo(f"note: {note}", err=True), stages=Stages())
-    print_verdicts(report.verdicts)
+    for name, verdicts in report.verdicts.items():
+        click.echo(f"{name}:")
+        print_verdicts(verdicts)
     for name, latency_ms in report.latency_ms.items():
         score = report.scores.get(name)
         found = (

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from e2e_deploy.export.engines.inductor import cpp_library, fit
+from e2e_deploy.export.engines.inductor import configs_for, cpp_library, fit
 from e2e_deploy.export.graph.prepare import prepare
 from tests.export.random_models import random_model
 
@@ -74,7 +74,10 @@ def test_a_package_shares_the_cpp_library_of_torch(tmp_path):
     (tmp_path / "x.cpp").write_text(REGEX)
     if subprocess.run(linked, cwd=tmp_path, capture_output=True).returncode:
         pytest.skip("this compiler has no static C++ library")
-    library = [part for name in cpp_library() for part in shlex.split(f"-l{name}")]
+    libraries = cpp_library(tmp_path)
+    configs = configs_for("", {}, libraries, autotune=False)
+    assert configs["aot_inductor.custom_op_libs"] == libraries
+    library = [part for name in libraries for part in shlex.split(f"-l{name}")]
     subprocess.run([*linked, *library], cwd=tmp_path, check=True)
     code = (
         "import ctypes, torch; f = ctypes.CDLL('./x.so').matches; f.restype = ctypes.c_bool; "
