@@ -12,7 +12,6 @@ of some scenes and of the packaged photos, to be looked at.
 
 import argparse
 import tempfile
-import time
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
@@ -29,6 +28,8 @@ from e2e_deploy.assets.pictures import reference_frames
 from e2e_deploy.export.exporter import export_bundle
 from e2e_deploy.model.checkpoint import bundled_checkpoint, open_checkpoint
 from e2e_deploy.model.weights import find_weights
+from e2e_deploy.runtime.checks.against import PAUSE_S
+from e2e_deploy.runtime.checks.turns import in_turn
 from e2e_deploy.runtime.timing import summarise
 from e2e_deploy.train.data.files import write_picture
 from e2e_deploy.train.data.folder import FolderDataset
@@ -37,8 +38,6 @@ from e2e_deploy.train.pictures import captioned_rows, comparison_row
 FRAME_HW = (480, 640)
 AT_LEAST, AT_MOST = 1.6, 1.03
 """Times faster, and times the teacher's AbsRel, of what may be packaged."""
-PAUSE_S = 0.1
-"""Before each run: the other engine's threads spin for a while after theirs."""
 NUM_SCENES = 6
 
 CARD = """# e2e-tiny-turbo
@@ -65,19 +64,10 @@ Depth is affine-invariant: scale and shift are fitted to each picture's truth be
 
 
 def timed(engines: dict[str, Any], rounds: int) -> dict[str, list[float]]:
-    """Seconds a frame, each engine first as often as the other."""
-    (frame,) = reference_frames(FRAME_HW, 1)
-    names = list(engines)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for engine in engines.values():
-        engine(frame)
-    for index in range(rounds):
-        for name in names if index % 2 else names[::-1]:
-            time.sleep(PAUSE_S)
-            start = time.perf_counter()
-            engines[name](frame)
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
+    """Seconds a frame of each engine, in turn."""
+    frames = list(reference_frames(FRAME_HW, 1))
+    seconds = in_turn(list(engines.values()), frames, count=rounds, pause_s=PAUSE_S)
+    return dict(zip(engines, seconds, strict=True))
 
 
 def rows(engines: dict[str, Any], data: FolderDataset) -> Iterator[tuple[npt.NDArray[Any], str]]:

@@ -60,8 +60,6 @@ def counted_model(name: str) -> SingleStepModel:
     with torch.device("meta"):
         small = full_size.tiny_coder()
     large = model.vae
-    if name == "turbo":
-        model.scaling_factor = float(small.config.scaling_factor)
     model.vae = {
         "large": large,
         "small encoder": TwoCoders(small, large),

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.full_size import full_size_checkpoint
-from benchmarks.gpu.contenders.of_bundles import bundle_root, make_bundle, with_plan
+from benchmarks.gpu.contenders.of_bundles import make_bundle, with_plan
 from benchmarks.gpu.loop import FULL_HW, SMALL_RESOLUTION, TINY_RESOLUTION
 from benchmarks.gpu.loop import SMALL_HW as LOOP_SMALL_HW
 from benchmarks.gpu.speed import SIZES, SMALL_HW
@@ -62,18 +62,15 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.small:
         full_size_checkpoint(arguments.work)  # of several, which would make it at once
-    spawn, device = multiprocessing.get_context("spawn"), find_device()
-    roots = {}  # e2e-tiny's for two of them may be one
-    for name in arguments.what:
-        frame_hw, how = bundle_of(name, device, small=arguments.small)
-        kind = {key: value for key, value in how.items() if key in ("small", "turbo")}
-        roots[bundle_root(arguments.work, frame_hw, how["precision"], **kind)] = name
+    spawn = multiprocessing.get_context("spawn")
     making = [
         spawn.Process(target=prepare, args=(name, arguments.work, arguments.small))
-        for name in roots.values()
+        for name in arguments.what
     ]
     for process in making:
         process.start()
+        if arguments.small:  # two of them may be one bundle
+            process.join()
     for process in making:
         process.join()
     sys.exit(any(process.exitcode for process in making))

@@ -143,7 +143,6 @@ class SingleStepModel(nn.Module):
         self.x0_from_xt = x0_from_xt
         self.x0_from_output = x0_from_output
         self.full_z_range = full_z_range
-        self.scaling_factor = float(vae.config.scaling_factor)
         self.latent_channels = int(vae.config.latent_channels)
         self.in_channels = int(unet.config.in_channels)
         self.stride: int = stride_of(vae)
@@ -153,6 +152,11 @@ class SingleStepModel(nn.Module):
     def last_convolution(self) -> str:
         """Path of the module that gives the image, which stays in float32 in half precision."""
         return f"vae.decoder.{end_of(self.vae.decoder)}"
+
+    @property
+    def scaling_factor(self) -> float:
+        """What latents are multiplied by after they are encoded."""
+        return float(self.vae.config.scaling_factor)
 
     @property
     def decoding_factor(self) -> float:

@@ -1,7 +1,6 @@
 """The whole path on what travels with the package: export, verify, a picture sheet and a clip."""
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -17,16 +16,16 @@ from e2e_deploy.bundle.new_bundle import new_bundle
 from e2e_deploy.metrics import DepthMetrics
 from e2e_deploy.model.checkpoint import BUNDLED, BUNDLED_NAMES
 from e2e_deploy.progress import Stages
+from e2e_deploy.runtime.checks.against import PAUSE_S
+from e2e_deploy.runtime.checks.turns import in_turn
 from e2e_deploy.runtime.checks.verify import Verdict, compare
-from e2e_deploy.runtime.engine import Engine, load
+from e2e_deploy.runtime.engine import load
 from e2e_deploy.verbs import show
 
 DEPTHS = ("depth", "turbo")
 FRAME_HW = (480, 640)
 CLIP_FRAMES = 60
 ROUNDS = 7
-PAUSE_S = 0.1
-"""Before each run: the other engine's threads spin for a while after theirs."""
 
 
 @dataclass(frozen=True)
@@ -80,20 +79,6 @@ def _copy_ready(out: Path, on_note: Callable[[str], None]) -> Bundle:
     return open_bundle(out)
 
 
-def _in_turns(engines: Mapping[str, Engine]) -> dict[str, float]:
-    """Median milliseconds of a frame with each, one after the other so that a busy machine is busy for both."""
-    (frame,) = reference_frames(FRAME_HW, 1)
-    taken: dict[str, list[float]] = {name: [] for name in engines}
-    for turn in range(ROUNDS + 1):
-        for name, engine in engines.items():
-            time.sleep(PAUSE_S)
-            start = time.perf_counter()
-            engine(frame)
-            if turn:  # the first is slower
-                taken[name].append(1000 * (time.perf_counter() - start))
-    return {name: float(np.median(each)) for name, each in taken.items()}
-
-
 def demo(
     out: str | Path = "demo",
     *,
@@ -124,7 +109,18 @@ def demo(
     with stages("pictures"), ExitStack() as stack:
         engines = {name: stack.enter_context(load(bundle)) for name, bundle in bundles.items()}
         of_depth = {name: engines[name] for name in DEPTHS if name in engines}
-        latency_ms, scores = _in_turns(of_depth), {}
+        seconds = in_turn(
+            list(of_depth.values()),
+            list(reference_frames(FRAME_HW, 1)),
+            count=ROUNDS,
+            warm_up=1,
+            pause_s=PAUSE_S,
+        )
+        latency_ms = {
+            name: 1000 * float(np.median(each))
+            for name, each in zip(of_depth, seconds, strict=True)
+        }
+        scores = {}
         if motorcycle is not None:
             scores = {name: show.score(engine, motorcycle) for name, engine in of_depth.items()}
         sheet = show.contact_sheet(engines, motorcycle, folder / "sheet.png")

@@ -4,14 +4,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from benchmarks.gpu.profiling.channel_norms import ChannelGroupNorm, by_channel
-
-
-def _norm(groups, channels, seed=0):
-    torch.manual_seed(seed)
-    norm = nn.GroupNorm(groups, channels, eps=1e-6).double()
-    nn.init.normal_(norm.weight)
-    nn.init.normal_(norm.bias)
-    return norm
+from tests.group_norms import seeded_norm
 
 
 @settings(max_examples=30, deadline=None)
@@ -23,14 +16,14 @@ def _norm(groups, channels, seed=0):
     order=st.sampled_from([torch.contiguous_format, torch.channels_last]),
 )
 def test_by_channel_equals_group_norm(groups, height, width, offset, order):
-    norm = _norm(groups, 8)
+    norm = seeded_norm(groups, 8)
     x = torch.randn(2, 8, height, width, dtype=torch.float64) * 3 + offset
     result = ChannelGroupNorm(norm)(x.contiguous(memory_format=order))
     torch.testing.assert_close(result, norm(x), atol=1e-8, rtol=1e-8)
 
 
 def test_by_channel_takes_tokens():
-    norm = _norm(2, 8)
+    norm = seeded_norm(2, 8)
     x_NCT = torch.randn(3, 8, 10, dtype=torch.float64)
     torch.testing.assert_close(ChannelGroupNorm(norm)(x_NCT), norm(x_NCT))
 
@@ -43,7 +36,7 @@ def far_from_zero():
 
 
 def test_by_channel_is_as_exact_in_fp32_as_torch():
-    norm, x = _norm(4, 32), far_from_zero()
+    norm, x = seeded_norm(4, 32), far_from_zero()
     exact = norm(x.double())
     ours = ChannelGroupNorm(norm.float())(x).double()
     error, torchs = ((each - exact).norm() / exact.norm() for each in (ours, norm(x).double()))
@@ -51,7 +44,7 @@ def test_by_channel_is_as_exact_in_fp32_as_torch():
 
 
 def test_by_channel_computes_in_fp32_in_half_precision():
-    norm = _norm(4, 32).half()
+    norm = seeded_norm(4, 32).half()
     x = (torch.randn(1, 32, 48, 64) * 400 + 2000).half()
     exact = torch.nn.functional.group_norm(
         x.double(), 4, norm.weight.double(), norm.bias.double(), norm.eps
@@ -62,7 +55,10 @@ def test_by_channel_computes_in_fp32_in_half_precision():
 
 
 def test_by_channel_keeps_the_order_of_memory_and_copies_no_map(monkeypatch):
-    norm, x = _norm(2, 8), torch.randn(1, 8, 5, 6).contiguous(memory_format=torch.channels_last)
+    norm, x = (
+        seeded_norm(2, 8),
+        torch.randn(1, 8, 5, 6).contiguous(memory_format=torch.channels_last),
+    )
     real = torch.Tensor.reshape
 
     def small_only(self, *shape):
@@ -76,13 +72,13 @@ def test_by_channel_keeps_the_order_of_memory_and_copies_no_map(monkeypatch):
 
 
 def test_by_channel_of_a_flat_map_is_its_bias():
-    norm = _norm(2, 8)
+    norm = seeded_norm(2, 8)
     x = torch.full((1, 8, 4, 4), 7.0, dtype=torch.float64)
     torch.testing.assert_close(ChannelGroupNorm(norm)(x), norm(x))
 
 
 def test_by_channel_replaces_every_group_norm():
-    model = nn.Sequential(nn.GroupNorm(2, 8), nn.Sequential(_norm(2, 8)))
+    model = nn.Sequential(nn.GroupNorm(2, 8), nn.Sequential(seeded_norm(2, 8)))
     weights = model[0].weight, model[1][0].weight
     assert by_channel(model) == 2
     for norm, weight in zip((model[0], model[1][0]), weights, strict=True):

@@ -55,8 +55,7 @@ def set_scaling_factor(model: SingleStepModel, pictures: Pictures) -> None:
     with torch.no_grad():
         images = (pictures.batch(kind, indices, pictures.whole) for kind in KINDS)
         latents = [encode_mean(model.vae, image) for image in images]
-    model.scaling_factor = 1.0 / float(torch.cat(latents).std())
-    model.vae.register_to_config(scaling_factor=model.scaling_factor)
+    model.vae.register_to_config(scaling_factor=1.0 / float(torch.cat(latents).std()))
 
 
 def unet_loss(

@@ -119,7 +119,6 @@ def with_small_vae(model: SingleStepModel) -> SingleStepModel:
     torch.manual_seed(0)
     with torch.device(device):
         model.vae = tiny_coder()
-    model.scaling_factor = float(model.vae.config.scaling_factor)
     return model
 
 

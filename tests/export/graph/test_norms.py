@@ -9,14 +9,7 @@ from torch import nn
 from e2e_deploy.export.graph import norms
 from e2e_deploy.export.graph.norms import ShortSumGroupNorm, shorten_sums
 from e2e_deploy.export.onnx.trace import save, trace
-
-
-def _norm(groups, channels, seed=0):
-    torch.manual_seed(seed)
-    norm = nn.GroupNorm(groups, channels, eps=1e-6).double()
-    nn.init.normal_(norm.weight)
-    nn.init.normal_(norm.bias)
-    return norm
+from tests.group_norms import seeded_norm
 
 
 @settings(max_examples=30, deadline=None)
@@ -27,7 +20,7 @@ def _norm(groups, channels, seed=0):
     limit=st.sampled_from([0, 10**9]),
 )
 def test_equals_group_norm(groups, height, width, limit):
-    norm = _norm(groups, 8)
+    norm = seeded_norm(groups, 8)
     x = torch.randn(2, 8, height, width, dtype=torch.float64) * 3 + 5
     kept, norms.MAX_GROUP = norms.MAX_GROUP, limit
     try:
@@ -38,7 +31,7 @@ def test_equals_group_norm(groups, height, width, limit):
 
 
 def test_tokens_pass_through():
-    norm = _norm(2, 8)
+    norm = seeded_norm(2, 8)
     x_NCT = torch.randn(1, 8, 10, dtype=torch.float64)
     torch.testing.assert_close(ShortSumGroupNorm(norm)(x_NCT), norm(x_NCT))
 
@@ -56,7 +49,7 @@ def test_long_groups_are_more_accurate_in_onnx_runtime(tmp_path):
     norm = nn.GroupNorm(2, 4, eps=1e-6).eval()
     generator = torch.Generator().manual_seed(0)
     x_1CHW = torch.randn(1, 4, 720, 1280, generator=generator) * 2 + 0.7
-    exact = _norm(2, 4)
+    exact = seeded_norm(2, 4)
     nn.init.ones_(exact.weight)
     nn.init.zeros_(exact.bias)
     expected = exact(x_1CHW.double()).detach().numpy()
