@@ -18,6 +18,8 @@ from tests.examples.ros2.pictures import (
 )
 from tests.plain_bundle import HW
 
+BLIND = CameraInfo(*HW, (0.0,) * 9, (0.0,) * 12)
+
 
 def test_metres_appear_only_where_they_are_asked_for(node, plain, published):
     topics = node.configure(
@@ -38,7 +40,7 @@ def test_metres_appear_only_where_they_are_asked_for(node, plain, published):
         "WARN",
         "metric: ground waits for a camera_info (none came)",
     )
-    blind = camera_info(camera=CameraInfo(*HW, (0.0,) * 9, (0.0,) * 12))
+    blind = camera_info(camera=BLIND)
     node.on_camera_info(blind)
     assert node.diagnose().message.endswith("(it is not calibrated)")
     node.on_camera_info(replace(blind, p=np.full(12, np.nan)))
@@ -122,3 +124,39 @@ def test_another_camera_begins_anew_where_metres_depend_on_it(node, plain):
     assert node._run is first
     node.on_camera_info(camera_info(2, camera=CAMERA.resized((48, 64))))
     assert node._run is not first
+
+
+def test_a_camera_that_is_not_calibrated_begins_nothing_anew(node, plain):
+    """It says so with every picture, and the intrinsics are the user's."""
+    node.configure({"bundle": str(plain), "metric": "ground", "intrinsics": "40,42,15,11"})
+    node.activate()
+    first = node._run
+    for index in range(3):
+        node.on_camera_info(camera_info(index, camera=BLIND))
+    assert node._run is first
+    assert values(node)["camera_info"] == "it is not calibrated"
+
+
+def test_a_camera_of_pictures_of_another_size_makes_no_metres(node, plain, published):
+    node.configure({"bundle": str(plain), "metric": "ground", "publish_points": True})
+    node.activate()
+    node.on_camera_info(camera_info(camera=CAMERA.resized((48, 64))))
+    node.on_picture(picture(0))
+    wait_until(lambda: values(node)["damaged"] == "1")
+    assert node._run.source.notes == [
+        "the camera_info is for pictures of 64x48, and those of /front/image_raw are 32x24"
+    ]
+    node.on_camera_info(camera_info(1))
+    node.on_picture(picture(1))
+    wait_until(lambda: published.of("points"))
+    assert published.indices("depth") == [1]
+
+
+def test_a_camera_of_pictures_of_another_size_is_not_published(active, published):
+    active.on_camera_info(camera_info(camera=CAMERA.resized((48, 64))))
+    active.on_picture(picture(0))
+    wait_until(lambda: published.indices() == [0])
+    active.on_picture(picture(1))
+    wait_until(lambda: published.indices() == [0, 1])
+    assert not published.of("camera_info")
+    assert "the camera_info is for pictures of 64x48" in active._run.source.notes[0]

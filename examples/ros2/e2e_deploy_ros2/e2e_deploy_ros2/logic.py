@@ -139,9 +139,10 @@ class DepthLogic:
             self._camera_said = str(error)
             return
         self._camera_said = "calibrated" if camera.is_calibrated else "it is not calibrated"
-        if camera == self._camera:
+        known = camera if camera.is_calibrated else None
+        if known == self._camera:
             return
-        self._camera = camera if camera.is_calibrated else None
+        self._camera = known
         if self.state == ACTIVE and self.parameters["metric"] == "ground":
             self._restart()
 
@@ -246,10 +247,10 @@ class DepthLogic:
     def _start(self) -> None:
         engine, wanted = self._engine, self.parameters
         assert engine is not None
-        known = self._camera is not None or _intrinsics(wanted) is not None
-        if wanted["metric"] == "ground" and not known:
+        asks_camera = wanted["metric"] == "ground" and _intrinsics(wanted) is None
+        if asks_camera and self._camera is None:
             return  # until a camera_info comes
-        source = TopicSource(self._topic, self._camera)
+        source = TopicSource(self._topic, self._camera if asks_camera else None)
         topics = self._topics(engine, wanted)
         self._run = _Run(engine, source, topics, wanted, self._sent, after=self._left)
         self._run.thread.start()

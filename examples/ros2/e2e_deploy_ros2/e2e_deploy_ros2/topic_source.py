@@ -9,7 +9,7 @@ from typing import Any
 import e2e_deploy as e2e
 from e2e_deploy.runtime.camera.camera_info import CameraInfo
 from e2e_deploy.runtime.lanes import Lane
-from e2e_deploy.runtime.ros.images import picture_of
+from e2e_deploy.runtime.ros.images import Rgb, picture_of
 from e2e_deploy.runtime.ros.messages import CompressedImage, Image
 from e2e_deploy.runtime.sources.source import BaseSource
 
@@ -34,7 +34,7 @@ class TopicSource(BaseSource):
 
     Args:
         topic: of the pictures.
-        camera: of the first of them, where it is known.
+        camera: that metres are made with; None where it is not asked.
 
     Attributes:
         received: pictures that came.
@@ -68,7 +68,7 @@ class TopicSource(BaseSource):
         count = 0
         while (given := self._slot.get()) is not None and not self._stopping.is_set():
             try:
-                rgb = picture_of(given.message)
+                rgb, camera = self._read(given)
             except e2e.SourceError as error:
                 self.leave_out(str(error))
                 self._free.acquire()
@@ -83,10 +83,25 @@ class TopicSource(BaseSource):
                 source=self.name,
                 stamp_ns=header.stamp.ns,
                 frame_id=header.frame_id,
-                camera=given.camera,
+                camera=camera,
             )
             count += 1
             self._free.acquire()
+
+    def _read(self, given: Arrived) -> tuple[Rgb, CameraInfo | None]:
+        """A picture, and the camera if it is one for pictures of that size."""
+        rgb, camera = picture_of(given.message), given.camera
+        height, width = rgb.shape[:2]
+        if camera is None or (camera.height, camera.width) == (height, width):
+            return rgb, camera
+        why = (
+            f"the camera_info is for pictures of {camera.width}x{camera.height}, and those of {self.topic} are "
+            f"{width}x{height}"
+        )
+        if self.camera is not None:  # metres would be wrong
+            raise e2e.SourceError(why)
+        self.note(why)
+        return rgb, None
 
     def taken(self, frame: e2e.SourceFrame, result: Any, facts: Any) -> Any:
         """A step of the run: the engine is done with a frame and may have the next."""
