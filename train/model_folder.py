@@ -36,6 +36,16 @@ PARTS = (
 
 # What makes stock pipelines give this model's result in one step: t = T, and x0 itself as the sample.
 SCHEDULER = {"timestep_spacing": "trailing", "set_alpha_to_one": True, "clip_sample": False}
+# No signal is left at any step, so that x0 is minus the output, whatever the start's schedule and prediction are.
+GENPERCEPT_SCHEDULER = {
+    "beta_start": 1.0,
+    "beta_end": 1.0,
+    "trained_betas": None,
+    "rescale_betas_zero_snr": False,
+    "prediction_type": "v_prediction",
+    "clip_sample": False,
+    "steps_offset": 1,
+}
 
 
 def write_model(
@@ -117,7 +127,7 @@ def _write_vae(model: SingleStepModel, start: Checkpoint, partial: Path) -> None
 def schedule_of(family: Family) -> dict[str, Any]:
     """What makes stock pipelines, and recognition, take the result for what it is."""
     if family.latents == (1,):  # GenPercept
-        return {"beta_start": 1.0, "beta_end": 1.0, "clip_sample": False, "steps_offset": 1}
+        return GENPERCEPT_SCHEDULER
     return SCHEDULER
 
 

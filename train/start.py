@@ -19,6 +19,7 @@ from e2e_deploy.model.coders.coder import image_of_last, last_convolution
 from e2e_deploy.model.families import CONTROLNET, STORED_PROMPT, get_family
 from e2e_deploy.model.loading import load_model, the_step
 from e2e_deploy.model.networks.head_model import HeadModel
+from e2e_deploy.model.recognition import has_constant_betas
 from e2e_deploy.model.single_step import SingleStepModel
 from e2e_deploy.model.tiny import UNTRAINED, build_tiny
 from e2e_deploy.names import FamilyName, TaskName
@@ -55,7 +56,8 @@ def load_start(config: TrainConfig, device: torch.device | str = "cpu") -> Start
 
     Raises:
         CheckpointError: missing, foreign, damaged, or a run that is not finished.
-        UsageError: an 8-channel UNet with ``noise = "none"``, or a UNet with parts that no trained model has.
+        UsageError: an 8-channel UNet with ``noise = "none"``, a UNet with parts that no trained model has, or a noise
+            schedule of another family than the result's.
         DataError, InputError, E2EDeployError, KeyboardInterrupt: as of ``pretrained`` and ``distilled``.
     """
     if config.distil is None:
@@ -81,6 +83,11 @@ def _loaded(config: TrainConfig, device: torch.device | str) -> Start:
             f"start.checkpoint {checkpoint.id} is {source.title}, whose UNet has a part that the trained model would "
             "lose; start from a checkpoint with Stable Diffusion's UNet"
         )
+    if source.targets:
+        raise UsageError(
+            f"start.checkpoint {checkpoint.id} is {source.title}, whose UNet gives a latent for each of several "
+            "results; start from a checkpoint of one result"
+        )
     loaded = load_model(checkpoint)
     is_joint = checkpoint.identity.task == "geometry"
     if is_joint and config.task == "geometry":
@@ -89,6 +96,11 @@ def _loaded(config: TrainConfig, device: torch.device | str) -> Start:
         raise UsageError(
             f"task is {config.task}, but {checkpoint.id} does {checkpoint.identity.task}: depth and normals at once "
             "are trained from a model that gives both (GeoWizard), and from such a model nothing else"
+        )
+    if family.name != "genpercept" and has_constant_betas(checkpoint.scheduler):
+        raise UsageError(
+            f"start.checkpoint {checkpoint.id} has GenPercept's noise schedule, by which the result would be taken for "
+            'a GenPercept model: set model.family = "genpercept" and model.noise = "none"'
         )
     changes: list[str] = []
     wants = loaded.latent_channels * (1 if config.model.noise == "none" else 2)

@@ -105,8 +105,9 @@ def _class_inputs(configs: Configs) -> object:
     return configs.unet.get("projection_class_embeddings_input_dim")
 
 
-def _constant_betas(configs: Configs) -> bool:
-    betas = configs.scheduler.get("beta_start"), configs.scheduler.get("beta_end")
+def has_constant_betas(scheduler: Config) -> bool:
+    """Whether a scheduler_config.json has GenPercept's schedule, which leaves no signal at any step."""
+    betas = scheduler.get("beta_start"), scheduler.get("beta_end")
     return betas[0] is not None and betas[0] == betas[1]
 
 
@@ -158,7 +159,10 @@ SIGNS: tuple[Sign, ...] = (
             and not c.pipeline.startswith("Marigold")
         ),
     ),
-    Sign("genpercept", "beta_start equal to beta_end", _constant_betas),
+    Sign(
+        *("genpercept", "beta_start equal to beta_end"),
+        lambda c: has_constant_betas(c.scheduler),
+    ),
     *(
         Sign("genpercept", name, lambda c, name=name: name in c.folders)  # type: ignore[misc]
         for name in (DPT_HEAD, *OWN_DECODER, STORED_PROMPT)

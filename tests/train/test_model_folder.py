@@ -85,6 +85,31 @@ def test_four_channels_are_written_as_eight_that_diffusers_runs(tmp_path):
     torch.testing.assert_close(theirs.prediction, ours, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "of_start",
+    [{}, {"rescale_betas_zero_snr": True}, {"prediction_type": "epsilon"}],
+    ids=lambda change: "".join(change) or "sd2",
+)
+def test_genpercepts_schedule_gives_minus_the_output_whatever_the_start_has(tmp_path, of_start):
+    """In diffusers' own step, as GenPercept's pipeline takes it."""
+    import diffusers
+
+    write_start(tmp_path / "start", in_channels=4)
+    (tmp_path / "start" / "e2e_deploy.json").unlink()
+    (tmp_path / "start" / "model_index.json").write_text(
+        '{"_class_name": "StableDiffusionPipeline"}'
+    )
+    file = tmp_path / "start" / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | of_start))
+    model = {"noise": "none", "family": "genpercept"}
+    folder = write(tmp_path, load_start(small_config(tmp_path, model=model)))
+    scheduler = diffusers.DDIMScheduler.from_pretrained(folder / "scheduler")
+    scheduler.set_timesteps(1)
+    output, latent = torch.rand(2, 1, 4, 3, 5)
+    found = scheduler.step(output, 1, latent).pred_original_sample
+    torch.testing.assert_close(found, -output)
+
+
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_broken_weights_are_not_written(tmp_path, value):
     start = load_start(small_config(tmp_path))

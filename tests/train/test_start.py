@@ -12,6 +12,7 @@ from e2e_deploy.train.conv_in import widen_conv_in, zero_second_half
 from e2e_deploy.train.start import load_start
 from tests.family_checkpoints.depthmaster import write_depthmaster
 from tests.family_checkpoints.lotus import write_lotus
+from tests.family_checkpoints.marigold_iid import write_iid
 from tests.small_checkpoint import tiny_coder
 from tests.train.small_runs import small_config, write_start
 
@@ -135,6 +136,25 @@ def test_a_unet_with_parts_of_its_own_starts_nothing(tmp_path, write, name):
     config = small_config(tmp_path, start={"checkpoint": str(folder)} | family)
     with pytest.raises(UsageError, match=f"is {name}, whose UNet has a part that .* would lose"):
         load_start(config)
+
+
+def test_a_unet_of_several_results_starts_nothing(tmp_path):
+    write_iid(tmp_path / "start")
+    with pytest.raises(UsageError, match="a latent for each of several results"):
+        load_start(small_config(tmp_path))
+
+
+@pytest.mark.parametrize("noise", ["zeros", "none"])
+def test_a_start_with_genpercepts_schedule_stays_genpercept(tmp_path, noise):
+    """A Marigold model with that schedule could not be opened."""
+    write_start(tmp_path / "start", in_channels=4)
+    scheduler = tmp_path / "start" / "scheduler" / "scheduler_config.json"
+    edit(scheduler, beta_start=1.0, beta_end=1.0)
+    edit(tmp_path / "start" / "e2e_deploy.json", family="genpercept")
+    with pytest.raises(UsageError, match=r"GenPercept's noise schedule.*model\.family"):
+        load_start(small_config(tmp_path, model={"noise": noise}))
+    model = {"noise": "none", "family": "genpercept"}
+    assert load_start(small_config(tmp_path, model=model)).model.timestep == 1
 
 
 def test_unfinished_run_is_refused(tmp_path):

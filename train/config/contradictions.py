@@ -59,6 +59,10 @@ def _contradictions_of_pretraining(config: TrainConfig) -> list[str]:
         )
     if len(config.data) != 1 or config.data[0].size is None:
         problems.append("pretrain needs one [[data]] table with a size")
+    if config.model.precision == "fp16":
+        problems.append(
+            'pretrain learns without a gradient scaler, which fp16 needs: use model.precision = "bf16" or "fp32"'
+        )
     return problems
 
 
@@ -147,6 +151,11 @@ def _contradictions_of_family(config: TrainConfig) -> list[str]:
     if family.latents == (1,) and config.model.noise != "none":
         problems.append(
             f'model.noise is {config.model.noise}, but {name} sees the rgb latent alone: set model.noise = "none"'
+        )
+    if config.start.checkpoint == RANDOM and config.model.noise == "none":
+        problems.append(
+            "model.noise is none, but random weights take a second half of the UNet's input: begin with a checkpoint "
+            "of 4 channels, or leave model.noise out"
         )
     problems += _contradictions_of_head(config)
     if family.latents == (1,) and config.diffusion is not None:

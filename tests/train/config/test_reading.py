@@ -171,6 +171,10 @@ def test_every_mistake_is_reported_at_once():
         ({"task": "geometry", "diffusion": {}}, "[diffusion] is for one result"),
         ({"task": "geometry", "start": {"checkpoint": "random"}}, "task geometry needs a start"),
         ({"model": {"domain": "outdoor"}}, "model.domain is for geometry"),
+        (
+            {"start": {"checkpoint": "random"}, "model": {"noise": "none"}},
+            "model.noise is none, but random weights take a second half",
+        ),
         ({"task": "matting"}, "model.family marigold has no matting; genpercept has"),
         ({"model": {"family": "genpercept"}}, 'set model.noise = "none"'),
         (

@@ -169,6 +169,7 @@ def _stop(module):
     [
         ({"start": {"checkpoint": "runs/other"}}, "pretrain is for start.checkpoint = 'random'"),
         ({"data": [{"root": "a"}, {"root": "b"}]}, "pretrain needs one .* with a size"),
+        ({"model": {"precision": "fp16"}}, "pretrain learns without a gradient scaler"),
         ({"then": [{"size": [12, 8], "steps": 200}]}, r"then\[0\]: .* multiples of 8"),
         ({"then": [{"size": [16, 8], "steps": 3}], "optim": {"warmup_steps": 5}}, r"then\[0\]"),
     ],
