@@ -70,6 +70,16 @@ def turbo_rows() -> list[str]:
             f"VAE {tflop['turbo']} (**{fewer['turbo']:.1f}x** fewer), with one layer a level in its UNet, too, "
             f"{tflop[thin]} (**{fewer[thin]:.1f}x**) | {where(r)} |"
         )
+        if cpu_run := r.get("cpu"):
+            (height, width), latency = cpu_run["processing_size"], cpu_run["latency"]
+            s = {name: each["p50_ms"] / 1e3 for name, each in latency.items()}
+            faster, gib = in_words(cpu_run["gains"]["turbo"], 1), cpu_run["peak_gib"]
+            lines.append(
+                f"| SD2 depth with a small VAE, {height}x{width}, one frame, CPU, fp32, random weights | "
+                f"{s['turbo']:.1f} s, with its own VAE {s['large VAE']:.1f} s: {faster}, medians of "
+                f"{latency['turbo']['count']}, in turn; peak memory {gib['turbo']:.1f} and {gib['large VAE']:.1f} GiB "
+                f"| {where(r)} |"
+            )
     return lines
 
 
