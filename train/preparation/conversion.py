@@ -25,7 +25,13 @@ from e2e_deploy.errors import DataError, E2EDeployError, UsageError
 from e2e_deploy.names import OnBad
 from e2e_deploy.train.data.encoding import UINT16_MAX, encode_depth, encode_normals
 from e2e_deploy.train.data.files import read_bytes, write_bytes, write_picture
-from e2e_deploy.train.data.folder_spec import SPEC_FILE, FolderSpec, load_spec, save_spec
+from e2e_deploy.train.data.folder_spec import (
+    DEFAULT_SPLITS,
+    SPEC_FILE,
+    FolderSpec,
+    load_spec,
+    save_spec,
+)
 from e2e_deploy.train.data.sample import BadSample, Sample, suspect_unit
 
 Progress = Callable[[int, int], None]
@@ -100,7 +106,7 @@ def convert_all(
 
     Raises:
         DataError: ``on_bad`` is stop and a sample is bad, or there is nothing to prepare at all.
-        UsageError: ``dst`` holds a data set with another ``dataset.toml``.
+        UsageError: ``dst`` holds a data set with another ``dataset.toml``, or a sample in another split.
     """
     if not jobs:
         raise DataError(f"nothing to prepare for {dst}: {num_absent} samples listed, none found")
@@ -108,8 +114,9 @@ def convert_all(
         raise UsageError(f"{dst} was prepared with other settings: choose an empty folder")
     save_spec(dst, spec)
     splits = sorted({job.split for job in jobs})
-    rows = {split: read_statistics(dst, split) for split in splits}
-    _save_statistics(dst, rows)
+    rows = {split: read_statistics(dst, split) for split in {*splits, *DEFAULT_SPLITS}}
+    _check_splits(jobs, rows, dst)
+    _save_statistics(dst, {split: rows[split] for split in splits})
     stored_size = {"height": str(size[0]), "width": str(size[1])}
     todo = [
         job
@@ -133,7 +140,7 @@ def convert_all(
                 rows[job.split][job.stem] = row
             if on_progress is not None:
                 on_progress(done, len(jobs))
-    _save_statistics(dst, rows)
+    _save_statistics(dst, {split: rows[split] for split in splits})
     medians = [float(row["median_m"]) for split in splits for row in rows[split].values()]
     suspicion = suspect_unit(float(np.median(medians))) if medians else None
     return PrepareReport(
@@ -143,6 +150,17 @@ def convert_all(
         bad=tuple(bad),
         suspicions=(suspicion,) if suspicion else (),
     )
+
+
+def _check_splits(jobs: Sequence[Job], rows: Mapping[str, Mapping[str, Row]], dst: Path) -> None:
+    """UsageError where a sample is in another split already, for it would then be in two."""
+    for job in jobs:
+        for split in rows:
+            if split != job.split and job.stem in rows[split]:
+                raise UsageError(
+                    f"{dst} has {job.stem} in the split {split}, and it would now be in {job.split} too: choose an "
+                    "empty folder"
+                )
 
 
 def read_statistics(dst: Path, split: str) -> dict[str, Row]:

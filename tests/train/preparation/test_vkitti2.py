@@ -28,6 +28,16 @@ def test_a_scene_to_validate_on_must_be_one_of_those_used(tmp_path):
         prepare_vkitti2(src, tmp_path / "dst", val_scenes=("Scene99",))
 
 
+@pytest.mark.parametrize(("before", "now"), [((), ("Scene02",)), (("Scene02",), ())])
+def test_a_scene_does_not_come_into_a_second_split(tmp_path, before, now):
+    """What is validated on would have been trained on."""
+    src, dst = write_vkitti2(tmp_path / "src"), tmp_path / "dst"
+    prepare_vkitti2(src, dst, val_scenes=before)
+    with pytest.raises(UsageError, match=r"has Scene02_fog_Camera_0_00000 in the split .* choose"):
+        prepare_vkitti2(src, dst, val_scenes=now)
+    assert prepare_vkitti2(src, dst, val_scenes=before).num_kept == 2
+
+
 def test_scenes_and_weathers_make_the_splits(prepared):
     report, dst = prepared
     assert (report.num_written, report.bad, report.suspicions) == (2, (), ())
