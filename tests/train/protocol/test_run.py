@@ -123,6 +123,14 @@ def test_everything_that_decides_the_numbers_has_a_folder_of_its_own(tmp_path, d
     assert len(list((tmp_path / "results").iterdir())) == 2
 
 
+def test_inverted_disparity_is_not_called_depth(tmp_path, data):
+    contender = replace(CONTENDER, task="disparity", kind="disparity")
+    ready = model(lambda *_: {"disparity": TRUTH}, contender, kinds=("disparity",))
+    report, _, _ = run(tmp_path, ready, names=["scannet"])
+    assert "the disparity is inverted" in report.results[0].problem
+    assert "direction_weight" not in report.results[0].problem
+
+
 def test_a_moved_model_is_the_same(tmp_path, data):
     first, _, _ = run(tmp_path, model())
     moved = replace(CONTENDER, model="/elsewhere/my model")

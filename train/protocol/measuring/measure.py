@@ -108,7 +108,7 @@ def measure_set(
             if pool is not None:
                 pool.save()
         on_progress(len(expected))
-        return _average(each.title, rows.rows, samples, pool)
+        return _average(each.title, rows.rows, samples, pool, kind)
 
 
 class _Pool:
@@ -195,7 +195,9 @@ def _depth_metrics(row: Row) -> DepthMetrics:
     return metrics
 
 
-def _average(title: str, rows: Sequence[Row], samples: Samples, pool: _Pool | None) -> Measured:
+def _average(
+    title: str, rows: Sequence[Row], samples: Samples, pool: _Pool | None, kind: ResultKind
+) -> Measured:
     left_out = Counter(dict(samples.left_out))
     left_out.update(row.left_out for row in rows if row.left_out is not None)
     measured = [row for row in rows if row.left_out is None]
@@ -206,7 +208,7 @@ def _average(title: str, rows: Sequence[Row], samples: Samples, pool: _Pool | No
         metrics, problem = asdict(pool.angles.result()), axes_problem(pool.angles.axes())
     else:
         images = [_depth_metrics(row) for row in measured]
-        metrics, problem = asdict(mean_depth_metrics(images)), depth_problem(images)
+        metrics, problem = asdict(mean_depth_metrics(images)), depth_problem(images, kind)
     return Measured(
         metrics={name: float(value) for name, value in metrics.items()},
         rows=list(rows),
