@@ -16,6 +16,7 @@ from e2e_deploy.errors import E2EDeployError, UsageError
 from e2e_deploy.model.checkpoint import BUNDLED_TASKS, CARD
 from e2e_deploy.names import DEFAULT_CODER
 from e2e_deploy.packages import require
+from e2e_deploy.system.json_files import read_json
 from e2e_deploy.system.whole_folder import whole_folder
 
 RESOLUTION = 320
@@ -166,18 +167,31 @@ def _tiny_files(folder: Path) -> list[str]:
     return [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
 
 
+def _check_same(folder: Path, task: str, seed: int) -> None:
+    """UsageError where the e2e-tiny in ``folder`` says that it is another one."""
+    card = read_json(folder / CARD) if (folder / CARD).is_file() else {}
+    wanted = {"task": task, "seed": seed}
+    there = {name: card.get(name, value) for name, value in wanted.items()}
+    if there != wanted:
+        raise UsageError(
+            f"{folder} holds weights for {there['task']} from seed {there['seed']}, not for {task} from seed {seed}: "
+            "delete it and what was made from it, or choose another folder"
+        )
+
+
 def build_tiny(folder: Path, task: str, *, seed: int = 0) -> Path:
     """Write e2e-tiny with weights from ``seed`` to ``folder`` and return it; float32, about 22 MB.
 
     The folder appears whole or not at all. An existing folder is left as it is.
 
     Raises:
-        UsageError: an unknown task.
+        UsageError: an unknown task, or the existing folder is of another task or seed.
         E2EDeployError: the folder cannot be written, or the disk is full.
     """
     if task not in BUNDLED_TASKS:
         raise UsageError(f"e2e-tiny does {' or '.join(BUNDLED_TASKS)}, not {task!r}")
     if folder.exists():
+        _check_same(folder, task, seed)
         return folder
     try:
         with whole_folder(folder, _tiny_files) as partial:

@@ -96,7 +96,9 @@ class _Pretraining:
         ):
             before, folder = folder, self.root / name
             if folder.is_dir():
-                self._check_same(folder, read_json(folder / CARD).get("trained"))
+                card = read_json(folder / CARD)
+                is_ours = card.get("task") == self.config.task
+                self._check_same(folder, card.get("trained") if is_ours else None)
             else:
                 start = open_checkpoint(before)
                 model = load_model(start).to(self.device)

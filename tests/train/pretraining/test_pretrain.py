@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 import signal
 from unittest.mock import patch
 
@@ -121,6 +122,25 @@ def test_an_interrupted_pretraining_goes_on_to_the_same_bits(tmp_path, monkeypat
     assert pretrained(run, torch.device("cpu")) == folder
     assert len(seen) == 12
     assert sorted(path.name for path in root.iterdir()) == ["autoencoder", "start", "unet"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"task": "normals"}, {"run": {"seed": 5}}], ids=lambda change: next(iter(change))
+)
+def test_pretrained_weights_are_not_reused_for_another_task_or_seed(tmp_path, change):
+    """Nor the random ones, before anything has learned."""
+    pretrained(config(tmp_path, (1, 1)), torch.device("cpu"))
+    other, root = config(tmp_path, (1, 1), **change), tmp_path / "out" / "pretrain"
+    with pytest.raises(UsageError, match=r"holds weights for depth from seed 0"):
+        pretrained(other, torch.device("cpu"))
+    (root / "start").rename(tmp_path / "kept")
+    with pytest.raises(UsageError, match=r"autoencoder was pretrained with other settings"):
+        pretrained(other, torch.device("cpu"))
+    for name in ("start", "autoencoder", "unet"):
+        shutil.rmtree(root / name)
+    (tmp_path / "kept").rename(root / "start")
+    with pytest.raises(UsageError, match=r"holds weights for depth from seed 0"):
+        pretrained(other, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("broken", ["loss", "gradient"])
