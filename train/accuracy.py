@@ -108,6 +108,8 @@ class Evaluation:
     """Paths of the worst images, worst first."""
     problem: str | None
     """A sentence if the numbers belong to inverted depth or to normals in other axes, which makes them worthless."""
+    note: str = ""
+    """The problem in a few words, as of ``NOTES``; of several results with one, theirs together."""
     ran: str = ""
     """What was measured, in words: a backend, a checkpoint in PyTorch, or diffusers' pipeline and how it samples."""
 
@@ -143,6 +145,7 @@ def joined(depth: Evaluation, normals: Evaluation) -> Evaluation:
         kinds=("depth", "normals"),
         metrics=JointMetrics(depth=depth.metrics, normals=normals.metrics),
         problem="; ".join(problems) or None,
+        note=" and ".join(each.note for each in (depth, normals) if each.note),
     )
 
 
@@ -282,6 +285,7 @@ class Measurement:
             left_out=dict(self.left_out),
             worst=tuple(self.rows[i][0] for i in worst[:NUM_WORST]),
             problem=problem,
+            note=NOTES.get(self._kind, "") if problem else "",
         )
 
     def _over_all(self, rows: Sequence[Metrics]) -> tuple[Metrics, str | None]:

@@ -38,6 +38,7 @@ class BestWeights:
         file: safetensors, as large as the trained weights; replaced whole.
         parts: trained modules by name.
         config: of the held-out pictures.
+        pictures: what they are, ``FolderDataset.fingerprint``.
         is_fresh: the run begins, so what lies in ``file`` is of another one.
 
     Attributes:
@@ -48,11 +49,18 @@ class BestWeights:
     """
 
     def __init__(
-        self, file: Path, parts: Mapping[str, nn.Module], config: EvalConfig, *, is_fresh: bool
+        self,
+        file: Path,
+        parts: Mapping[str, nn.Module],
+        config: EvalConfig,
+        *,
+        pictures: str,
+        is_fresh: bool,
     ) -> None:
         self.file, self.parts = file, parts
         keys = ("root", "split", "num_images", "size")
-        self._measured_on = json.dumps({key: getattr(config, key) for key in keys})
+        asked = {key: getattr(config, key) for key in keys}
+        self._measured_on = json.dumps(asked | {"pictures": pictures})
         self.best: Best | None = None
         if is_fresh:
             file.unlink(missing_ok=True)

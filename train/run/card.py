@@ -4,11 +4,12 @@ Knows: which numbers belong to which weights. Does not know: files.
 """
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from e2e_deploy.errors import InputError
 from e2e_deploy.model.checkpoint import CARD
 from e2e_deploy.system.json_files import read_json
 from e2e_deploy.train.accuracy import MAX_NEGATIVE_SCALES, NOTES, Evaluation, criterion_of
@@ -32,12 +33,36 @@ class RecentDirection:
         """Count the images of a step that have a usable truth."""
         self._counts.append((report.num_negative, report.num_images - report.num_degenerate))
 
+    def recall(self, earlier: Iterable[Mapping[str, Any]], step: int) -> None:
+        """Count what the log says of the steps before ``step``, which a run goes on from."""
+        for entry in earlier:
+            if "num_images" in entry and entry["step"] > step - RECENT_STEPS:
+                usable = entry["num_images"] - entry["num_degenerate"]
+                self._counts.append((entry["num_negative"], usable))
+
     def problem(self) -> str | None:
         """A sentence if too many fitted scales were negative, else None."""
         negative, images = (sum(counts[i] for counts in self._counts) for i in (0, 1))
         if negative <= MAX_NEGATIVE_SCALES * images:
             return None
         return f"the fitted scale was negative in {negative} of the last {images} training images"
+
+
+def is_result(model: Path, *, steps: int, best: Best | None, resolution: int) -> bool:
+    """Whether the folder ``model`` holds what a run would write that has done ``steps`` and chosen ``best``."""
+    try:
+        trained = read_json(model / CARD).get("trained")
+        index = read_json(model / "model_index.json")
+    except InputError:
+        return False
+    facts = trained if isinstance(trained, dict) else {}
+    chosen = facts.get("selected")
+    return (
+        facts.get("steps") == steps
+        and (chosen.get("step") if isinstance(chosen, dict) else None)
+        == (best.step if best else None)
+        and index.get("default_processing_resolution") == resolution
+    )
 
 
 def distillation_of(start: Path) -> object:
@@ -71,11 +96,12 @@ def training_facts(
     kinds = [kind.name for kind in start.model.kinds]
     values: dict[str, float] | None = None
     if best:
-        values, problem = best.values, None  # with a problem it would not have been chosen
+        values, problem, note = best.values, None, ""  # with a problem it would not be chosen
     elif evaluation:
-        values, problem = evaluation.values(), evaluation.problem
+        values, problem, note = evaluation.values(), evaluation.problem, evaluation.note
     else:
         problem = recent.problem()
+        note = NOTES.get(kinds[0], "")
     facts = {
         "steps": steps,
         "selected": {"step": best.step, "by": criterion_of(kinds)} if best else "last",
@@ -98,5 +124,4 @@ def training_facts(
         "evaluation": values,
         "problem": problem,
     }
-    note = " and ".join(NOTES[kind] for kind in kinds if kind in NOTES)
     return facts, note if problem else ""

@@ -22,7 +22,7 @@ from e2e_deploy.train.model_folder import write_model
 from e2e_deploy.train.pictures import Picture, comparison_row
 from e2e_deploy.train.processes.group import agree, join_processes
 from e2e_deploy.train.run.best import BestWeights
-from e2e_deploy.train.run.card import RecentDirection, training_facts
+from e2e_deploy.train.run.card import RecentDirection, is_result, training_facts
 from e2e_deploy.train.run.failures import failures_said
 from e2e_deploy.train.run.health import Health
 from e2e_deploy.train.run.heldout import HeldOut, results_of
@@ -80,6 +80,7 @@ class _Run:
         self.out.mkdir(parents=True, exist_ok=True)
         with self.accelerator.main_process_first():
             self.start: Start = load_start(config, self.accelerator.device)
+        self.resolution = config.model.resolution or self.start.checkpoint.resolution
         self.stepper = ready_stepper(config, self.start, self.accelerator)
         self.data = _batches(config, self.stepper)
         self.data_states = _states(self.data.parts) if self.is_main else {}
@@ -94,11 +95,15 @@ class _Run:
         self._is_save_due = False
 
     def _best_weights(self, *, is_fresh: bool) -> BestWeights | None:
-        settings = self.config.eval
-        if not self.is_main or settings is None or settings.select != "best":
+        if not self.is_main or self.held_out is None or self.held_out.config.select != "best":
             return None
-        file = self.out / "best.safetensors"
-        return BestWeights(file, self.stepper.forward.parts, settings, is_fresh=is_fresh)
+        return BestWeights(
+            self.out / "best.safetensors",
+            self.stepper.forward.parts,
+            self.held_out.config,
+            pictures=self.held_out.dataset.fingerprint(),
+            is_fresh=is_fresh,
+        )
 
     def _restored(self, newest: Path | None) -> Progress:
         """Progress of the newest checkpoint, whose weights are loaded; that of a fresh run without one."""
@@ -125,6 +130,7 @@ class _Run:
             log_every=self.config.run.log_every,
             enabled=self.is_main,
         )
+        self.recent.recall(reporter.earlier, self.first_step)
         with Interruption() as interruption, reporter:
             for line in introduction(
                 self.start,
@@ -250,9 +256,11 @@ class _Run:
         return step % self.config.eval.every == 0 or step == self.config.optim.steps
 
     def _evaluate_what_was_missed(self, reporter: Reporter, interruption: Interruption) -> None:
-        """The run was interrupted in an evaluation after the step that it goes on from."""
+        """The run ended after the step that it goes on from: in an evaluation, or before its model was there."""
         step = self.first_step
-        is_missed = self.is_main and step > 0 and step not in reporter.evaluated
+        evaluated = {entry["step"] for entry in reporter.earlier if "evaluation" in entry}
+        is_needed = step == self.config.optim.steps and not self._is_written()
+        is_missed = self.is_main and step > 0 and (step not in evaluated or is_needed)
         if self._is_evaluation_due(step) and agree(self.accelerator, is_missed):
             self._evaluate(reporter, interruption)
 
@@ -293,9 +301,18 @@ class _Run:
             rows.append(comparison_row(rgb, truth, result, valid, kind.name))
         return np.concatenate(rows)
 
+    def _is_written(self) -> bool:
+        """Whether the run was finished before, and its model is what the config asks for."""
+        return self.last is None and is_result(
+            self.out / "model",
+            steps=self.progress.step,
+            best=self.best.best if self.best else None,
+            resolution=self.resolution,
+        )
+
     def _write(self, model: Path, say: Callable[[str], None]) -> None:
-        if self.last is None and (model / "model_index.json").is_file():
-            return  # the run was finished before
+        if self._is_written():
+            return
         chosen = self.best.best if self.best else None
         if self.best and chosen:
             self.best.load()
@@ -311,13 +328,12 @@ class _Run:
         )
         if note:
             say(f"the model is marked as {note!r}: {facts['problem']}")
-        resolution = self.config.model.resolution or self.start.checkpoint.resolution
         try:
             write_model(
                 model,
                 self.start.model,
                 self.start.checkpoint,
-                resolution=resolution,
+                resolution=self.resolution,
                 schedule=self.stepper.objective.schedule,
                 steps=self.config.diffusion.measured_steps if self.config.diffusion else 1,
                 trained=facts,

@@ -38,7 +38,7 @@ class Reporter:
         enabled: False on all processes but the first: then nothing is told.
 
     Attributes:
-        evaluated: steps before, after which the log has an evaluation; empty where nothing is told.
+        earlier: what the log has of the steps before, as it was written; empty where nothing is told.
     """
 
     def __init__(
@@ -49,13 +49,13 @@ class Reporter:
         self._log_every = log_every
         self._images_per_s = 0.0
         self._num_timed = 0
-        self.evaluated = set[int]()
+        self.earlier = list[dict[str, Any]]()
         self._last_time = time.perf_counter()
         if not enabled:
             return
         self._count = Count("training", first=first_step, tenths=False)
         self._out, self._log, self._logs = out, out / "log.jsonl", out / "logs"
-        self.evaluated = _forget_after(self._log, first_step)
+        self.earlier = _forget_after(self._log, first_step)
         tensorboard = require("torch.utils.tensorboard", "train")
         with _said(self._out):
             self._writer = tensorboard.SummaryWriter(str(self._logs), purge_step=first_step + 1)
@@ -168,10 +168,10 @@ def _said(out: Path) -> Iterator[None]:
         ) from error
 
 
-def _forget_after(log: Path, step: int) -> set[int]:
-    """Keep the whole lines of ``log`` up to ``step``, for a kill may have torn the last; gives the evaluated steps."""
+def _forget_after(log: Path, step: int) -> list[dict[str, Any]]:
+    """Keep the whole lines of ``log`` up to ``step``, for a kill may have torn the last; gives what they say."""
     if not log.exists():
-        return set()
+        return []
     try:
         with open_regular(log) as file:
             whole = file.read().decode().rpartition("\n")[0].splitlines()
@@ -182,7 +182,7 @@ def _forget_after(log: Path, step: int) -> set[int]:
         ) from None
     with whole_file(log) as partial:
         partial.write_text("".join(line + "\n" for line, _ in kept), encoding="utf-8")
-    return {entry["step"] for _, entry in kept if "evaluation" in entry}
+    return [entry for _, entry in kept]
 
 
 def _memory_gib() -> float:

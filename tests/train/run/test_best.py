@@ -31,8 +31,8 @@ def parts(value):
     return {"unet": part}
 
 
-def opened(file, modules, config=HELD_OUT, *, is_fresh=False):
-    return BestWeights(file, modules, config, is_fresh=is_fresh)
+def opened(file, modules, config=HELD_OUT, *, pictures="ab12", is_fresh=False):
+    return BestWeights(file, modules, config, pictures=pictures, is_fresh=is_fresh)
 
 
 def test_the_best_is_kept_over_processes(tmp_path):
@@ -58,6 +58,7 @@ def test_other_pictures_or_another_run_begin_anew(tmp_path):
     rarer = EvalConfig(root="data", every=7)
     assert opened(file, modules, rarer).best is not None
     assert opened(file, modules, EvalConfig(root="data", num_images=3)).best is None
+    assert opened(file, modules, pictures="cd34").best is None
     assert opened(file, modules, is_fresh=True).best is None
     assert not file.exists()
 

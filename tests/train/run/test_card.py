@@ -1,6 +1,13 @@
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 
-from e2e_deploy.train.run.card import RECENT_STEPS, RecentDirection
+from e2e_deploy.kinds import KINDS
+from e2e_deploy.train.accuracy import Measurement, joined
+from e2e_deploy.train.config.reading import parse_config
+from e2e_deploy.train.data.sample import Sample
+from e2e_deploy.train.run.card import RECENT_STEPS, RecentDirection, training_facts
 from e2e_deploy.train.step.step_report import StepReport
 
 
@@ -35,3 +42,38 @@ def test_what_was_long_ago_is_forgotten():
     for _ in range(RECENT_STEPS):
         recent.add(report())
     assert recent.problem() is None
+
+
+@pytest.mark.parametrize("is_measured", [True, False])
+def test_of_two_results_the_one_with_a_problem_is_named(tmp_path, is_measured):
+    recent = RecentDirection()
+    recent.add(report(num_negative=8))
+    kinds = [KINDS["depth"], KINDS["normals"]]
+    checkpoint = SimpleNamespace(id="start", path=tmp_path, sha256=lambda: "ab")
+    table = {"task": "geometry", "start": {"checkpoint": "start"}, "run": {"out": "out"}}
+    facts, note = training_facts(
+        parse_config(table | {"data": [{"root": "data"}]}),
+        SimpleNamespace(model=SimpleNamespace(kinds=kinds), checkpoint=checkpoint),
+        [],
+        steps=1,
+        evaluation=inverted_depth_and_good_normals() if is_measured else None,
+        best=None,
+        recent=recent,
+    )
+    assert note == "inverted depth"
+    assert "the fitted scale" in facts["problem"]
+
+
+def inverted_depth_and_good_normals():
+    draw = np.random.default_rng(0)
+    depth_m = draw.uniform(1, 2, (6, 8)).astype(np.float32)
+    normals = draw.standard_normal((6, 8, 3)).astype(np.float32)
+    normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
+    rgb, valid = np.zeros((6, 8, 3), np.uint8), np.ones((6, 8), bool)
+    sample = Sample(rgb=rgb, depth_m=depth_m, normals=normals, valid=valid, path="a")
+    found = []
+    for kind, result in (("depth", -depth_m), ("normals", normals)):
+        measured = Measurement(kind)
+        measured.add(0, sample, lambda _frame, result=result: result)
+        found.append(measured.result())
+    return joined(*found)

@@ -15,13 +15,14 @@ import pytest
 import torch
 
 from e2e_deploy.errors import E2EDeployError, UsageError
+from e2e_deploy.model.checkpoint import open_checkpoint
 from e2e_deploy.train.run import health, loop
 from e2e_deploy.train.run.heldout import HeldOut
 from e2e_deploy.train.run.resume import checkpoint_folders
 from e2e_deploy.train.step.objective import Decoded
 from e2e_deploy.train.training import train_model
 from tests.train.fixtures import write_folder
-from tests.train.small_runs import equal, logged, small_config
+from tests.train.small_runs import equal, logged, small_config, write_start
 
 SCRIPT = Path(__file__).with_name("launched_run.py")
 
@@ -115,7 +116,9 @@ def test_a_data_set_that_grew_is_told_when_a_run_goes_on(tmp_path, capsys):
     assert "(train) has changed since (6 images then, 7 now)" in capsys.readouterr().err
 
 
-def test_a_disk_that_is_full_at_the_end_is_one_sentence(tmp_path, monkeypatch):
+def fails_to_write_its_model(monkeypatch, config):
+    """The sentence with which the run ends."""
+
     def full(*_arguments, **_named):
         error = OSError(errno.ENOSPC, "No space left on device")
         raise E2EDeployError(f"the model could not be written: {error.strerror}") from error
@@ -123,9 +126,44 @@ def test_a_disk_that_is_full_at_the_end_is_one_sentence(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(loop, "write_model", full)
         with pytest.raises(E2EDeployError, match="No space left on device") as caught:
-            train_model(small_config(tmp_path, optim={"steps": 1}))
-    assert "step 1 is saved: free space and run it again" in str(caught.value)
-    assert train_model(small_config(tmp_path, optim={"steps": 1})).model.is_dir()
+            train_model(config)
+    return str(caught.value)
+
+
+def card_of(result):
+    return json.loads((result.model / "e2e_deploy.json").read_text())
+
+
+def test_a_disk_that_is_full_at_the_end_is_one_sentence(tmp_path, monkeypatch):
+    config = small_config(tmp_path, optim={"steps": 1})
+    told = fails_to_write_its_model(monkeypatch, config)
+    assert "step 1 is saved: free space and run it again" in told
+    assert train_model(config).model.is_dir()
+
+
+def test_a_longer_run_whose_model_was_not_written_does_not_pass_the_older_one_for_it(
+    tmp_path, monkeypatch
+):
+    train_model(small_config(tmp_path, optim={"steps": 2}))
+    config = small_config(tmp_path, optim={"steps": 4})
+    fails_to_write_its_model(monkeypatch, config)
+    assert card_of(train_model(config))["trained"]["steps"] == 4
+    other = small_config(tmp_path, optim={"steps": 4}, model={"resolution": 64})
+    assert open_checkpoint(train_model(other).model).resolution == 64
+
+
+@pytest.mark.parametrize("is_measured", [True, False])
+def test_a_model_that_is_written_later_is_marked_all_the_same(tmp_path, monkeypatch, is_measured):
+    write_start(tmp_path / "start", seed=1)  # which happens to begin inverted
+    held_out = {"eval": {"root": str(tmp_path / "data"), "split": "train"}} if is_measured else {}
+    config = small_config(
+        tmp_path, optim={"steps": 2, "lr": 1e-6}, loss={"direction_weight": 0.0}, **held_out
+    )
+    fails_to_write_its_model(monkeypatch, config)
+    card = card_of(train_model(config))
+    assert card["note"] == "inverted depth"
+    assert (card["trained"]["evaluation"] is None) != is_measured
+    assert train_model(config).evaluation is None  # what is there stays
 
 
 def test_a_reading_process_that_is_killed_is_one_sentence(tmp_path, monkeypatch):
