@@ -41,6 +41,7 @@ class Served:
         limit: bytes of the largest body.
         timeout_s: seconds in which a body must be there.
         ready: whether requests are taken; false while the server ends.
+        complete: whether every request that was taken was answered; the end of the server waits so long and no longer.
         answered: requests that got results.
         refused: requests that got an error.
     """
@@ -53,6 +54,7 @@ class Served:
     timeout_s: float
     pool: ThreadPoolExecutor
     ready: bool = True
+    complete: bool = True
     answered: int = 0
     refused: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
@@ -225,6 +227,10 @@ async def _counted(
         refusal = RefusedError(400, "the request ended before its body", "gone", closes=True)
     except E2EDeployError as error:
         refusal = RefusedError(500, clean(str(error)), "engine")
+    except asyncio.CancelledError:  # the server ends and waits no longer
+        refusal = RefusedError(
+            503, "the server ended before this was computed", "ending", closes=True
+        )
     except Exception as error:  # a mistake of ours costs one answer, and never its text
         refusal = RefusedError(500, f"the server failed: {type(error).__name__}", "server")
     finally:
@@ -257,5 +263,8 @@ async def _placed(
         raise
     try:
         return await compute(await read_body(request, served.limit, served.timeout_s))
+    except asyncio.CancelledError:
+        served.complete = False
+        raise
     finally:
         served.turns.leave()

@@ -1,4 +1,4 @@
-"""A client's connection: cut where the client sends or takes nothing for too long, kept where it only stops sending."""
+"""A client's connection: cut where what it sends or takes lasts too long, kept where it only stops sending."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ def connection_class(stuck_s: float) -> Any:
     its half of a connection for gone, though it may still wait for its answer.
 
     Args:
-        stuck_s: seconds for which a client may take nothing of an answer.
+        stuck_s: seconds in which a client must have taken an answer.
 
     Raises:
         UnavailableError: uvicorn is not installed.

@@ -35,7 +35,8 @@ class ServeReport:
 
     Attributes:
         answered: requests that got results.
-        refused: requests that got an error, by a word for why: full, request, large, slow, gone, engine, ending.
+        refused: requests that got an error, by a word for why: full, request, large, slow, gone, engine, server,
+            ending.
         seconds: from its start to its end.
         complete: whether everything that was taken was answered before it ended.
     """
@@ -182,7 +183,7 @@ class ModelServer:
         self._served.ready = False
         self._server.should_exit = True
         self._thread.join(GRACE_S + 5)
-        complete = not self._thread.is_alive() and not self._turns.taken
+        ended = not self._thread.is_alive() and not self._turns.taken
         self._turns.close()
         self._pool.shutdown()
         self._socket.close()
@@ -191,7 +192,7 @@ class ModelServer:
             self._served.answered,
             dict(sorted(self._served.reasons.items())),
             time.monotonic() - self._start_s,
-            complete,
+            ended and self._served.complete,
         )
         return self._report
 
@@ -201,6 +202,7 @@ def _bound(port: int) -> socket.socket:
     try:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind((HOSTS[0], port))
+        taken.listen()  # Linux lets two bind one port, of which the second is refused only here
     except OSError as error:
         taken.close()
         raise UnavailableError(

@@ -17,6 +17,7 @@ import e2e_deploy as e2e
 from e2e_deploy.errors import E2EDeployError, UnavailableError, UsageError
 from e2e_deploy.runtime.engine import Engine
 from e2e_deploy.runtime.serve import connection
+from e2e_deploy.runtime.serve import server as server_module
 from tests.plain_bundle import HW, plain_depth, write_plain_bundle
 from tests.runtime.serve.clients import (
     address,
@@ -309,6 +310,42 @@ def test_its_end_answers_what_was_taken_and_refuses_the_rest(held, frame):
         assert ending.result().complete
     assert server.close() is ending.result()
     assert server.engine.closed
+
+
+def test_what_lasts_longer_than_its_end_is_told_so_and_not_counted_as_answered(
+    held, frame, monkeypatch
+):
+    monkeypatch.setattr(server_module, "GRACE_S", 1)
+    server = held()
+    with ThreadPoolExecutor(3) as pool:
+        waiting = [pool.submit(infer, server, frame) for _ in range(2)]
+        until(lambda: taken(server) == 2)
+        ending = pool.submit(server.close)
+        for each in waiting:  # while the engine still computes
+            status, _, body = each.result()
+            assert (status, json.loads(body)["error"]) == (
+                503,
+                "the server ended before this was computed",
+            )
+        server.go.set()
+        report = ending.result()
+    assert (report.answered, report.refused, report.complete) == (0, {"ending": 2}, False)
+
+
+def test_its_port_is_its_own_before_the_engine_is_loaded(tmp_path, monkeypatch):
+    bundle, load = write_plain_bundle(tmp_path / "b"), server_module.load
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", 0))  # Linux lets two sockets bind a port while neither listens
+
+        def loading(*given, **named):
+            with pytest.raises(OSError, match="in use"):
+                other.listen()
+            return load(*given, **named)
+
+        monkeypatch.setattr(server_module, "load", loading)
+        with e2e.ModelServer(bundle, port=other.getsockname()[1]) as server:
+            assert ask(server, "GET", "/v2/health/ready")[0] == 200
 
 
 def test_threads_are_gone_and_the_port_is_free_after_the_end(tmp_path, frame):
