@@ -83,7 +83,7 @@ class Parity:
             ("mean angle", self.mean_angle_deg, limit.mean_angle_deg),
             ("mean difference", self.mean_abs, limit.mean_abs),
         ):
-            if value is not None and bound is not None and value >= bound:
+            if value is not None and bound is not None and not value < bound:  # NaN is outside
                 found.append(f"{name} {value:.3g} is not below {bound:g}")
         share, least = self.share_within_2pct, limit.share_within_2pct
         if share is not None and least is not None and share < least:

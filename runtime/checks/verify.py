@@ -11,7 +11,7 @@ import numpy.typing as npt
 from e2e_deploy.bundle.bundle import Bundle, open_bundle
 from e2e_deploy.bundle.manifest import GraphEntry, Manifest
 from e2e_deploy.bundle.reference import in_batches
-from e2e_deploy.errors import InputError, UnavailableError, UsageError
+from e2e_deploy.errors import CheckpointError, UnavailableError, UsageError
 from e2e_deploy.kinds import KINDS
 from e2e_deploy.limits import LIMITS, Limit, Parity, measure_parity
 from e2e_deploy.names import (
@@ -151,7 +151,7 @@ def verify_bundle(
         A verdict a graph, output and backend, each with its failures, and which backends were not compared and why.
 
     Raises:
-        BundleError: no bundle, damaged, the reference cannot be read, or a backend refuses the graph.
+        BundleError: no bundle, damaged, a plan in it too, the reference cannot be read, or a backend refuses the graph.
         UnavailableError: a named backend or device is not here; with auto, ONNX Runtime's, or of bf16 every one.
         UsageError: an unknown backend, one that takes no core graph, or a checkpoint that nothing opens.
     """
@@ -171,9 +171,9 @@ def verify_bundle(
     for name in BACKENDS if backend == "auto" else (backend,):
         try:
             verdicts += compare(opened, name, device, watch)
-        except (UnavailableError, InputError, UsageError) as error:
+        except (UnavailableError, CheckpointError, UsageError) as error:
             # Only a backend nobody named may be missing: torch on a robot, a checkpoint that stayed elsewhere, or
-            # TensorRT where the CPU was asked for.
+            # TensorRT where the CPU was asked for. A plan that is damaged is no such reason.
             # ONNX Runtime, which came with us, unless the bundle is in a precision that it has not on a CPU.
             if backend != "auto" or (name == "onnxruntime" and opened.manifest.precision != "bf16"):
                 raise

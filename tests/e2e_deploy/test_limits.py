@@ -87,6 +87,12 @@ def test_a_limit_is_a_bound_that_is_not_reached(depth):
     assert parity.breaks(Limit(relative=1e-4))
 
 
+def test_what_no_angle_could_be_measured_of_is_outside(normals):
+    """Of a reference without directions there is a mean of nothing."""
+    parity = replace(measure_parity("normals", normals, normals), mean_angle_deg=float("nan"))
+    assert parity.breaks(FP16) == ["mean angle nan is not below 0.5"]
+
+
 def test_shapes_must_agree(depth):
     with pytest.raises(ValueError, match="shape"):
         measure_parity("depth", depth[:-1], depth)

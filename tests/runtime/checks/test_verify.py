@@ -7,7 +7,9 @@ from e2e_deploy.errors import BundleError, CheckpointError, UsageError
 from e2e_deploy.limits import LIMITS, Parity
 from e2e_deploy.names import BACKENDS
 from e2e_deploy.runtime.checks.verify import compare, worst
+from tests import fake_gpu
 from tests.plain_bundle import HW, rehash, write_plain_bundle
+from tests.runtime.fake_plans import add_plan
 
 
 def change_reference(root, change, output=None):
@@ -99,3 +101,14 @@ def test_a_named_backend_or_a_checkpoint_that_nothing_opens(tmp_path):
         e2e.verify_bundle(root, "abacus")
     with pytest.raises(CheckpointError, match="which is no folder here"):
         e2e.verify_bundle(root, "torch")
+
+
+def test_a_damaged_plan_is_an_error_and_no_backend_that_is_left_out(tmp_path, monkeypatch):
+    root = write_plain_bundle(tmp_path / "b")
+    plan = add_plan(root)
+    fake_gpu.install(monkeypatch, tmp_path / "cache")
+    assert "tensorrt" in {verdict.backend for verdict in e2e.verify_bundle(root).verdicts}
+    plan.write_bytes(plan.read_bytes()[:-20])
+    rehash(root, plan.relative_to(root).as_posix())
+    with pytest.raises(BundleError, match="damaged"):
+        e2e.verify_bundle(root)
