@@ -1,13 +1,13 @@
 """``run``: a source through a bundle into sinks, with everything that may be asked of it checked before it begins."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy.typing as npt
 
 from e2e_deploy.bundle.bundle import Bundle
-from e2e_deploy.bundle.manifest import Manifest
 from e2e_deploy.errors import SourceError, UsageError
 from e2e_deploy.names import (
     PARITY_MODES,
@@ -19,7 +19,7 @@ from e2e_deploy.names import (
     PictureFormat,
 )
 from e2e_deploy.runtime.camera.intrinsics import Intrinsics
-from e2e_deploy.runtime.checks.parity_watch import ParityWatch
+from e2e_deploy.runtime.checks.parity_watch import ParityWatch, torch_reference
 from e2e_deploy.runtime.engine import Engine
 from e2e_deploy.runtime.loop import run_source
 from e2e_deploy.runtime.opened import opened_bundle, require_one_at_once
@@ -81,8 +81,8 @@ def run(
         backend: what runs it; a named one that is not here is an error.
         device: where it runs.
         checkpoint: what the bundle was exported from, for PyTorch: a folder or a hub id.
-        sinks: of your own: ``write(frame, result, facts)`` and ``close()``, called in a thread of their own. Of several
-            results both are mappings by their names.
+        sinks: of your own, as ``Sink`` has them: ``write(frame, result, facts)`` and ``close()``, called in a thread of
+            their own. Of several results both are mappings by their names.
         out: where to write, one path or several: a folder for files of every frame, a file for one picture (.png, .npy,
             .npz, .exr, .ply), .mp4 for a video in colours, .mkv for one of 16 bits of depth; .mcap or .db3 for robots'
             logs; ``lerobot:FOLDER`` for a copy of a LeRobot data set with metric depth; rtsp://, udp://, tcp://
@@ -154,7 +154,7 @@ def run(
     if frames.is_live:
         require_one_at_once(opened, f"{frames.name} is live")
     all_steps = [*chosen.open(frames, opened.manifest.kinds), *steps]
-    watch = _watch(opened.manifest, parity_every, parity)
+    watch = _watch(opened, parity_every, parity)
     report = RunReport(frames, note=opened.manifest.checkpoint.note)
     report.parity = None if watch is None else watch.report
     inputs = [*(opened.root / name for name in opened.manifest.files), *chosen.files]
@@ -168,26 +168,35 @@ def run(
         is_metric=chosen.is_metric,
         limit=limit,
     )
+    go_on = partial(
+        run_source,
+        opened,
+        frames,
+        [*own, *sinks],
+        backend=backend,
+        device=device,
+        engine=engine,
+        steps=all_steps,
+        watch=watch,
+        limit=limit,
+        on_frame=_shown(report, own, on_frame),
+        report=report,
+    )
+    return go_on() if watch is None else _watched(go_on, watch, report)
+
+
+def _watched(go_on: Callable[[], RunReport], watch: ParityWatch, report: RunReport) -> RunReport:
+    """A run whose comparisons are judged at its end, and whose watch ends with it."""
     try:
-        run_source(
-            opened,
-            frames,
-            [*own, *sinks],
-            backend=backend,
-            device=device,
-            engine=engine,
-            steps=all_steps,
-            watch=watch,
-            limit=limit,
-            on_frame=_shown(report, own, on_frame),
-            report=report,
-        )
-    except SourceError:  # what came before is kept, and judged
-        if watch is not None and report.frames:
-            watch.finish()
-        raise
-    if watch is not None:
+        try:
+            go_on()
+        except SourceError:  # what came before is kept, and judged
+            if report.frames:
+                watch.finish()
+            raise
         watch.finish()
+    finally:
+        watch.close()
     return report
 
 
@@ -241,11 +250,12 @@ def _open_source(
     return source
 
 
-def _watch(manifest: Manifest, every: int | None, mode: ParityMode | None) -> ParityWatch | None:
+def _watch(bundle: Bundle, every: int | None, mode: ParityMode | None) -> ParityWatch | None:
     if every is None:
         return None
-    worst = Path(f"{manifest.task}-parity-worst.npz")
-    return ParityWatch(every, strict=mode == "strict", save_to=worst)
+    worst = Path(f"{bundle.manifest.task}-parity-worst.npz")
+    reference = partial(torch_reference, bundle=bundle)
+    return ParityWatch(every, strict=mode == "strict", save_to=worst, load=reference)
 
 
 def _shown(

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from e2e_deploy.bundle.bundle import Bundle
 from e2e_deploy.errors import CheckpointError, E2EDeployError, ParityError, UnavailableError
 from e2e_deploy.kinds import Kind
 from e2e_deploy.limits import LIMITS, Limit, Parity, measure_parity
@@ -26,14 +27,18 @@ Frame = npt.NDArray[np.uint8]
 Reference = Callable[[Frame], Outcome]
 
 
-def torch_reference(engine: Engine) -> Reference:
+def torch_reference(engine: Engine, bundle: Bundle | None = None) -> Reference:
     """The fp32 PyTorch model of an engine's bundle, for frames of its size.
+
+    Args:
+        engine: what is compared with it.
+        bundle: the engine's, with a checkpoint of the user's; None is as the engine has it.
 
     Raises:
         UnavailableError: torch is not installed.
         CheckpointError: the checkpoint is not here.
     """
-    reference = load(engine.bundle, backend="torch", frame_size=engine.frame_size)
+    reference = load(bundle or engine.bundle, backend="torch", frame_size=engine.frame_size)
     return lambda frame: result_of(reference, frame)
 
 
@@ -148,7 +153,9 @@ class ParityWatch:
             self._thread.start()
         self._judge()
         if self._count % self._every == 0:
-            self._samples.put((frame.copy(), result))  # the source may use its memory again
+            # The source may use its memory again, and steps may change the result where it lies.
+            kept = changed(engine.manifest.kinds, result, lambda kind, each: each.copy())
+            self._samples.put((frame.copy(), kept))
         self._count += 1
 
     def finish(self) -> ParityReport:
@@ -162,6 +169,10 @@ class ParityWatch:
             self._thread.join()
         self._judge()
         return self.report
+
+    def close(self) -> None:
+        """End without the last sample, after an error; after ``finish`` this does nothing."""
+        self._samples.close(discard=True)
 
     def _judge(self) -> None:
         if self._error is not None:

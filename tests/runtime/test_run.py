@@ -1,11 +1,14 @@
 """``e2e.run``: what may be asked of a run, and what is refused before anything begins."""
 
+import threading
+
 import cv2
 import numpy as np
 import pytest
 
 import e2e_deploy as e2e
 from e2e_deploy.runtime.camera.intrinsics import Intrinsics
+from e2e_deploy.runtime.checks import parity_watch
 from e2e_deploy.runtime.sinks.sink import CallbackSink
 from e2e_deploy.runtime.sources.pattern import PatternSource
 from tests.plain_bundle import HW, plain_depth, plain_normals, write_plain_bundle
@@ -149,3 +152,38 @@ def test_frames_go_in_batches_and_come_out_one_by_one(pairs, tmp_path, rng, coun
 def test_a_live_frame_does_not_wait_for_others(pairs):
     with pytest.raises(e2e.UsageError, match=r"is live, so its frames go one by one.* 2 at once"):
         e2e.run("test:", pairs, sinks=[kept([])])
+
+
+@pytest.fixture
+def referenced(monkeypatch):
+    """ONNX Runtime in the place of PyTorch; what it is loaded with."""
+    loaded = []
+
+    def load(bundle, *, backend, frame_size):
+        loaded.append((bundle.checkpoint, backend))
+        return e2e.load(bundle, device="cpu", frame_size=frame_size)
+
+    monkeypatch.setattr(parity_watch, "load", load)
+    return loaded
+
+
+@pytest.mark.parametrize("is_loaded", [False, True])
+def test_the_checkpoint_that_is_named_is_the_reference(bundle, photo, referenced, is_loaded):
+    given = e2e.load(bundle, device="cpu") if is_loaded else bundle
+    report = e2e.run(photo[0], given, checkpoint="mine", parity_every=1, sinks=[kept([])])
+    assert referenced == [("mine", "torch")]
+    assert (report.parity.live, report.parity.no_live) == (1, "")
+    if is_loaded:
+        given.close()
+
+
+def test_a_run_that_fails_leaves_no_watch_behind(bundle, photo, referenced):
+    def fail(*_):
+        raise e2e.E2EDeployError("the disk is full")
+
+    before = set(threading.enumerate())
+    with pytest.raises(e2e.E2EDeployError, match="disk is full"):
+        e2e.run(photo[0], bundle, parity_every=1, sinks=[e2e.CallbackSink(fail)])
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
+    assert set(threading.enumerate()) <= before

@@ -128,6 +128,26 @@ def test_an_error_of_the_reference_is_not_swallowed(bundle):
         watch.finish()
 
 
+def test_a_step_that_changes_results_where_they_lie_is_not_compared(bundle):
+    changed = threading.Event()
+
+    def load(engine):
+        def reference(frame):
+            assert changed.wait(30)
+            return exact(engine)(frame)
+
+        return reference
+
+    def double(frame, result, facts):
+        result *= 2
+        changed.set()
+        return result
+
+    watch, source = ParityWatch(1, load=load), PatternSource(*HW, fps=0, total=1)
+    run_source(bundle, source, [], steps=[double], watch=watch)
+    assert (watch.finish().live, watch.report.outside) == (1, 0)
+
+
 @pytest.mark.slow
 def test_pytorch_itself(depth_bundle):
     watch = ParityWatch(1, strict=True)
