@@ -161,7 +161,12 @@ class _Loop:
 
     def _stop(self) -> None:
         """No further frame goes to the engine; what it has done still reaches the sinks."""
-        self._source.stop()
+        try:
+            self._source.stop()
+        except (
+            BaseException
+        ) as error:  # of a source of the user's: the stages behind it end all the same
+            self._failed(error)
         self._frames.close(discard=True)
 
     def _failed(self, error: BaseException) -> None:
@@ -247,7 +252,7 @@ class _Loop:
             self._sink_failed(error, report)
         lane.close(discard=True)
         try:
-            self._files[index] = sink.close()
+            self._files[index] = list(sink.close() or ())  # one of the user's may return nothing
         except BaseException as error:
             self._sink_failed(error, report)
         report.dropped = lane.dropped + getattr(sink, "dropped", 0)

@@ -40,7 +40,7 @@ class RunReport:
         frames: frames that went through.
         captured: frames that the source gave.
         dropped: frames of a live source that newer ones replaced before the engine took them.
-        seconds: from the first frame to the end.
+        seconds: of the whole run, the loading of its engine included.
         times: durations of each of STAGES; engine is what the loop spent in it for a frame, also while another computed
             there; age is from a frame's capture to the hand-over of its result to the sinks.
         transfers: copies between host and GPU in all; None for backends that do not count them.

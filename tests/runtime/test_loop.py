@@ -120,6 +120,28 @@ def test_without_a_sink_that_can_write_the_run_ends(bundle, rng):
         run_source(bundle, source, [ListSink(fail_at=1), ListSink(fail_at=0)])
 
 
+def test_a_sink_whose_close_returns_nothing(bundle, rng):
+    class Plain(ListSink):
+        def close(self):
+            self.closed += 1
+
+    sink = Plain()
+    report = run_source(bundle, ListSource(pictures(rng, HW, HW)), [sink, ListSink()])
+    assert (report.frames, report.files, sink.closed) == (2, [], 1)
+
+
+@pytest.mark.timeout(60)
+def test_a_source_that_cannot_be_stopped_does_not_hang(bundle, rng):
+    class Endless(ListSource):
+        def stop(self):
+            raise RuntimeError("there is no way to stop it")
+
+    sink = ListSink()
+    with pytest.raises(RuntimeError, match="no way to stop"):
+        run_source(bundle, Endless(pictures(rng, HW, HW)), [sink])
+    assert (len(sink.got), sink.closed) == (2, 1)
+
+
 def test_no_frame_at_all(bundle):
     report = run_source(bundle, ListSource([]), [ListSink()])
     assert (report.frames, report.latency, report.engine) == (0, None, "")
