@@ -119,7 +119,8 @@ class Engine(Closing):
             ``out``, or a new array of the frame's own library; of several outputs a mapping by their names.
 
         Raises:
-            UsageError: another dtype, layout, size or place, ``out`` for several outputs, or a closed engine.
+            UsageError: another dtype, layout, size or place, ``out`` for several outputs, no slot that is free of what
+                was submitted (on a GPU), or a closed engine.
             E2EDeployError: the backend fails.
         """
         place = place_of(frame, FRAME)

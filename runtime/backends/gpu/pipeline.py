@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from e2e_deploy.bundle.manifest import TensorSpec
-from e2e_deploy.errors import E2EDeployError
+from e2e_deploy.errors import E2EDeployError, UsageError
 from e2e_deploy.nvidia.cuda_driver import Bytes, Driver
 from e2e_deploy.runtime.backends.backend import GpuPicture, Picture
 from e2e_deploy.runtime.backends.gpu.computation import Computation, Recording
@@ -173,9 +173,16 @@ class Pipeline:
         return ""
 
     def submit(self, picture: Picture) -> int:
-        """Queue a frame into a free slot and return its number; the picture on the host may be changed afterwards."""
+        """Queue a frame into a free slot and return its number; the picture on the host may be changed afterwards.
+
+        Raises:
+            UsageError: no slot is free.
+        """
         number = next((i for i, slot in enumerate(self._slots) if not slot.busy), None)
-        assert number is not None, f"{SLOTS} frames are on their way: collect one first"
+        if number is None:
+            raise UsageError(
+                f"{SLOTS} frames are on their way through this engine: collect one first"
+            )
         slot = self._slots[number]
         if isinstance(picture, GpuPicture):
             slot.given = picture
@@ -190,8 +197,9 @@ class Pipeline:
         """The result's bytes in page-locked memory, when they are there; valid until the next ``submit``."""
         slot = self._slots[number]
         assert slot.busy, f"nothing was submitted into slot {number}"
+        slot.busy = False  # also where the GPU fails: the next frame is told why, and not that there is no room
         self._driver.wait(slot.downloaded)
-        slot.busy, slot.given, self._last = False, None, slot
+        slot.given, self._last = None, slot
         return slot.result_host
 
     @property

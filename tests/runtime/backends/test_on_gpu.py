@@ -188,6 +188,26 @@ class TestPlans:
             np.testing.assert_allclose(value(driver, result), plain_depth(second), rtol=1e-6)
             np.testing.assert_allclose(engine.collect(slot), plain_depth(first), rtol=1e-6)
 
+    def test_a_call_into_an_engine_that_is_full_is_wrong_usage(self, root, rng, name):
+        first, second, third = frames(rng, 3)
+        with plan_engine(name, root, FakeDriver()) as engine:
+            slots = [engine.submit(first), engine.submit(second)]
+            for call in (engine, lambda frame: engine.predict(frame[:20])):
+                with pytest.raises(e2e.UsageError, match="2 frames are on .*: collect one first"):
+                    call(third)
+            for slot, frame in zip(slots, (first, second), strict=True):
+                np.testing.assert_allclose(engine.collect(slot), plain_depth(frame), rtol=1e-6)
+            np.testing.assert_allclose(engine(third), plain_depth(third), rtol=1e-6)
+
+    def test_a_gpu_that_fails_says_so_again_and_again(self, root, rng, name):
+        driver = FakeDriver()
+        with plan_engine(name, root, driver) as engine:
+            driver.fails["wait"] = "the GPU reports CUDA_ERROR_ILLEGAL_ADDRESS"
+            for frame in frames(rng, 4):
+                with pytest.raises(e2e.E2EDeployError, match="ILLEGAL_ADDRESS"):
+                    engine(frame)
+            driver.fails.clear()
+
     def test_an_array_of_a_known_library_comes_back_as_one(self, root, rng, name):
         driver = FakeDriver()
         with plan_engine(name, root, driver) as engine:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from e2e_deploy.bundle.bundle import open_bundle
+from e2e_deploy.errors import UsageError
 from e2e_deploy.nvidia.cuda_driver import CudaDriver
 from e2e_deploy.runtime.backends.backend import GpuPicture
 from e2e_deploy.runtime.backends.gpu.transfers import (
@@ -120,7 +121,7 @@ class TestPipeline:
         with load(root) as backend:
             for picture in frames(rng, 2):
                 backend.submit(picture)
-            with pytest.raises(AssertionError, match="collect one first"):
+            with pytest.raises(UsageError, match="collect one first"):
                 backend.submit(frames(rng, 1)[0])
             backend.collect(0)
             with pytest.raises(AssertionError, match="nothing was submitted"):
