@@ -183,7 +183,7 @@ class Bundle:
             UsageError: the bundle has no graph of that size.
         """
         for graph in self.manifest.graphs:
-            if graph.frame_hw == frame_hw:
+            if graph.frame_hw == tuple(frame_hw):
                 return graph
         held = ", ".join(f"{h}x{w}" for h, w in self.manifest.frame_sizes)
         raise UsageError(

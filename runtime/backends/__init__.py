@@ -140,7 +140,10 @@ def choose_backend(
             )
         return backend, f"{why}; ONNX Runtime has no bf16 on a CPU"
     # It comes with the plain install and is faster than torch on every device measured.
-    return load_backend("onnxruntime", bundle, graph, device, options), why
+    backend = load_backend("onnxruntime", bundle, graph, device, options)
+    if not on_cpu and backend.device.startswith("CPU"):
+        why += "; this onnxruntime has no provider for the GPU: pip install 'onnxruntime-gpu[cuda,cudnn]'"
+    return backend, why
 
 
 def _first_here(

@@ -4,6 +4,7 @@ Frames come from memory at exact times, so a camera's own jitter is not in the n
 time is dropped, as in real use: a queue would show a fine rate and a growing age.
 """
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -131,4 +132,4 @@ def resident_mib() -> float | None:
     if not sys.platform.startswith("linux"):
         return None
     pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
-    return int(pages) * 4096 / 2**20
+    return int(pages) * os.sysconf("SC_PAGE_SIZE") / 2**20

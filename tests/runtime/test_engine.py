@@ -72,7 +72,7 @@ def test_several_sizes_in_one_bundle(tmp_path, rng):
     bundle = write_plain_bundle(tmp_path / "b", sizes=[HW, (48, 40)])
     for size in (HW, (48, 40)):
         frame = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
-        with e2e.load(bundle, frame_size=size) as engine:
+        with e2e.load(bundle, frame_size=list(size)) as engine:  # as JSON has them
             np.testing.assert_allclose(engine(frame), plain_depth(frame), atol=1e-6)
     with pytest.raises(UsageError, match="24x32, 48x40"):
         e2e.load(bundle, frame_size=(10, 10))

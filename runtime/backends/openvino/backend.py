@@ -37,8 +37,8 @@ class OpenVinoBackend(OneAtATime):
     Raises:
         UnavailableError: openvino is not installed, the device is not here, has no units for the precision, or too
             little memory.
-        UsageError: an int8 bundle on another device than a CPU, a CUDA device, threads of another device, or a property
-            that OpenVINO has not.
+        UsageError: an int8 bundle on another device than a CPU, a CUDA device, threads of another device or
+            twice, or a property that OpenVINO has not.
         BundleError: OpenVINO refuses the graph, or it was changed since the bundle was opened.
         E2EDeployError: when called: OpenVINO fails while it computes.
     """
@@ -68,6 +68,10 @@ class OpenVinoBackend(OneAtATime):
         if threads is not None:
             if where != CPU:
                 raise UsageError(f"`threads` has no effect with openvino on {asked}")
+            if THREADS in (provider_options or {}):
+                raise UsageError(
+                    f"`threads` and {THREADS} of `provider_options` are the same thing: give one of them"
+                )
             settings[THREADS] = threads
         compiled = compile_graph(
             core, bundle, graph, where, settings | dict(provider_options or {})

@@ -211,3 +211,15 @@ class TestBf16OnACpu:
         )
         with pytest.raises(UnavailableError, match="no CUDA device"):
             e2e.load(root, device="cuda")
+
+
+def test_a_gpu_that_onnx_runtime_does_not_reach_is_said(gpu, root, monkeypatch):
+    provider = "e2e_deploy.runtime.backends.onnxruntime.provider"
+    gpu()
+    monkeypatch.setattr(f"{provider}.cuda_device_count", lambda: 1)
+    monkeypatch.setattr(f"{provider}.find_gpu_provider", lambda *_: None)
+    with e2e.load(root) as loaded:
+        assert loaded.backend.device.startswith("CPU")
+        assert "; this onnxruntime has no provider for the GPU: pip install" in loaded.reason
+    with e2e.load(root, device="cpu") as loaded:
+        assert "provider" not in loaded.reason

@@ -1,3 +1,4 @@
+import os
 import time
 
 import numpy as np
@@ -7,7 +8,13 @@ import e2e_deploy as e2e
 from e2e_deploy.bundle.bundle import open_bundle
 from e2e_deploy.runtime.backends.onnxruntime.backend import OrtBackend
 from e2e_deploy.runtime.backends.onnxruntime.options import physical_cores
-from e2e_deploy.runtime.checks.rates import RateResult, ReplaySource, at_rate, find_peak
+from e2e_deploy.runtime.checks.rates import (
+    RateResult,
+    ReplaySource,
+    at_rate,
+    find_peak,
+    resident_mib,
+)
 from tests.plain_bundle import HW, write_plain_bundle
 
 
@@ -63,3 +70,12 @@ def test_the_peak_is_found_by_bisection():
     assert best.rate_hz == max(rate for rate in asked if rate <= 17)
     assert best.rate_hz == pytest.approx(17, abs=0.5)
     assert find_peak(run_at, 100.0) is None
+
+
+def test_memory_is_counted_in_the_machines_own_pages(monkeypatch):
+    with open("/proc/self/status", encoding="ascii") as stream:
+        kib = next(int(line.split()[1]) for line in stream if line.startswith("VmRSS:"))
+    assert resident_mib() == pytest.approx(kib / 1024, rel=0.05)
+    before = os.sysconf("SC_PAGE_SIZE")
+    monkeypatch.setattr(os, "sysconf", lambda name: 16 * before)  # 64 KiB, as on Grace
+    assert resident_mib() == pytest.approx(16 * kib / 1024, rel=0.05)

@@ -84,6 +84,8 @@ def test_threads(root, threads):
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with load(root, threads=threads) as engine:
         assert engine.backend.device == f"CPU, {min(threads, cores)} threads"
+    with pytest.raises(UsageError, match="INFERENCE_NUM_THREADS of .* the same thing: give one of"):
+        load(root, threads=threads, provider_options={"INFERENCE_NUM_THREADS": 2})
 
 
 @pytest.mark.parametrize(
