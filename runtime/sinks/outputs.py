@@ -265,7 +265,8 @@ class Outputs:
             limit: of frames that come; None is all.
 
         Raises:
-            UnavailableError: ``show`` without a display, or ``view`` on a port that is taken.
+            UnavailableError: ``show`` without a display, ``view`` on a port that is taken, or a video whose codec this
+                FFmpeg does not have.
             UsageError: a 16-bit video of normals, one file for several pictures, or a result in the place of an input.
             E2EDeployError: nothing can be written there.
         """

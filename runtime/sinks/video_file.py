@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
-from e2e_deploy.errors import E2EDeployError, UsageError
+from e2e_deploy.errors import E2EDeployError, UnavailableError, UsageError
 from e2e_deploy.runtime.sinks.growing import GrowingFile
 from e2e_deploy.runtime.sources.source import SourceFrame
 from e2e_deploy.runtime.sources.video.decoding import reason
@@ -43,6 +43,7 @@ class VideoFile:
 
     Raises:
         E2EDeployError: no file can be written there.
+        UnavailableError: this FFmpeg has no such codec.
     """
 
     def __init__(
@@ -55,9 +56,13 @@ class VideoFile:
         pixels: str,
         options: dict[str, str],
     ) -> None:
+        if codec not in av.codecs_available:
+            raise UnavailableError(
+                f"{path} needs {codec}, and this PyAV ({av.__version__}) was built without it; its wheels have it"
+            )
         self.path = path
         self.last_s = 0.0
-        self._rate = Fraction(fps or PICTURES_FPS).limit_denominator(1001)
+        self._rate = rate_of(fps)
         self._live, self._codec, self._pixels = live, codec, pixels
         # A key frame a second, and a fragment with each: a kill loses no more than that.
         self._options = options | {"g": str(max(1, round(float(self._rate))))}
@@ -66,6 +71,7 @@ class VideoFile:
         self._last: int | None = None
         self._durations: dict[int, int] = {}  # of frames that the encoder holds, by their time
         self._partial: Path | None = None
+        self._is_begun = False  # something is in it
         self._stream: Any = None
         try:
             self._file = GrowingFile(path)
@@ -133,6 +139,7 @@ class VideoFile:
                 # Encoders drop it, and the last frame's is part of the film's.
                 packet.duration = self._durations.pop(packet.pts, packet.duration)
                 self._container.mux(packet)
+                self._is_begun = True
         except (OSError, av.FFmpegError) as error:
             raise self._failed(error) from None
 
@@ -140,13 +147,14 @@ class VideoFile:
         """Let the file be; what to say of it. One that holds no frame goes."""
         partial, self._partial = self._partial, None
         kept = ""
-        if partial is not None and self._stream is None:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
-        elif partial is not None:
+        if partial is not None and self._stream is not None:
             with suppress(OSError, av.FFmpegError):
                 self._container.close()
+        if partial is not None and self._is_begun:
             kept = f"; what was recorded until then is in {partial}"
+        elif partial is not None:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
         return E2EDeployError(f"{self.path} could not be written: {reason(error)}{kept}")
 
     def close(self) -> list[Path]:
@@ -170,6 +178,11 @@ class VideoFile:
             raise self._failed(error) from None
         self._partial = None
         return [self.path]
+
+
+def rate_of(fps: float | None) -> Fraction:
+    """An average rate as encoders take it: NTSC's are exact, and where frames are hours apart it is above 0."""
+    return max(Fraction(fps or PICTURES_FPS).limit_denominator(1001), Fraction(1, 1001))
 
 
 def as_frame(picture: npt.NDArray[Any], layout: str, pixels: str) -> "av.VideoFrame":

@@ -10,7 +10,7 @@ from av.video.frame import PictureType
 
 from e2e_deploy.errors import E2EDeployError, UnavailableError
 from e2e_deploy.runtime.sinks.sink import Rgb
-from e2e_deploy.runtime.sinks.video_file import as_frame, tag_bt709
+from e2e_deploy.runtime.sinks.video_file import as_frame, rate_of, tag_bt709
 from e2e_deploy.runtime.sources.video.decoding import reason
 
 TICKS = 90_000  # a second, as MPEG and RTP count
@@ -58,7 +58,7 @@ class LiveEncoder:
                 f"{name} needs H.264, and this PyAV ({av.__version__}) was built without {CODEC}; its wheels have it"
             )
         self._name = name
-        self._rate = Fraction(fps).limit_denominator(1001)
+        self._rate = rate_of(fps)
         self._context: VideoCodecContext | None = None
         self._last: int | None = None
         self._last_key = 0

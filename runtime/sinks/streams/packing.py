@@ -8,6 +8,7 @@ from typing import NamedTuple
 import av
 
 from e2e_deploy.runtime.sinks.streams.encoder import TICKS, Coded
+from e2e_deploy.runtime.sinks.video_file import rate_of
 
 RTP_TYPE = 96  # the first that has no fixed meaning
 _MAX_RTP = 1400  # bytes, which fit any network with what is put around them
@@ -50,8 +51,7 @@ class Packing:
         self._container = av.open(
             self._written, "w", format=container, options={"flush_packets": "1", **options}
         )
-        rate = Fraction(fps).limit_denominator(1001)
-        self._stream = self._container.add_mux_stream("h264", rate=rate)
+        self._stream = self._container.add_mux_stream("h264", rate=rate_of(fps))
         self._stream.time_base = Fraction(1, TICKS)
 
     def __call__(self, coded: Coded) -> Chunk:

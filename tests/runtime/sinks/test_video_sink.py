@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 
-from e2e_deploy.errors import E2EDeployError, UsageError
+from e2e_deploy.errors import E2EDeployError, UnavailableError, UsageError
 from e2e_deploy.runtime.sinks.video_sink import NumbersVideoSink, VideoSink
 from e2e_deploy.runtime.sources.source import SourceFrame
 from e2e_deploy.runtime.sources.video_source import VideoSource
@@ -114,9 +114,10 @@ def test_a_full_disk_keeps_the_recording_so_far_and_the_old_one(
 
 
 def sink_for(path, manifest, **options):
+    options = {"fps": 10} | options
     if path.suffix == ".mkv":
-        return NumbersVideoSink(path, manifest, fps=10, **options)
-    return VideoSink(path, painter(manifest, True), fps=10, side_by_side=True, **options)
+        return NumbersVideoSink(path, manifest, **options)
+    return VideoSink(path, painter(manifest, True), side_by_side=True, **options)
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
@@ -284,6 +285,33 @@ def test_a_video_where_no_file_can_be(tmp_path, manifests, rng):
     with pytest.raises(E2EDeployError, match="could not be written: it is a folder"):
         video_of(tmp_path / "folder.mp4", manifests["depth"], rng, [])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.mp4"]
+
+
+def test_a_first_frame_that_cannot_be_encoded_leaves_nothing(tmp_path, manifests, rng):
+    """H.264 ends at 16384 pixels; a message of what was recorded until then would lie."""
+    with pytest.raises(E2EDeployError, match=r"a.mp4 could not be written: [^;]*$"):
+        video_of(tmp_path / "a.mp4", manifests["depth"], rng, [(16, 20000)])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_ffmpeg_without_the_codec_is_told_before_a_run(tmp_path, manifests, monkeypatch):
+    monkeypatch.setattr(av, "codecs_available", {"h264"})
+    for name, codec in (("a.mp4", "libx264"), ("a.mkv", "ffv1")):
+        with pytest.raises(UnavailableError, match=f"{name} needs {codec}, and this PyAV"):
+            sink_for(tmp_path / name, manifests["depth"])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_frames_that_are_hours_apart(tmp_path, manifests, rng, name):
+    """Their average rate is as good as none."""
+    sink = sink_for(tmp_path / name, manifests["depth"], fps=1 / 10800)
+    for index in range(3):
+        frame = replace(source_frame(rng, index=index), shown_s=10800.0 * index)
+        sink.write(frame, result_for("depth", rng), {})
+    sink.close()
+    with av.open(str(tmp_path / name)) as container:
+        assert [frame.time for frame in container.decode(video=0)] == [0, 10800, 21600]
 
 
 def test_a_video_that_changes_its_size_is_fitted(tmp_path, manifests, rng):

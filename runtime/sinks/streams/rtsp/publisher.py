@@ -78,14 +78,21 @@ class _Asking:
 
 
 def _is_known(challenge: str) -> bool:
-    return challenge.lower().startswith(("basic", "digest"))
+    """Basic, and Digest with MD5; newer servers offer SHA-256 beside it."""
+    kind = challenge.lower()
+    algorithm = _asked(challenge).get("algorithm", "MD5").upper()
+    return kind.startswith("basic") or (kind.startswith("digest") and algorithm == "MD5")
+
+
+def _asked(challenge: str) -> dict[str, str]:
+    return {name.lower(): one or other for name, one, other in _PAIRS.findall(challenge)}
 
 
 def _credentials(challenge: str, address: Address, method: str, uri: str) -> str:
     """The Authorization header: Digest (RFC 2069 or, with qop, RFC 7616) where it is asked for, else Basic."""
     if challenge.lower().startswith("basic"):
         return "Basic " + base64.b64encode(f"{address.user}:{address.password}".encode()).decode()
-    asked = {name.lower(): one or other for name, one, other in _PAIRS.findall(challenge)}
+    asked = _asked(challenge)
     realm, nonce = asked.get("realm", ""), asked.get("nonce", "")
     who = _md5(f"{address.user}:{realm}:{address.password}")
     told = _md5(f"{who}:{nonce}:{_md5(f'{method}:{uri}')}")

@@ -132,10 +132,17 @@ def test_what_the_server_says_meanwhile_is_read_away():
 
 
 DIGEST = 'Digest realm="a, b", nonce="n0nce"'
+SHA_256 = 'Digest realm="a, b", nonce="other", algorithm="SHA-256"'
 
 
 @pytest.mark.parametrize(
-    "ways", [[DIGEST], ['Basic realm="x"', DIGEST], [DIGEST, 'Basic realm="x"']]
+    "ways",
+    [
+        [DIGEST],
+        ['Basic realm="x"', DIGEST],
+        [DIGEST, 'Basic realm="x"'],
+        [SHA_256, f'{DIGEST}, algorithm="MD5"'],
+    ],
 )
 def test_digest_is_as_the_standard_library_reckons_it(ways):
     with scripted([refused(*ways), OK, SETUP, OK]) as (port, asked):
