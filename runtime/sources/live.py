@@ -18,6 +18,7 @@ from e2e_deploy.errors import SourceError, UnavailableError, UsageError
 from e2e_deploy.runtime.sources.source import BaseSource, SourceFrame
 from e2e_deploy.runtime.sources.video.decoding import (
     METADATA_ERRORS,
+    MOST_FPS,
     Decoder,
     choose_stream,
     frames_per_second,
@@ -87,6 +88,7 @@ class LiveSource(BaseSource):
         raise NotImplementedError
 
     def __iter__(self) -> Iterator[SourceFrame]:
+        self._begin()
         count, pause, lost_s = 0, FIRST_PAUSE_S, 0.0
         first_s: float | None = None
         while not self._stopping.is_set():
@@ -155,7 +157,8 @@ class CameraSource(LiveSource):
         if fps:
             self._wishes.append((cv2.CAP_PROP_FPS, fps))
         self._capture: Any = self._open()
-        self.fps = self._capture.get(cv2.CAP_PROP_FPS) or None
+        rate = self._capture.get(cv2.CAP_PROP_FPS)  # drivers that do not know say 0, -1 or infinity
+        self.fps = rate if 0 < rate <= MOST_FPS else None
 
     def _open(self) -> Any:
         capture = cv2.VideoCapture(self._index)

@@ -88,6 +88,7 @@ class PatternSource(BaseSource):
         return rgb
 
     def __iter__(self) -> Iterator[SourceFrame]:
+        self._begin()
         start = time.monotonic()
         frame_s = 1 / (self.fps or 30.0)
         number = 0

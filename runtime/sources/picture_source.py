@@ -37,6 +37,7 @@ class PictureSource(BaseSource):
         self.names = [sequence] * len(paths) if sequence else result_names(paths)
 
     def __iter__(self) -> Iterator[SourceFrame]:
+        self._begin()
         for index, (path, name) in enumerate(zip(self.files, self.names, strict=True)):
             try:
                 rgb = read_picture(path, note=self.note)

@@ -152,6 +152,11 @@ class BaseSource:
         """Let an iteration in another thread end soon."""
         self._stopping.set()
 
+    def _begin(self) -> None:
+        """Begin an iteration: neither the end of one before nor what that left out or lost counts."""
+        self._stopping.clear()
+        self.skipped = self.gaps = 0
+
 
 def check_size(name: str, height: int, width: int) -> None:
     """Raise a SourceError if frames of that size cannot be processed."""

@@ -245,7 +245,8 @@ class BagSource(BaseSource):
         return camera
 
     def __iter__(self) -> Iterator[SourceFrame]:
-        self.skipped = count = 0
+        self._begin()
+        count = 0
         timeline = Timeline(None, self.note, "log")
         broken = ""
         try:

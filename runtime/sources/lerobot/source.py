@@ -82,6 +82,7 @@ class LeRobotSource(BaseSource):
                 raise SourceError(f"{file} is missing from the data set")
 
     def __iter__(self) -> Iterator[SourceFrame]:
+        self._begin()
         in_rows = not self.data.is_video(self.key)
         with closing(VideoPictures(self, self.data.fps)) as videos:
             for frame in self._placed(in_rows=in_rows):

@@ -376,6 +376,14 @@ def test_a_lost_camera(fake_camera):
     assert all(capture.released for capture in FakeCapture.opened)
 
 
+@pytest.mark.parametrize(
+    ("said", "fps"), [(-1.0, None), (np.inf, None), (np.nan, None), (1e7, None), (29.97, 29.97)]
+)
+def test_a_rate_that_no_camera_has_is_not_known(fake_camera, monkeypatch, said, fps):
+    monkeypatch.setattr(FakeCapture, "get", lambda self, what: said)
+    assert CameraSource(0).fps == fps
+
+
 def test_a_camera_that_comes_back(fake_camera):
     source = CameraSource(0)
     indices = []

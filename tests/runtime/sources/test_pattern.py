@@ -5,10 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from e2e_deploy.bundle.bundle import open_bundle
 from e2e_deploy.errors import SourceError
+from e2e_deploy.runtime.loop import run_source
 from e2e_deploy.runtime.sources.pattern import PatternSource, paint_number, read_number
 from e2e_deploy.runtime.sources.uris import open_source
 from e2e_deploy.system.opencv import cv2
+from tests.plain_bundle import HW, write_plain_bundle
 
 
 @given(
@@ -55,6 +58,14 @@ def test_it_stops_when_asked():
     next(iterator)
     source.stop()
     assert list(iterator) == []
+
+
+def test_a_source_that_was_run_may_be_run_again(tmp_path):
+    """The end of a run stops its source, and so did it the next one before its first frame, without a word."""
+    bundle = open_bundle(write_plain_bundle(tmp_path / "bundle"))
+    source = PatternSource(*HW, fps=0, total=3)
+    for _ in range(2):
+        assert run_source(bundle, source, []).frames == 3
 
 
 def test_a_size_that_cannot_be_processed():

@@ -79,6 +79,15 @@ def test_one_picture_that_cannot_be_used_is_left_out_and_said(tmp_path, rgb):
     assert all(note.startswith("left out: ") for note in source.notes)
 
 
+def test_a_folder_may_be_read_again(tmp_path, rgb):
+    write(tmp_path / "a.png", rgb)
+    (tmp_path / "b.png").write_text("text")
+    source = open_source(str(tmp_path))
+    for _ in range(3):
+        assert [frame.name for frame in source] == ["a"]
+        assert source.skipped == 1
+
+
 def test_a_folder_without_a_picture_that_can_be_used(tmp_path):
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_text("text")
