@@ -1,8 +1,9 @@
 """Video files as a source, decoded on the CPU by FFmpeg (PyAV)."""
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import av
@@ -15,6 +16,8 @@ from e2e_deploy.runtime.sources.source import BaseSource, SourceFrame, check_siz
 from e2e_deploy.runtime.sources.video.completeness import PacketReader
 from e2e_deploy.runtime.sources.video.decoding import (
     METADATA_ERRORS,
+    MOST_HELD,
+    Decoded,
     Decoder,
     choose_stream,
     frames_per_second,
@@ -79,7 +82,8 @@ class VideoSource(BaseSource):
             ) from None
 
     def __iter__(self) -> Iterator[SourceFrame]:
-        self.skipped = count = 0
+        self._begin()
+        count = 0
         duration_s, broken = 0.0, ""
         with self.open() as container:
             stream = choose_stream(container, self.name, self._wanted)
@@ -88,19 +92,18 @@ class VideoSource(BaseSource):
             decoder = Decoder(container, stream, self)
             timeline = Timeline(decoder.start_s, self.note)
             try:
-                for packet in chain(packets, [None]):
-                    for rgb, stamp_s, duration_s in decoder(packet):
-                        time = timeline.place(stamp_s, duration_s)
-                        yield SourceFrame(
-                            rgb,
-                            count,
-                            time.pts_s,
-                            self._path.stem,
-                            source=self.name,
-                            shown_s=time.shown_s,
-                            duration_s=time.duration_s,
-                        )
-                        count += 1
+                for rgb, stamp_s, duration_s in self._pictures(packets, decoder):
+                    time = timeline.place(stamp_s, duration_s)
+                    yield SourceFrame(
+                        rgb,
+                        count,
+                        time.pts_s,
+                        self._path.stem,
+                        source=self.name,
+                        shown_s=time.shown_s,
+                        duration_s=time.duration_s,
+                    )
+                    count += 1
             except av.FFmpegError as error:
                 broken = reason(error)
             if missing := packets.missing(duration_s):
@@ -110,7 +113,46 @@ class VideoSource(BaseSource):
             if broken:
                 raise SourceError(f"{self.name} breaks off after frame {count}: {broken}")
         if count == 0:
-            raise SourceError(f"{self.name} holds no frame that can be decoded")
+            why = f": {decoder.why}" if decoder.why else ""
+            raise SourceError(f"{self.name} holds no frame that can be decoded{why}")
+
+    def _pictures(self, packets: PacketReader, decoder: Decoder) -> Iterator[Decoded]:
+        """All of them.
+
+        A decoder's threads are some packets ahead, and PyAV (18.1) asks no further for what they hold at the end once
+        one of them met damage. So the last ones are decoded again then, by one thread.
+        """
+        keys = deque([0])  # the last one that MOST_HELD packets follow, and later ones
+        last_s, skipped = float("-inf"), 0  # of the last frame, and what was left out until it
+        for number, packet in enumerate(packets):
+            if packet.is_keyframe:
+                keys.append(number)
+            if len(keys) > 1 and keys[1] <= number - MOST_HELD:
+                keys.popleft()
+            for each in decoder(packet):
+                last_s, skipped = last_s if each.pts_s is None else each.pts_s, self.skipped
+                yield each
+        most = self.skipped
+        for each in decoder(None):
+            last_s, skipped = last_s if each.pts_s is None else each.pts_s, self.skipped
+            yield each
+        if waiting := {time_s for time_s in decoder.waiting_s if time_s > last_s}:
+            again = BaseSource(self.name)
+            for each in self._from(keys[0], again):
+                if each.pts_s in waiting:
+                    waiting.remove(each.pts_s)
+                    yield each
+            self.skipped = max(most, skipped + min(len(waiting), again.skipped))
+
+    def _from(self, number: int, source: BaseSource) -> Iterator[Decoded]:
+        """The pictures from a packet on, by one thread, told to ``source``."""
+        with self.open() as container:
+            stream = choose_stream(container, self.name, self._wanted)
+            stream.thread_count = 1
+            decoder = Decoder(container, stream, source)
+            packets = islice(PacketReader(self._path, container, stream), number, None)
+            for packet in chain(packets, [None]):
+                yield from decoder(packet)
 
     def _not_trimmed(self, packet: "Packet[VideoStream]") -> "Packet[VideoStream]":
         if packet.is_discard:

@@ -93,9 +93,22 @@ def _segment(path: Path, stream: VideoStream, size: int) -> int:
 
 
 def _movi_list(path: Path, stream: VideoStream, size: int) -> int:
-    """End of the list that holds the pictures; what is lost behind it is but an index."""
-    found = re.search(rb"LIST(.{4})movi", _head(path, 1 << 20), re.DOTALL)
-    return 0 if found is None else found.start() + 8 + int.from_bytes(found[1], "little")
+    """End of the last list that holds pictures; what is lost behind it is but an index.
+
+    From a gigabyte on there are several, each in a RIFF of its own (OpenDML).
+    """
+    end = at = 0
+    with open_regular(path) as file:
+        while at < size:
+            file.seek(at)
+            head = file.read(1 << 20)
+            found = re.search(rb"LIST(.{4})movi", head, re.DOTALL)
+            if head[:4] != b"RIFF" or found is None:
+                break
+            end = at + found.start() + 8 + int.from_bytes(found[1], "little")
+            length = int.from_bytes(head[4:8], "little")
+            at += 8 + length + length % 2
+    return end
 
 
 def _asf_size(path: Path, stream: VideoStream, size: int) -> int:

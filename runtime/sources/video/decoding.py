@@ -19,6 +19,7 @@ from e2e_deploy.system.text import clean
 
 # For av.open: a title in Latin-1 is no reason not to see the film.
 METADATA_ERRORS = "replace"
+MOST_HELD = 48  # packets in a decoder: FFmpeg has 16 threads at most, and puts 16 frames in order
 MOST_FPS = 1000  # above it a header means a clock: 60000 in DV
 _COVERS = Disposition.attached_pic | Disposition.timed_thumbnails
 
@@ -103,10 +104,15 @@ class Decoder:
 
     Attributes:
         start_s: where the container's time starts; None if its first frame says it.
+        why: what FFmpeg says of the last packet that could not be decoded; empty where all could.
     """
 
     def __init__(self, container: InputContainer, stream: VideoStream, source: BaseSource) -> None:
         self._stream, self._source = stream, source
+        self.why = ""
+        self._began = False
+        self._sent = 0
+        self._waiting: dict[int, tuple[int, float]] = {}  # by stamp: number and time of a packet
         # What AVI stores with a frame is its place in the order of decoding.
         self._by_dts = container.format.name == "avi"
         start = None if self._by_dts else container.start_time
@@ -119,23 +125,53 @@ class Decoder:
         """The frames that are ready once this packet is there; None is the end and gives those that were held back.
 
         Raises:
-            SourceError: frames of a size that cannot be processed.
-            av.FFmpegError: it cannot go on.
+            SourceError: the first frame has a size that cannot be processed.
+            av.FFmpegError: the filters do not take such pictures.
         """
+        if packet is not None:
+            self._wait_for(packet)
         try:
             pictures = self._stream.decode(packet)
-        except av.error.InvalidDataError:
+        except av.FFmpegError as error:  # decoders have many words for damage
             self._source.skipped += 1  # one damaged packet is no reason to lose the rest
+            self.why = reason(error)
             pictures = []
         for picture in pictures:
+            if (stamp := self._stamp(picture)) is not None:
+                self._waiting.pop(stamp, None)
             if picture.is_corrupt:
                 self._source.skipped += 1
                 continue
             if self._by_dts:
                 picture.pts = picture.dts
-            yield from map(self._decoded, self._filter(picture, self._stream.sample_aspect_ratio))
+            try:
+                frames = self._filter(picture, self._stream.sample_aspect_ratio)
+                yield from map(self._decoded, frames)
+                self._began = True
+            except SourceError as error:
+                if not self._began:
+                    raise
+                self._source.skipped += 1  # damage may claim any size
+                self._source.note(f"left out: {error}")
         if packet is None:
             yield from map(self._decoded, self._filter.flush())
+
+    def _wait_for(self, packet: "Packet[VideoStream]") -> None:
+        self._sent += 1
+        oldest = next(iter(self._waiting), None)
+        if oldest is not None and self._waiting[oldest][0] <= self._sent - MOST_HELD:
+            del self._waiting[oldest]
+        if not packet.is_discard and (stamp := self._stamp(packet)) is not None:
+            self._waiting[stamp] = self._sent, self.packet_time(packet, 0.0)[0]
+
+    def _stamp(self, one: "Packet[VideoStream] | av.VideoFrame") -> int | None:
+        return one.dts if self._by_dts else one.pts
+
+    @property
+    def waiting_s(self) -> set[float]:
+        """Times of the last packets whose pictures did not come."""
+        first = self._sent - MOST_HELD
+        return {time_s for number, time_s in self._waiting.values() if number > first}
 
     @property
     def is_interlaced(self) -> bool:

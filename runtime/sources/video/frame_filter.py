@@ -3,6 +3,7 @@
 import struct
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +15,7 @@ from av.sidedata.sidedata import Type
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc
 
+from e2e_deploy.errors import SourceError
 from e2e_deploy.runtime.sources.source import check_size
 from e2e_deploy.runtime.sources.video.tone_mapping import (
     HLG,
@@ -93,9 +95,8 @@ class Look:
         if wide and not transfer:
             transfer = SDR
         pixels = picture.format.name
+        # Of JPEG, which has one matrix at any size, FFmpeg's decoder tags it.
         untagged = "bt2020" if wide else "bt709" if width >= 1280 or height > 576 else "bt601"
-        if pixels.startswith("yuvj"):  # JPEG: JFIF has one matrix
-            untagged = "bt601"
         sides = (aspect.numerator, aspect.denominator) if aspect else (1, 1)
         sane = max(sides) <= _WIDEST_PIXEL * min(sides) if min(sides) > 0 else False
         peak_nits = 0.0
@@ -211,7 +212,7 @@ class FrameFilter:
             aspect: of its pixels, width by height, as the stream says it.
 
         Raises:
-            SourceError: frames of a size that cannot be processed.
+            SourceError: frames of a size that cannot be processed, or no place for the temporary file of HDR's curves.
             av.FFmpegError: the filters do not take such pictures.
         """
         look = Look.of(picture, aspect, None if self._reads(picture) else self._look)
@@ -221,8 +222,8 @@ class FrameFilter:
                 look, interlaced=True
             )  # progressive pictures pass through; the filter stays
         if look != self._look:
-            yield from self.flush()
             check_size(self._name, *look.upright_hw)
+            yield from self.flush()
             self._graph = self._made(look)
             self._look = look
             for sentence in look.notes():
@@ -273,13 +274,12 @@ class FrameFilter:
         colours = f"in_color_matrix={look.matrix}:in_range={range_name}"
         stretched = 2 * round(width * look.aspect / 2) if look.aspect != 1 else width
         nodes = [source]
-        with tempfile.TemporaryDirectory() as folder:
+        with ExitStack() as stack:
             if look.interlaced:
                 nodes.append(graph.add("bwdif", "mode=send_frame:deint=interlaced"))
             nodes.append(graph.add("scale", f"w={stretched}:h={height}:{colours}"))
             if look.transfer:
-                cube = Path(folder) / "sdr.cube"
-                write_cube(cube, look.transfer, look.peak_nits, wide=look.wide)
+                cube = stack.enter_context(self._cube(look))
                 nodes.append(graph.add("format", "gbrp16"))
                 nodes.append(graph.add("lut3d", file=str(cube), interp="tetrahedral"))
             nodes.append(graph.add("format", "rgb24"))
@@ -288,3 +288,18 @@ class FrameFilter:
             graph.link_nodes(*nodes)
             graph.configure()
         return graph
+
+    @contextmanager
+    def _cube(self, look: Look) -> Iterator[Path]:
+        """The table that brings its colours to SDR, as a file: FFmpeg reads no other way, and once."""
+        with ExitStack() as stack:
+            try:
+                folder = stack.enter_context(tempfile.TemporaryDirectory())
+                cube = Path(folder) / "sdr.cube"
+                write_cube(cube, look.transfer, look.peak_nits, wide=look.wide)
+            except OSError as error:
+                raise SourceError(
+                    f"{self._name} is {look.transfer}, and its way to SDR takes a temporary file: "
+                    f"{error.strerror or error}; set TMPDIR to a folder that can be written"
+                ) from None
+            yield cube

@@ -107,6 +107,87 @@ def test_damaged_frames_are_counted_and_skipped(tmp_path, streamable, rng, capfd
     assert capfd.readouterr().err == ""
 
 
+def packet_at(path, number):
+    """(place, bytes) of a packet of a file that holds it in one piece."""
+    with av.open(str(path)) as container:
+        packets = [bytes(p) for p in container.demux(video=0) if p.size]
+    return path.read_bytes().find(packets[number]), packets[number]
+
+
+def test_a_frame_that_its_decoder_refuses_in_other_words_is_damaged_too(tmp_path):
+    """A size of nothing in the header of Sorenson's H.263: "Invalid argument", and no "invalid data"."""
+    path = tmp_path / "a.flv"
+    write_video(path, greys(12), codec="flv")
+    at, packet = packet_at(path, 5)
+    data = bytearray(path.read_bytes())
+    data[at + 3 : at + 5] = packet[3] | 0b11, packet[4] | 0b10000000
+    path.write_bytes(data)
+    source = VideoSource(path)
+    assert [frame.index for frame in source] == list(range(11))
+    assert source.skipped == 1
+
+
+def test_a_damaged_frame_may_claim_any_size(tmp_path):
+    path = tmp_path / "a.mkv"
+    write_video(path, greys(12), codec="mjpeg", pixels="yuvj420p")
+    at, packet = packet_at(path, 5)
+    data = bytearray(path.read_bytes())
+    height = at + packet.find(b"\xff\xc0") + 5
+    data[height : height + 2] = b"\0\1"
+    path.write_bytes(data)
+    source = VideoSource(path)
+    frames = list(source)
+    assert [frame.hw for frame in frames] == [frames[0].hw] * 11
+    assert source.skipped == 1
+    assert source.notes == [
+        f"left out: {path} is {frames[0].hw[1]}x1; both sides must be at least 16 px"
+    ]
+
+
+def one_threaded(path):
+    """Times of the good frames as PyAV gives them when nothing is decoded ahead."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.thread_count = 1
+        times = []
+        for packet in container.demux(stream):
+            with suppress(av.FFmpegError):
+                pictures = stream.decode(packet if packet.size else None)
+                times += [picture.pts * float(stream.time_base) for picture in pictures]
+        return times
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4", "ffv1"])
+@pytest.mark.parametrize("options", [{"g": "1"}, {"g": "12"}])
+@pytest.mark.parametrize("back", [1, 2, 3, 6])
+def test_damage_near_the_end_costs_its_own_frame_alone(tmp_path, codec, options, back, rng):
+    """A decoder's threads hold the last frames when the file ends: what is behind a damaged one was lost with it."""
+    path = tmp_path / "a.mkv"
+    write_video(path, greys(24), codec=codec, options=options)
+    at, packet = packet_at(path, 24 - back)
+    data = bytearray(path.read_bytes())
+    data[at : at + len(packet)] = rng.bytes(len(packet))
+    path.write_bytes(data)
+    source = VideoSource(path)
+    times = [frame.pts_s for frame in source]
+    np.testing.assert_allclose(times, one_threaded(path), atol=1e-9)
+    assert len(times) + source.skipped >= 24
+
+
+@pytest.mark.parametrize("lost", [1, 5, 20])
+def test_a_damaged_end_is_counted_once(tmp_path, lost):
+    path = tmp_path / "a.mkv"
+    write_video(path, greys(24), options={"g": "1"})
+    data = bytearray(path.read_bytes())
+    for number in range(24 - lost, 24):
+        at, packet = packet_at(path, number)
+        data[at + 4 : at + len(packet)] = bytes(len(packet) - 4)
+    path.write_bytes(data)
+    source = VideoSource(path)
+    assert [frame.index for frame in source] == list(range(24 - lost))
+    assert source.skipped == lost
+
+
 def test_text_named_as_a_video(tmp_path):
     path = tmp_path / "text.mp4"
     path.write_text("hello")
@@ -265,6 +346,25 @@ def index_in_front(path, target):
                 packet.stream = stream
                 copy.mux(packet)
     return target
+
+
+def test_an_avi_of_several_riffs_that_ends_early(tmp_path, rng):
+    """As files from a gigabyte on: the pictures go on in a second RIFF, which says its own length."""
+    path = tmp_path / "a.avi"
+    noise = [rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(10)]
+    write_video(path, noise, codec="mjpeg", pixels="yuvj420p")
+    data = path.read_bytes()
+    at = data.find(b"movi") + 4
+    pictures = data[at : at - 8 + int.from_bytes(data[at - 8 : at - 4], "little") + 4]
+    listed = b"LIST" + (len(pictures) + 4).to_bytes(4, "little") + b"movi" + pictures
+    data += b"RIFF" + (len(listed) + 4).to_bytes(4, "little") + b"AVIX" + listed
+    path.write_bytes(data)
+    assert len(list(VideoSource(path))) == 20
+    path.write_bytes(data[: -len(pictures) // 2])
+    frames = []
+    with pytest.raises(SourceError, match=r"is cut off: [0-9,]+ of [0-9,]+ bytes are there"):
+        frames += (frame.index for frame in VideoSource(path))
+    assert len(frames) == 0 or frames[-1] > 10
 
 
 def test_empty_chunks_of_an_avi_are_not_missing(tmp_path):

@@ -114,6 +114,21 @@ def test_untagged_video_is_bt709_from_hd_on(hw, matrix):
     assert notes == []
 
 
+@pytest.mark.parametrize(("codec", "matrix"), [("libx264", "ITU709"), ("mjpeg", "ITU601")])
+def test_full_range_alone_is_no_tag_of_a_matrix(tmp_path, codec, matrix):
+    """Cameras send H.264 in HD that is full range and says no more; JPEG has its one matrix at any size."""
+    picture = av.VideoFrame.from_ndarray(np.full((720, 1280, 3), RED, np.uint8)).reformat(
+        format="yuvj420p", dst_colorspace=matrix, dst_color_range="JPEG"
+    )
+    tag(picture, (2, 2, 2, FULL))
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.height, stream.width, stream.pix_fmt = 720, 1280, "yuvj420p"
+        stream.options = {"crf": "4"} if codec == "libx264" else {"qmin": "2", "qmax": "2"}
+        container.mux([*stream.encode(picture), *stream.encode()])
+    assert np.abs(first(tmp_path / "a.mkv").rgb.astype(int) - RED).max() <= 4
+
+
 @pytest.mark.parametrize(
     "pixels", ["gray", "rgb24", "bgra", "gbrp", "yuvj420p", "gray16le", "rgb48le"]
 )
@@ -145,6 +160,14 @@ def test_wide_and_hdr_colours_become_sdr(kind, transfer):
     assert np.abs(got[16].astype(float) - wanted).max() < 2.5
     assert len(notes) == 1
     assert kind in notes[0]
+
+
+def test_only_hdr_needs_a_temporary_file(monkeypatch):
+    """As in a container whose file system is read-only."""
+    monkeypatch.setattr("tempfile.tempdir", "/nonexistent/folder")
+    assert filtered(av.VideoFrame.from_ndarray(corner()))[0].shape == (64, 96, 3)
+    with pytest.raises(SourceError, match=r"a.mp4 is PQ, and .* a temporary file: .*; set TMPDIR"):
+        filtered(ten_bits(np.linspace(0, 1, 128), 16))
 
 
 def test_an_hdr_picture_looks_like_its_sdr_twin():
