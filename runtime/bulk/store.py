@@ -135,9 +135,10 @@ class Store:
 
 
 def read_address(address: str, limit: int) -> bytes:
-    """What lies at an address itself, as ``Store.read``."""
-    above, _, name = address.rpartition("/")
-    return Store(above).read(name, limit)
+    """What lies at an address itself, as ``Store.read``; it may hold what a prefix given by hand may not."""
+    scheme, _, rest = address.partition("://")
+    host, _, name = rest.partition("/")
+    return Store(f"{scheme}://{host}").read(name, limit)
 
 
 @contextmanager

@@ -66,6 +66,19 @@ def test_a_prefix_gives_the_files_of_the_folder(pictures, kept, tmp_path, monkey
     assert there.failures[0].reason.startswith("memory://bucket/in/p003.png is not a picture")
 
 
+def test_folders_there_may_have_any_name(pictures, kept, tmp_path, monkeypatch):
+    """Keys hold what an address given by hand may not."""
+    without_ray(monkeypatch)
+    for name in ("take #3", "why?", "12::30", "a\nb", "é @ 50%"):
+        data = (pictures / "p000.png").read_bytes()
+        kept.pipe_file(f"/bucket/odd/{name}/x#1?.png", data)
+    bundle = write_plain_bundle(tmp_path / "depth")
+    report = e2e.bulk("memory://bucket/odd", bundle, tmp_path / "out", shard=4)
+    assert (report.written, report.failures) == (5, [])
+    folders = {name.rpartition("/")[0] for name in results_of(tmp_path / "out")}
+    assert folders == {"take #3", "why?", "12::30", "a\nb", "é @ 50%"}
+
+
 def test_lists_there_and_lists_of_addresses(pictures, kept, tmp_path):
     kept.pipe_file(
         "/bucket/in/l.csv", b"path\np000.png\nmemory://bucket/in/p001.png\n/disk/a.png\n"
