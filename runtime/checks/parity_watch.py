@@ -2,7 +2,7 @@
 
 The reference runs in a thread of its own and takes the newest sample when it is free, so it never delays a frame by
 more than a copy. Where PyTorch or the checkpoint is missing, the stored frames are all that is compared, and that is
-said.
+said; a checkpoint that the user named is an error.
 """
 
 import threading
@@ -188,6 +188,8 @@ class ParityWatch:
             try:
                 reference = self._load(engine)
             except (UnavailableError, CheckpointError) as error:
+                if engine.bundle.checkpoint is not None:  # the user named it
+                    raise
                 self.report.no_live = str(error)
                 self._samples.close(discard=True)
                 return

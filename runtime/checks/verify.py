@@ -143,8 +143,8 @@ def verify_bundle(
         bundle: its folder, or an opened bundle.
         backend: its name; with auto every backend that can run here.
         device: as of ``load``.
-        checkpoint: what the bundle was exported from, for PyTorch; None: what the manifest names, if that is a folder
-            here.
+        checkpoint: what the bundle was exported from, for PyTorch, which then must run; None: what the manifest
+            names, if that is a folder here.
         watch: shown every result.
 
     Returns:
@@ -152,6 +152,7 @@ def verify_bundle(
 
     Raises:
         BundleError: no bundle, damaged, a plan in it too, the reference cannot be read, or a backend refuses the graph.
+        CheckpointError: ``checkpoint`` is none, or not the bundle's.
         UnavailableError: a named backend or device is not here; with auto, ONNX Runtime's, or of bf16 every one.
         UsageError: an unknown backend, one that takes no core graph, or a checkpoint that nothing opens.
     """
@@ -173,9 +174,11 @@ def verify_bundle(
             verdicts += compare(opened, name, device, watch)
         except (UnavailableError, CheckpointError, UsageError) as error:
             # Only a backend nobody named may be missing: torch on a robot, a checkpoint that stayed elsewhere, or
-            # TensorRT where the CPU was asked for. A plan that is damaged is no such reason.
+            # TensorRT where the CPU was asked for. A plan that is damaged is no such reason, and who names a checkpoint
+            # asks for torch.
             # ONNX Runtime, which came with us, unless the bundle is in a precision that it has not on a CPU.
-            if backend != "auto" or (name == "onnxruntime" and opened.manifest.precision != "bf16"):
+            is_asked_for = backend != "auto" or (name == "torch" and checkpoint is not None)
+            if is_asked_for or (name == "onnxruntime" and opened.manifest.precision != "bf16"):
                 raise
             left_out.append(NotCompared(name, str(error)))
     # PyTorch runs the checkpoint and not the bundle.

@@ -1,10 +1,11 @@
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from e2e_deploy.bundle.bundle import open_bundle
-from e2e_deploy.errors import ParityError, UnavailableError
+from e2e_deploy.errors import CheckpointError, ParityError, UnavailableError
 from e2e_deploy.runtime.backends.onnxruntime.backend import OrtBackend
 from e2e_deploy.runtime.checks.parity_watch import ParityWatch
 from e2e_deploy.runtime.loop import run_source
@@ -116,6 +117,17 @@ def test_without_torch_the_stored_frames_are_compared_and_it_is_said(bundle):
     report = watch.finish()
     assert (report.stored, report.live) == (2, 0)
     assert "'torch' is not installed" in report.no_live
+
+
+@pytest.mark.parametrize("error", [UnavailableError, CheckpointError])
+def test_a_checkpoint_that_is_named_is_compared_with_or_an_error(bundle, error):
+    def load(engine):
+        raise error("it does not open")
+
+    watch = ParityWatch(1, load=load)
+    with pytest.raises(error, match="it does not open"):
+        run(replace(bundle, checkpoint="named"), watch, total=100_000)
+        watch.finish()
 
 
 def test_an_error_of_the_reference_is_not_swallowed(bundle):

@@ -112,3 +112,9 @@ def test_a_damaged_plan_is_an_error_and_no_backend_that_is_left_out(tmp_path, mo
     rehash(root, plan.relative_to(root).as_posix())
     with pytest.raises(BundleError, match="damaged"):
         e2e.verify_bundle(root)
+
+
+def test_a_checkpoint_that_is_named_is_compared_with_or_an_error(tmp_path):
+    root = write_plain_bundle(tmp_path / "b")
+    with pytest.raises(CheckpointError, match="nowhere is not a checkpoint"):
+        e2e.verify_bundle(root, device="cpu", checkpoint="nowhere")
