@@ -26,11 +26,11 @@ def check_frame_size(height: int, width: int) -> None:
     """
     if min(height, width) < MIN_SIDE_PX:
         raise UsageError(
-            f"the picture is {width}x{height}; both sides must be at least {MIN_SIDE_PX} px"
+            f"the picture is {width} px wide and {height} high; both sides must be at least {MIN_SIDE_PX} px"
         )
     if height * width > MAX_PIXELS:
         raise UsageError(
-            f"the picture is {width}x{height} ({height * width / 1e6:.0f} Mpx); "
+            f"the picture is {width} px wide and {height} high ({height * width / 1e6:.0f} Mpx); "
             f"the limit is {MAX_PIXELS / 1e6:.0f} Mpx: make it smaller first"
         )
 
@@ -198,15 +198,15 @@ def plan_frame(
         )
     if resized[0] * resized[1] > MAX_PIXELS:
         raise UsageError(
-            f"a frame of {width}x{height} would be enlarged to {resized[1]}x{resized[0]}; the limit is "
-            f"{MAX_PIXELS / 1e6:.0f} Mpx: choose a smaller processing resolution"
+            f"a frame of {height}x{width} (height x width) would be enlarged to {resized[0]}x{resized[1]}; the limit "
+            f"is {MAX_PIXELS / 1e6:.0f} Mpx: choose a smaller processing resolution"
         )
     multiple = pad or (stride if sizing.pads else 1)
     padded = (-(-resized[0] // multiple) * multiple, -(-resized[1] // multiple) * multiple)
     result = (padded[0] // stride * stride, padded[1] // stride * stride)
     if min(*resized, *result) == 0:
         raise UsageError(
-            f"a frame of {width}x{height} is too narrow for a processing resolution of {resolution}"
+            f"a frame of {height}x{width} (height x width) is too narrow for a processing resolution of {resolution}"
         )
     return FramePlan(frame_hw, resized, padded, result, sizing.antialias_back, sizing.bicubic)
 

@@ -29,7 +29,8 @@ class Fit:
         )
         if min(self.inner_hw) < 8:
             raise UsageError(
-                f"a frame of {source_hw[1]}x{source_hw[0]} is too narrow for an engine of {engine_hw}"
+                f"a frame of {source_hw[0]}x{source_hw[1]} (height x width) is too narrow for an engine of "
+                f"{engine_hw[0]}x{engine_hw[1]}"
             )
 
     @property

@@ -90,8 +90,8 @@ def print_summary(report: RunReport) -> None:
 def _about_source(report: RunReport) -> list[str]:
     source = report.source
     lines = [
-        f"{w}x{h} frames were fitted into the engine's {engine_w}x{engine_h}; "
-        f"for full detail: e2e-deploy export --frame-size {h}x{w}"
+        f"frames of {h}x{w} (height x width) were fitted into the engine's {engine_h}x{engine_w}; "
+        f"one that takes them as they are: e2e-deploy export --frame-size {h}x{w}"
         for (h, w), (engine_h, engine_w) in report.fitted.items()
     ]
     if source.skipped and isinstance(source, PictureSource):

@@ -38,7 +38,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     partial: Path | None = None
     try:
         check_target(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_parent(path)
         hidden = path.with_name(f".{path.stem[:40]}.{secrets.token_hex(4)}{path.suffix}")
         os.close(_create(hidden))
         partial = hidden
@@ -74,6 +74,19 @@ def check_target(path: Path) -> None:
         return
     if not stat.S_ISREG(mode):
         raise OSError(errno.EINVAL, f"it is {_kind(mode)}, not a file", str(path))
+
+
+def make_parent(path: Path) -> None:
+    """Make the folder in which ``path`` is to be, and those above it.
+
+    Raises:
+        OSError: it cannot be made; ``strerror`` names a file that is in its place.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        file = next(parent for parent in path.parents if os.path.lexists(parent))
+        raise OSError(errno.ENOTDIR, f"{file} is not a folder", str(path)) from error
 
 
 def require_writable(path: Path, suffix: str, *, outside: Path | None = None) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from e2e_deploy.errors import E2EDeployError, UsageError
+from e2e_deploy.system.files import make_parent
 
 Contents = Callable[[Path], Sequence[str]]
 """Files that make the folder of this kind at a path, what it is known by last; UsageError if it is none."""
@@ -45,7 +46,7 @@ def whole_folder(
     lock = -1
     partial: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_parent(path)
         _tidy(path, contents, on_note)
         require_replaceable(path, contents)
         partial, lock = _make(path)

@@ -4,7 +4,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from e2e_deploy.system.files import check_target, new_file, new_partial
+from e2e_deploy.system.files import check_target, make_parent, new_file, new_partial
 
 
 class GrowingFile:
@@ -23,7 +23,7 @@ class GrowingFile:
 
     def __init__(self, path: Path) -> None:
         check_target(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_parent(path)
         self.path = path
         self._before = _identity(path)
         self.partial = new_partial(path)

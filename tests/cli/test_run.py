@@ -82,7 +82,7 @@ def test_a_folder_of_mixed_sizes_says_how_they_were_fitted(cli, bundle, tmp_path
         "b_depth.npy": (48, 100),
         "c_depth.npy": (90, 30),
     }
-    assert "100x48 frames were fitted into the engine's 32x24" in stderr
+    assert "frames of 48x100 (height x width) were fitted into the engine's 24x32" in stderr
     assert "--frame-size 48x100" in stderr
 
 
@@ -161,7 +161,7 @@ def test_bad_pictures_are_left_out_said_and_counted(cli, bundle, tmp_path, seque
     assert len(list(out.glob("*.npy"))) == 2
     assert f"left out: {folder}/2.png is not a picture" in stderr
     assert f"left out: {folder}/3.png is 5x400" in stderr
-    assert "a frame of 20x2000 is too narrow for an engine" in stderr
+    assert "a frame of 2000x20 (height x width) is too narrow for an engine of 24x32" in stderr
     assert f"3 of the 5 pictures of {source} were left out" in stderr
     assert ("1 of 6 entries of" in stderr) is not sequence
     assert all(note in stderr.splitlines() for note in told["notes"])

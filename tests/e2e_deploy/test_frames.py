@@ -140,8 +140,8 @@ def test_padding_repeats_the_last_row_and_is_cropped_again(rng):
         ((9000, 12000), 768, "108 Mpx"),
         ((480, 640), -1, "must be 0"),
         ((480, 640), 10**20, "at most"),
-        ((480, 640), 60_000, "enlarged to 60000x45000; the limit is 67 Mpx"),
-        ((16, 2000), 100, "too narrow"),
+        ((480, 640), 60_000, "enlarged to 45000x60000; the limit is 67 Mpx"),
+        ((16, 2000), 100, "16x2000 .height x width. is too narrow"),
     ],
 )
 def test_sizes_no_engine_is_built_for(frame_hw, resolution, word):

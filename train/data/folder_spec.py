@@ -89,6 +89,10 @@ def load_spec(root: Path) -> FolderSpec:
     path = root / SPEC_FILE
     try:
         content = read_bytes(path, MAX_TOML_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(
+            f"{root} is no folder data set: it has no {SPEC_FILE}; docs/train.md says under Data what belongs there"
+        ) from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     return parse_spec(content, path)

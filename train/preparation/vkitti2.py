@@ -72,8 +72,14 @@ def prepare_vkitti2(
         max_m=MAX_DEPTH_M,
         normals_format="png8",
     )
+    jobs = vkitti2_jobs(Path(src), scenes, weathers, val_scenes)
+    if not jobs:
+        raise DataError(
+            f"{src} holds nothing of Virtual KITTI 2; expected both archives unpacked into it, with files such as "
+            f"{scenes[0]}/{weathers[0]}/frames/rgb/Camera_0/rgb_00000.jpg"
+        )
     return convert_all(
-        vkitti2_jobs(Path(src), scenes, weathers, val_scenes),
+        jobs,
         read_vkitti2,
         Path(dst),
         spec,

@@ -9,14 +9,16 @@ Knows seeds and settings. What is in a scene: see ``scenes``; how it is rendered
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import TypedDict
 
-from e2e_deploy.errors import UsageError
+from e2e_deploy.errors import DataError, UsageError
 from e2e_deploy.packages import require
-from e2e_deploy.train.data.files import read_bytes, write_bytes
+from e2e_deploy.system.json_files import read_json
+from e2e_deploy.system.text import clean
+from e2e_deploy.train.data.files import write_bytes
 from e2e_deploy.train.data.folder_spec import DEFAULT_SPLITS, FolderSpec, save_spec
 from e2e_deploy.train.rendering.sample import DEPTH_UNIT_M
 from e2e_deploy.train.rendering.scenes.scenes import SCENES
@@ -79,25 +81,20 @@ def render_data(
 
     Raises:
         UsageError: a value cannot be used, or ``out`` holds a set rendered with other settings.
+        DataError: what ``out`` says of those is damaged.
         UnavailableError: mitsuba is not installed.
         E2EDeployError: a file cannot be written, or a scene ends every renderer.
     """
     out, counts = Path(out), {"train": train, "val": val, "test": test}
-    unusable = min(size) < 8 or samples < 1 or workers < 1 or seed < 0
-    if unusable or min(counts.values()) < 0 or not any(counts.values()):
-        raise UsageError(
-            f"cannot render {counts} pictures of {size[0]}x{size[1]} with {samples} samples a pixel, {workers} workers "
-            f"and seed {seed}: sides from 8 pixels, samples and workers from 1, seed and counts from 0, one of these "
-            "above"
-        )
+    _check(counts, size, seed, samples=samples, workers=workers)
     require("mitsuba", "train")
     jobs = [
         RenderJob(str(out / split), f"{index:06d}", scene_seed(split, index, seed), size, samples)
         for split in counts
         for index in range(counts[split])
     ]
-    variant = choose_variant()
     _claim(out, {"seed": seed, "size_hw": list(size), "samples": samples, "scenes": SCENES})
+    variant = choose_variant()
     waiting = [job for job in jobs if not job.is_complete()]
     done = len(jobs) - len(waiting)
     log.info("%d of %d samples are there already", done, len(jobs))
@@ -110,14 +107,27 @@ def render_data(
     return out
 
 
+def _check(counts: Mapping[str, int], size: tuple[int, int], seed: int, **least: int) -> None:
+    """Refuse values that render nothing; those in ``least`` begin at 1."""
+    if not any(counts.values()):
+        raise UsageError("there is nothing to render: `train`, `val` and `test` are all 0")
+    if min(size) < 8:
+        raise UsageError(f"cannot render {size[0]}x{size[1]}: both sides must be at least 8 px")
+    named = {**counts, "seed": seed, **least}
+    for name, value in named.items():
+        if value < (lowest := int(name in least)):
+            raise UsageError(f"cannot render with `{name}` {value}: expected {lowest} or more")
+
+
 def _claim(out: Path, settings: _Settings) -> None:
     """Writes the set's description, or checks that the one there has the same settings."""
     marker = out / "render.json"
     if marker.exists():
-        there = json.loads(read_bytes(marker))
+        there = read_json(marker, error=DataError)
         if there != settings:
             raise UsageError(
-                f"{out} was rendered with {there}, not {settings}: name another folder"
+                f"{out} was rendered with other settings ({_in_words(there)}, not {_in_words(settings)}): "
+                "name another folder"
             )
     write_bytes(marker, json.dumps(settings).encode())
     spec = FolderSpec(
@@ -129,3 +139,7 @@ def _claim(out: Path, settings: _Settings) -> None:
         normals_format="png8",
     )
     save_spec(out, spec)
+
+
+def _in_words(settings: Mapping[str, object]) -> str:
+    return clean(", ".join(f"{name} {value}" for name, value in settings.items()), 200)

@@ -17,7 +17,8 @@ constexpr int64_t min_side_px = 16, max_pixels = 64 * 1024 * 1024;
 constexpr int64_t min_inner_px = 8;
 
 void check_frame_size(Size size) {
-  const std::string picture = "the picture is " + by(size.width, size.height);
+  const std::string picture =
+      "the picture is " + std::to_string(size.width) + " px wide and " + std::to_string(size.height) + " high";
   if (std::min(size.height, size.width) < min_side_px)
     throw Error(usage, picture + "; both sides must be at least " + std::to_string(min_side_px) + " px");
   const double pixels = static_cast<double>(size.height) * static_cast<double>(size.width);
@@ -39,8 +40,8 @@ Fit::Fit(Size source, Size engine) : source_(source), engine_(engine) {
                                 static_cast<double>(engine.width) / static_cast<double>(source.width));
   inner_ = {inner_side(source.height, engine.height, scale), inner_side(source.width, engine.width, scale)};
   if (std::min(inner_.height, inner_.width) < min_inner_px)
-    throw Error(usage, "a frame of " + by(source.width, source.height) + " is too narrow for an engine of (" +
-                           std::to_string(engine.height) + ", " + std::to_string(engine.width) + ")");
+    throw Error(usage, "a frame of " + by(source.height, source.width) +
+                           " (height x width) is too narrow for an engine of " + by(engine.height, engine.width));
 }
 
 void Fit::to_engine(const uint8_t* frame, size_t row_bytes, uint8_t* out) const {

@@ -13,6 +13,7 @@ from e2e_deploy.system.files import (
     remove_partials,
     whole_file,
 )
+from e2e_deploy.system.whole_folder import whole_folder
 
 
 def test_the_file_appears_at_the_end_with_ordinary_rights(tmp_path):
@@ -144,6 +145,22 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path, monkeypatch, kind):
     for read in (open_regular, lambda path: read_bytes(path, 10)):
         with pytest.raises(OSError, match=f"it is {SPECIAL[kind]}, not a regular file"):
             read(path)
+
+
+@pytest.mark.parametrize("inner", ["a.txt", "deep/a.txt"])
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path, inner):
+    (tmp_path / "photo.jpg").write_text("in the way")
+    path = tmp_path / "photo.jpg" / inner
+    with (
+        pytest.raises(E2EDeployError, match=r"could not be written: .*/photo\.jpg is not a folder$"),
+        whole_file(path),
+    ):
+        pytest.fail("the block must not run")
+    with (
+        pytest.raises(E2EDeployError, match=r"could not be written: .*/photo\.jpg is not a folder;"),
+        whole_folder(path, lambda root: ()),
+    ):
+        pytest.fail("the block must not run")
 
 
 @pytest.mark.parametrize("kind", SPECIAL)

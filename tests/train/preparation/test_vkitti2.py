@@ -84,5 +84,5 @@ def test_broken_frames_are_named(tmp_path):
 
 
 def test_an_empty_source_is_an_error(tmp_path):
-    with pytest.raises(DataError, match="nothing to prepare"):
+    with pytest.raises(DataError, match=f"{tmp_path} holds nothing of Virtual KITTI 2; expected"):
         prepare_vkitti2(tmp_path, tmp_path / "dst")

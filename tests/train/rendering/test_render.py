@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from e2e_deploy.errors import UsageError
+from e2e_deploy.errors import DataError, UsageError
 from e2e_deploy.train.data.files import read_bytes
 from e2e_deploy.train.data.folder import FolderDataset
 from e2e_deploy.train.rendering import render
@@ -309,6 +309,14 @@ def test_dataset_is_readable_and_resumes(tmp_path: Path) -> None:
         render.render_data(out, **settings)
 
 
+@pytest.mark.parametrize("text", ["nonsense", "[]", ""])
+def test_damaged_settings_of_a_set_are_one_sentence(tmp_path: Path, text: str) -> None:
+    (tmp_path / "render.json").write_text(text)
+    with pytest.raises(DataError, match="render.json"):
+        render.render_data(tmp_path, train=1, val=0, test=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["render.json"]
+
+
 def test_interrupted_sample_is_not_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -338,7 +346,7 @@ def test_interrupted_sample_is_not_complete(
 )
 def test_unusable_values_are_refused(tmp_path: Path, change: dict[str, object]) -> None:
     arguments = {"train": 1, "val": 0, "test": 0} | change
-    with pytest.raises(UsageError, match="cannot render"):
+    with pytest.raises(UsageError, match=r"^(cannot render [^{]*|there is nothing to render[^{]*)$"):
         render.render_data(tmp_path, **arguments)
     assert not list(tmp_path.iterdir())
 
