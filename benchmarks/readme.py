@@ -30,11 +30,19 @@ def load(name: str) -> dict[str, Any] | None:
     return None if result["commit"].endswith("-dirty") else result
 
 
+MOVED = {
+    "benchmarks/build_engines.py": "benchmarks.export.build_plans",
+    "benchmarks/export_full_size.py": "benchmarks.export.full_size_model",
+    "benchmarks/specialise.py": "benchmarks.export.specialise",
+}
+"""Where the scripts of older results are now: who reads a number wants to run what measures it."""
+
+
 def where(result: dict[str, Any]) -> str:
     """Hardware and script of a result, in words."""
     machine = result["machine"]
     words = result["command"].split()
-    script = words[2] if words[1] == "-m" else words[1]
+    script = words[2] if words[1] == "-m" else MOVED.get(words[1], words[1])
     return f"{machine['cpu']}, {machine['cores']} cores; `{script}`, {result['date'][:10]}"
 
 

@@ -249,3 +249,13 @@ def test_backends_of_a_cpu(tmp_path, monkeypatch):
     assert lines[6].startswith("| onnxruntime bf16 | not run: no kernels |")
     row = next(line for line in readme.numbers().splitlines() if "fastest backends" in line)
     assert "onnxruntime fp32 200 ms (**2.0x** (1.9 to 2.1)), openvino bf16 80 ms (**5.0x**" in row
+
+
+def test_every_script_that_the_pages_name_is_there():
+    for page in readme.PAGES:
+        for name in re.findall(
+            r"`(benchmarks[/.][\w/.]+)", (ROOT / page).read_text(encoding="utf-8")
+        ):
+            script = name.removesuffix(".py").replace(".", "/")
+            places = (f"{script}.py", f"{script}.json", script)
+            assert any((ROOT / place).exists() for place in places), f"{page} names {name}"

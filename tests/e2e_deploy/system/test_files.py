@@ -152,12 +152,16 @@ def test_a_file_in_the_place_of_the_folder_is_named(tmp_path, inner):
     (tmp_path / "photo.jpg").write_text("in the way")
     path = tmp_path / "photo.jpg" / inner
     with (
-        pytest.raises(E2EDeployError, match=r"could not be written: .*/photo\.jpg is not a folder$"),
+        pytest.raises(
+            E2EDeployError, match=r"could not be written: .*/photo\.jpg is not a folder$"
+        ),
         whole_file(path),
     ):
         pytest.fail("the block must not run")
     with (
-        pytest.raises(E2EDeployError, match=r"could not be written: .*/photo\.jpg is not a folder;"),
+        pytest.raises(
+            E2EDeployError, match=r"could not be written: .*/photo\.jpg is not a folder;"
+        ),
         whole_folder(path, lambda root: ()),
     ):
         pytest.fail("the block must not run")

@@ -268,5 +268,7 @@ def test_specs_that_make_no_sense(tmp_path, text, message):
 def test_a_folder_without_spec(tmp_path):
     (tmp_path / "film.mp4").write_bytes(b"")
     for root in (tmp_path, tmp_path / "nowhere", tmp_path / "film.mp4"):
-        with pytest.raises(DataError, match=f"{root} is no folder data set: it has no dataset.toml"):
+        with pytest.raises(
+            DataError, match=f"{root} is no folder data set: it has no dataset.toml"
+        ):
             FolderDataset(root)

@@ -346,7 +346,9 @@ def test_interrupted_sample_is_not_complete(
 )
 def test_unusable_values_are_refused(tmp_path: Path, change: dict[str, object]) -> None:
     arguments = {"train": 1, "val": 0, "test": 0} | change
-    with pytest.raises(UsageError, match=r"^(cannot render [^{]*|there is nothing to render[^{]*)$"):
+    with pytest.raises(
+        UsageError, match=r"^(cannot render [^{]*|there is nothing to render[^{]*)$"
+    ):
         render.render_data(tmp_path, **arguments)
     assert not list(tmp_path.iterdir())
 

@@ -115,5 +115,7 @@ def test_no_worker_outlives_an_interruption(child_runs, tmp_path):
 @pytest.mark.usefixtures("no_child_left")
 def test_a_file_that_cannot_be_written_is_said_as_it_is(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(E2EDeployError, match="depth/000000.png could not be written: .*file is not a folder"):
+    with pytest.raises(
+        E2EDeployError, match="depth/000000.png could not be written: .*file is not a folder"
+    ):
         list(render_jobs(jobs_in(tmp_path / "file"), SCALAR, 1))
