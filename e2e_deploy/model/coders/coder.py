@@ -13,7 +13,16 @@ from torch import Tensor, nn
 
 
 def encode_mean(vae: Any, rgb_N3HW: Tensor) -> Tensor:
-    """The latent [N, C, h, w] of rgb in [-1, 1], before it is scaled: the mean of a KL's distribution."""
+    """The latent [N, C, h, w] of rgb in [-1, 1], before it is scaled: the mean of a KL's distribution.
+
+    What is over beside a multiple of the stride is dropped. A KL does so by itself; a tiny encoder would round up, and
+    its image would be larger than the picture.
+    """
+    if is_tiny(vae.encoder):
+        height, width = rgb_N3HW.shape[2:]
+        over = height % stride_of(vae), width % stride_of(vae)
+        if any(over):
+            rgb_N3HW = rgb_N3HW[:, :, : height - over[0], : width - over[1]]
     latent: Tensor = vae.encoder(rgb_N3HW)
     after = getattr(vae, "quant_conv", None)
     if after is not None:

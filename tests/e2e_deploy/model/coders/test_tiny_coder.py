@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderTiny, MarigoldDepthPipeline, MarigoldNormalsPipeline
+from torch.nn import functional
 
 from e2e_deploy.errors import CheckpointError
+from e2e_deploy.export.graph.specialise import specialise
 from e2e_deploy.model.checkpoint import open_checkpoint
 from e2e_deploy.model.loading import load_model
 from tests.peers import assert_equal_to_its_pipeline, our_results, pipeline_results
@@ -64,6 +66,23 @@ def test_three_levels_are_a_stride_of_four(tmp_path, frame):
     odd = frame[:-3, :-5]
     expected = pipeline_results(MarigoldDepthPipeline, folder, odd)[0]
     np.testing.assert_allclose(our_results(folder, odd)[0], expected, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("hw", [(47, 63), (48, 63), (45, 64)])
+def test_what_is_over_is_dropped_as_a_kl_drops_it(tmp_path, frame, hw):
+    """E2E-FT's sizes are not padded: the result of what is encoded is stretched over the frame."""
+    named = {"_class_name": "MarigoldPipeline"}
+    folder = write_small(tmp_path / "tiny", index=named, tiny={})
+    own = load_model(open_checkpoint(write_small(tmp_path / "kl", index=named)))
+    model, cut = load_model(open_checkpoint(folder)).double(), frame[: hw[0], : hw[1]]
+    rgb = torch.from_numpy(cut).permute(2, 0, 1)[None].double() / 127.5 - 1
+    with torch.inference_mode():
+        assert model.encode(rgb).shape == own.encode(rgb.float()).shape
+        result = model(rgb[..., : hw[0] // 2 * 2, : hw[1] // 2 * 2])
+        special, _ = specialise(load_model(open_checkpoint(folder)).double(), sizes_hw=[hw])
+        torch.testing.assert_close(special(rgb), result, atol=1e-9, rtol=0)
+    expected = functional.interpolate(result, hw, mode="bilinear", antialias=True)[0, 0]
+    np.testing.assert_allclose(our_results(folder, cut)[0], expected.numpy(), atol=ROUNDING)
 
 
 def refused(folder, **named):
