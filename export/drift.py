@@ -65,7 +65,8 @@ def _leaves(body: nn.Module) -> list[tuple[str, nn.Module]]:
             and not any(True for _ in inner.children())
             and any(True for _ in inner.parameters())
         ):
-            found.append((name.removeprefix("model."), module))
+            # An island may hold many layers.
+            found.append((name.removeprefix("model.").replace(".inner.", "."), module))
     return found
 
 

@@ -5,6 +5,8 @@ import pytest
 
 from e2e_deploy.export.drift import layer_drift, write_plot, write_table
 from e2e_deploy.model.checkpoint import open_checkpoint
+from tests.family_checkpoints.depthmaster import write_depthmaster
+from tests.family_checkpoints.sd2 import LEAN
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +50,13 @@ def test_table_and_plot_are_written(reports, tmp_path):
     picture = cv2.imread(str(tmp_path / "layers.png"))
     assert picture.shape[:2] == (420, 1100)
     assert (picture != 255).any()
+
+
+def test_a_block_that_stays_fp32_as_a_whole(tmp_path):
+    from e2e_deploy.assets.pictures import reference_frames
+
+    checkpoint = open_checkpoint(write_depthmaster(tmp_path / "c", **LEAN))
+    report = layer_drift(checkpoint, reference_frames((64, 96), 1)[0], "fp16", resolution=0)
+    names = [layer.layer for layer in report]
+    assert {"unet.fftblock.norm", "unet.fftblock.fuse"} <= set(names)
+    assert len(names) == len(set(names))
