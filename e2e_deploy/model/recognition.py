@@ -153,9 +153,11 @@ SIGNS: tuple[Sign, ...] = (
     ),
     Sign("lotus", "a class embedding", lambda c: _class_inputs(c) is not None),
     Sign(
-        *("geowizard", "8 input channels and a context of 768"),
+        *("geowizard", "8 input channels, a context of 768 and no text encoder"),
         lambda c: (
             (c.unet.get("cross_attention_dim"), c.unet.get("in_channels")) == (768, 8)
+            # with one it is of Stable Diffusion 1
+            and "text_encoder" not in c.folders
             and not c.pipeline.startswith("Marigold")
         ),
     ),

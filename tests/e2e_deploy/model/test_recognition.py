@@ -196,3 +196,9 @@ def test_every_family_has_a_row_and_its_name():
 
 def test_a_marigold_of_sd1_is_no_geowizard():
     assert told(MARIGOLD, unet={"cross_attention_dim": 768}) == ("marigold", "depth")
+
+
+@pytest.mark.parametrize("family", [None, "e2e-ft", "marigold"])
+def test_a_text_encoder_tells_stable_diffusion_1_from_geowizard(family):
+    there = {"there": ["text_encoder"], "unet": {"cross_attention_dim": 768}}
+    assert told(SD, family=family, **there) == (family or "e2e-ft", "depth")
