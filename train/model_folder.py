@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from e2e_deploy.errors import E2EDeployError, InputError, UsageError
-from e2e_deploy.model.checkpoint import CARD, Checkpoint
+from e2e_deploy.model.checkpoint import CARD, DIFFUSERS_STEM, Checkpoint
 from e2e_deploy.model.families import DPT_HEAD, STORED_PROMPT, Family
 from e2e_deploy.model.networks.head_model import HeadModel
 from e2e_deploy.model.networks.parts import read_weights
@@ -119,9 +119,7 @@ def _write_vae(model: SingleStepModel, start: Checkpoint, partial: Path) -> None
         model.vae.save_pretrained(partial / "vae")
         return
     write_head(model, partial)
-    (partial / "vae").mkdir()
-    for file in (start.path / "vae" / "config.json", *start.weights["vae"].files):
-        shutil.copy(file, partial / "vae")
+    _copy_part(start, "vae", partial, DIFFUSERS_STEM)
 
 
 def schedule_of(family: Family) -> dict[str, Any]:
@@ -198,7 +196,6 @@ def _copy_other_parts(start: Checkpoint, family: Family, partial: Path) -> None:
     if start.identity.has(STORED_PROMPT):
         shutil.copy(start.path / STORED_PROMPT, partial)
         return
-    tensors = require("safetensors.torch", "export")
     for file in family.files:
         (partial / file).parent.mkdir(exist_ok=True)
         shutil.copy(start.path / file, partial / file)
@@ -207,11 +204,16 @@ def _copy_other_parts(start: Checkpoint, family: Family, partial: Path) -> None:
             continue
         if part == "text_encoder":
             shutil.copytree(start.path / "tokenizer", partial / "tokenizer")
-        (partial / part).mkdir()
-        shutil.copy(start.path / part / "config.json", partial / part)
-        weights = read_weights(start.weights[part])
-        tensors.save_file(weights, partial / part / "model.safetensors", metadata={"format": "pt"})
-        _same_dtype(partial / part / "config.json")
+        _copy_part(start, part, partial, "model")
+
+
+def _copy_part(start: Checkpoint, part: str, partial: Path, stem: str) -> None:
+    """Config and weights of the start's ``part``, float32 in one file."""
+    (partial / part).mkdir()
+    shutil.copy(start.path / part / "config.json", partial / part)
+    weights, file = read_weights(start.weights[part]), partial / part / f"{stem}.safetensors"
+    require("safetensors.torch", "export").save_file(weights, file, metadata={"format": "pt"})
+    _same_dtype(partial / part / "config.json")
 
 
 def _same_dtype(config: Path) -> None:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from e2e_deploy.errors import UsageError
 from e2e_deploy.model.checkpoint import open_checkpoint
@@ -149,6 +150,26 @@ def test_a_dpt_head_is_learned_in_the_place_of_the_decoder(tmp_path):
     )
     assert start.changes == ("its DPT head goes on",)
     assert equal(start.model.head.state_dict(), model.head.state_dict())
+
+
+def test_beside_a_head_lies_a_vae_that_diffusers_loads(tmp_path):
+    """Whatever the start's file is called: a VAE in half precision has another name."""
+    import diffusers
+
+    vae = write_start(tmp_path / "start", in_channels=4) / "vae"
+    halves = {key: value.half() for key, value in weights(tmp_path / "start", "vae").items()}
+    save_file(halves, vae / "diffusion_pytorch_model.fp16.safetensors")
+    (vae / "diffusion_pytorch_model.safetensors").unlink()
+    result = train_model(
+        small_config(
+            tmp_path,
+            model={"train": ["unet", "head"], "head": "dpt", **GENPERCEPT},
+            optim={"steps": 1},
+        )
+    )
+    loaded = diffusers.AutoencoderKL.from_pretrained(result.model / "vae").state_dict()
+    assert {value.dtype for value in loaded.values()} == {torch.float32}
+    assert equal(loaded, {key: value.float() for key, value in halves.items()})
 
 
 def joint_run(root, version, **sections):
