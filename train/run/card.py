@@ -16,7 +16,7 @@ from e2e_deploy.train.accuracy import MAX_NEGATIVE_SCALES, NOTES, Evaluation, cr
 from e2e_deploy.train.config.reading import config_sha256
 from e2e_deploy.train.config.settings import TrainConfig
 from e2e_deploy.train.data.batches import Part
-from e2e_deploy.train.run.best import Best
+from e2e_deploy.train.run.best import Best, BestWeights
 from e2e_deploy.train.start import Start
 from e2e_deploy.train.step.step_report import StepReport
 
@@ -48,19 +48,25 @@ class RecentDirection:
         return f"the fitted scale was negative in {negative} of the last {images} training images"
 
 
-def is_result(model: Path, *, steps: int, best: Best | None, resolution: int) -> bool:
-    """Whether the folder ``model`` holds what a run would write that has done ``steps`` and chosen ``best``."""
+def is_result(model: Path, *, steps: int, best: BestWeights | None, resolution: int) -> bool:
+    """Whether the folder ``model`` holds what a run that has done ``steps`` would write.
+
+    Where the best weights are asked for and their file is gone, those of the model cannot be made again.
+    """
     try:
         trained = read_json(model / CARD).get("trained")
         index = read_json(model / "model_index.json")
     except InputError:
         return False
     facts = trained if isinstance(trained, dict) else {}
-    chosen = facts.get("selected")
+    selected = facts.get("selected")
+    chosen = selected.get("step") if isinstance(selected, dict) else None
+    wanted = chosen if best is not None else None
+    if best is not None and best.best is not None:
+        wanted = best.best.step
     return (
         facts.get("steps") == steps
-        and (chosen.get("step") if isinstance(chosen, dict) else None)
-        == (best.step if best else None)
+        and chosen == wanted
         and index.get("default_processing_resolution") == resolution
     )
 

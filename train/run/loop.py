@@ -306,7 +306,7 @@ class _Run:
         return self.last is None and is_result(
             self.out / "model",
             steps=self.progress.step,
-            best=self.best.best if self.best else None,
+            best=self.best,
             resolution=self.resolution,
         )
 

@@ -22,7 +22,7 @@ from e2e_deploy.train.run.resume import checkpoint_folders
 from e2e_deploy.train.step.objective import Decoded
 from e2e_deploy.train.training import train_model
 from tests.train.fixtures import write_folder
-from tests.train.small_runs import equal, logged, small_config, write_start
+from tests.train.small_runs import equal, logged, small_config, weights, write_start
 
 SCRIPT = Path(__file__).with_name("launched_run.py")
 
@@ -150,6 +150,31 @@ def test_a_longer_run_whose_model_was_not_written_does_not_pass_the_older_one_fo
     assert card_of(train_model(config))["trained"]["steps"] == 4
     other = small_config(tmp_path, optim={"steps": 4}, model={"resolution": 64})
     assert open_checkpoint(train_model(other).model).resolution == 64
+
+
+def test_a_finished_run_keeps_its_best_model_when_the_file_of_the_best_is_gone(
+    tmp_path, monkeypatch
+):
+    numbers, measure = iter([0.2, 0.4, 0.6, 0.8]), HeldOut.measure
+
+    def measured(self, stepper, should_stop):
+        result = measure(self, stepper, should_stop)
+        metrics = dataclasses.replace(result.metrics, abs_rel=next(numbers))
+        return dataclasses.replace(result, metrics=metrics, problem=None)
+
+    monkeypatch.setattr(HeldOut, "measure", measured)
+    held_out = {"root": str(tmp_path / "data"), "split": "train", "every": 1, "num_images": 2}
+    best = {"optim": {"steps": 2}, "eval": held_out | {"select": "best"}}
+    result = train_model(small_config(tmp_path, **best))
+    (tmp_path / "out" / "best.safetensors").unlink()
+    before = weights(result.model)
+    assert train_model(small_config(tmp_path, **best)).evaluation is None
+    assert equal(weights(result.model), before)
+    assert card_of(result)["trained"]["selected"]["step"] == 1
+    # The last weights are there to be asked for.
+    train_model(small_config(tmp_path, **best | {"eval": held_out}))
+    assert card_of(result)["trained"]["selected"] == "last"
+    assert not equal(weights(result.model), before)
 
 
 @pytest.mark.parametrize("is_measured", [True, False])
