@@ -57,12 +57,17 @@ class PacketReader:
     def missing(self, frame_s: float) -> str:
         """What shows that the file ends early, once it was read, for people; empty for a whole one.
 
+        Of a file that was moved or deleted meanwhile nothing can be asked, and it was read to its end.
+
         Args:
             frame_s: duration of a frame.
         """
         form = self._container.format.name.partition(",")[0]
-        size = self._path.stat().st_size
-        promised = _SIZES[form](self._path, self._stream, size) if form in _SIZES else size
+        try:
+            size = self._path.stat().st_size
+            promised = _SIZES[form](self._path, self._stream, size) if form in _SIZES else size
+        except FileNotFoundError:
+            return self._broken
         lacks = f"{size:,} of {promised:,} bytes are there" if promised > size else ""
         if lacks and form not in _TIMED:
             return lacks

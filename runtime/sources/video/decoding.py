@@ -21,6 +21,8 @@ from e2e_deploy.system.text import clean
 METADATA_ERRORS = "replace"
 MOST_HELD = 48  # packets in a decoder: FFmpeg has 16 threads at most, and puts 16 frames in order
 MOST_FPS = 1000  # above it a header means a clock: 60000 in DV
+# Containers that say nothing of the shape of pixels: it may change within a broadcast.
+_SHAPELESS = ("mpegts", "mpeg", "mpegvideo", "h264", "hevc", "rtsp")
 _COVERS = Disposition.attached_pic | Disposition.timed_thumbnails
 
 
@@ -115,6 +117,7 @@ class Decoder:
         self._waiting: dict[int, tuple[int, float]] = {}  # by stamp: number and time of a packet
         # What AVI stores with a frame is its place in the order of decoding.
         self._by_dts = container.format.name == "avi"
+        self._shapeless = container.format.name in _SHAPELESS
         start = None if self._by_dts else container.start_time
         self.start_s = None if start is None else start / av.time_base
         base = stream.time_base or Fraction(1, 90000)
@@ -145,7 +148,7 @@ class Decoder:
             if self._by_dts:
                 picture.pts = picture.dts
             try:
-                frames = self._filter(picture, self._stream.sample_aspect_ratio)
+                frames = self._filter(picture, self._aspect())
                 yield from map(self._decoded, frames)
                 self._began = True
             except SourceError as error:
@@ -155,6 +158,12 @@ class Decoder:
                 self._source.note(f"left out: {error}")
         if packet is None:
             yield from map(self._decoded, self._filter.flush())
+
+    def _aspect(self) -> Fraction | None:
+        """Of a pixel, width by height; FFmpeg takes what the first pictures said for what the container says."""
+        first = self._stream.sample_aspect_ratio
+        now = self._stream.codec_context.sample_aspect_ratio if self._shapeless else None
+        return now or first
 
     def _wait_for(self, packet: "Packet[VideoStream]") -> None:
         self._sent += 1

@@ -367,6 +367,32 @@ def test_an_avi_of_several_riffs_that_ends_early(tmp_path, rng):
     assert len(frames) == 0 or frames[-1] > 10
 
 
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
+def test_a_file_that_is_moved_while_it_is_read(tmp_path, name):
+    """As folders of finished recordings do; what was opened is read to its end."""
+    write_video(tmp_path / name, greys(12))
+    indices = []
+    for frame in VideoSource(tmp_path / name):
+        indices.append(frame.index)
+        (tmp_path / name).unlink(missing_ok=True)
+    assert indices == list(range(12))
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"), [("a.ts", "mpeg2video"), ("a.mpg", "mpeg2video"), ("a.ts", "libx264")]
+)
+def test_pixels_that_change_their_shape_within_a_broadcast(tmp_path, name, codec):
+    """From 16:9 to 4:3, of the same 720 pixels."""
+    data = b""
+    for aspect in (Fraction(64, 45), Fraction(16, 15)):
+        pictures = greys(12, (576, 720))
+        write_video(tmp_path / name, pictures, codec=codec, rate=25, aspect=aspect)
+        data += (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(data)
+    widths = [frame.hw[1] for frame in VideoSource(tmp_path / name)]
+    assert (widths[:10], widths[-10:]) == ([1024] * 10, [768] * 10)
+
+
 def test_empty_chunks_of_an_avi_are_not_missing(tmp_path):
     """A recorder that dropped frames: the header counts their chunks."""
     ticks = [0, 100, 200, 600, 700, 1200]
