@@ -378,15 +378,13 @@ def test_a_file_that_is_moved_while_it_is_read(tmp_path, name):
     assert indices == list(range(12))
 
 
-@pytest.mark.parametrize(
-    ("name", "codec"), [("a.ts", "mpeg2video"), ("a.mpg", "mpeg2video"), ("a.ts", "libx264")]
-)
-def test_pixels_that_change_their_shape_within_a_broadcast(tmp_path, name, codec):
-    """From 16:9 to 4:3, of the same 720 pixels."""
+@pytest.mark.parametrize("name", ["a.ts", "a.mpg"])
+def test_pixels_that_change_their_shape_within_a_broadcast(tmp_path, name):
+    """From 16:9 to 4:3, of the same 720 pixels; frames that wait in the decoder then may be of either shape."""
     data = b""
     for aspect in (Fraction(64, 45), Fraction(16, 15)):
         pictures = greys(12, (576, 720))
-        write_video(tmp_path / name, pictures, codec=codec, rate=25, aspect=aspect)
+        write_video(tmp_path / name, pictures, codec="mpeg2video", rate=25, aspect=aspect)
         data += (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(data)
     widths = [frame.hw[1] for frame in VideoSource(tmp_path / name)]
