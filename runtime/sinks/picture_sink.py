@@ -19,6 +19,7 @@ from e2e_deploy.runtime.backends.layout import Result
 from e2e_deploy.runtime.camera.lens import Camera
 from e2e_deploy.runtime.sinks.overwriting import told_files
 from e2e_deploy.runtime.sinks.sink import Painter, SixteenBits, about
+from e2e_deploy.runtime.sources.picture_source import short_name
 from e2e_deploy.runtime.sources.source import SourceFrame
 from e2e_deploy.runtime.steps.step import Facts
 from e2e_deploy.system.files import whole_file
@@ -133,8 +134,8 @@ MAX_LISTED = (
 
 
 def frame_stem(name: str, index: int, *, number: bool) -> str:
-    """What the names of a frame's files begin with."""
-    return f"{name}_{index:06d}" if number else name
+    """What the names of a frame's files begin with; with a number the name is cut, for a disk to take both."""
+    return f"{short_name(name)}_{index:06d}" if number else name
 
 
 def file_names(name: str, kind: Kind, formats: Sequence[PictureFormat]) -> list[str]:

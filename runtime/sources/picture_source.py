@@ -75,7 +75,7 @@ def result_names(paths: list[Path]) -> list[str]:
     numbers: dict[str, int] = {}  # the last of each name: a list may name one picture very often
     names = []
     for path in paths:
-        name = wanted = _short(path.stem if stems[key(path.stem)] == 1 else path.name)
+        name = wanted = short_name(path.stem if stems[key(path.stem)] == 1 else path.name)
         number = numbers.get(key(wanted), 1)
         while key(name) in taken or (name != wanted and key(name) in stems):
             number += 1
@@ -86,8 +86,8 @@ def result_names(paths: list[Path]) -> list[str]:
     return names
 
 
-def _short(name: str) -> str:
-    """The name cut to what a file system takes with our endings: 255 bytes in most."""
+def short_name(name: str) -> str:
+    """The name of results cut to what a file system takes with our endings: 255 bytes in most."""
     while len(os.fsencode(name)) > MAX_NAME_BYTES:
         name = name[:-1]
     return name

@@ -78,6 +78,15 @@ def test_frames_of_a_video_are_numbered(tmp_path, manifests, rng):
     assert sink.close()[-2].name == "a_000001_depth.npy"
 
 
+def test_a_name_that_leaves_no_room_for_numbers_is_cut(tmp_path, manifests, rng):
+    sink = picture_sink(tmp_path, manifests["depth"], ("npy", "color"), number=True)
+    for index in (0, 1):
+        frame = source_frame(rng, index=index, name="\u00fc" * 125)
+        sink.write(frame, result_for("depth", rng), {})
+    stems = {path.name.partition("_depth")[0] for path in sink.close()}
+    assert stems == {"\u00fc" * 110 + "_000000", "\u00fc" * 110 + "_000001"}
+
+
 def test_a_full_disk_leaves_no_half_picture(tmp_path, manifests, rng, full_disk):
     sink = picture_sink(tmp_path, manifests["depth"], ("npy",))
     with full_disk(5000), pytest.raises(E2EDeployError, match="could not be written: File too"):

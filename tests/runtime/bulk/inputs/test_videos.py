@@ -39,6 +39,16 @@ def test_the_files_of_run(clip, bundle, tmp_path, monkeypatch):
     assert report.complete
 
 
+def test_a_video_whose_name_is_as_long_as_names_may_be(clip, bundle, tmp_path, monkeypatch):
+    without_ray(monkeypatch)
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / ("n" * 251 + ".mp4")
+    path.write_bytes(clip.read_bytes())
+    assert e2e.bulk(tmp_path / "in", bundle, tmp_path / "out").complete
+    e2e.run(path, bundle, out=tmp_path / "ref", formats="png16")
+    assert results_of(tmp_path / "out" / path.name) == results_of(tmp_path / "ref")
+
+
 def test_of_several_frame_sizes_the_one_that_run_takes(clip, tmp_path, monkeypatch):
     without_ray(monkeypatch)
     bundle = write_plain_bundle(tmp_path / "depth", sizes=((24, 32), (48, 32)))
