@@ -1,8 +1,10 @@
 """Lists with a column of paths: Parquet, CSV with a header, JSON lines."""
 
 import csv
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeGuard
 
 from e2e_deploy.errors import SourceError, UsageError
 from e2e_deploy.packages import require
@@ -15,7 +17,7 @@ MAX_LINE = 2**16  # bytes of a line of a list: a path and what else is told of a
 
 
 def paths_of(source: Path, column: str) -> Iterator[str]:
-    """The paths of a list, each a text without zero bytes.
+    """The paths of a list, each a text that a disk could take.
 
     Raises:
         SourceError: it cannot be read, or a row holds no path.
@@ -24,10 +26,20 @@ def paths_of(source: Path, column: str) -> Iterator[str]:
     suffix = source.suffix.lower()
     reader = {".parquet": _parquet, ".csv": _csv}.get(suffix, _json_lines)
     for row, value in enumerate(reader(source, column), start=1):
-        if not isinstance(value, str) or not value or "\0" in value:
+        if not _is_path(value):
             shown = clean(repr(value), 80)
             raise SourceError(f"row {row} of {source} has {shown} as `{column}`; expected a path")
         yield value
+
+
+def _is_path(value: object) -> TypeGuard[str]:
+    if not isinstance(value, str) or not value or "\0" in value:
+        return False
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:  # half a pair of surrogates, which JSON lets through
+        return False
+    return True
 
 
 def _parquet(source: Path, column: str) -> Iterator[object]:

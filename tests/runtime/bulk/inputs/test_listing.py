@@ -59,6 +59,7 @@ def test_a_column_that_is_not_there(lists, kind):
         ("l.jsonl", b"[1]\n", "line 1 of .* holds a list"),
         ("l.jsonl", b'{"path": 5}\n', "row 1 of .* has 5 as `path`"),
         ("l.jsonl", b'{"path": "a\\u0000b"}\n', "row 1 of"),
+        ("l.jsonl", b'{"path": "a\\ud800.png"}\n', "row 1 of .*; expected a path"),
         ("l.jsonl", b'{"path": "a"\n', "cannot be read as JSON"),
     ],
 )
