@@ -29,12 +29,12 @@ from e2e_deploy.runtime.bulk.engine_worker import EngineOrder, EngineWorker
 from e2e_deploy.runtime.bulk.inputs.item import BulkItem, Read
 from e2e_deploy.runtime.bulk.inputs.listing import Listing, list_items
 from e2e_deploy.runtime.bulk.inputs.reading import read_items
-from e2e_deploy.runtime.bulk.ledger import Ledger
+from e2e_deploy.runtime.bulk.ledger import MAX_BYTES, Ledger
 from e2e_deploy.runtime.bulk.outputs.folder import BOOKS
 from e2e_deploy.runtime.bulk.outputs.layouts import LAYOUTS
 from e2e_deploy.runtime.bulk.parcel import Parcel, Table, from_table, to_orders
 from e2e_deploy.runtime.bulk.reading import read_shards
-from e2e_deploy.runtime.bulk.report import REPORT, BulkReport, report_files
+from e2e_deploy.runtime.bulk.report import REPORT, BulkReport, is_told, report_files
 from e2e_deploy.runtime.bulk.store import is_address
 from e2e_deploy.runtime.bulk.writing import ShardWriter
 from e2e_deploy.runtime.fit import best_size
@@ -155,7 +155,8 @@ def bulk(
                     report.notes.append(DIED)
             if not report.interrupted:
                 ledger.output.tidy()  # what workers that died left
-        if todo or REPORT not in ledger.output.names(BOOKS):  # that of the run that did it stays
+        # That of the run that did it stays.
+        if todo or not is_told(ledger.output.read(f"{BOOKS}/{REPORT}", MAX_BYTES), report.finished):
             ledger.output.write(report_files(report))
     return report
 

@@ -13,7 +13,7 @@ import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -118,15 +118,17 @@ class Ledger:
         for name in names:
             shown = self.output.shown(f"{_SEGMENTS}/{name}")
             data = self.output.read(f"{_SEGMENTS}/{name}", MAX_BYTES)
-            segment, problems = read_record(
-                _Segment, parse_json(data or b"", shown), complete=True, clean_texts=True
-            )
+            table = parse_json(data or b"", shown)
+            segment, problems = read_record(_Segment, table, complete=True, clean_texts=True)
             if segment is None:
                 raise InputError(
                     f"{shown} is damaged ({problems[0]}); remove it, and its shards are done again"
                 )
             self._count = max(self._count, int(name.partition(".")[0].partition("-")[0]))
-            for entry in segment.shards:
+            for entry, told in zip(segment.shards, table["shards"], strict=True):
+                # A path stays what it was, whatever its bytes: it names a file.
+                paths = [failure["path"] for failure in told["failures"]]
+                entry.failures[:] = map(_of_path, entry.failures, paths)
                 self._add(entry)
 
     def _add(self, entry: ShardEntry) -> None:
@@ -174,6 +176,10 @@ class Ledger:
     def _store(self, name: str, table: dict[str, Any]) -> None:
         text = to_json(table, indent=1) + "\n"
         self.output.write([(name, text.encode("utf-8", "surrogatepass"))])
+
+
+def _of_path(failure: Failure, path: str) -> Failure:
+    return replace(failure, path=path)
 
 
 def _by_failures(entries: list[ShardEntry]) -> Iterator[list[ShardEntry]]:

@@ -6,11 +6,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from e2e_deploy.errors import InputError
 from e2e_deploy.packages import require
 from e2e_deploy.runtime.bulk.outputs.encoded import Files
 from e2e_deploy.runtime.bulk.outputs.folder import BOOKS
 from e2e_deploy.runtime.bulk.parcel import Failure
-from e2e_deploy.system.json_files import to_json
+from e2e_deploy.system.json_files import parse_json, to_json
 
 REPORT = "report.json"
 
@@ -101,6 +102,14 @@ def report_files(report: BulkReport) -> Files:
         (f"{BOOKS}/failed.parquet", table.getvalue()),
         (f"{BOOKS}/{REPORT}", f"{to_json(report.values(), indent=2)}\n".encode()),
     ]
+
+
+def is_told(data: bytes | None, finished: int) -> bool:
+    """Whether report.json is of the run that did the last of the work; one that was killed leaves an earlier one's."""
+    try:
+        return data is not None and parse_json(data, REPORT).get("finished") == finished
+    except InputError:
+        return False
 
 
 def plain_text(text: str) -> str:

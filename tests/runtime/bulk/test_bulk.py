@@ -200,6 +200,28 @@ def test_a_finished_run_does_nothing(pictures, bundle, tmp_path, monkeypatch):
     assert json.loads(told.read_text())["finished"] == COUNT
 
 
+def test_a_report_of_an_earlier_run_does_not_stay(pictures, bundle, tmp_path, monkeypatch):
+    """Interrupted, begun again, and killed when all was done and nothing told yet."""
+
+    def interrupt(parcel):
+        if parcel.shard == 1:
+            raise KeyboardInterrupt
+
+    without_ray(monkeypatch, before_write=interrupt)
+    out = tmp_path / "out"
+    e2e.bulk(pictures, bundle, out, shard=8)
+    told = [(path, path.read_bytes()) for path in (out / "_bulk").glob("[rf]*.*")]
+    without_ray(monkeypatch)
+    e2e.bulk(pictures, bundle, out, shard=8)
+    for path, data in told:
+        path.write_bytes(data)
+    assert len(table_of(out)) == 1
+    e2e.bulk(pictures, bundle, out, shard=8)
+    report = json.loads((out / "_bulk" / "report.json").read_text())
+    assert (report["finished"], report["interrupted"]) == (COUNT, False)
+    assert len(table_of(out)) == len(DAMAGED)
+
+
 def test_workers_that_die_of_pictures_are_tried_apart(
     pictures, bundle, of_run, tmp_path, monkeypatch
 ):
