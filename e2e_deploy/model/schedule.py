@@ -1,5 +1,6 @@
 """The one step of a checkpoint's noise schedule: its timestep, and what x0 is made of there. No torch of its own."""
 
+import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from typing import Any
 
 from e2e_deploy.errors import CheckpointError
 from e2e_deploy.packages import require
+from e2e_deploy.system.text import clean
 
 MAX_ALPHA_BAR = 0.9999
 """Above it the last step of training adds no noise worth its name, and nothing was learned from it."""
@@ -83,9 +85,15 @@ def terminal_alpha_bar(scheduler_config: Mapping[str, Any]) -> tuple[int, float]
     distilled at, which is the same where their number divides the other.
 
     Raises:
-        CheckpointError: the config describes no noise schedule, or one that clips latents.
+        CheckpointError: the config describes no noise schedule, as those of flow matching, or one that clips latents.
     """
     diffusers = require("diffusers", "export")
+    name, settings = _settings(scheduler_config)
+    if "beta_start" not in settings and settings.get("trained_betas") is None:
+        raise CheckpointError(
+            f"scheduler_config.json is a {name}'s, which has no betas, so its x0 is made in another way; expected a "
+            "scheduler with betas, such as DDIMScheduler"
+        )
     try:
         if _is_consistency(scheduler_config):
             scheduler = diffusers.LCMScheduler.from_config(dict(scheduler_config))
@@ -105,9 +113,21 @@ def terminal_alpha_bar(scheduler_config: Mapping[str, Any]) -> tuple[int, float]
             f"last step; expected 0 to {MAX_ALPHA_BAR}"
         )
     for switch in ("clip_sample", "thresholding"):
-        if scheduler_config.get(switch):
+        if settings.get(switch):
+            how = "sets" if switch in scheduler_config else f"is silent, and so {name} sets"
             raise CheckpointError(
-                f"scheduler_config.json sets {switch}, which cuts off latents outside a range; depth and "
+                f"scheduler_config.json {how} {switch}, which cuts off latents outside a range; depth and "
                 "normals models are trained without: set it to false if that is true of this one"
             )
     return timestep, alpha_bar
+
+
+def _settings(scheduler_config: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Class of a saved scheduler, and its settings: where the config is silent, as diffusers has them."""
+    diffusers = require("diffusers", "export")
+    name = clean(str(scheduler_config.get("_class_name") or "DDIMScheduler"), 80)
+    known = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
+    if not inspect.isclass(known):  # a checkpoint's own
+        known = diffusers.DDIMScheduler
+    parameters = inspect.signature(known.__init__).parameters
+    return name, {key: each.default for key, each in parameters.items()} | dict(scheduler_config)

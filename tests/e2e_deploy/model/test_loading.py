@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 
+import diffusers
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
@@ -145,12 +146,31 @@ def test_configs_that_describe_no_model(small_copy, part, change):
         ({"prediction_type": "flow"}, "'flow'"),
         ({"prediction_type": "epsilon", "rescale_betas_zero_snr": True}, "zero terminal SNR"),
         ({"clip_sample": True}, "sets clip_sample"),
+        ({"clip_sample": None}, "is silent, and so DDIMScheduler sets clip_sample"),
         ({"thresholding": True}, "sets thresholding"),
     ],
 )
 def test_schedulers_without_a_single_step(small_copy, change, word):
     edit_json(small_copy / "scheduler/scheduler_config.json", **change)
     assert word in refused(small_copy)
+
+
+@pytest.mark.parametrize("name", ["FlowMatchEulerDiscreteScheduler", "EDMEulerScheduler"])
+def test_a_scheduler_without_betas(small_copy, name):
+    """Flow matching takes x0 = x_T - v; DDIM's default betas would make 157 times that of it, in silence."""
+    getattr(diffusers, name)().save_pretrained(small_copy / "scheduler")
+    assert f"is a {name}'s, which has no betas" in refused(small_copy)
+
+
+@pytest.mark.parametrize("name", ["PNDMScheduler", "EulerDiscreteScheduler", "OfTheirOwn"])
+def test_only_what_the_named_scheduler_clips_is_clipped(small, small_copy, name):
+    edit_json(
+        small_copy / "scheduler/scheduler_config.json",
+        _class_name=name,
+        clip_sample=False if name == "OfTheirOwn" else None,
+    )
+    first, second = (load_model(open_checkpoint(each)) for each in (small, small_copy))
+    assert first.x0_from_output == second.x0_from_output
 
 
 def test_a_text_encoder_of_another_width(small_copy, tmp_path):
