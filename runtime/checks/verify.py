@@ -11,12 +11,13 @@ import numpy.typing as npt
 from e2e_deploy.bundle.bundle import Bundle, open_bundle
 from e2e_deploy.bundle.manifest import GraphEntry, Manifest
 from e2e_deploy.bundle.reference import in_batches
-from e2e_deploy.errors import CheckpointError, UnavailableError, UsageError
+from e2e_deploy.errors import BundleError, InputError, UnavailableError, UsageError
 from e2e_deploy.kinds import KINDS
 from e2e_deploy.limits import LIMITS, Limit, Parity, measure_parity
 from e2e_deploy.names import (
     BACKEND_CHOICES,
     BACKENDS,
+    PLAN_TITLES,
     BackendChoice,
     BackendName,
     Precision,
@@ -172,13 +173,15 @@ def verify_bundle(
     for name in BACKENDS if backend == "auto" else (backend,):
         try:
             verdicts += compare(opened, name, device, watch)
-        except (UnavailableError, CheckpointError, UsageError) as error:
+        except (UnavailableError, InputError, UsageError) as error:
             # Only a backend nobody named may be missing: torch on a robot, a checkpoint that stayed elsewhere, or
-            # TensorRT where the CPU was asked for. A plan that is damaged is no such reason, and who names a checkpoint
-            # asks for torch.
-            # ONNX Runtime, which came with us, unless the bundle is in a precision that it has not on a CPU.
+            # TensorRT where the CPU was asked for. Not one whose plan is damaged or could be anybody's, not torch where
+            # a checkpoint is named, and not ONNX Runtime, which came with us, unless the bundle is in a precision
+            # that it has not on a CPU.
             is_asked_for = backend != "auto" or (name == "torch" and checkpoint is not None)
-            if is_asked_for or (name == "onnxruntime" and opened.manifest.precision != "bf16"):
+            is_bad_plan = name in PLAN_TITLES and isinstance(error, BundleError)
+            is_ours = name == "onnxruntime" and opened.manifest.precision != "bf16"
+            if is_asked_for or is_bad_plan or is_ours:
                 raise
             left_out.append(NotCompared(name, str(error)))
     # PyTorch runs the checkpoint and not the bundle.
