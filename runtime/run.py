@@ -122,6 +122,7 @@ def run(
     """
     _check_counts(limit=limit, parity_every=parity_every)
     _check_parity(parity, parity_every)
+    _check_main_thread(sinks, show=show)
     outputs = Outputs(
         out=_listed(out, (str, Path), str),
         formats=_listed(formats, str, lambda name: name),
@@ -211,6 +212,14 @@ def _check_parity(mode: ParityMode | None, every: int | None) -> None:
         raise UsageError(f"unknown `parity` {mode!r}; it is {' or '.join(PARITY_MODES)}")
     if mode is not None and every is None:
         raise UsageError(f'`parity="{mode}"` needs `parity_every`; alone nothing is compared')
+
+
+def _check_main_thread(sinks: Sequence[Sink], *, show: bool) -> None:
+    names = [sink.name for sink in sinks if sink.on_main_thread] + ["`show`"] * show
+    if len(names) > 1:
+        raise UsageError(
+            f"{' and '.join(names)} each need the main thread, which waits for one sink alone: give one of them"
+        )
 
 
 def _listed(given: Any, one: type | tuple[type, ...], kind: Callable[[Any], T]) -> tuple[T, ...]:

@@ -1,5 +1,8 @@
 """PyTorch: the fp32 reference model, loaded from the checkpoint the bundle was exported from."""
 
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,6 +81,34 @@ def _with_its_vae(checkpoint: "Checkpoint", entry: VaeEntry) -> "Checkpoint":
             f"{named} is not the VAE this bundle was exported with: its SHA-256 differs"
         )
     return swapped
+
+
+class _Exact:
+    """Blocks in which cuDNN does not round the inputs of fp32 convolutions to 10 bits (TF32).
+
+    That is told for the whole process: blocks of several threads share it, and the last one puts back what was before.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._said = threading.Lock(), 0, ExitStack()
+
+    @contextmanager
+    def __call__(self, torch: Any) -> Iterator[None]:
+        with self._lock:
+            if not self._inside:
+                flags = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+                self._said.enter_context(flags)
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if not self._inside:
+                    self._said.close()
+
+
+_exact = _Exact()
 
 
 class TorchBackend(OneAtATime):
@@ -170,11 +201,9 @@ class TorchBackend(OneAtATime):
     def _run(self, frame: Any) -> list[Any]:
         """The model's results [N, ...] for a tensor of frames, where the model is."""
         assert self._model is not None, "the backend is closed"
-        # cuDNN rounds the inputs of fp32 convolutions to 10 bits (TF32) unless it is told not to.
-        exact = self._torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
         frames_NHW3 = frame if frame.ndim == 4 else frame[None]
         try:
-            with self._torch.inference_mode(), exact:
+            with self._torch.inference_mode(), _exact(self._torch):
                 made = self._model(frames_NHW3.to(self._device))
         except RuntimeError as error:
             raise failed("the model fails in PyTorch", error, E2EDeployError) from error

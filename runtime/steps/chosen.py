@@ -16,7 +16,13 @@ from e2e_deploy.runtime.camera.lens import Camera, Lens
 from e2e_deploy.runtime.ros.cameras import rays
 from e2e_deploy.runtime.sources.source import Source
 from e2e_deploy.runtime.steps.axes import optical
-from e2e_deploy.runtime.steps.metric import MIN_PLANE_INLIERS, metric, plane_points, read_points
+from e2e_deploy.runtime.steps.metric import (
+    MIN_PLANE_INLIERS,
+    as_points,
+    metric,
+    plane_points,
+    read_points,
+)
 from e2e_deploy.runtime.steps.step import Step, of_output, steady
 from e2e_deploy.system.text import clean
 
@@ -37,7 +43,7 @@ class Chosen:
         takes_axes: numbers of normals go somewhere that has no axes of its own.
 
     Raises:
-        UsageError: arguments that do not go together.
+        UsageError: arguments that do not go together, or that are no points, height or pitch.
         InputError: a file of points that cannot be read.
     """
 
@@ -60,6 +66,10 @@ class Chosen:
             )
         if self.camera_pitch_deg is not None and height is None:
             raise UsageError("`camera_pitch_deg` needs `camera_height_m`; alone it has no effect")
+        if height is not None and not 0 < height < math.inf:
+            raise UsageError(f"`camera_height_m` is {height}; expected metres, more than 0")
+        if not math.isfinite(self.camera_pitch_deg or 0.0):
+            raise UsageError(f"`camera_pitch_deg` is {self.camera_pitch_deg}; expected degrees")
         if self.has_points and not self.is_metric:
             raise UsageError(
                 "a point cloud (ply) needs metric depth, by `metric_points` or `camera_height_m`, and `intrinsics` "
@@ -80,6 +90,8 @@ class Chosen:
         points = self.metric_points
         if isinstance(points, str | Path):
             points = read_points(Path(points))
+        elif points is not None:
+            points = as_points(points)
         object.__setattr__(self, "_points", points)
 
     @property

@@ -138,8 +138,12 @@ def fit_metric(
     )
 
 
-def _pick(depth: Result, points: npt.ArrayLike) -> tuple[Float64, Float64]:
-    """(model's depth, metres) of the points inside the picture, evenly thinned to MAX_POINTS."""
+def as_points(points: npt.ArrayLike) -> Float64:
+    """Metric points as an array [N, 3].
+
+    Raises:
+        UsageError: they are something else.
+    """
     try:
         rows = np.asarray(points, dtype=np.float64)
     except (TypeError, ValueError):
@@ -148,6 +152,12 @@ def _pick(depth: Result, points: npt.ArrayLike) -> tuple[Float64, Float64]:
         raise UsageError(
             f"metric points are rows of column, row and metres, [N, 3], not {list(rows.shape)}"
         )
+    return rows
+
+
+def _pick(depth: Result, points: npt.ArrayLike) -> tuple[Float64, Float64]:
+    """(model's depth, metres) of the points inside the picture, evenly thinned to MAX_POINTS."""
+    rows = as_points(points)
     if depth.ndim != 2:
         raise UsageError(f"metric points fit one map [H, W], not {list(depth.shape)}")
     height, width = depth.shape

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import e2e_deploy as e2e
+from e2e_deploy.runtime import loop
 from e2e_deploy.runtime.camera.intrinsics import Intrinsics
 from e2e_deploy.runtime.checks import parity_watch
 from e2e_deploy.runtime.sinks.sink import CallbackSink
@@ -121,6 +122,43 @@ def test_what_is_refused(bundle, photo, asked, said):
     with pytest.raises(e2e.UsageError, match=said):
         e2e.run(photo[0], bundle, sinks=[kept(results)], **asked)
     assert results == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (
+            {"metric_points": [[1.0, 2.0]]},
+            r"rows of column, row and metres, \[N, 3\], not \[1, 2\]",
+        ),
+        (
+            {"camera_height_m": -1.2, "intrinsics": CAMERA},
+            "`camera_height_m` is -1.2; expected met",
+        ),
+        ({"camera_height_m": float("nan"), "intrinsics": CAMERA}, "`camera_height_m` is nan"),
+        (
+            {"camera_height_m": 1.2, "camera_pitch_deg": float("inf"), "intrinsics": CAMERA},
+            "`camera_pitch_deg` is inf; expected degrees",
+        ),
+    ],
+)
+def test_what_gives_no_metres_is_refused_before_an_engine_is_loaded(
+    bundle, photo, monkeypatch, asked, said
+):
+    monkeypatch.setattr(loop, "load", lambda *_, **__: pytest.fail("an engine was loaded"))
+    with pytest.raises(e2e.UsageError, match=said):
+        e2e.run(photo[0], bundle, sinks=[kept([])], **asked)
+
+
+@pytest.mark.timeout(60)
+def test_two_sinks_of_the_main_thread_are_refused(bundle):
+    """The second one would wait for the end of the first, and a file for both."""
+    windows = [kept([]), kept([])]
+    for index, window in enumerate(windows):
+        window.name, window.on_main_thread = f"window {index}", True
+    for asked in ({"sinks": windows}, {"sinks": windows[1:], "show": True}):
+        with pytest.raises(e2e.UsageError, match="window .* each need the main thread"):
+            e2e.run(PatternSource(*HW, fps=0, total=9), bundle, **asked)
 
 
 def test_options_of_opening_have_no_effect_on_an_open_source(bundle):

@@ -1,3 +1,6 @@
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 
@@ -18,6 +21,7 @@ from e2e_deploy.errors import (
 )
 from e2e_deploy.runtime.backends.onnxruntime import backend as ort_backend
 from e2e_deploy.runtime.backends.onnxruntime import options as ort_options
+from e2e_deploy.runtime.backends.torch import TorchBackend
 from tests.plain_bundle import HW, edit_manifest, plain_model, rehash, write_plain_bundle
 
 GRAPH = "model_24x32.onnx"
@@ -105,6 +109,41 @@ def test_torch_computes_without_tf32(depth_bundle, monkeypatch):
     assert allowed
     assert not any(allowed)
     assert torch.backends.cudnn.allow_tf32 == before
+
+
+def test_two_of_torch_at_once_compute_without_tf32_and_leave_it_as_it_was():
+    torch = pytest.importorskip("torch")
+    in_both, first_left, allowed = threading.Barrier(2, timeout=60), threading.Event(), []
+
+    def first(frame):
+        in_both.wait()
+        return frame
+
+    def second(frame):
+        in_both.wait()
+        assert first_left.wait(60)
+        allowed.append(torch.backends.cudnn.allow_tf32)
+        return frame
+
+    def run(model):
+        backend = TorchBackend.__new__(TorchBackend)
+        backend._torch, backend._device, backend._model = torch, "cpu", model
+        return backend._run(torch.zeros(1, 2, 2, 3))
+
+    before = torch.backends.cudnn.allow_tf32
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            one = pool.submit(run, first)
+            while in_both.n_waiting == 0 and not one.done():
+                time.sleep(0.001)
+            other = pool.submit(run, second)
+            one.result()
+            first_left.set()
+            other.result()
+        assert allowed == [False]
+        assert torch.backends.cudnn.allow_tf32 == before
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 @pytest.mark.parametrize(
