@@ -18,7 +18,7 @@ from e2e_deploy.train.config.settings import (
     TrainConfig,
     runs_of,
 )
-from e2e_deploy.train.config.terms import TERMS, fitting_terms, weights_of
+from e2e_deploy.train.config.terms import FITTED, TERMS, fits_either_way, fitting_terms, weights_of
 from e2e_deploy.train.data.resize import STRIDE
 from e2e_deploy.train.shards.fetching import is_address
 
@@ -229,11 +229,10 @@ def _contradictions_of_loss(config: TrainConfig) -> list[str]:
             problems.append('loss.terms.gradient_of = "aligned" is for depth and disparity')
     if loss.outputs is not None and len(kinds) == 1:
         problems.append(f"loss.outputs is for a task of several results; {config.task} has one")
-    if loss.direction_weight is not None and not (
-        "depth" in kinds and "metres" in weights_of("depth", loss.terms)
-    ):
+    if loss.direction_weight is not None and not ("depth" in kinds and fits_either_way(loss.terms)):
         problems.append(
-            "loss.direction_weight is for the term metres of depth; other losses know near from far, or normals' signs"
+            f"loss.direction_weight is for the terms {' and '.join(FITTED)} of depth; other losses know near from far, "
+            "or normals' signs"
         )
     return problems
 

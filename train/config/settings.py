@@ -178,6 +178,9 @@ class TermsConfig:
 
     metres: Weight = 0.0
     """Depth: absolute error in metres after the best scale and shift, whatever their signs (E2E-FT)."""
+    relative: Weight = 0.0
+    """Depth: that error as a share of the true depth, AbsRel: a room counts as much as a street, and what is near most.
+    """
     mse: Weight = 0.0
     """Squared error in [-1, 1]; depth and disparity from the 2 to the 98 per cent quantile of the picture."""
     l1: Weight = 0.0

@@ -7,7 +7,10 @@ from e2e_deploy.kinds import KINDS
 from e2e_deploy.names import ResultKind
 from e2e_deploy.train.config.settings import TermsConfig
 
-TERMS = ("metres", "mse", "l1", "ssi", "gradient", "angle", "open_angle")
+FITTED = ("metres", "relative")
+"""Of depth against metric truth, by a fit of scale and shift that may be negative."""
+
+TERMS = (*FITTED, "mse", "l1", "ssi", "gradient", "angle", "open_angle")
 
 _BY_FORM: dict[str, tuple[str, ...]] = {
     "distance": ("mse", "l1", "ssi", "gradient"),
@@ -27,10 +30,15 @@ PUBLISHED: dict[ResultKind, TermsConfig] = {
 
 def fitting_terms(kind: ResultKind) -> tuple[str, ...]:
     """Terms that a result of ``kind`` can have."""
-    return (*_BY_FORM[KINDS[kind].form], *(("metres",) if kind == "depth" else ()))
+    return (*_BY_FORM[KINDS[kind].form], *(FITTED if kind == "depth" else ()))
 
 
 def weights_of(kind: ResultKind, config: TermsConfig | None) -> Mapping[str, float]:
     """Term to weight, for those of the config that fit ``kind`` and count; without a config the published ones."""
     weights = asdict(PUBLISHED[kind] if config is None else config)
     return {term: weights[term] for term in TERMS if term in fitting_terms(kind) and weights[term]}
+
+
+def fits_either_way(config: TermsConfig | None) -> bool:
+    """Whether a loss of depth with these terms has one of ``FITTED``."""
+    return any(term in weights_of("depth", config) for term in FITTED)

@@ -15,7 +15,7 @@ from torch import Tensor
 from e2e_deploy.kinds import KINDS
 from e2e_deploy.names import ResultKind
 from e2e_deploy.train.config.settings import LossConfig, OutputsConfig
-from e2e_deploy.train.config.terms import PUBLISHED, weights_of
+from e2e_deploy.train.config.terms import FITTED, PUBLISHED, weights_of
 from e2e_deploy.train.objectives.losses import LossResult, depth_loss, normals_loss
 from e2e_deploy.train.objectives.terms import (
     absolute_sum,
@@ -64,8 +64,13 @@ class DecodedLoss:
             if self.names:
                 return self._several(prediction_BCHW, truth)
             ((_, term, weight),) = self._terms
-            if term == "metres":
-                result = depth_loss(prediction_BCHW, truth["depth_m"], truth["valid"])
+            if term in FITTED:
+                result = depth_loss(
+                    prediction_BCHW,
+                    truth["depth_m"],
+                    truth["valid"],
+                    relative=term == "relative",
+                )
             elif term == "angle":
                 result = normals_loss(prediction_BCHW, truth["normals"], truth["valid"])
             else:
@@ -81,10 +86,10 @@ class DecodedLoss:
         direction = 0.0 * prediction.double().sum()
         for kind, term, _ in self._terms:
             x = results[kind]
-            if term == "metres":
-                found = depth_loss(x, truth["depth_m"], valid)
+            if term in FITTED:
+                found = depth_loss(x, truth["depth_m"], valid, relative=term == "relative")
                 sums.append(found.error_sum)
-                direction = found.direction_sum
+                direction = direction + found.direction_sum
             elif term == "angle":
                 sums.append(normals_loss(x, truth["normals"], valid).error_sum)
             elif term == "open_angle":

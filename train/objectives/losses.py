@@ -26,9 +26,9 @@ class LossResult:
     """
 
     error_sum: torch.Tensor
-    """Of the valid pixels: metres for depth, radians for normals, or what the terms of a config give."""
+    """Of the valid pixels: metres or shares for depth, radians for normals, or what the terms of a config give."""
     direction_sum: torch.Tensor
-    """Of the valid pixels, metres: ``depth_loss`` says what it is; zero for normals."""
+    """Of the valid pixels, metres or shares: ``depth_loss`` says what it is; zero for normals."""
     num_valid: torch.Tensor
     """int64: pixels that were summed over."""
     num_degenerate: torch.Tensor
@@ -47,7 +47,11 @@ class LossResult:
 
 
 def depth_loss(
-    pred_B1HW: torch.Tensor, depth_m_B1HW: torch.Tensor, valid_B1HW: torch.Tensor
+    pred_B1HW: torch.Tensor,
+    depth_m_B1HW: torch.Tensor,
+    valid_B1HW: torch.Tensor,
+    *,
+    relative: bool = False,
 ) -> LossResult:
     """Absolute error in metres after the best scale and shift of every image, and the direction of that scale.
 
@@ -61,6 +65,7 @@ def depth_loss(
         pred_B1HW: predicted depth in [-1, 1] or [0, 1]; the loss ignores affine changes of it.
         depth_m_B1HW: metres; whatever stands at invalid pixels is ignored.
         valid_B1HW: bool.
+        relative: both sums are of shares of a pixel's true depth instead of metres, so that the error is AbsRel.
 
     Raises:
         ValueError: the three shapes differ, or are not [B, 1, H, W].
@@ -80,6 +85,9 @@ def depth_loss(
         # scale * x + shift - y, with shift = y_mean - scale * x_mean.
         error = (covariance / x_variance * found.x_centred - found.y_centred).abs()
         wrong = (-covariance / x_variance.sqrt()).clamp(min=0).expand_as(error)
+        if relative:
+            depth_m = torch.where(used, depth_m_B1HW.flatten(1).double(), 1.0)
+            error, wrong = error / depth_m, wrong / depth_m
         return LossResult(
             error_sum=torch.where(used, error, 0.0).sum(),
             direction_sum=torch.where(used, wrong, 0.0).sum(),

@@ -4,7 +4,7 @@ from typing import Any
 
 from e2e_deploy.errors import UsageError
 from e2e_deploy.train.config.settings import TrainConfig
-from e2e_deploy.train.config.terms import weights_of
+from e2e_deploy.train.config.terms import fits_either_way
 from e2e_deploy.train.start import Start
 from e2e_deploy.train.step.choices import choose, largest
 from e2e_deploy.train.step.forward import TrainingForward
@@ -60,11 +60,11 @@ def ready_stepper(config: TrainConfig, start: Start, accelerator: Any) -> Steppe
 
 
 def _direction_weight(config: TrainConfig, start: Start) -> float:
-    """Of the term against inverted depth, which only the fit in metres needs."""
+    """Of the term against inverted depth, which only a fit whose scale may be negative needs."""
     if config.loss.direction_weight is not None:
         return config.loss.direction_weight
     kinds = [kind.name for kind in start.model.kinds]
-    fits_metres = "depth" in kinds and "metres" in weights_of("depth", config.loss.terms)
+    is_fitted = "depth" in kinds and fits_either_way(config.loss.terms)
     return UNTRAINED_DIRECTION_WEIGHT * (
-        start.is_untrained and fits_metres and config.diffusion is None
+        start.is_untrained and is_fitted and config.diffusion is None
     )

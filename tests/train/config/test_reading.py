@@ -119,11 +119,11 @@ def test_every_mistake_is_reported_at_once():
         ({"loss": {"direction_weight": -1}}, "loss.direction_weight is -1.0; expected at least 0"),
         (
             {"task": "normals", "loss": {"direction_weight": 1.0}},
-            "loss.direction_weight is for the term metres of depth",
+            "loss.direction_weight is for the terms metres and relative of depth",
         ),
         (
             {"loss": {"direction_weight": 1.0, "terms": {"mse": 1}}},
-            "loss.direction_weight is for the term metres of depth",
+            "loss.direction_weight is for the terms metres and relative of depth",
         ),
         ({"loss": {"terms": {"angle": 1}}}, "loss.terms.angle has no meaning for depth"),
         ({"loss": {"terms": {}}}, "loss.terms gives depth no weight; name one of mse, l1, ssi"),

@@ -104,6 +104,24 @@ def test_pictures_are_compared_as_they_are(kind, channels):
     assert got.error_sum.item() == pytest.approx(expected.item())
 
 
+def test_depth_in_metres_and_in_shares_of_it_add_up():
+    given, x = truth(), prediction(1)
+    x.data[1] = -x.data[1] - 0.1 * given["depth_m"][1]
+    metres, shares = (
+        depth_loss(x, given["depth_m"], given["valid"], relative=relative)
+        for relative in (False, True)
+    )
+    loss = DecodedLoss(["depth"], LossConfig(terms=TermsConfig(metres=0.5, relative=2.0)))
+    got = loss(x, given)
+    assert loss.names == ("metres", "relative")
+    assert got.loss.item() == pytest.approx(0.5 * metres.loss.item() + 2 * shares.loss.item())
+    direction = metres.direction_sum + shares.direction_sum
+    assert got.direction_sum.item() == pytest.approx(direction.item()) and direction > 0
+    alone = DecodedLoss(["depth"], LossConfig(terms=TermsConfig(relative=2.0)))(x, given)
+    assert alone.loss.item() == pytest.approx(2 * shares.loss.item())
+    assert torch.equal(alone.direction_sum, shares.direction_sum)
+
+
 def test_depth_and_normals_of_one_pass_are_weighed():
     given, x = truth(), prediction(4)
     loss = DecodedLoss(["depth", "normals"], LossConfig())

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from e2e_deploy.metrics import depth_metrics
 from e2e_deploy.train.objectives.losses import depth_loss, normals_loss
 
 
@@ -46,6 +47,31 @@ def test_depth_equals_the_plain_definition():
     assert got.loss.item() == pytest.approx(expected, abs=1e-12)
     assert got.num_valid.item() == valid.sum()
     assert got.num_degenerate.item() == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_relative_depth_is_the_abs_rel_that_evaluation_measures(seed):
+    pred, depth, valid = depth_case(seed, batch=1)
+    pred = 0.02 * pred + depth / 30  # fits to positive depths, which evaluation's clip leaves alone
+    depth[~valid] = 0  # as a data set marks what it does not know
+    got = depth_loss(pred, depth, valid, relative=True)
+    peer = depth_metrics(pred[0, 0].numpy(), depth[0, 0].numpy(), valid[0, 0].numpy())
+    assert peer.abs_rel > 0.01
+    assert got.loss.item() == pytest.approx(peer.abs_rel, abs=1e-12)
+
+
+def test_relative_depth_has_a_gradient_and_a_direction_in_shares():
+    pred, depth, valid = depth_case(batch=1, size=(3, 4))
+    depth[~valid] = 0
+    inverted = (pred - depth / 20).requires_grad_()
+    for part in ("error_sum", "direction_sum"):
+        assert torch.autograd.gradcheck(
+            lambda p, part=part: getattr(depth_loss(p, depth, valid, relative=True), part),
+            (inverted,),
+        )
+    metres = depth_loss(inverted, depth, valid).direction_sum / valid.sum()
+    got = depth_loss(inverted, depth, valid, relative=True)
+    assert got.direction_sum.item() == pytest.approx((metres / depth[valid]).sum().item())
 
 
 def test_depth_by_hand():
