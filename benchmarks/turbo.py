@@ -51,7 +51,7 @@ from what, are in `e2e_deploy.json`. Licence: Apache-2.0.
 
 It is made to try the tools and to test them, not to be relied on; see e2e-tiny-depth.
 
-| {count} held-out scenes of the kind it learned from, newer than its teacher's; in one run | AbsRel | delta1 |
+| {count} held-out scenes of the kind both learned from last; in one run | AbsRel | delta1 |
 |---|---|---|
 | e2e-tiny-turbo | {turbo[abs_rel]:.3f} | {turbo[delta1]:.3f} |
 | e2e-tiny-depth | {teacher[abs_rel]:.3f} | {teacher[delta1]:.3f} |

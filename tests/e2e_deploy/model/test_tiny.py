@@ -87,7 +87,11 @@ def test_the_bundled_checkpoints_are_trained_small_and_complete(name, task):
     assert sum(p.numel() for p in load_model(checkpoint).parameters()) < 6e6
     card = json.loads((folder / "e2e_deploy.json").read_text())
     trained = card["trained"]
-    runs = trained["end_to_end"] if "end_to_end" in trained else [trained["config"]]
+    runs = [
+        run
+        for training in trained.get("trainings", [trained])
+        for run in training.get("end_to_end", [training.get("config")])
+    ]
     assert {run["task"] for run in runs} == {task}
     assert "held-out scenes" in (folder / "README.md").read_text()
 

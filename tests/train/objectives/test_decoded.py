@@ -116,7 +116,8 @@ def test_depth_in_metres_and_in_shares_of_it_add_up():
     assert loss.names == ("metres", "relative")
     assert got.loss.item() == pytest.approx(0.5 * metres.loss.item() + 2 * shares.loss.item())
     direction = metres.direction_sum + shares.direction_sum
-    assert got.direction_sum.item() == pytest.approx(direction.item()) and direction > 0
+    assert got.direction_sum.item() == pytest.approx(direction.item())
+    assert direction > 0
     alone = DecodedLoss(["depth"], LossConfig(terms=TermsConfig(relative=2.0)))(x, given)
     assert alone.loss.item() == pytest.approx(2 * shares.loss.item())
     assert torch.equal(alone.direction_sum, shares.direction_sum)
