@@ -163,10 +163,8 @@ class _Loop:
         """No further frame goes to the engine; what it has done still reaches the sinks."""
         try:
             self._source.stop()
-        except (
-            BaseException
-        ) as error:  # of a source of the user's: the stages behind it end all the same
-            self._failed(error)
+        except BaseException as error:
+            self._failed(error)  # a source of the user's: the stages behind it end all the same
         self._frames.close(discard=True)
 
     def _failed(self, error: BaseException) -> None:
