@@ -13,6 +13,9 @@ from e2e_deploy.model.loading import load_model
 from e2e_deploy.model.single_step import FrameModel
 from e2e_deploy.names import ResultKind, TaskName
 
+MAX_SIZES = 8
+"""Picture sizes whose steps are kept; those of a large photo are 50 MB of matrices."""
+
 
 class Predictor:
     """Loads ``checkpoint`` and gives its result for pictures of any size.
@@ -69,6 +72,8 @@ class Predictor:
         seen = self._resolution if resolution is None else resolution
         plan = self._network.plan((picture.shape[0], picture.shape[1]), seen)
         if plan not in self._models:
+            if len(self._models) == MAX_SIZES:
+                del self._models[next(iter(self._models))]
             self._models[plan] = FrameModel(self._network, plan, self.outputs).to(self._device)
         with torch.inference_mode():
             frame = torch.from_numpy(picture)[None].to(self._device)
