@@ -149,7 +149,8 @@ def read_config(root: Path, name: str, *, like: str | None = None) -> dict[str, 
             raise CheckpointError(
                 f"{path} is missing: a checkpoint is a diffusers folder with this file"
             )
-    config = read_json(path, error=CheckpointError)
+    # diffusers' DPMSolver schedulers write -Infinity.
+    config = read_json(path, error=CheckpointError, with_infinity=name.startswith("scheduler/"))
     kinds = KINDS.get(like or name, {})
     if "_class_name" in kinds and config.get("_class_name") == TINY_CODER:
         kinds = _TINY_CODER

@@ -105,7 +105,8 @@ def _load_vae(checkpoint: Checkpoint) -> Any:
 def _read_vae(checkpoint: Checkpoint) -> Any:
     """The VAE, of the class that its config names."""
     classes = require("diffusers", "export")
-    config = dict(checkpoint.configs["vae"])
+    # A null is the default, also of what the library gives on as it is, such as the scaling factor.
+    config = {k: value for k, value in checkpoint.configs["vae"].items() if value is not None}
     name = config.get("_class_name") or DEFAULT_CODER
     if name == TINY_CODER:  # which writes it, and warns of it when it is read again
         config.pop("block_out_channels", None)

@@ -54,7 +54,11 @@ def _require_shallow(value: Any) -> None:
 
 
 def parse_json(
-    data: bytes, name: str | Path, *, error: type[InputError] = InputError
+    data: bytes,
+    name: str | Path,
+    *,
+    error: type[InputError] = InputError,
+    with_infinity: bool = False,
 ) -> dict[str, Any]:
     """The JSON object in ``data``, UTF-8.
 
@@ -64,6 +68,7 @@ def parse_json(
         data: the text; its size is the caller's to bound.
         name: said in errors.
         error: what to raise.
+        with_infinity: take NaN and Infinity too, which are no JSON and Python's writer writes.
 
     Raises:
         InputError: as ``error``: not JSON, not an object, or beyond these bounds.
@@ -73,7 +78,7 @@ def parse_json(
             data.decode("utf-8"),
             parse_int=_whole_number,
             parse_float=_number,
-            parse_constant=_no_number,
+            parse_constant=float if with_infinity else _no_number,
             object_pairs_hook=_unique,
         )
         _require_shallow(value)
@@ -100,7 +105,11 @@ def _finite(value: Any) -> Any:
 
 
 def read_json(
-    path: Path, *, error: type[InputError] = InputError, limit: int = MAX_BYTES
+    path: Path,
+    *,
+    error: type[InputError] = InputError,
+    limit: int = MAX_BYTES,
+    with_infinity: bool = False,
 ) -> dict[str, Any]:
     """The JSON object in the regular file ``path`` of at most ``limit`` bytes; bounds as of parse_json.
 
@@ -114,4 +123,4 @@ def read_json(
     except (OSError, ValueError) as reason:  # ValueError: a zero byte in the name
         said = reason.strerror if isinstance(reason, OSError) else None
         raise error(f"{path} cannot be read: {said or reason}") from None
-    return parse_json(data, path, error=error)
+    return parse_json(data, path, error=error, with_infinity=with_infinity)

@@ -162,6 +162,24 @@ def test_a_scheduler_without_betas(small_copy, name):
     assert f"is a {name}'s, which has no betas" in refused(small_copy)
 
 
+def test_infinity_as_diffusers_writes_it(small, small_copy):
+    file = small_copy / "scheduler/scheduler_config.json"
+    scheduler = diffusers.DPMSolverMultistepScheduler.from_config(json.loads(file.read_text()))
+    scheduler.save_pretrained(file.parent)
+    assert "-Infinity" in file.read_text()
+    first, second = (load_model(open_checkpoint(each)) for each in (small, small_copy))
+    assert first.x0_from_output == second.x0_from_output
+    edit_json(file, beta_end=float("nan"))
+    assert "beta_end is nan" in refused(small_copy)
+
+
+def test_a_null_is_the_libraries_default(small, small_copy):
+    file = small_copy / "vae/config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"scaling_factor": None}))
+    first, second = (load_model(open_checkpoint(each)) for each in (small, small_copy))
+    assert first.scaling_factor == second.scaling_factor == 0.18215
+
+
 @pytest.mark.parametrize("name", ["PNDMScheduler", "EulerDiscreteScheduler", "OfTheirOwn"])
 def test_only_what_the_named_scheduler_clips_is_clipped(small, small_copy, name):
     edit_json(
