@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,8 @@ class PlanCache:
             destination.unlink()
             stored.unlink(missing_ok=True)
             return None
-        os.utime(stored)
+        with suppress(FileNotFoundError):  # another export removed it meanwhile
+            os.utime(stored)
         return record
 
     def store(

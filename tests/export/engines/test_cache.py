@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -15,6 +16,7 @@ from e2e_deploy.export.engines import cache as engine_cache
 from e2e_deploy.export.engines import tensorrt_job
 from e2e_deploy.export.engines.build import build_plans
 from e2e_deploy.nvidia.trt_api import TrtApi
+from e2e_deploy.system.files import whole_file
 from tests.export.builds import build, nothing_was_written, write_plain_bundle
 from tests.small_graphs import write_conv
 
@@ -172,3 +174,18 @@ class TestSize:
         cache.store("d", path, options={}, layers={})
         kept = {name for name in "abcd" if cache.fetch(name, tmp_path / "out")}
         assert kept == {"b", "d"}
+
+    def test_one_that_goes_while_it_is_copied_is_whole(self, cache, tmp_path, monkeypatch):
+        plan = tmp_path / "plan"
+        plan.write_bytes(b"a" * 100)
+        cache.store("a", plan, options={}, layers={})
+
+        @contextmanager
+        def meanwhile(path):
+            with whole_file(path) as partial:
+                yield partial
+            (cache.folder / f"{sha256_of(plan)}.plan").unlink()
+
+        monkeypatch.setattr(engine_cache, "whole_file", meanwhile)
+        assert cache.fetch("a", tmp_path / "out")
+        assert (tmp_path / "out").read_bytes() == plan.read_bytes()

@@ -114,6 +114,27 @@ class TestRebuild:
             replace_plan(before, before.manifest.graphs[1], "tensorrt-rtx", cache=cache)
         assert open_bundle(bundle.root).manifest == before.manifest
 
+    def test_what_others_built_meanwhile_stays(self, bundle, cache, monkeypatch):
+        """Two machines that share a disk, each with the bundle as it was before either of them built."""
+        before = of_another_version(bundle)
+        graphs = before.manifest.graphs
+        for target, graph in (("sm89", graphs[1]), ("sm120", graphs[0])):
+            for place in (engines, module):
+                monkeypatch.setattr(place, "current_gpu", lambda t=target: replace(GPU, target=t))
+            replace_plan(before, graph, "tensorrt-rtx", cache=cache)
+        after = open_bundle(bundle.root).manifest
+        assert [plan.target for plan in after.plans] == ["sm75", "sm89", "sm75", "sm89", "sm120"]
+        assert "1.6" not in {plan.version for plan in after.plans}
+
+    def test_another_export_in_its_place_is_left_as_it_is(self, bundle, cache, monkeypatch):
+        for place in (engines, module):
+            monkeypatch.setattr(place, "current_gpu", lambda: replace(GPU, target="sm120"))
+        write_manifest(bundle.root, replace(bundle.manifest, created="2030-01-01T00:00:00+00:00"))
+        new = (bundle.root / "manifest.json").read_bytes()
+        with pytest.raises(BundleError, match="was exported again while a plan was built"):
+            replace_plan(bundle, bundle.manifest.graphs[0], "tensorrt-rtx", cache=cache)
+        assert (bundle.root / "manifest.json").read_bytes() == new
+
     def test_the_manifest_stays_private(self, bundle, cache, here):
         mask = os.umask(0o002)
         try:
