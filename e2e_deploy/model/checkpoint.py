@@ -91,6 +91,9 @@ class Checkpoint:
         for file in paths:
             with file.open("rb") as stream:
                 total.update(hashlib.file_digest(stream, "sha256").digest())
+        # All that model_index.json decides beside family, task and resolution.
+        if not self.full_z_range:
+            total.update(b"use_full_z_range: false")
         return total.hexdigest()
 
     def describe(self) -> str:

@@ -214,7 +214,9 @@ def test_the_hash_follows_weights_and_configs_and_nothing_else(small_copy, tmp_p
     edit_json(small_copy / "scheduler/scheduler_config.json", beta_end=0.013)
     second = digest()
     edit_weights(small_copy, "vae", lambda w: {k: v + 1e-3 for k, v in w.items()})
-    assert len({first, second, digest()}) == 3
+    third = digest()
+    edit_json(small_copy / "model_index.json", use_full_z_range=False)  # another z of normals
+    assert len({first, second, third, digest()}) == 4
 
 
 def test_bad_checkpoints_through_the_command_line(small_copy, tmp_path, cli):
