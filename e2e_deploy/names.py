@@ -80,9 +80,7 @@ ONNXRUNTIME_CUDA: GraphTarget = GRAPH_TARGETS[0]
 
 BackendName = Literal["onnxruntime", "openvino", "torch", "tensorrt", "tensorrt-rtx", "inductor"]
 BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
-BackendChoice = Literal[
-    "auto", "onnxruntime", "openvino", "torch", "tensorrt", "tensorrt-rtx", "inductor"
-]
+BackendChoice = Literal["auto", BackendName]
 BACKEND_CHOICES: tuple[BackendChoice, ...] = get_args(BackendChoice)
 
 DEVICE_FORM = r"(auto|cpu|npu)|(cuda|intel-gpu)(?::([0-9]{1,4}))?"

@@ -81,7 +81,9 @@ class DiffusersPipeline:
             )
         pipeline = _put_together(checkpoint, getattr(diffusers, self._class), spacing)
         try:
-            pipeline = pipeline.to(device, getattr(self._torch, _DTYPES[precision]))
+            # It warns of modules to be kept in float32 where there are none.
+            with quiet("diffusers"):
+                pipeline = pipeline.to(device, getattr(self._torch, _DTYPES[precision]))
         except RuntimeError as error:
             raise failed(f"diffusers does not get onto {device}", error, UnavailableError) from None
         pipeline.set_progress_bar_config(disable=True)

@@ -251,7 +251,8 @@ def parse_manifest(text: str) -> Manifest:
         value, schema = {"vae": None} | value | {"schema": SCHEMA}, SCHEMA
     if schema != SCHEMA or isinstance(schema, bool):
         raise BundleError(
-            f"{MANIFEST} has schema {clean(str(schema), 40)}; this version reads {SCHEMA}: export the bundle again"
+            f"{MANIFEST} has schema {clean(str(schema), 40)}; this version reads {BEFORE_VAE} and {SCHEMA}: export the "
+            "bundle again"
         )
     manifest, problems = read_record(Manifest, value, complete=True, clean_texts=True)
     if manifest is None:

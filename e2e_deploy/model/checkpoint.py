@@ -105,7 +105,8 @@ class Checkpoint:
         return clean("; ".join(said))
 
 
-BUNDLED = "bundled:e2e-tiny-"
+PACKAGED = "bundled:"
+BUNDLED = f"{PACKAGED}e2e-tiny-"
 BUNDLED_TASKS = ("depth", "normals")
 BUNDLED_NAMES = (*BUNDLED_TASKS, "turbo")
 """``turbo`` is depth with a small VAE, distilled from ``depth``."""
@@ -130,7 +131,8 @@ def bundled_checkpoint(name: str = "depth") -> Path:
     """
     if name not in BUNDLED_NAMES:
         raise UsageError(
-            f"no checkpoint in the package is called {name!r}; they are {', '.join(BUNDLED_NAMES)}"
+            f"no checkpoint in the package is called {name!r}; they are {', '.join(BUNDLED_NAMES)}, or as ids "
+            f"{', '.join(BUNDLED + each for each in BUNDLED_NAMES)}"
         )
     return Path(str(files("e2e_deploy.assets"))) / f"e2e-tiny-{name}"
 
@@ -155,7 +157,8 @@ def fetch_pinned(spec: str, *, local: bool = False) -> Path:
     if revision is None or not _COMMIT.match(revision):
         raise UsageError(
             f"{spec!r} is no folder here; as a hub id it must be pinned to a commit: {repo}@<40 hex digits>, "
-            "because what a branch or tag points to can change"
+            "because what a branch or tag points to can change; the newest is told by: "
+            f"git ls-remote https://huggingface.co/{repo} HEAD"
         )
     hub = require("huggingface_hub", "export")
     try:
@@ -185,14 +188,14 @@ def fetch_pinned(spec: str, *, local: bool = False) -> Path:
 def is_checkpoint_id(text: str) -> bool:
     """Whether it names a checkpoint by id, on the hub or in the package, and is nothing on this disk."""
     is_hub = _HUB_ID.match(text) is not None and not text.startswith((".", "/"))
-    return text.startswith(BUNDLED) or (is_hub and not os.path.exists(text))
+    return text.startswith(PACKAGED) or (is_hub and not os.path.exists(text))
 
 
 def _find(text: str) -> Path:
     """The folder of a checkpoint as open_checkpoint is given it."""
     if not text:
         raise UsageError("the checkpoint is an empty text; expected a diffusers folder or a hub id")
-    if text.startswith(BUNDLED):
+    if text.startswith(PACKAGED):
         return bundled_checkpoint(text.removeprefix(BUNDLED))
     if os.path.isdir(text):  # whatever the text is, also one too long for a path
         return Path(text)

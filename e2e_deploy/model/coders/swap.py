@@ -16,6 +16,7 @@ from e2e_deploy.model.checkpoint import (
     BUNDLED,
     DEFAULT_LATENT_CHANNELS,
     DIFFUSERS_STEM,
+    PACKAGED,
     Checkpoint,
     bundled_checkpoint,
     fetch_pinned,
@@ -109,7 +110,7 @@ def coder_folder(text: str, *, fetch: bool = True) -> Path:
     """
     if os.path.isdir(text):
         folder = Path(text)
-    elif text.startswith(BUNDLED):
+    elif text.startswith(PACKAGED):
         folder = bundled_checkpoint(text.removeprefix(BUNDLED))
     elif is_checkpoint_id(text):
         folder = fetch_pinned(text, local=not fetch)

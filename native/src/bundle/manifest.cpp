@@ -266,7 +266,8 @@ Manifest parse_manifest(const std::string& text) {
     const Json found = said == value.end() ? Json(nullptr) : *said;
     const std::string given = found.is_string() ? found.get<std::string>() : shown(found);
     throw Error(input, std::string(manifest_name) + " has schema " + cleaned(given, 40) + "; this version reads " +
-                           std::to_string(schema) + ": export the bundle again");
+                           std::to_string(schema_before_vae) + " and " + std::to_string(schema) +
+                           ": export the bundle again");
   }
   Reader reader;
   Manifest manifest = read_manifest(reader, value);

@@ -106,6 +106,8 @@ def test_the_bundled_checkpoints_have_names_without_a_path():
     turbo = open_checkpoint("bundled:e2e-tiny-turbo")
     assert (turbo.path, turbo.identity.task) == (bundled_checkpoint("turbo"), "depth")
     assert turbo.configs["vae"]["_class_name"] == "AutoencoderTiny"
+    with pytest.raises(UsageError, match="is called 'bundled:foo'; .* bundled:e2e-tiny-turbo"):
+        open_checkpoint("bundled:foo")
     with pytest.raises(UsageError, match="no checkpoint in the package is called '../x'"):
         open_checkpoint("bundled:e2e-tiny-../x")
 

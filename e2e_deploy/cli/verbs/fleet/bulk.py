@@ -140,6 +140,8 @@ def _summarise(report: "BulkReport") -> None:
         click.echo(f"no result: {clean(failure.reason)}", err=True)
     if report.failures:
         table = f"{report.out}/_bulk/failed.csv"
-        click.echo(f"{len(report.failures)} pictures have no result; {table} says why", err=True)
+        count = len(report.failures)
+        found = "1 picture has" if count == 1 else f"{count} pictures have"
+        click.echo(f"{found} no result; {table} says why", err=True)
     if report.unknown_results:
         click.echo(f"{report.unknown_results} results hold no number", err=True)
