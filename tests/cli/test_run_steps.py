@@ -1,13 +1,11 @@
 """``run`` with steps between engine and output: steady depth, metres."""
 
-import functools
 import json
 
 import cv2
 import numpy as np
 import pytest
 
-from e2e_deploy.runtime.checks.parity_watch import ParityWatch
 from tests.cli.test_run import clip, one_sentence
 from tests.plain_bundle import HW, plain_depth, write_plain_bundle
 
@@ -100,10 +98,10 @@ def test_a_parity_file_that_cannot_be_written_costs_no_result(
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "depth-parity-worst.npz").mkdir()
-    reference = functools.partialmethod(
-        ParityWatch.__init__, load=lambda engine: lambda rgb: plain_depth(rgb).astype("f4") + 0.01
+    monkeypatch.setattr(
+        "e2e_deploy.runtime.run.torch_reference",
+        lambda engine, bundle: lambda rgb: plain_depth(rgb).astype("f4") + 0.01,
     )
-    monkeypatch.setattr(ParityWatch, "__init__", reference)
     code, stdout, stderr = cli(
         "run", picture[0], "--bundle", bundle, "--out", "o", "--parity-every", "1", "--json"
     )
