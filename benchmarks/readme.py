@@ -88,6 +88,16 @@ def turbo_rows() -> list[str]:
                 f"{latency['turbo']['count']}, in turn; peak memory {gib['turbo']:.1f} and {gib['large VAE']:.1f} GiB "
                 f"| {where(r)} |"
             )
+    if r := load("turbo_full_size_plans"):
+        small, large = (
+            f"{each['onnx_bytes'] / 1e9:.2f} and {plan['bytes'] / 1e9:.2f} GB, built in {plan['build_seconds']:.0f} s"
+            for each in (r["fp16"]["turbo"], r["fp16"]["large VAE"])
+            for plan in each["plans"]
+        )
+        lines.append(
+            "| graph and TensorRT-RTX plan of SD2 depth with a small VAE, fp16, sm89; built without a GPU, not run | "
+            f"{small}; with its own VAE {large} | {where(r)} |"
+        )
     return lines
 
 

@@ -172,7 +172,9 @@ def main() -> None:
     kept_as = "turbo_small" if arguments.small else "turbo_full_size"
     if arguments.plans:
         built = planned(arguments, frame_hw, edge)
-        write_result(f"{kept_as}_plans", {"weights": "random", "frame_size": frame_hw, "fp16": built})
+        write_result(
+            f"{kept_as}_plans", {"weights": "random", "frame_size": frame_hw, "fp16": built}
+        )
         return
     rows = {name: counts(name, HW) for name in MODELS}
     result: dict[str, Any] = {
