@@ -106,3 +106,21 @@ def real_clip():
     path = Path(spec.origin).parent / "datasets/data/bikes.mp4"
     assert path.is_file()
     return path
+
+
+def greys(count, hw=(48, 64)):
+    return [np.full((*hw, 3), 8 * index, np.uint8) for index in range(count)]
+
+
+def index_in_front(path, target):
+    """The same packets in another file; for tests with the index before the pictures."""
+    with (
+        av.open(str(path)) as source,
+        av.open(str(target), "w", options={"movflags": "+faststart"}) as copy,
+    ):
+        stream = copy.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                copy.mux(packet)
+    return target
