@@ -106,7 +106,7 @@ def _make(path: Path) -> tuple[Path, int]:
         partial = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
         partial.mkdir(mode=0o700)
         try:
-            lock = _lock(partial, wait=True)
+            lock = lock_folder(partial, wait=True)
         except FileNotFoundError:  # another process took it for a dead one's before it was locked
             continue
         if partial.exists():
@@ -114,7 +114,7 @@ def _make(path: Path) -> tuple[Path, int]:
         os.close(lock)
 
 
-def _lock(folder: Path, *, wait: bool) -> int:
+def lock_folder(folder: Path, *, wait: bool) -> int:
     """An open descriptor of ``folder`` with its lock; without a lock where the file system has none.
 
     Raises:
@@ -171,7 +171,7 @@ def _tidy(path: Path, contents: Contents, on_note: Callable[[str], None]) -> Non
                 found[match[1]].append(entry)
     for partial in found["partial"]:
         try:
-            lock = _lock(partial, wait=False)
+            lock = lock_folder(partial, wait=False)
         except OSError:  # in use, just put in place, or its lock cannot be known
             return
         size = sum(

@@ -6,10 +6,9 @@ The manifest is read again for that, by one process at a time: others may have b
 for GPUs of their own.
 """
 
-import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -33,6 +32,7 @@ from e2e_deploy.progress import Stages
 from e2e_deploy.runtime.backends.torch import original_checkpoint
 from e2e_deploy.system.files import read_bytes, whole_file
 from e2e_deploy.system.json_files import MAX_BYTES, to_json
+from e2e_deploy.system.whole_folder import lock_folder
 
 
 def replace_plan(
@@ -119,10 +119,8 @@ def _put_in_place(bundle: Bundle, entry: PlanEntry) -> None:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """A block that one process at a time is in, where the file system has locks."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = lock_folder(folder.resolve(), wait=True)
     try:
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)
